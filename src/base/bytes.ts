@@ -1,0 +1,50 @@
+/** Bytes and their text forms. Public types are `Uint8Array`, never `Buffer`. */
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+
+export function utf8(text: string): Uint8Array {
+  return encoder.encode(text);
+}
+
+/** Throws a TypeError on bytes that are not UTF-8. */
+export function fromUtf8(bytes: Uint8Array): string {
+  return decoder.decode(bytes);
+}
+
+export function hex(bytes: Uint8Array): string {
+  return bytes.toHex();
+}
+
+export function fromHex(text: string): Uint8Array {
+  return Uint8Array.fromHex(text);
+}
+
+export function base64(bytes: Uint8Array): string {
+  return bytes.toBase64();
+}
+
+/** Strict: padding required, canonical trailing bits. Throws a SyntaxError. */
+export function fromBase64(text: string): Uint8Array {
+  return Uint8Array.fromBase64(text, { lastChunkHandling: 'strict' });
+}
+
+export function concat(...parts: Uint8Array[]): Uint8Array {
+  const out = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    out.set(part, at);
+    at += part.length;
+  }
+  return out;
+}
+
+export function equal(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, i) => byte === b[i]);
+}
+
+export function u64be(value: bigint): Uint8Array {
+  const out = new Uint8Array(8);
+  new DataView(out.buffer).setBigUint64(0, value);
+  return out;
+}

@@ -1,0 +1,17 @@
+/** What a long operation reports while it runs. */
+export interface Progress {
+  /** The step by its name in the ladder, for example `prove` or `pack`. */
+  readonly step: string;
+  /** Units done so far and in total, when known. */
+  readonly done?: number;
+  readonly total?: number;
+  readonly unit?: 'bytes' | 'files' | 'steps' | 'packages';
+  /** One short human sentence. */
+  readonly note?: string;
+}
+
+/** Accepted by everything that waits. Both members cross the border to a cell as messages. */
+export interface CallOptions {
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((progress: Progress) => void) | undefined;
+}

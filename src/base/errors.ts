@@ -1,0 +1,496 @@
+/**
+ * Every refusal and every failure of the outside world is a {@link HyperMeshError} with a code from {@link ERRORS}.
+ * A bug is not: it is an `assert` that stops the process. Nobody branches on message text.
+ *
+ * The table is the single source of the HTTP status, the CLI exit status and the documentation page `docs/errors.md`.
+ */
+
+/** CLI exit statuses, one per class of failure. Documented in `docs/errors.md`. */
+export const EXIT = {
+  ok: 0,
+  internal: 1,
+  usage: 2,
+  invalid: 3,
+  refused: 4,
+  notFound: 5,
+  conflict: 6,
+  integrity: 7,
+  unavailable: 8,
+  program: 9,
+  storage: 10,
+  interrupted: 130,
+} as const;
+
+interface ErrorRow {
+  /** HTTP status of the problem document. */
+  readonly status: number;
+  /** CLI exit status. */
+  readonly exit: (typeof EXIT)[keyof typeof EXIT];
+  /** Whether the same call may succeed later without any change. */
+  readonly retry: boolean;
+  /** One sentence for the documentation: when it is thrown. */
+  readonly when: string;
+}
+
+/** code -> HTTP status, exit status, retry, meaning. Sorted by area; `test/tidy.test.ts` checks that each row is documented and used. */
+export const ERRORS = {
+  // any area
+  usage: {
+    status: 400,
+    exit: EXIT.usage,
+    retry: false,
+    when: 'A command or request has a missing, unknown or contradictory argument.',
+  },
+  'config-invalid': {
+    status: 400,
+    exit: EXIT.usage,
+    retry: false,
+    when: 'A configuration key, environment variable or flag is unknown or has a wrong value.',
+  },
+  internal: {
+    status: 500,
+    exit: EXIT.internal,
+    retry: false,
+    when: 'A defect in HyperMesh itself; the log has the details.',
+  },
+  cancelled: {
+    status: 499,
+    exit: EXIT.interrupted,
+    retry: true,
+    when: 'The caller gave up before the operation finished.',
+  },
+  'limit-exceeded': {
+    status: 413,
+    exit: EXIT.invalid,
+    retry: false,
+    when: 'An input is larger, deeper or more numerous than the documented limit.',
+  },
+  'not-permitted': {
+    status: 403,
+    exit: EXIT.refused,
+    retry: false,
+    when: 'The request carries no valid token for an operation that needs one.',
+  },
+  'storage-full': { status: 507, exit: EXIT.storage, retry: true, when: 'The disk or the quota of the home is full.' },
+  'storage-read-only': {
+    status: 507,
+    exit: EXIT.storage,
+    retry: false,
+    when: 'The home or the target folder cannot be written.',
+  },
+  'storage-failed': {
+    status: 500,
+    exit: EXIT.storage,
+    retry: true,
+    when: 'The operating system refused a read or a write for another reason.',
+  },
+  // node
+  'node-not-running': { status: 503, exit: EXIT.unavailable, retry: true, when: 'No node answers for this home.' },
+  'home-in-use': { status: 409, exit: EXIT.conflict, retry: true, when: 'Another node already has this home open.' },
+  'home-too-new': {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: false,
+    when: 'The home was written by a newer version of HyperMesh.',
+  },
+  // packages
+  'manifest-invalid': {
+    status: 422,
+    exit: EXIT.invalid,
+    retry: false,
+    when: '`catalog.yaml` has an unknown key, a wrong type, a bad version or range, or is not YAML; the message names the line.',
+  },
+  'manifest-missing': { status: 422, exit: EXIT.invalid, retry: false, when: 'The folder has no `catalog.yaml`.' },
+  'entry-missing': {
+    status: 422,
+    exit: EXIT.invalid,
+    retry: false,
+    when: 'The manifest names an entry or a readme that the package does not contain.',
+  },
+  'tree-invalid': {
+    status: 422,
+    exit: EXIT.invalid,
+    retry: false,
+    when: 'A package tree has an unsafe path, a link out of the folder, a device, a duplicate or clashing name, or is not in canonical form.',
+  },
+  'package-file-invalid': {
+    status: 422,
+    exit: EXIT.invalid,
+    retry: false,
+    when: 'A package file is truncated, altered or not a package.',
+  },
+  'package-not-found': {
+    status: 404,
+    exit: EXIT.notFound,
+    retry: false,
+    when: 'No package of that name is known here.',
+  },
+  'version-not-found': {
+    status: 404,
+    exit: EXIT.notFound,
+    retry: false,
+    when: 'The package exists but no version satisfies the range.',
+  },
+  'asset-not-found': { status: 404, exit: EXIT.notFound, retry: false, when: 'No asset has that id.' },
+  'blob-not-found': {
+    status: 404,
+    exit: EXIT.notFound,
+    retry: false,
+    when: 'The content store has no blob with that digest.',
+  },
+  'file-not-found': {
+    status: 404,
+    exit: EXIT.notFound,
+    retry: false,
+    when: 'A package tree or a folder has no file of that path.',
+  },
+  'blob-mismatch': {
+    status: 422,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'Bytes do not hash to the digest that was announced.',
+  },
+  'blob-damaged': {
+    status: 500,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'A stored blob no longer has its digest; it was set aside.',
+  },
+  'version-exists': {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: false,
+    when: 'This name and version was published before with other content.',
+  },
+  'has-dependents': {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: false,
+    when: 'Something published or installed still depends on this version.',
+  },
+  'dependency-conflict': {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: false,
+    when: 'No choice of versions satisfies all ranges; the message explains the chain of demands.',
+  },
+  'dependency-cycle': {
+    status: 422,
+    exit: EXIT.invalid,
+    retry: false,
+    when: 'A package would depend on itself, directly or through others.',
+  },
+  'lock-invalid': {
+    status: 422,
+    exit: EXIT.invalid,
+    retry: false,
+    when: '`hypermesh.lock` is not a lock file of a known version.',
+  },
+  'lock-outdated': {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: false,
+    when: 'With --locked: the lock file does not cover what was asked for, or a locked version is gone.',
+  },
+  'installation-changed': {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: true,
+    when: 'Another command changed the installation at the same time.',
+  },
+  'not-installed': { status: 404, exit: EXIT.notFound, retry: false, when: 'The package is not in this installation.' },
+  'not-owner': {
+    status: 403,
+    exit: EXIT.refused,
+    retry: false,
+    when: 'Only the publisher of a version may yank, deprecate or delete it.',
+  },
+  'template-not-found': { status: 404, exit: EXIT.notFound, retry: false, when: 'No template has that name.' },
+  // trust
+  'key-locked': {
+    status: 403,
+    exit: EXIT.refused,
+    retry: false,
+    when: 'The key store is encrypted with a passphrase and it was missing or wrong.',
+  },
+  'key-invalid': {
+    status: 422,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'A key file is damaged, has wrong permissions, or belongs to another home.',
+  },
+  'signature-invalid': {
+    status: 422,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'A signature is missing, re-encoded, or does not match the bytes and the key; both algorithms are required.',
+  },
+  'certificate-invalid': {
+    status: 422,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'A certificate chain does not lead to the root of the network by the rules of RFC 5280.',
+  },
+  'certificate-expired': {
+    status: 422,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'A certificate was not valid at the time that counts.',
+  },
+  'certificate-revoked': {
+    status: 422,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'A certificate in the chain was revoked.',
+  },
+  'certificate-not-found': {
+    status: 404,
+    exit: EXIT.notFound,
+    retry: false,
+    when: 'No certificate has that fingerprint.',
+  },
+  'log-invalid': {
+    status: 422,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'A transparency-log proof does not lead to the signed tree head.',
+  },
+  'bundle-invalid': {
+    status: 422,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'A bundle is malformed, or its parts do not belong together.',
+  },
+  // consensus
+  'proof-invalid': { status: 422, exit: EXIT.integrity, retry: false, when: 'A proof document is malformed.' },
+  'proof-rejected': {
+    status: 403,
+    exit: EXIT.refused,
+    retry: false,
+    when: 'The committee found a proof false or missing; the message says which and why.',
+  },
+  'proof-expired': {
+    status: 403,
+    exit: EXIT.refused,
+    retry: true,
+    when: 'The proofs arrived after their window; run the command again for a fresh challenge.',
+  },
+  'proof-replayed': {
+    status: 403,
+    exit: EXIT.refused,
+    retry: false,
+    when: 'These proofs were used before for something else.',
+  },
+  equivocation: {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: false,
+    when: 'The same sequence number was used for two different operations.',
+  },
+  'endorsement-invalid': {
+    status: 422,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'An endorsement lacks a quorum of valid votes of its committee.',
+  },
+  'stake-insufficient': {
+    status: 403,
+    exit: EXIT.refused,
+    retry: false,
+    when: 'The account has fewer tokens, or fewer locked tokens, than needed.',
+  },
+  'space-unavailable': {
+    status: 503,
+    exit: EXIT.unavailable,
+    retry: true,
+    when: 'The space commitment is damaged or cannot be built.',
+  },
+  'network-mismatch': {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: false,
+    when: 'Something belongs to another network than this home.',
+  },
+  // execution
+  'runtime-unavailable': {
+    status: 503,
+    exit: EXIT.unavailable,
+    retry: false,
+    when: 'This machine cannot run that language, or cannot enforce the policy; `hypermesh doctor` says what is missing.',
+  },
+  'program-invalid': {
+    status: 422,
+    exit: EXIT.invalid,
+    retry: false,
+    when: 'The program is not a valid module of its kind, or asks for a feature that the sandbox does not offer.',
+  },
+  'program-failed': {
+    status: 422,
+    exit: EXIT.program,
+    retry: false,
+    when: 'The program ran and failed, or was stopped by a limit.',
+  },
+  'policy-refused': {
+    status: 403,
+    exit: EXIT.refused,
+    retry: false,
+    when: 'The policy asks for more than this node allows.',
+  },
+  'not-runnable': {
+    status: 422,
+    exit: EXIT.invalid,
+    retry: false,
+    when: 'The package declares no language and entry.',
+  },
+  // host
+  'extension-not-found': { status: 404, exit: EXIT.notFound, retry: false, when: 'No extension has that id.' },
+  'extension-already-loaded': {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: false,
+    when: 'The extension is loaded already.',
+  },
+  'extension-invalid': {
+    status: 422,
+    exit: EXIT.invalid,
+    retry: false,
+    when: 'The manifest, signature or code of an extension is not acceptable.',
+  },
+  'extension-dependency': {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: false,
+    when: 'An extension that this one depends on is missing, has another version, or depends back.',
+  },
+  'extension-incompatible': {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: false,
+    when: 'The extension wants another version of HyperMesh.',
+  },
+  'extension-failed': {
+    status: 502,
+    exit: EXIT.internal,
+    retry: false,
+    when: 'An extension failed while starting, or its process ended.',
+  },
+  'extension-state': {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: true,
+    when: 'The extension is paused, stopping or stopped, or the move from its state is not allowed.',
+  },
+  'capability-not-granted': {
+    status: 403,
+    exit: EXIT.refused,
+    retry: false,
+    when: 'The extension used or needs a capability that this node does not grant it, or that was taken back.',
+  },
+  'quota-exceeded': {
+    status: 429,
+    exit: EXIT.unavailable,
+    retry: true,
+    when: 'A quota of calls, storage, memory or concurrency is used up.',
+  },
+  timeout: { status: 504, exit: EXIT.unavailable, retry: true, when: 'An operation took longer than its limit.' },
+  // state and monitoring
+  'state-invalid': {
+    status: 422,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'A state export is damaged; nothing was imported.',
+  },
+  'state-too-new': {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: false,
+    when: 'A state export was written by a newer version.',
+  },
+  'state-conflict': { status: 409, exit: EXIT.conflict, retry: true, when: 'A value changed since it was read.' },
+  'events-lost': {
+    status: 410,
+    exit: EXIT.notFound,
+    retry: false,
+    when: 'Events before that sequence number are no longer kept.',
+  },
+} as const satisfies Record<string, ErrorRow>;
+
+export type ErrorCode = keyof typeof ERRORS;
+
+export interface ErrorOptions {
+  /** What the reader can do next; printed on a line of its own. */
+  readonly hint?: string;
+  /** Machine-readable particulars: plain data, never secrets. */
+  readonly details?: Readonly<Record<string, unknown>>;
+  readonly cause?: unknown;
+}
+
+/** A refusal or a failure of the world. The message says what was expected and what came; the hint says what to do. */
+export class HyperMeshError extends Error {
+  override readonly name = 'HyperMeshError';
+  readonly code: ErrorCode;
+  readonly hint: string | undefined;
+  readonly details: Readonly<Record<string, unknown>> | undefined;
+
+  constructor(code: ErrorCode, message: string, options: ErrorOptions = {}) {
+    super(message, options.cause === undefined ? {} : { cause: options.cause });
+    this.code = code;
+    this.hint = options.hint;
+    this.details = options.details;
+  }
+}
+
+export function isCoded(error: unknown, ...codes: ErrorCode[]): error is HyperMeshError {
+  return error instanceof HyperMeshError && (codes.length === 0 || codes.includes(error.code));
+}
+
+/** The form in which an error crosses a process or network border. */
+export interface ProblemDocument {
+  readonly code: ErrorCode;
+  readonly message: string;
+  readonly hint?: string;
+  readonly details?: Readonly<Record<string, unknown>>;
+}
+
+export function toProblem(error: unknown): ProblemDocument {
+  if (!isCoded(error))
+    return { code: 'internal', message: 'An internal error occurred; the log of the node has the details.' };
+  return {
+    code: error.code,
+    message: error.message,
+    ...(error.hint === undefined ? {} : { hint: error.hint }),
+    ...(error.details === undefined ? {} : { details: error.details }),
+  };
+}
+
+export function fromProblem(problem: ProblemDocument): HyperMeshError {
+  const code = problem.code in ERRORS ? problem.code : 'internal';
+  return new HyperMeshError(code, problem.message, problem);
+}
+
+/** Maps an error of the file system to a coded one: a full or read-only disk is the user's to mend, not a bug. */
+export function storageError(error: unknown, doing: string): HyperMeshError {
+  if (isCoded(error)) return error;
+  const code = (error as NodeJS.ErrnoException | null)?.code;
+  switch (code) {
+    case 'ENOSPC':
+    case 'EDQUOT':
+      return new HyperMeshError('storage-full', `No space is left while ${doing}.`, {
+        hint: 'Free some space, or run `hypermesh gc`, and try again; nothing was half-written.',
+        cause: error,
+      });
+    case 'EROFS':
+    case 'EACCES':
+    case 'EPERM':
+      return new HyperMeshError('storage-read-only', `Permission denied while ${doing}.`, {
+        hint: 'Check who owns the folder, or choose another one with --home or --to.',
+        cause: error,
+      });
+    default:
+      return new HyperMeshError(
+        'storage-failed',
+        `The operating system reported ${code ?? 'an error'} while ${doing}.`,
+        { cause: error },
+      );
+  }
+}

@@ -1,0 +1,52 @@
+import type { CertificateChain, Envelope, LogInclusion, SignedTreeHead, TrustAnchor } from '../wire/signature.ts';
+
+export interface CertificateInfo {
+  /** SHA-256 of the DER, 64 hex digits. */
+  readonly fingerprint: string;
+  readonly serial: string;
+  readonly subject: string;
+  readonly issuer: string;
+  readonly role: 'root' | 'intermediate' | 'publisher' | 'validator';
+  readonly notBeforeMs: number;
+  readonly notAfterMs: number;
+  /** SHA-256 over the subject's public keys (FALCON and Ed25519): stable when the certificate is renewed. */
+  readonly keyId: string;
+  readonly status: 'valid' | 'expired' | 'not-yet-valid' | 'revoked';
+}
+
+/** What a successful verification established. */
+export interface Verified {
+  /** Key id of the signer: the owner of what was signed. */
+  readonly signer: string;
+  readonly certificate: CertificateInfo;
+  /** The exact bytes that were signed. */
+  readonly payload: Uint8Array;
+}
+
+/** Keys, certificates, signatures. Private keys never leave the subsystem. */
+export interface Trust {
+  /** The certificate that this home signs with in a role. Errors: `key-locked`. */
+  identity(role: 'publisher' | 'validator'): Promise<CertificateInfo & { readonly chain: CertificateChain }>;
+  /** Signs with both algorithms, in worker threads. Errors: `key-locked`, `certificate-expired`. */
+  sign(role: 'publisher' | 'validator', payloadType: string, payload: Uint8Array): Promise<Envelope>;
+  /**
+   * Checks both signatures, the chain up to this network's root (RFC 5280), validity at `atMs` and revocation.
+   * Errors: `signature-invalid`, `certificate-invalid`, `certificate-expired`, `certificate-revoked`.
+   */
+  verify(
+    envelope: Envelope,
+    chain: CertificateChain,
+    options: { readonly role: 'publisher' | 'validator'; readonly atMs?: number; readonly anchor?: TrustAnchor },
+  ): Promise<Verified>;
+  anchor(): Promise<TrustAnchor>;
+  certificates(): Promise<readonly CertificateInfo[]>;
+  /** Issues a fresh certificate for the same keys. */
+  renew(role: 'publisher' | 'validator'): Promise<CertificateInfo>;
+  /** Errors: `certificate-not-found`. */
+  revoke(fingerprint: string, reason: 'key-compromise' | 'superseded' | 'cessation-of-operation'): Promise<void>;
+
+  /** Appends to the transparency log (RFC 6962 tree) and returns the proof. Safe to repeat: the same leaf keeps its index. */
+  logAppend(leaf: Uint8Array): Promise<LogInclusion>;
+  logHead(): Promise<SignedTreeHead>;
+  logConsistency(from: number, to: number): Promise<readonly string[]>;
+}
