@@ -9,14 +9,14 @@ export interface SandboxPolicy {
   readonly memoryBytes: number;
   readonly cpuCores: number;
   readonly wallMs: number;
-  /** Deterministic instruction budget, where the runtime can count (WASM). */
+  /** Deterministic instruction budget (docs/protocol/run.md), where the runtime can count (WASM). */
   readonly fuel?: bigint;
   readonly outputBytes: number;
   /** Private scratch space. */
   readonly tmpBytes: number;
   readonly network: 'none';
   readonly environment: Readonly<Record<string, string>>;
-  /** Content-store trees only, never host paths; always read-only. */
+  /** Content-store trees only, never host paths; always read-only. `at` is an absolute path such as `/packages/ada/words`. */
   readonly mounts: readonly { readonly layer: Digest; readonly at: string }[];
 }
 
@@ -31,10 +31,16 @@ export interface RunRequest {
   readonly policy: SandboxPolicy;
 }
 
+/**
+ * How a run ended: `exit` by itself (also with a status other than 0), `error` by a trap or a stack overflow; the others name the limit
+ * that stopped it, `cancelled` the caller's signal, `sandbox` a failure of the box itself.
+ */
 export type Termination = 'exit' | 'error' | 'timeout' | 'memory' | 'fuel' | 'output' | 'cancelled' | 'sandbox';
 
 export interface RunResult {
   readonly termination: Termination;
+  /** One sentence on why the program was stopped; null after `exit`. */
+  readonly reason: string | null;
   /** Exit status of the program; null when it was stopped. */
   readonly exitCode: number | null;
   /** What the program printed on standard output, parsed as JSON; null when it printed nothing. */
@@ -45,8 +51,13 @@ export interface RunResult {
   readonly stderr: string;
   readonly usage: {
     readonly wallMs: number;
+    /** Of the whole box, starting the program included. */
     readonly cpuMs: number;
+    /** The program's own memory at its largest. */
     readonly peakMemoryBytes: number;
+    /** Resident memory of the box at its largest, the language runtime included. */
+    readonly peakProcessBytes: number;
+    /** Decimal; null where the runtime cannot count, or the program was killed. */
     readonly fuelUsed: string | null;
   };
   /** Limit -> the mechanism that enforced it. */
@@ -66,12 +77,18 @@ export interface Runtime {
   readonly kind: RuntimeKind;
   /** A real tiny run with a deadline, cached. */
   probe(): Promise<RuntimeStatus>;
-  /** Errors: `runtime-unavailable`, `program-invalid`. A program that fails is a result, not an error. */
+  /**
+   * Errors: `runtime-unavailable`, `program-invalid`, `entry-missing`, `limit-exceeded`, and `cancelled` when the signal came before
+   * the program started. A program that fails, or is stopped once it runs, is a result, not an error.
+   */
   run(request: RunRequest, options?: CallOptions): Promise<RunResult>;
 }
 
 export interface Execution {
   runtimes(): Promise<readonly RuntimeStatus[]>;
-  /** Errors: as {@link Runtime.run}, and `policy-refused` when the policy asks for more than this node allows. */
+  /**
+   * Waits its turn when the node runs its limit of programs. Errors: as {@link Runtime.run}, `policy-refused` when the policy asks for more
+   * than this node allows, and `quota-exceeded` when too many runs wait.
+   */
   run(request: RunRequest, options?: CallOptions): Promise<RunResult>;
 }
