@@ -1,0 +1,158 @@
+import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { z } from 'zod';
+import { HyperMeshError, storageError } from '../base/errors.ts';
+
+/** The folder that one node owns while it runs. `home.json` holds the format version. */
+export interface Home extends AsyncDisposable {
+  /** Absolute. */
+  readonly directory: string;
+  readonly formatVersion: number;
+  /** Makes (0700) and names a folder of its own for one part of the node. */
+  folder(name: string): Promise<string>;
+}
+
+const FORMAT = 1;
+const homeFile = z.object({ formatVersion: z.int().positive() });
+
+/**
+ * Opens the home at `directory`, making it when it is not there, and keeps everybody else out until it is disposed or the process ends.
+ * Errors: `storage-read-only`, `storage-full`, `storage-failed`, `home-in-use` (with the pid), `home-too-new`.
+ */
+export async function openHome(directory: string): Promise<Home> {
+  const path = resolve(directory);
+  await makeFolder(path);
+  const release = await lock(path);
+  try {
+    await removeLeftovers(path);
+    // The pid also proves that the home can be written before anything else is opened.
+    await writeWhole(join(path, 'pid'), `${process.pid}\n`);
+    const formatVersion = await readFormat(path);
+    return {
+      directory: path,
+      formatVersion,
+      async folder(name) {
+        const inner = join(path, name);
+        await mkdir(inner, { recursive: true, mode: 0o700 }).catch((error: unknown) => {
+          throw storageError(error, `making the folder ${inner}`);
+        });
+        return inner;
+      },
+      async [Symbol.asyncDispose]() {
+        await rm(join(path, 'pid'), { force: true });
+        release();
+      },
+    };
+  } catch (error) {
+    release();
+    throw storageError(error, `opening the home ${path}`);
+  }
+}
+
+async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path, { recursive: true, mode: 0o700 });
+    const found = await stat(path);
+    if (!found.isDirectory()) throw notAFolder(path);
+    if (process.platform === 'win32' || (found.mode & 0o077) === 0) return;
+    // A folder that others can enter becomes private, but only when it is ours: --home /tmp must not lock out the machine.
+    const names = await readdir(path);
+    if (names.length > 0 && !names.includes('home.json')) {
+      throw new HyperMeshError(
+        'storage-read-only',
+        `${path} is not a HyperMesh home, holds other files, and is open to other users (mode ${(found.mode & 0o777).toString(8)}).`,
+        { hint: 'Name an empty or a new folder with --home, or make this one private with chmod 700.' },
+      );
+    }
+    await using folder = await open(path);
+    await folder.chmod(0o700);
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === 'EEXIST' || code === 'ENOTDIR') throw notAFolder(path);
+    throw storageError(error, `making the home ${path}`);
+  }
+}
+
+function notAFolder(path: string): HyperMeshError {
+  return new HyperMeshError('storage-read-only', `The home ${path} must be a folder, but a file is in the way.`, {
+    hint: 'Name another folder with --home.',
+  });
+}
+
+/**
+ * An exclusive transaction on a file of its own: the operating system gives the lock back when the process ends in any way, kill -9 included.
+ * Nothing is ever written in it, so no crash leaves anything to recover.
+ */
+async function lock(path: string): Promise<() => void> {
+  let database: DatabaseSync | undefined;
+  try {
+    database = new DatabaseSync(join(path, 'lock'), { timeout: 0 });
+    database.exec('BEGIN EXCLUSIVE');
+    const held = database;
+    return () => held.close();
+  } catch (error) {
+    database?.close();
+    const primary = ((error as { errcode?: number }).errcode ?? 0) & 0xff;
+    if (primary === 5 || primary === 6) {
+      const pid = Number.parseInt(await readFile(join(path, 'pid'), 'utf8').catch(() => ''), 10);
+      const who = Number.isInteger(pid) ? `process ${pid}` : 'another process';
+      throw new HyperMeshError('home-in-use', `The home ${path} is open in ${who}.`, {
+        hint: 'Use the node that runs, stop it with `hypermesh down`, or name another --home.',
+        ...(Number.isInteger(pid) ? { details: { pid } } : {}),
+      });
+    }
+    const code = primary === 13 ? 'ENOSPC' : primary === 8 || primary === 14 ? 'EACCES' : 'EIO';
+    throw storageError(Object.assign(new Error((error as Error).message), { code }), `locking the home ${path}`);
+  }
+}
+
+/** What a crash between write and rename left of this file's own writes. Only the holder of the lock may. */
+async function removeLeftovers(path: string): Promise<void> {
+  for (const name of ['pid.new', 'home.json.new']) await rm(join(path, name), { force: true });
+}
+
+async function readFormat(path: string): Promise<number> {
+  const file = join(path, 'home.json');
+  const text = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return null;
+    throw error;
+  });
+  if (text === null) {
+    // Commit point of a new home: before the rename it is an empty folder that is opened as new again, after it a home.
+    await writeWhole(file, `${JSON.stringify({ formatVersion: FORMAT })}\n`);
+    return FORMAT;
+  }
+  let found: z.infer<typeof homeFile>;
+  try {
+    found = homeFile.parse(JSON.parse(text));
+  } catch (error) {
+    throw new HyperMeshError('storage-failed', `${file} is damaged: expected {"formatVersion":${FORMAT}}.`, {
+      hint: 'Restore it from a backup, or write that line if you know that this folder is a home.',
+      cause: error,
+    });
+  }
+  if (found.formatVersion > FORMAT) {
+    throw new HyperMeshError(
+      'home-too-new',
+      `The home has format ${found.formatVersion}; this version knows ${FORMAT}.`,
+      {
+        hint: 'Update HyperMesh, or use another --home.',
+      },
+    );
+  }
+  return found.formatVersion;
+}
+
+/** Durable and all or nothing: temporary name, fsync, rename, fsync of the folder. */
+async function writeWhole(file: string, text: string): Promise<void> {
+  const temporary = `${file}.new`;
+  {
+    await using handle = await open(temporary, 'w', 0o600);
+    await handle.writeFile(text);
+    await handle.sync();
+  }
+  await rename(temporary, file);
+  await using folder = await open(join(file, '..'));
+  await folder.sync();
+}
