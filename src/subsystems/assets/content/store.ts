@@ -1,0 +1,771 @@
+import { createHash, type Hash, randomBytes } from 'node:crypto';
+import { constants } from 'node:fs';
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat, unlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { LRUCache } from 'lru-cache';
+import type { CallOptions } from '../../../base/call.ts';
+import type { Clock } from '../../../base/clock.ts';
+import { type Digest, digestHex, digestOf, isDigest } from '../../../base/digest.ts';
+import { HyperMeshError, storageError } from '../../../base/errors.ts';
+import { openSqlite, type SqliteStore } from '../../../base/sqlite.ts';
+import type { BlobInfo, CollectReport, PutOptions, TreeEntry } from '../../../capabilities/assets.ts';
+import type { ShardSummary } from '../../../wire/package.ts';
+import { averageFor, type Blake3, loadBlake3, type Shard, ShardCutter } from '../../../wire/shards.ts';
+import { type TreeFile, TreeScanner } from '../../../wire/tree.ts';
+import { CONTENT_MIGRATIONS, type ContentTables } from './schema.ts';
+
+export interface ContentLimits {
+  /** Largest blob. */
+  readonly blobBytesMax: number;
+  /** All blobs together; past it a put is refused with `storage-full`. */
+  readonly storageBytesMax: number;
+  /** L1: bytes of small blobs and small files kept in memory. */
+  readonly memoryBytesMax: number;
+  /** L1: what is larger than this is read from disk each time. */
+  readonly memoryItemBytesMax: number;
+  /** Entries of tree listings kept in memory, over all trees. */
+  readonly treeEntriesMax: number;
+  /** How long a put or a hold protects a blob from collection. */
+  readonly leaseMs: number;
+}
+
+export const CONTENT_LIMITS: ContentLimits = {
+  blobBytesMax: 16 * 2 ** 30,
+  storageBytesMax: Number.MAX_SAFE_INTEGER,
+  memoryBytesMax: 32 * 2 ** 20,
+  memoryItemBytesMax: 256 * 2 ** 10,
+  treeEntriesMax: 200_000,
+  leaseMs: 3_600_000,
+};
+
+export interface CacheFigures {
+  /** Memory: small blobs and files. */
+  readonly l1: { readonly hits: number; readonly misses: number; readonly items: number; readonly bytes: number };
+  /** Disk: the blob was there, or not. */
+  readonly l2: { readonly hits: number; readonly misses: number; readonly items: number; readonly bytes: number };
+}
+
+export interface ScrubReport {
+  readonly checked: number;
+  /** Set aside in `damaged/`, never served again. */
+  readonly damaged: readonly Digest[];
+}
+
+const PIECE = 2 ** 20;
+
+type BlobRow = ContentTables['blobs'];
+
+/**
+ * Opens the content store of a home, and clears what a crash left in `tmp/`. One process at a time: the home is locked.
+ * Errors: `storage-*`, `home-too-new`.
+ */
+export async function openContentStore(options: {
+  readonly directory: string;
+  readonly clock: Clock;
+  readonly limits?: Partial<ContentLimits>;
+}): Promise<ContentStore> {
+  const { directory, clock } = options;
+  try {
+    await rm(join(directory, 'tmp'), { recursive: true, force: true });
+    for (const folder of ['tmp', 'sha256', 'damaged']) await mkdir(join(directory, folder), { recursive: true });
+  } catch (error) {
+    throw storageError(error, `opening the content store ${directory}`);
+  }
+  const database = openSqlite<ContentTables>(join(directory, 'content.db'), CONTENT_MIGRATIONS);
+  return new ContentStore(
+    { directory, clock, database, blake3: await loadBlake3() },
+    { ...CONTENT_LIMITS, ...options.limits },
+  );
+}
+
+/**
+ * Blobs by SHA-256: files `sha256/ab/cdef…`, and a database that knows their sizes and shards.
+ *
+ * A put has one commit point, the rename of a synced temporary file to its final name. A crash before it leaves a temporary file, which the
+ * next open removes; a crash between it and the database row leaves a file without a row, which the first use of that digest checks and adopts
+ * (and a collection removes when nothing refers to it). A removal deletes the row first: a crash after that again leaves a file without a row.
+ */
+export class ContentStore implements AsyncDisposable {
+  readonly #directory: string;
+  readonly #clock: Clock;
+  readonly #database: SqliteStore<ContentTables>;
+  readonly #blake3: Blake3;
+  readonly #limits: ContentLimits;
+  readonly #memory: LRUCache<string, Uint8Array>;
+  readonly #trees: LRUCache<Digest, ReadonlyMap<string, TreeFile>>;
+  /** The tail of the work under way for a digest: commit, adoption and removal of one blob never overlap. */
+  readonly #turns = new Map<Digest, Promise<unknown>>();
+  readonly #figures = { l1Hits: 0, l1Misses: 0, l2Hits: 0, l2Misses: 0 };
+  readonly #sql;
+
+  constructor(
+    lent: {
+      readonly directory: string;
+      readonly clock: Clock;
+      readonly database: SqliteStore<ContentTables>;
+      readonly blake3: Blake3;
+    },
+    limits: ContentLimits,
+  ) {
+    this.#directory = lent.directory;
+    this.#clock = lent.clock;
+    this.#database = lent.database;
+    this.#blake3 = lent.blake3;
+    this.#limits = limits;
+    this.#memory = new LRUCache({ maxSize: limits.memoryBytesMax, sizeCalculation: (bytes) => bytes.length + 128 });
+    this.#trees = new LRUCache({ maxSize: limits.treeEntriesMax, sizeCalculation: (files) => files.size + 1 });
+    const { raw } = lent.database;
+    this.#sql = {
+      find: raw.prepare('SELECT * FROM blobs WHERE digest = ?'),
+      insert: raw.prepare(
+        `INSERT INTO blobs (digest, size, averageBytes, shardCount, shardRoot, shardsReused, bytesReused, isTree)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+      ),
+      remove: raw.prepare('DELETE FROM blobs WHERE digest = ?'),
+      markTree: raw.prepare('UPDATE blobs SET isTree = 1 WHERE digest = ?'),
+      insertShard: raw.prepare('INSERT INTO shards (blob, position, hash, offset, length) VALUES (?, ?, ?, ?, ?)'),
+      knowsShard: raw.prepare('SELECT 1 FROM shards WHERE hash = ? LIMIT 1'),
+      shardsOf: raw.prepare('SELECT hash, offset, length FROM shards WHERE blob = ? ORDER BY position'),
+      findShard: raw.prepare(
+        `SELECT digest, shards.offset, length FROM shards JOIN blobs ON blobs.id = shards.blob WHERE hash = ? LIMIT 1`,
+      ),
+      lease: raw.prepare(
+        `INSERT INTO leases (digest, untilMs) VALUES (?, ?)
+         ON CONFLICT (digest) DO UPDATE SET untilMs = max(untilMs, excluded.untilMs)`,
+      ),
+      leased: raw.prepare('SELECT 1 FROM leases WHERE digest = ? AND untilMs > ?'),
+      expireLeases: raw.prepare('DELETE FROM leases WHERE untilMs <= ?'),
+      page: raw.prepare('SELECT digest FROM blobs WHERE digest > ? ORDER BY digest LIMIT 512'),
+      totals: raw.prepare('SELECT blobs, bytes FROM totals'),
+    };
+  }
+
+  /**
+   * Streams `content` into the store: hashed, cut into shards and written in one pass, durable when it returns. Safe to repeat.
+   * The blob is leased against collection. On any error nothing is left behind.
+   * Errors: `limit-exceeded`, `blob-mismatch`, `storage-*`, `cancelled`, and whatever `content` throws.
+   */
+  put(content: AsyncIterable<Uint8Array>, options: PutOptions = {}): Promise<BlobInfo> {
+    return this.#put(content, options, null);
+  }
+
+  /** Like `put`, and refuses what is not a canonical tree (docs/protocol/tree.md). Errors: also `tree-invalid`. */
+  putTree(content: AsyncIterable<Uint8Array>, options: PutOptions = {}): Promise<BlobInfo> {
+    return this.#put(content, options, new TreeListing());
+  }
+
+  /** What the store knows of a blob, or null. Adopts a file that a crash left without a row; forgets a row without a file. */
+  async stat(digest: Digest): Promise<BlobInfo | null> {
+    const row = await this.#find(digest);
+    return row === null ? null : blobInfo(row);
+  }
+
+  async has(digest: Digest): Promise<boolean> {
+    return (await this.#find(digest)) !== null;
+  }
+
+  /** Leases blobs for another `leaseMs`, durably; returns those that are not here. */
+  async hold(digests: Iterable<Digest>): Promise<readonly Digest[]> {
+    const missing: Digest[] = [];
+    const present: Digest[] = [];
+    for (const digest of new Set(digests)) ((await this.has(digest)) ? present : missing).push(digest);
+    this.#transact('holding blobs', () => {
+      for (const digest of present) this.#sql.lease.run(digest, this.#clock.nowMs() + this.#limits.leaseMs);
+    });
+    return missing;
+  }
+
+  /**
+   * The bytes of a blob, or `length` of them from `offset` (cut at the end of the blob), in pieces of at most 1 MiB.
+   * Errors: `blob-not-found`, `blob-damaged`, `cancelled`, `usage` on a range that makes no sense.
+   */
+  async *read(
+    digest: Digest,
+    options: CallOptions & { readonly offset?: number; readonly length?: number } = {},
+  ): AsyncGenerator<Uint8Array, void, undefined> {
+    const { offset = 0, length = Number.MAX_SAFE_INTEGER } = options;
+    if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(length) || offset < 0 || length < 0) {
+      throw new HyperMeshError(
+        'usage',
+        `Expected offset and length to be whole numbers from 0, but got ${offset} and ${length}.`,
+      );
+    }
+    checkCancelled(options.signal);
+    const row = await this.#require(digest);
+    const end = Math.min(row.size, offset + length);
+    if (row.size <= this.#limits.memoryItemBytesMax) {
+      const bytes = await this.#small(digest, () => this.#readWhole(digest, row.size));
+      if (offset < end) yield bytes.slice(offset, end);
+      return;
+    }
+    yield* this.#readFile(digest, offset, end, options.signal);
+  }
+
+  /** The files of a tree layer in path order. Errors: `blob-not-found`, `tree-invalid`. */
+  async tree(layer: Digest, options: CallOptions = {}): Promise<readonly TreeEntry[]> {
+    const files = await this.#tree(layer, options.signal);
+    return [...files.values()].map(({ offset: _, ...entry }) => entry);
+  }
+
+  /** As `tree`, with the offset of each file's bytes in the layer: whoever wants many files reads the layer once. */
+  async treeFiles(layer: Digest, options: CallOptions = {}): Promise<readonly TreeFile[]> {
+    return [...(await this.#tree(layer, options.signal)).values()];
+  }
+
+  /** The bytes of one file of a tree layer; links are not followed. Errors: `blob-not-found`, `tree-invalid`, `file-not-found`. */
+  async *readFile(layer: Digest, path: string, options: CallOptions = {}): AsyncGenerator<Uint8Array, void, undefined> {
+    const file = (await this.#tree(layer, options.signal)).get(path);
+    if (file?.kind !== 'file') {
+      const came = file === undefined ? 'it has no such entry' : `that is a ${file.kind}`;
+      throw new HyperMeshError(
+        'file-not-found',
+        `Expected the file ${JSON.stringify(path.slice(0, 200))} in the tree ${layer}, but ${came}.`,
+      );
+    }
+    if (file.size === 0) return;
+    if (file.size <= this.#limits.memoryItemBytesMax) {
+      await this.#require(layer);
+      yield (
+        await this.#small(`${layer}:${file.offset}`, () =>
+          this.#readPart(layer, file.offset, file.size, options.signal),
+        )
+      ).slice();
+      return;
+    }
+    yield* this.read(layer, { ...options, offset: file.offset, length: file.size });
+  }
+
+  /** How a blob is cut. Errors: `blob-not-found`. */
+  async shards(digest: Digest): Promise<readonly Shard[]> {
+    const { id } = await this.#require(digest);
+    return this.#sql.shardsOf.all(id) as unknown as Shard[];
+  }
+
+  /** Where some local blob holds a shard with this BLAKE3 hash, or null. */
+  async findShard(
+    hash: Uint8Array,
+  ): Promise<{ readonly digest: Digest; readonly offset: number; readonly length: number } | null> {
+    const row = this.#sql.findShard.get(hash) as { digest: Digest; offset: number; length: number } | undefined;
+    return row === undefined ? null : { ...row };
+  }
+
+  /** All blobs, in the order of their digests. Those added or removed meanwhile may or may not be among them. */
+  async *list(): AsyncGenerator<Digest, void, undefined> {
+    for (let last = ''; ; ) {
+      const page = this.#sql.page.all(last) as { digest: Digest }[];
+      if (page.length === 0) return;
+      for (const { digest } of page) yield digest;
+      last = page.at(-1)!.digest;
+    }
+  }
+
+  async totals(): Promise<{ readonly blobs: number; readonly bytes: number }> {
+    return { ...(this.#sql.totals.get() as { blobs: number; bytes: number }) };
+  }
+
+  cacheFigures(): CacheFigures {
+    const { l1Hits, l1Misses, l2Hits, l2Misses } = this.#figures;
+    const { blobs, bytes } = this.#sql.totals.get() as { blobs: number; bytes: number };
+    return {
+      l1: { hits: l1Hits, misses: l1Misses, items: this.#memory.size, bytes: this.#memory.calculatedSize },
+      l2: { hits: l2Hits, misses: l2Misses, items: blobs, bytes },
+    };
+  }
+
+  /** Removes a blob whatever refers to it, and its lease. Returns whether it was there. */
+  async delete(digest: Digest): Promise<boolean> {
+    return this.#inTurn(digest, () => this.#remove(digest));
+  }
+
+  /**
+   * Removes every blob that is neither in `referenced` nor leased. Safe while blobs are put and read: a put leases before its blob
+   * can be seen, and the lease is looked at again in the turn that removes. Whoever is about to refer to an old blob `hold`s it first.
+   * Errors: `storage-*`, `cancelled`; what was removed until then stays removed.
+   */
+  async collect(
+    referenced: Iterable<Digest> | AsyncIterable<Digest>,
+    options: CallOptions = {},
+  ): Promise<CollectReport> {
+    const keep = new Set<Digest>();
+    for await (const digest of referenced) keep.add(digest);
+    let blobsRemoved = 0;
+    let bytesFreed = 0;
+    let blobsKept = 0;
+    // Files, not rows: what a crash left without a row goes too.
+    for await (const digest of this.#files()) {
+      checkCancelled(options.signal);
+      const freed = keep.has(digest) ? null : await this.#inTurn(digest, () => this.#removeUnleased(digest));
+      if (freed === null) {
+        blobsKept += 1;
+      } else {
+        blobsRemoved += 1;
+        bytesFreed += freed;
+      }
+      options.onProgress?.({ step: 'collect', done: blobsRemoved + blobsKept, note: `${blobsRemoved} blobs removed` });
+    }
+    this.#transact('clearing leases', () => this.#sql.expireLeases.run(this.#clock.nowMs()));
+    return { blobsRemoved, bytesFreed, blobsKept };
+  }
+
+  /** Reads every blob file and sets those aside whose bytes do not have their digest. Errors: `storage-*`, `cancelled`. */
+  async scrub(options: CallOptions = {}): Promise<ScrubReport> {
+    let checked = 0;
+    const damaged: Digest[] = [];
+    for await (const digest of this.#files()) {
+      checkCancelled(options.signal);
+      const sound = await this.#inTurn(digest, async () => {
+        const hash = createHash('sha256');
+        try {
+          for await (const piece of this.#readFile(digest, 0, Number.MAX_SAFE_INTEGER, options.signal))
+            hash.update(piece);
+        } catch (error) {
+          if (isMissing(error)) return true;
+          throw error;
+        }
+        if (hashed(hash) === digest) return true;
+        await this.#setAside(digest);
+        return false;
+      });
+      checked += 1;
+      if (!sound) damaged.push(digest);
+      options.onProgress?.({ step: 'scrub', done: checked, total: Number(this.cacheFigures().l2.items) });
+    }
+    // A row whose file is gone is damage too: its blob can no longer be served.
+    for await (const digest of this.list()) {
+      if ((await fileSize(this.#path(digest))) === null) {
+        await this.#inTurn(digest, () => this.#forgetIfMissing(digest));
+        damaged.push(digest);
+      }
+    }
+    return { checked, damaged };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.allSettled(this.#turns.values());
+    await this.#database[Symbol.asyncDispose]();
+  }
+
+  async #put(content: AsyncIterable<Uint8Array>, options: PutOptions, listing: TreeListing | null): Promise<BlobInfo> {
+    const temporary = join(this.#directory, 'tmp', randomBytes(16).toString('hex'));
+    try {
+      const ingest = await this.#write(temporary, content, options, listing);
+      const digest = hashed(ingest.hash);
+      if (options.expect !== undefined && digest !== options.expect) {
+        throw new HyperMeshError(
+          'blob-mismatch',
+          `Expected bytes with digest ${options.expect}, but they have ${digest}.`,
+          {
+            hint: 'The content was altered or cut on its way; send it again.',
+          },
+        );
+      }
+      return await this.#inTurn(digest, () => this.#commit(temporary, digest, ingest, listing));
+    } finally {
+      // What cannot be removed now is removed at the next open; it must not hide why the put failed.
+      await rm(temporary, { force: true }).catch(() => {});
+    }
+  }
+
+  /** Writes and syncs the temporary file; nothing of it counts yet. */
+  async #write(
+    temporary: string,
+    content: AsyncIterable<Uint8Array>,
+    options: PutOptions,
+    listing: TreeListing | null,
+  ): Promise<Ingest> {
+    const sizeMax = Math.min(options.sizeMax ?? Number.MAX_SAFE_INTEGER, this.#limits.blobBytesMax);
+    const stored = this.cacheFigures().l2.bytes;
+    const ingest: Ingest = {
+      hash: createHash('sha256'),
+      cutter: new ShardCutter(this.#blake3, averageFor(0)),
+      size: 0,
+    };
+    const file = await storing('creating a blob', () => open(temporary, 'wx', 0o600));
+    try {
+      for await (const bytes of content) {
+        // Pieces bound how long the event loop waits for hashing.
+        for (let at = 0; at < bytes.length; at += PIECE) {
+          checkCancelled(options.signal);
+          const piece = bytes.subarray(at, at + PIECE);
+          ingest.size += piece.length;
+          if (ingest.size > sizeMax) {
+            throw new HyperMeshError('limit-exceeded', `Expected at most ${sizeMax} bytes, but more came.`, {
+              details: { sizeMax },
+            });
+          }
+          if (stored + ingest.size > this.#limits.storageBytesMax) {
+            throw new HyperMeshError(
+              'storage-full',
+              `The content store may hold ${this.#limits.storageBytesMax} bytes; this blob is past that.`,
+              {
+                hint: 'Run `hypermesh gc`, delete packages, or raise the limit; nothing was half-written.',
+              },
+            );
+          }
+          listing?.scanner.push(piece);
+          ingest.hash.update(piece);
+          // Past the size where a coarser cut is due, the shards are cut from the file afterwards.
+          if (averageFor(ingest.size) === ingest.cutter.average) ingest.cutter.push(piece);
+          await storing('writing a blob', () => writeAll(file, piece));
+        }
+        options.onProgress?.({ step: 'store', done: ingest.size, unit: 'bytes' });
+      }
+      listing?.scanner.end();
+      await storing('writing a blob', () => file.sync());
+    } finally {
+      await file.close();
+    }
+    if (averageFor(ingest.size) !== ingest.cutter.average) await this.#cutAgain(temporary, ingest, options.signal);
+    return ingest;
+  }
+
+  async #cutAgain(path: string, ingest: Ingest, signal: AbortSignal | undefined): Promise<void> {
+    ingest.cutter = new ShardCutter(this.#blake3, averageFor(ingest.size));
+    for await (const piece of readPieces(path, 0, ingest.size, signal)) ingest.cutter.push(piece);
+  }
+
+  /** In the turn of `digest`. */
+  async #commit(temporary: string, digest: Digest, ingest: Ingest, listing: TreeListing | null): Promise<BlobInfo> {
+    const untilMs = this.#clock.nowMs() + this.#limits.leaseMs;
+    const known = await this.#heal(digest);
+    if (known !== null) {
+      this.#transact('renewing a lease', () => {
+        this.#sql.lease.run(digest, untilMs);
+        if (listing !== null) this.#sql.markTree.run(digest);
+      });
+      this.#remember(digest, listing);
+      return blobInfo(known);
+    }
+    const path = this.#path(digest);
+    await storing('storing a blob', async () => {
+      await mkdir(join(path, '..'), { recursive: true });
+      // The commit point. Before: a temporary file, removed at the next open. After: a file that stands for itself, adopted at first use.
+      await rename(temporary, path);
+      await syncFolder(join(path, '..'));
+      await syncFolder(join(path, '..', '..'));
+    });
+    const row = this.#insert(digest, ingest, listing !== null, untilMs);
+    this.#remember(digest, listing);
+    return blobInfo(row);
+  }
+
+  #insert(digest: Digest, ingest: Ingest, isTree: boolean, untilMs: number): BlobRow {
+    const { shards } = ingest.cutter;
+    const summary = ingest.cutter.finish();
+    return this.#transact('recording a blob', () => {
+      const reused = shards.filter((shard) => this.#sql.knowsShard.get(shard.hash) !== undefined);
+      const bytesReused = reused.reduce((sum, shard) => sum + shard.length, 0);
+      const { lastInsertRowid } = this.#sql.insert.run(
+        digest,
+        ingest.size,
+        summary.averageBytes,
+        summary.count,
+        summary.root,
+        reused.length,
+        bytesReused,
+        isTree ? 1 : 0,
+      );
+      for (const [position, shard] of shards.entries())
+        this.#sql.insertShard.run(lastInsertRowid, position, shard.hash, shard.offset, shard.length);
+      this.#sql.lease.run(digest, untilMs);
+      return this.#sql.find.get(digest) as unknown as BlobRow;
+    });
+  }
+
+  /** The row of a blob whose file is there with the right size; otherwise what a crash left is healed first. */
+  async #find(digest: Digest): Promise<BlobRow | null> {
+    if (!isDigest(digest))
+      throw new HyperMeshError(
+        'usage',
+        `Expected a digest like "sha256:<64 hex digits>", but got ${JSON.stringify(String(digest).slice(0, 100))}.`,
+      );
+    const row = this.#sql.find.get(digest) as BlobRow | undefined;
+    const size = await fileSize(this.#path(digest));
+    const found =
+      row?.size === size
+        ? row
+        : row === undefined && size === null
+          ? null
+          : await this.#inTurn(digest, () => this.#heal(digest));
+    if (found === null) this.#figures.l2Misses += 1;
+    else this.#figures.l2Hits += 1;
+    return found ?? null;
+  }
+
+  async #require(digest: Digest): Promise<BlobRow> {
+    const row = await this.#find(digest);
+    if (row !== null) return row;
+    throw new HyperMeshError('blob-not-found', `The content store has no blob ${digest}.`);
+  }
+
+  /** In the turn of `digest`: makes row and file agree. */
+  async #heal(digest: Digest): Promise<BlobRow | null> {
+    const row = this.#sql.find.get(digest) as BlobRow | undefined;
+    const path = this.#path(digest);
+    const size = await fileSize(path);
+    if (size === null) {
+      if (row !== undefined) this.#forget(digest);
+      return null;
+    }
+    if (row?.size === size) return row;
+    const ingest: Ingest = {
+      hash: createHash('sha256'),
+      cutter: new ShardCutter(this.#blake3, averageFor(size)),
+      size,
+    };
+    for await (const piece of readPieces(path, 0, size, undefined)) {
+      ingest.hash.update(piece);
+      ingest.cutter.push(piece);
+    }
+    if (hashed(ingest.hash) !== digest) {
+      await this.#setAside(digest);
+      return null;
+    }
+    if (row !== undefined) this.#forget(digest);
+    return this.#insert(digest, ingest, false, this.#clock.nowMs() + this.#limits.leaseMs);
+  }
+
+  async #forgetIfMissing(digest: Digest): Promise<void> {
+    if ((await fileSize(this.#path(digest))) === null) this.#forget(digest);
+  }
+
+  /** In the turn of `digest`. */
+  async #removeUnleased(digest: Digest): Promise<number | null> {
+    if (this.#sql.leased.get(digest, this.#clock.nowMs()) !== undefined) return null;
+    const size = await fileSize(this.#path(digest));
+    return (await this.#remove(digest)) ? size : 0;
+  }
+
+  /** In the turn of `digest`. The row first: a crash between leaves a file without a row, which the next collection removes. */
+  async #remove(digest: Digest): Promise<boolean> {
+    this.#forget(digest);
+    try {
+      await unlink(this.#path(digest));
+      return true;
+    } catch (error) {
+      if (isMissing(error)) return false;
+      throw storageError(error, 'removing a blob');
+    }
+  }
+
+  async #setAside(digest: Digest): Promise<void> {
+    this.#forget(digest);
+    await storing('setting a damaged blob aside', () =>
+      rename(this.#path(digest), join(this.#directory, 'damaged', digestHex(digest))),
+    );
+  }
+
+  /** Row, lease and everything in memory. The shards go with the row. */
+  #forget(digest: Digest): void {
+    this.#transact('forgetting a blob', (raw) => {
+      this.#sql.remove.run(digest);
+      raw.prepare('DELETE FROM leases WHERE digest = ?').run(digest);
+    });
+    this.#trees.delete(digest);
+    for (const key of [...this.#memory.keys()]) if (key.startsWith(digest)) this.#memory.delete(key);
+  }
+
+  #remember(digest: Digest, listing: TreeListing | null): void {
+    if (listing !== null) this.#trees.set(digest, listing.files);
+  }
+
+  async #tree(layer: Digest, signal: AbortSignal | undefined): Promise<ReadonlyMap<string, TreeFile>> {
+    checkCancelled(signal);
+    const row = await this.#require(layer);
+    const cached = this.#trees.get(layer);
+    if (cached !== undefined) return cached;
+    const listing = new TreeListing();
+    await this.#scan(layer, row, listing.scanner, signal);
+    if (row.isTree === 0) this.#transact('recording a tree', () => this.#sql.markTree.run(layer));
+    this.#trees.set(layer, listing.files);
+    return listing.files;
+  }
+
+  /** Reads the headers of a tree; also the content in between when it was never checked. */
+  async #scan(layer: Digest, row: BlobRow, scanner: TreeScanner, signal: AbortSignal | undefined): Promise<void> {
+    for (let at = 0; at < row.size; ) {
+      // Jump over large contents, read through small ones.
+      const skipped = row.isTree === 1 && scanner.skippable > PIECE ? scanner.skip() : 0;
+      at += skipped;
+      for await (const piece of this.#readFile(layer, at, Math.min(row.size, at + PIECE), signal)) {
+        scanner.push(piece);
+        at += piece.length;
+      }
+    }
+    scanner.end();
+  }
+
+  async #small(key: string, load: () => Promise<Uint8Array>): Promise<Uint8Array> {
+    const cached = this.#memory.get(key);
+    if (cached !== undefined) {
+      this.#figures.l1Hits += 1;
+      return cached;
+    }
+    this.#figures.l1Misses += 1;
+    const bytes = await load();
+    this.#memory.set(key, bytes);
+    return bytes;
+  }
+
+  /** A small blob is checked whenever it comes from disk. */
+  async #readWhole(digest: Digest, size: number): Promise<Uint8Array> {
+    const bytes = await this.#readPart(digest, 0, size, undefined);
+    if (digestOf(bytes) === digest) return bytes;
+    await this.#inTurn(digest, () => this.#setAside(digest));
+    throw damagedBlob(digest);
+  }
+
+  async #readPart(digest: Digest, offset: number, size: number, signal: AbortSignal | undefined): Promise<Uint8Array> {
+    const parts: Uint8Array[] = [];
+    for await (const piece of this.#readFile(digest, offset, offset + size, signal)) parts.push(piece);
+    const bytes = parts.length === 1 ? parts[0]! : new Uint8Array(Buffer.concat(parts));
+    if (bytes.length !== size) throw damagedBlob(digest);
+    return bytes;
+  }
+
+  #readFile(digest: Digest, offset: number, end: number, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array> {
+    return readPieces(this.#path(digest), offset, end, signal);
+  }
+
+  /** Digests of all blob files, with a row or without. */
+  async *#files(): AsyncGenerator<Digest, void, undefined> {
+    const root = join(this.#directory, 'sha256');
+    for (const prefix of (await storing('listing blobs', () => readdir(root))).sort()) {
+      for (const name of await storing('listing blobs', () => readdir(join(root, prefix)))) {
+        const digest = `sha256:${prefix}${name}`;
+        if (isDigest(digest)) yield digest;
+      }
+    }
+  }
+
+  #path(digest: Digest): string {
+    const digits = digestHex(digest);
+    return join(this.#directory, 'sha256', digits.slice(0, 2), digits.slice(2));
+  }
+
+  #transact<T>(doing: string, write: (raw: SqliteStore<ContentTables>['raw']) => T): T {
+    try {
+      return this.#database.transact(write);
+    } catch (error) {
+      throw storageError(error, doing);
+    }
+  }
+
+  /** Runs `work` after whatever is under way for this digest. */
+  async #inTurn<T>(digest: Digest, work: () => Promise<T>): Promise<T> {
+    const before = this.#turns.get(digest) ?? Promise.resolve();
+    const turn = before.then(work, work);
+    const settled = turn.then(
+      () => {},
+      () => {},
+    );
+    this.#turns.set(digest, settled);
+    try {
+      return await turn;
+    } finally {
+      if (this.#turns.get(digest) === settled) this.#turns.delete(digest);
+    }
+  }
+}
+
+/** What one pass over the bytes of a blob yields. */
+interface Ingest {
+  readonly hash: Hash;
+  cutter: ShardCutter;
+  size: number;
+}
+
+/** The files of a tree by path, filled while it is scanned. */
+class TreeListing {
+  readonly files = new Map<string, TreeFile>();
+  readonly scanner = new TreeScanner({
+    entry: (entry, offset) => this.files.set(entry.path, { ...entry, offset }),
+  });
+}
+
+function blobInfo(row: BlobRow): BlobInfo {
+  const shards: ShardSummary = {
+    algorithm: 'fastcdc-v1',
+    averageBytes: row.averageBytes,
+    count: row.shardCount,
+    root: row.shardRoot,
+  };
+  return {
+    digest: row.digest as Digest,
+    size: row.size,
+    shards,
+    shardsReused: row.shardsReused,
+    bytesReused: row.bytesReused,
+  };
+}
+
+function hashed(hash: Hash): Digest {
+  return `sha256:${hash.digest('hex')}`;
+}
+
+function damagedBlob(digest: Digest): HyperMeshError {
+  return new HyperMeshError('blob-damaged', `The stored blob ${digest} no longer has its digest; it was set aside.`, {
+    hint: 'Publish or install the package again; check the disk with `hypermesh doctor`.',
+  });
+}
+
+function checkCancelled(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new HyperMeshError('cancelled', 'The operation was cancelled.', { cause: signal.reason });
+}
+
+async function storing<T>(doing: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw storageError(error, doing);
+  }
+}
+
+async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < bytes.length; ) at += (await file.write(bytes, at)).bytesWritten;
+}
+
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, constants.O_RDONLY);
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
+  }
+}
+
+async function fileSize(path: string): Promise<number | null> {
+  try {
+    return (await stat(path)).size;
+  } catch (error) {
+    if (isMissing(error)) return null;
+    throw storageError(error, 'looking for a blob');
+  }
+}
+
+function isMissing(error: unknown): boolean {
+  const failed = error as (NodeJS.ErrnoException & { cause?: NodeJS.ErrnoException }) | null;
+  return failed?.code === 'ENOENT' || failed?.cause?.code === 'ENOENT';
+}
+
+/** Bytes `offset` to `end` of a file, in pieces of at most 1 MiB, each in memory of its own. */
+async function* readPieces(
+  path: string,
+  offset: number,
+  end: number,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const file = await storing('opening a blob', () => open(path, constants.O_RDONLY | (constants.O_NOFOLLOW ?? 0)));
+  try {
+    for (let at = offset; at < end; ) {
+      checkCancelled(signal);
+      const buffer = new Uint8Array(Math.min(PIECE, end - at, PIECE));
+      const { bytesRead } = await storing('reading a blob', () => file.read(buffer, 0, buffer.length, at));
+      if (bytesRead === 0) return;
+      yield buffer.subarray(0, bytesRead);
+      at += bytesRead;
+    }
+  } finally {
+    await file.close();
+  }
+}
