@@ -14,6 +14,7 @@ import type { ProofVerdict } from '../capabilities/consensus.ts';
 import type { RunResult, SandboxPolicy } from '../capabilities/vm.ts';
 import type { Bundle } from '../wire/bundle.ts';
 import type { Lock } from '../wire/lock.ts';
+import type { PackageManifest } from '../wire/manifest.ts';
 import type { AssetId, PackageName } from '../wire/names.ts';
 import type { Envelope } from '../wire/signature.ts';
 
@@ -22,7 +23,10 @@ export interface StagedPackage {
   readonly ref: string;
   /** Digest of the OCI manifest. */
   readonly digest: Digest;
+  /** Digest of the config blob. */
+  readonly config: Digest;
   readonly id: AssetId;
+  readonly manifest: PackageManifest;
   readonly layer: BlobInfo;
 }
 
@@ -83,9 +87,7 @@ export interface Catalog {
   search(query: AssetQuery): Promise<AssetPage>;
   /** The newest version in the range that is not yanked. Errors: `package-not-found`, `version-not-found`. */
   resolve(ref: string): Promise<AssetRecord>;
-  info(
-    ref: string,
-  ): Promise<{
+  info(ref: string): Promise<{
     readonly record: AssetRecord;
     readonly versions: readonly AssetRecord[];
     readonly dependents: readonly Dependent[];

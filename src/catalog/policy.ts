@@ -1,0 +1,63 @@
+import { HyperMeshError } from '../base/errors.ts';
+import type { AssetRecord } from '../capabilities/assets.ts';
+import type { RuntimeKind, SandboxPolicy } from '../capabilities/vm.ts';
+import type { LockedPackage } from '../wire/lock.ts';
+import type { PackageManifest } from '../wire/manifest.ts';
+
+const DEFAULTS = {
+  memoryBytes: 256 * 2 ** 20,
+  cpuCores: 1,
+  wallMs: 60_000,
+  outputBytes: 16 * 2 ** 20,
+  tmpBytes: 64 * 2 ** 20,
+};
+
+/** What the person who runs a package may ask for. */
+export interface RunLimits {
+  readonly memoryBytes?: number;
+  readonly wallMs?: number;
+}
+
+/** An unknown language runs as a container. */
+export function runtimeFor(manifest: PackageManifest): RuntimeKind {
+  switch (manifest.language) {
+    case 'wasm':
+    case 'julia':
+    case 'python':
+      return manifest.language;
+    default:
+      return manifest.type === 'virtual-machine' ? 'vm' : 'container';
+  }
+}
+
+/** The stricter of manifest and request wins; nothing that neither names is open. Errors: `policy-refused`. */
+export function policyFor(
+  record: AssetRecord,
+  dependencies: readonly LockedPackage[],
+  environment: Readonly<Record<string, string>>,
+  limits: RunLimits,
+): SandboxPolicy {
+  const { resources, sandbox } = record.manifest;
+  const refused = Object.keys(environment).find((key) => !sandbox.environment.includes(key));
+  if (refused !== undefined) {
+    throw new HyperMeshError('policy-refused', `${record.name} does not accept the environment variable ${refused}.`, {
+      hint: `It accepts: ${sandbox.environment.join(', ') || 'none'}.`,
+    });
+  }
+  return {
+    memoryBytes: Math.min(resources.memory ?? DEFAULTS.memoryBytes, limits.memoryBytes ?? Number.POSITIVE_INFINITY),
+    cpuCores: resources.cpuCores ?? DEFAULTS.cpuCores,
+    wallMs: Math.min(
+      (resources.timeoutSeconds ?? DEFAULTS.wallMs / 1000) * 1000,
+      limits.wallMs ?? Number.POSITIVE_INFINITY,
+    ),
+    outputBytes: resources.output ?? DEFAULTS.outputBytes,
+    tmpBytes: resources.disk ?? DEFAULTS.tmpBytes,
+    network: sandbox.network,
+    environment,
+    mounts: [
+      ...record.layers.map((layer) => ({ layer, at: '/package' })),
+      ...dependencies.flatMap((entry) => entry.layers.map((layer) => ({ layer, at: `/packages/${entry.name}` }))),
+    ],
+  };
+}

@@ -1,0 +1,216 @@
+import { createHash } from 'node:crypto';
+import { equal, fromBase64, utf8 } from '../base/bytes.ts';
+import type { CallOptions } from '../base/call.ts';
+import { type Digest, digestOf } from '../base/digest.ts';
+import { HyperMeshError } from '../base/errors.ts';
+import { canonicalJson } from '../base/json.ts';
+import type { AssetRecord } from '../capabilities/assets.ts';
+import type { Consensus, ProofVerdict } from '../capabilities/consensus.ts';
+import type { Trust, Verified } from '../capabilities/trust.ts';
+import { type Bundle, inclusionLeaf } from '../wire/bundle.ts';
+import { TREE_HEAD_TYPE, treeHeadPayload, verifyInclusion } from '../wire/log.ts';
+import { type DecodedPackage, decodePackage } from '../wire/package.ts';
+import { proofsDigest } from '../wire/proof.ts';
+import { decodeStatement, STATEMENT_TYPE } from '../wire/statement.ts';
+import type { VerifyResult } from './api.ts';
+import { readBundle } from './bundle.ts';
+import type { CatalogContext } from './context.ts';
+
+/** What checking a bundle needs: judges that work without a disk and without a network. */
+export interface Judges {
+  readonly trust: Pick<Trust, 'verify'>;
+  readonly consensus: Pick<Consensus, 'verify' | 'verifyEndorsement'>;
+}
+
+/**
+ * Checks a bundle alone. The order is the argument: what was published, in which network, by whom, at what cost, admitted by
+ * whom, and logged where. `network` pins the network; without it the result names the one that the bundle claims.
+ *
+ * Errors: `bundle-invalid`, `network-mismatch`, `signature-invalid`, `certificate-*`, `proof-rejected`, `endorsement-invalid`, `log-invalid`.
+ */
+export async function verifyBundle(
+  bundle: Bundle,
+  judges: Judges,
+  network?: Digest,
+): Promise<VerifyResult & { readonly content: DecodedPackage }> {
+  const checks: VerifyResult['checks'][number][] = [];
+  const passed = (check: string, says: string) => void checks.push({ check, ok: true, says });
+
+  const content = decodePackage(fromBase64(bundle.manifest), fromBase64(bundle.config));
+  const ref = `${content.config.manifest.name}@${content.config.manifest.version}`;
+  passed('manifest', `${ref} is ${content.digest}`);
+
+  checkNetwork(bundle, network);
+  passed('network', network === undefined ? `claims network ${bundle.network.id}` : `network ${bundle.network.id}`);
+
+  const signer = await checkSignature(bundle, content, judges);
+  passed('signature', `FALCON-1024 and Ed25519 by ${signer.certificate.subject}, chain to the root of the network`);
+
+  const proofs = await checkProofs(bundle, content, signer, judges);
+  for (const proof of proofs) passed(proof.kind, proof.says);
+
+  await judges.consensus.verifyEndorsement(bundle.endorsement, bundle.network);
+  passed(
+    'endorsement',
+    `${bundle.endorsement.votes.length} vote(s) of the committee, ${new Date(bundle.endorsement.admittedAtMs).toISOString()}`,
+  );
+
+  await checkInclusion(bundle, content, judges);
+  passed('log', `entry ${bundle.inclusion.index} of a log of ${bundle.inclusion.head.size}`);
+
+  const { subject, keyId, fingerprint } = signer.certificate;
+  return {
+    ref,
+    digest: content.digest,
+    offline: true,
+    checks,
+    publisher: { subject, keyId, fingerprint },
+    networkId: bundle.network.id,
+    content,
+  };
+}
+
+/** Checks a package of this catalog: its bundle, pinned to this network, and that its record says what the bundle says. */
+export async function verifyRecord(
+  { lent }: CatalogContext,
+  record: AssetRecord,
+  options: CallOptions = {},
+): Promise<VerifyResult> {
+  options.signal?.throwIfAborted();
+  const { networkId } = await lent.consensus.genesis();
+  const { content, ...result } = await verifyBundle(await readBundle(lent.assets, record), lent, networkId);
+  const layers = content.config.layers.map((layer) => layer.digest);
+  if (
+    content.digest !== record.digest ||
+    result.ref !== `${record.name}@${record.version}` ||
+    layers.join() !== record.layers.join()
+  ) {
+    throw new HyperMeshError(
+      'bundle-invalid',
+      `The bundle of ${record.name}@${record.version} is about ${result.ref} (${content.digest}).`,
+    );
+  }
+  return result;
+}
+
+/** {@link verifyRecord}, and every byte of content hashed again from the disk. */
+export async function verifyPublished(
+  context: CatalogContext,
+  record: AssetRecord,
+  options: CallOptions = {},
+): Promise<VerifyResult> {
+  const result = await verifyRecord(context, record, options);
+  let done = 0;
+  for (const layer of record.layers) {
+    const hash = createHash('sha256');
+    for await (const piece of context.lent.assets.read(layer, options)) {
+      hash.update(piece);
+      done += piece.length;
+      options.onProgress?.({ step: 'content', done, total: record.size, unit: 'bytes' });
+    }
+    const found = `sha256:${hash.digest('hex')}`;
+    if (found !== layer) {
+      throw new HyperMeshError('blob-damaged', `Layer ${layer} of ${result.ref} now hashes to ${found}.`, {
+        hint: 'Run `hypermesh gc --scrub` to set damaged content aside, then install or publish it again.',
+      });
+    }
+  }
+  const says = `${record.layers.length} layer(s), ${record.size} bytes, hashed from disk`;
+  return { ...result, offline: false, checks: [...result.checks, { check: 'content', ok: true, says }] };
+}
+
+function checkNetwork(bundle: Bundle, pinned: Digest | undefined): void {
+  const { id, genesis } = bundle.network;
+  const found = digestOf(utf8(canonicalJson(genesis)));
+  if (found !== id)
+    throw new HyperMeshError('bundle-invalid', `The genesis document in the bundle hashes to ${found}, not to ${id}.`);
+  if (pinned !== undefined && pinned !== id) {
+    throw new HyperMeshError(
+      'network-mismatch',
+      `Expected a package of network ${pinned}, but it was published in ${id}.`,
+      {
+        hint: 'Check it against its own network with --genesis, if you trust that network.',
+      },
+    );
+  }
+}
+
+async function checkSignature(bundle: Bundle, content: DecodedPackage, { trust }: Judges): Promise<Verified> {
+  const { envelope, chain } = bundle.signature;
+  const signer = await trust.verify(envelope, chain, {
+    role: 'publisher',
+    atMs: bundle.endorsement.admittedAtMs,
+    anchor: bundle.network.anchor,
+  });
+  if (envelope.payloadType !== STATEMENT_TYPE) {
+    throw new HyperMeshError(
+      'signature-invalid',
+      `Expected a signed ${STATEMENT_TYPE}, but it is ${envelope.payloadType.slice(0, 100)}.`,
+    );
+  }
+  const says = decodeStatement(signer.payload);
+  const { name, version } = content.config.manifest;
+  if (
+    says.manifest !== content.digest ||
+    says.config !== content.configDigest ||
+    says.name !== name ||
+    says.version !== version ||
+    says.network !== bundle.network.id
+  ) {
+    throw new HyperMeshError(
+      'bundle-invalid',
+      `The signature is about ${says.name}@${says.version} (${says.manifest}), not about this package.`,
+    );
+  }
+  return signer;
+}
+
+async function checkProofs(
+  bundle: Bundle,
+  content: DecodedPackage,
+  signer: Verified,
+  { consensus }: Judges,
+): Promise<readonly ProofVerdict[]> {
+  const { proofs, endorsement, network } = bundle;
+  const { operation } = proofs.challenge;
+  const { name, version } = content.config.manifest;
+  if (
+    proofsDigest(proofs) !== endorsement.proofs ||
+    canonicalJson(operation) !== canonicalJson(endorsement.operation) ||
+    operation.kind !== 'publish' ||
+    operation.subject !== content.digest ||
+    operation.ref !== `${name}@${version}` ||
+    operation.identity !== signer.signer ||
+    endorsement.networkId !== network.id ||
+    proofs.challenge.networkId !== network.id
+  ) {
+    throw new HyperMeshError(
+      'bundle-invalid',
+      'The proofs, the endorsement and the signature are not about the same publish.',
+    );
+  }
+  const verdicts = await consensus.verify(proofs, { atMs: endorsement.admittedAtMs, ...network });
+  const bad = verdicts.find((verdict) => verdict.verdict === 'invalid');
+  if (bad !== undefined)
+    throw new HyperMeshError('proof-rejected', `The proof of ${bad.kind} does not hold: ${bad.says}`);
+  return verdicts.filter((verdict) => verdict.verdict === 'valid');
+}
+
+/** The leaf is in the tree of the head, and a member of the committee signed exactly that head. */
+async function checkInclusion(bundle: Bundle, content: DecodedPackage, { trust }: Judges): Promise<void> {
+  const { inclusion, endorsement, network } = bundle;
+  const { head } = inclusion;
+  verifyInclusion(inclusionLeaf(content.digest, endorsement), inclusion);
+  const signer = await trust.verify(head.envelope, head.chain, {
+    role: 'validator',
+    atMs: head.timestampMs,
+    anchor: network.anchor,
+  });
+  const voted = endorsement.votes.some((vote) => vote.validator === signer.signer);
+  if (!voted || head.envelope.payloadType !== TREE_HEAD_TYPE || !equal(signer.payload, treeHeadPayload(head))) {
+    throw new HyperMeshError(
+      'log-invalid',
+      'The head of the transparency log is not signed by a member of the committee that admitted this.',
+    );
+  }
+}

@@ -1,0 +1,83 @@
+import { join } from 'node:path';
+import type { CallOptions } from './base/call.ts';
+import type { HyperMeshExtension } from './capabilities/extension.ts';
+import type { MetricSample } from './capabilities/monitoring.ts';
+import type { Catalog, StagedPackage, VerifyResult } from './catalog/api.ts';
+import { type CatalogExtension, catalogExtension } from './catalog/extension.ts';
+import { verifyBundle } from './catalog/verify.ts';
+import { packFolder } from './client/folder.ts';
+import type { LoadOptions } from './host/extensions.ts';
+import { type HostNode, type NodeConfig, openNode } from './host/node.ts';
+
+export interface HyperMeshConfig extends NodeConfig {
+  /** Where `install` without a folder puts packages. Default: `installed` in the home. */
+  readonly installRoot?: string;
+}
+
+/**
+ * The programmatic face: a node and what is loaded into it.
+ *
+ *     await using hypermesh = await HyperMesh.create({ home: '/srv/hypermesh' });
+ *     const catalog = await hypermesh.loadExtension('catalog');
+ *     const staged = await hypermesh.stageFolder('./my-package');
+ *     const published = await catalog.publishPackage(await catalog.signPackage(staged));
+ */
+export class HyperMesh implements AsyncDisposable {
+  readonly node: HostNode;
+  readonly #installRoot: string;
+  #catalog: Promise<CatalogExtension> | null = null;
+
+  private constructor(node: HostNode, installRoot: string) {
+    this.node = node;
+    this.#installRoot = installRoot;
+  }
+
+  /** Opens the home (and founds a network in a new one). Errors: `home-in-use`, `home-too-new`, `key-locked`, `storage-*`. */
+  static async create(config: HyperMeshConfig): Promise<HyperMesh> {
+    const { installRoot, ...nodeConfig } = config;
+    return new HyperMesh(await openNode(nodeConfig), installRoot ?? join(config.home, 'installed'));
+  }
+
+  /** Loads the catalog (once), or a third party's extension from its folder with exactly the capabilities that are granted. */
+  loadExtension(id: 'catalog'): Promise<CatalogExtension>;
+  loadExtension(source: { readonly folder: string }, options: LoadOptions): Promise<HyperMeshExtension>;
+  loadExtension(source: 'catalog' | { readonly folder: string }, options?: LoadOptions): Promise<HyperMeshExtension> {
+    if (source !== 'catalog') return this.node.extensions.load(source, options!);
+    this.#catalog ??= this.node.extensions.load(catalogExtension, {
+      grants: catalogExtension.needs,
+      settings: { installRoot: this.#installRoot },
+    });
+    return this.#catalog;
+  }
+
+  /** Packs a folder into the content store and checks its `catalog.yaml` (or the one given). Errors: `manifest-*`, `tree-invalid`. */
+  async stageFolder(
+    folder: string,
+    options: CallOptions & { readonly manifestFile?: string } = {},
+  ): Promise<StagedPackage> {
+    const catalog: Catalog = await this.loadExtension('catalog');
+    const packed = await packFolder(folder, options);
+    const layer = await catalog.stageLayer(packed.tree, options);
+    return catalog.stagePackage(packed.manifestYaml, layer.digest, options);
+  }
+
+  getMetrics(pattern: string): Promise<readonly MetricSample[]> {
+    return this.node.getMetrics(pattern);
+  }
+
+  exportState(options: CallOptions = {}): AsyncIterable<Uint8Array> {
+    return this.node.exportState(options);
+  }
+
+  importState(stream: AsyncIterable<Uint8Array>, options: CallOptions = {}): Promise<void> {
+    return this.node.importState(stream, options);
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve(this.node[Symbol.asyncDispose]());
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
