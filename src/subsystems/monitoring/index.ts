@@ -1,0 +1,1 @@
+export { type MonitoringLimits, type MonitoringSubsystem, type NodeHealth, openMonitoring } from './monitoring.ts';

@@ -1,0 +1,1 @@
+export { openResources, type ResourceLimits, type ResourcesSubsystem } from './resources.ts';
