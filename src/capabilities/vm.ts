@@ -51,9 +51,9 @@ export interface RunResult {
   readonly stderr: string;
   readonly usage: {
     readonly wallMs: number;
-    /** Of the whole box, starting the program included. */
+    /** Preparing the program included, starting its box not. */
     readonly cpuMs: number;
-    /** The program's own memory at its largest. */
+    /** The program's own memory and scratch files at their largest; 0 when it was killed before the box could tell. */
     readonly peakMemoryBytes: number;
     /** Resident memory of the box at its largest, the language runtime included. */
     readonly peakProcessBytes: number;

@@ -1,0 +1,191 @@
+import { availableParallelism } from 'node:os';
+import { z } from 'zod';
+import type { CallOptions } from '../../base/call.ts';
+import { type Digest, isDigest } from '../../base/digest.ts';
+import { HyperMeshError } from '../../base/errors.ts';
+import type { Json } from '../../base/json.ts';
+import type { Assets } from '../../capabilities/assets.ts';
+import type { Execution, RunRequest, RunResult, Runtime, RuntimeKind, RuntimeStatus } from '../../capabilities/vm.ts';
+import { DEFAULT_LIMITS, type ExecutionLimits } from './limits.ts';
+import { WasmRuntime } from './wasm/runtime.ts';
+
+export interface ExecutionOptions {
+  readonly limits?: Partial<ExecutionLimits>;
+  /** Programs that run at the same time; the number of processors by default. */
+  readonly concurrency?: number;
+}
+
+export type ExecutionSubsystem = Execution & AsyncDisposable;
+
+/** Starts nothing: the first process comes with the first run or probe, and none stays when nothing was run for half a minute. */
+export async function openExecution(
+  lent: { readonly assets: Pick<Assets, 'tree' | 'readFile'> },
+  options: ExecutionOptions = {},
+): Promise<ExecutionSubsystem> {
+  const limits = { ...DEFAULT_LIMITS, ...options.limits };
+  const wasm = new WasmRuntime(lent, { limits });
+  return new Runner([wasm], wasm, limits, options.concurrency ?? availableParallelism());
+}
+
+const KINDS: readonly RuntimeKind[] = ['wasm', 'julia', 'python', 'container', 'vm'];
+
+class Runner implements ExecutionSubsystem {
+  readonly #runtimes: ReadonlyMap<RuntimeKind, Runtime>;
+  readonly #owned: AsyncDisposable;
+  readonly #limits: ExecutionLimits;
+  readonly #turns: Turns;
+
+  constructor(runtimes: readonly Runtime[], owned: AsyncDisposable, limits: ExecutionLimits, concurrency: number) {
+    this.#runtimes = new Map(runtimes.map((runtime) => [runtime.kind, runtime]));
+    this.#owned = owned;
+    this.#limits = limits;
+    this.#turns = new Turns(concurrency, limits.waitingMax);
+  }
+
+  async runtimes(): Promise<readonly RuntimeStatus[]> {
+    return Promise.all(KINDS.map((kind) => this.#runtimes.get(kind)?.probe() ?? missing(kind)));
+  }
+
+  async run(request: RunRequest, options: CallOptions = {}): Promise<RunResult> {
+    const checked = check(request, this.#limits);
+    const runtime = this.#runtimes.get(checked.kind);
+    if (runtime === undefined) {
+      throw new HyperMeshError('runtime-unavailable', missing(checked.kind).reason ?? '', {
+        hint: 'Run `hypermesh doctor` to see what this node can run.',
+        details: { runtime: checked.kind },
+      });
+    }
+    using _turn = await this.#turns.take(options.signal);
+    return await runtime.run(checked, options);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#turns.close();
+    await this.#owned[Symbol.asyncDispose]();
+  }
+}
+
+function missing(kind: RuntimeKind): RuntimeStatus {
+  return { kind, available: false, version: null, reason: `No runtime for ${kind} is part of this version.` };
+}
+
+const MOUNT = /^(\/[A-Za-z0-9_@.-]{1,64}){1,8}$/;
+
+const requestSchema = z.object({
+  kind: z.enum(KINDS),
+  layer: z.custom<Digest>(isDigest, 'expected a digest'),
+  entry: z.string().min(1).max(1024),
+  args: z.array(z.string().max(65_536)).max(1_024),
+  input: z.custom<Json>((value) => value !== undefined, 'expected a JSON value'),
+  policy: z.object({
+    memoryBytes: z.int().nonnegative(),
+    cpuCores: z.number().positive(),
+    wallMs: z.number().positive(),
+    fuel: z
+      .bigint()
+      .nonnegative()
+      .max(2n ** 62n)
+      .optional(),
+    outputBytes: z.int().nonnegative(),
+    tmpBytes: z.int().nonnegative(),
+    network: z.literal('none'),
+    environment: z
+      .record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,127}$/), z.string().max(65_536))
+      .refine((map) => Object.keys(map).length <= 256, 'at most 256 variables'),
+    mounts: z
+      .array(
+        z.object({
+          layer: z.custom<Digest>(isDigest, 'expected a digest'),
+          at: z
+            .string()
+            .regex(MOUNT, 'expected an absolute path such as /packages/ada/words')
+            .refine((path) => !path.split('/').some((name) => name === '.' || name === '..'), 'expected no . or ..'),
+        }),
+      )
+      .max(1_024)
+      .refine(noOverlap, 'mounts lie inside each other, or inside /package or /tmp'),
+  }),
+});
+
+function noOverlap(mounts: readonly { readonly at: string }[]): boolean {
+  const sorted = ['/package', '/tmp', ...mounts.map((mount) => mount.at)].map((path) => `${path}/`).sort();
+  return sorted.every((path, index) => index === 0 || !path.startsWith(sorted[index - 1]!));
+}
+
+/** Errors: `usage` on a malformed request, `policy-refused`. */
+function check(request: RunRequest, limits: ExecutionLimits): RunRequest {
+  const parsed = requestSchema.safeParse(request);
+  if (!parsed.success)
+    throw new HyperMeshError('usage', `The run request is malformed: ${z.prettifyError(parsed.error)}`);
+  const { policy } = parsed.data;
+  const over = (
+    [
+      ['memoryBytes', limits.memoryBytesMax],
+      ['wallMs', limits.wallMsMax],
+      ['cpuCores', limits.cpuCoresMax],
+      ['outputBytes', limits.outputBytesMax],
+      ['tmpBytes', limits.tmpBytesMax],
+    ] as const
+  ).filter(([name, max]) => policy[name] > max);
+  if (over.length > 0) {
+    throw new HyperMeshError(
+      'policy-refused',
+      `The program asks for more than this node allows: ${over.map(([name, max]) => `${name} ${policy[name]}, at most ${max}`).join('; ')}.`,
+      { hint: 'Lower `resources` in catalog.yaml, or raise the limits of the node.' },
+    );
+  }
+  const { fuel, ...rest } = policy;
+  return { ...parsed.data, policy: fuel === undefined ? rest : { ...rest, fuel } };
+}
+
+/** A queue for a fixed number of places. */
+class Turns {
+  readonly #waiting: (() => void)[] = [];
+  readonly #waitingMax: number;
+  #free: number;
+  #closed = false;
+
+  constructor(places: number, waitingMax: number) {
+    this.#free = places;
+    this.#waitingMax = waitingMax;
+  }
+
+  async take(signal: AbortSignal | undefined): Promise<Disposable> {
+    if (this.#free > 0 && !this.#closed) this.#free -= 1;
+    else await this.#wait(signal);
+    if (this.#closed) throw new HyperMeshError('cancelled', 'The node stopped before the program started.');
+    return { [Symbol.dispose]: () => this.#giveBack() };
+  }
+
+  close(): void {
+    this.#closed = true;
+    for (const wake of this.#waiting.splice(0)) wake();
+  }
+
+  async #wait(signal: AbortSignal | undefined): Promise<void> {
+    if (this.#closed) return;
+    if (this.#waiting.length >= this.#waitingMax)
+      throw new HyperMeshError('quota-exceeded', `${this.#waitingMax} programs wait for their turn already.`);
+    await new Promise<void>((resolve, reject) => {
+      const wake = () => {
+        signal?.removeEventListener('abort', leave);
+        resolve();
+      };
+      const leave = () => {
+        this.#waiting.splice(this.#waiting.indexOf(wake), 1);
+        reject(
+          new HyperMeshError('cancelled', 'The caller gave up before the program started.', { cause: signal?.reason }),
+        );
+      };
+      this.#waiting.push(wake);
+      signal?.addEventListener('abort', leave, { once: true });
+      if (signal?.aborted) leave();
+    });
+  }
+
+  #giveBack(): void {
+    const next = this.#waiting.shift();
+    if (next === undefined) this.#free += 1;
+    else next();
+  }
+}

@@ -1,0 +1,39 @@
+import { availableParallelism } from 'node:os';
+
+const MiB = 2 ** 20;
+
+/** What this node lets any program have, whatever its policy asks for. */
+export interface ExecutionLimits {
+  readonly memoryBytesMax: number;
+  readonly wallMsMax: number;
+  readonly cpuCoresMax: number;
+  /** Standard output and error together. */
+  readonly outputBytesMax: number;
+  readonly tmpBytesMax: number;
+  /** The input document as JSON. */
+  readonly inputBytesMax: number;
+  /** The program itself. */
+  readonly moduleBytesMax: number;
+  /** Files, folders and links of all mounts together. */
+  readonly filesMax: number;
+  /** One file that a program reads. */
+  readonly fileBytesMax: number;
+  /** All file reads of one run together. */
+  readonly servedBytesMax: number;
+  /** Runs that wait for their turn. */
+  readonly waitingMax: number;
+}
+
+export const DEFAULT_LIMITS: ExecutionLimits = {
+  memoryBytesMax: 1024 * MiB,
+  wallMsMax: 3_600_000,
+  cpuCoresMax: availableParallelism(),
+  outputBytesMax: 64 * MiB,
+  tmpBytesMax: 512 * MiB,
+  inputBytesMax: 16 * MiB,
+  moduleBytesMax: 32 * MiB,
+  filesMax: 200_000,
+  fileBytesMax: 64 * MiB,
+  servedBytesMax: 1024 * MiB,
+  waitingMax: 1_000,
+};

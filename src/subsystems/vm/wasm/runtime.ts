@@ -1,0 +1,419 @@
+import { fromUtf8, utf8 } from '../../../base/bytes.ts';
+import type { CallOptions } from '../../../base/call.ts';
+import type { Digest } from '../../../base/digest.ts';
+import { HyperMeshError } from '../../../base/errors.ts';
+import type { Assets, TreeEntry } from '../../../capabilities/assets.ts';
+import type { RunRequest, RunResult, Runtime, RuntimeStatus, Termination } from '../../../capabilities/vm.ts';
+import type { ExecutionLimits } from '../limits.ts';
+import { parseOutput, visible } from '../output.ts';
+import { type BoxEnd, type BoxEntry, type BoxOrder, type FileWish, FRAME } from './frames.ts';
+import { type BoxEvent, BoxPool, type BoxProcess } from './process.ts';
+
+const PAGE = 65_536;
+/** After this the box is killed, should it not have stopped the program itself. */
+const GRACE_MS = 250;
+const WATCH_MS = 100;
+/** Resident memory of a box beside what the program was given: Node, the module and its machine code. */
+const OVERHEAD_BYTES = 512 * 2 ** 20;
+const STDERR_KEPT = 64 * 1024;
+const PROBE_MS = 10_000;
+
+/** (module (memory (export "memory") 1) (func (export "_start"))) */
+const PROBE_MODULE = Uint8Array.of(
+  ...[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
+  ...[1, 4, 1, 0x60, 0, 0],
+  ...[3, 2, 1, 0],
+  ...[5, 3, 1, 0, 1],
+  ...[7, 19, 2, 6, 0x6d, 0x65, 0x6d, 0x6f, 0x72, 0x79, 2, 0, 6, 0x5f, 0x73, 0x74, 0x61, 0x72, 0x74, 0, 0],
+  ...[10, 4, 1, 2, 0, 0x0b],
+);
+
+interface Tree {
+  readonly layer: Digest;
+  readonly at: string;
+  readonly entries: readonly BoxEntry[];
+}
+
+interface Program {
+  readonly module: Uint8Array;
+  readonly input: Uint8Array;
+  readonly trees: readonly Tree[];
+  readonly args: readonly string[];
+  readonly policy: RunRequest['policy'];
+}
+
+/** Runs WASI commands: each in a process of its own, metered, with the files of its package and nothing else. */
+export class WasmRuntime implements Runtime, AsyncDisposable {
+  readonly kind = 'wasm';
+  readonly #assets: Pick<Assets, 'tree' | 'readFile'>;
+  readonly #limits: ExecutionLimits;
+  readonly #pool = new BoxPool();
+  readonly #running = new Set<Conversation>();
+  #probed: Promise<RuntimeStatus> | undefined;
+  #closed = false;
+
+  constructor(
+    lent: { readonly assets: Pick<Assets, 'tree' | 'readFile'> },
+    options: { readonly limits: ExecutionLimits },
+  ) {
+    this.#assets = lent.assets;
+    this.#limits = options.limits;
+  }
+
+  probe(): Promise<RuntimeStatus> {
+    this.#probed ??= this.#probe();
+    return this.#probed;
+  }
+
+  async run(request: RunRequest, options: CallOptions = {}): Promise<RunResult> {
+    const input = utf8(JSON.stringify(request.input));
+    if (input.length > this.#limits.inputBytesMax)
+      throw new HyperMeshError(
+        'limit-exceeded',
+        `The input has ${input.length} bytes as JSON; at most ${this.#limits.inputBytesMax} are passed to a program.`,
+        { hint: 'Put large data into a package that the program depends on.' },
+      );
+    const trees = await this.#trees(request, options);
+    const module = await this.#module(request, trees[0]!, options);
+    return this.#execute(
+      { module, input, trees, args: [request.entry, ...request.args], policy: request.policy },
+      options,
+    );
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true;
+    this.#pool[Symbol.dispose]();
+    await Promise.all([...this.#running].map((conversation) => conversation.cancel('The node stopped.')));
+  }
+
+  async #probe(): Promise<RuntimeStatus> {
+    const version = `WASI preview 1 on V8 ${process.versions.v8}`;
+    const reason = await this.#execute(
+      {
+        module: PROBE_MODULE,
+        input: utf8('null'),
+        trees: [],
+        args: ['probe'],
+        policy: {
+          memoryBytes: PAGE,
+          cpuCores: 1,
+          wallMs: PROBE_MS,
+          fuel: 1_000n,
+          outputBytes: 0,
+          tmpBytes: 0,
+          network: 'none',
+          environment: {},
+          mounts: [],
+        },
+      },
+      {},
+    ).then(
+      (result) =>
+        result.termination === 'exit' ? null : `A test program ended by ${result.termination}: ${result.reason}`,
+      (error: unknown) => (error instanceof Error ? error.message : String(error)),
+    );
+    return { kind: 'wasm', available: reason === null, version: reason === null ? version : null, reason };
+  }
+
+  async #execute(program: Program, options: CallOptions): Promise<RunResult> {
+    refuseCancelled(options.signal);
+    let box: BoxProcess;
+    try {
+      box = await this.#pool.take();
+    } catch (error) {
+      throw new HyperMeshError(
+        'runtime-unavailable',
+        `No process to run WebAssembly could be started: ${(error as Error).message}`,
+        {
+          hint: 'Run `hypermesh doctor`.',
+          cause: error,
+        },
+      );
+    }
+    if (this.#closed || options.signal?.aborted) {
+      box.kill();
+      refuseCancelled(options.signal);
+      throw new HyperMeshError('cancelled', 'The node stopped before the program started.');
+    }
+    const conversation = new Conversation(box, program, this.#assets, this.#limits);
+    const cancel = () => void conversation.cancel('The caller gave up.');
+    this.#running.add(conversation);
+    options.signal?.addEventListener('abort', cancel, { once: true });
+    try {
+      return await conversation.result;
+    } finally {
+      options.signal?.removeEventListener('abort', cancel);
+      this.#running.delete(conversation);
+      this.#pool.refill();
+    }
+  }
+
+  async #trees(request: RunRequest, options: CallOptions): Promise<Tree[]> {
+    const wanted = [{ layer: request.layer, at: '/package' }, ...request.policy.mounts];
+    const trees: Tree[] = [];
+    let count = 0;
+    for (const { layer, at } of wanted) {
+      const tree = await this.#assets.tree(layer, options);
+      count += tree.length;
+      if (count > this.#limits.filesMax)
+        throw new HyperMeshError(
+          'limit-exceeded',
+          `The package and its dependencies have more than ${this.#limits.filesMax} files; a program cannot be shown so many.`,
+        );
+      trees.push({ layer, at, entries: tree.map(boxEntry) });
+    }
+    return trees;
+  }
+
+  async #module(request: RunRequest, tree: Tree, options: CallOptions): Promise<Uint8Array> {
+    const entry = tree.entries.find((one) => one.path === request.entry);
+    if (entry?.size === undefined)
+      throw new HyperMeshError('entry-missing', `The package has no file "${request.entry}" to run.`, {
+        hint: 'Set `entry` in catalog.yaml to the path of the .wasm file.',
+      });
+    if (entry.size > this.#limits.moduleBytesMax)
+      throw new HyperMeshError(
+        'program-invalid',
+        `"${request.entry}" has ${entry.size} bytes; a program has at most ${this.#limits.moduleBytesMax}.`,
+      );
+    return readWhole(this.#assets.readFile(request.layer, request.entry, options), this.#limits.moduleBytesMax);
+  }
+}
+
+/** One program in one box, from the order to the end. */
+class Conversation {
+  readonly result: Promise<RunResult>;
+  readonly #box: BoxProcess;
+  readonly #program: Program;
+  readonly #assets: Pick<Assets, 'readFile'>;
+  readonly #limits: ExecutionLimits;
+  readonly #startMs = performance.now();
+  readonly #startCpuMs: number;
+  readonly #stdout: Uint8Array[] = [];
+  readonly #timers: NodeJS.Timeout[];
+  /** Files that the box may ask for: they are in the trees that it was given. */
+  readonly #sizes: readonly ReadonlyMap<string, number>[];
+  #stderr: Uint8Array[] = [];
+  #stderrBytes = 0;
+  #outputBytes = 0;
+  #servedBytes = 0;
+  #serving = false;
+  #measured: ReturnType<BoxProcess['measure']> = null;
+  #settle!: { resolve(result: RunResult): void; reject(error: Error): void };
+  #settled = false;
+
+  constructor(box: BoxProcess, program: Program, assets: Pick<Assets, 'readFile'>, limits: ExecutionLimits) {
+    this.#box = box;
+    this.#program = program;
+    this.#assets = assets;
+    this.#limits = limits;
+    this.#startCpuMs = box.measure()?.cpuMs ?? 0;
+    this.#sizes = program.trees.map(
+      (tree) =>
+        new Map(tree.entries.flatMap((entry) => (entry.size === undefined ? [] : [[entry.path, entry.size] as const]))),
+    );
+    this.result = new Promise((resolve, reject) => {
+      this.#settle = { resolve, reject };
+    });
+    const { policy } = program;
+    this.#timers = [
+      setTimeout(
+        () => this.#stop('timeout', `The program ran longer than its ${policy.wallMs} ms.`),
+        policy.wallMs + GRACE_MS,
+      ),
+      setInterval(() => this.#watch(), WATCH_MS).unref(),
+    ];
+    box.listen((event) => this.#hear(event));
+    const order: BoxOrder = {
+      args: program.args,
+      environment: Object.entries(policy.environment).map(([name, value]) => `${name}=${value}`),
+      memoryPagesMax: Math.min(Math.floor(policy.memoryBytes / PAGE), 65_536),
+      wallMs: policy.wallMs,
+      cpuCores: policy.cpuCores,
+      fuel: policy.fuel === undefined ? null : String(policy.fuel),
+      outputBytes: policy.outputBytes,
+      tmpBytes: policy.tmpBytes,
+      mounts: program.trees.map(({ at, entries }) => ({ at, entries })),
+    };
+    box.send(FRAME.order, utf8(JSON.stringify(order)));
+    box.send(FRAME.module, program.module);
+    box.send(FRAME.input, program.input);
+  }
+
+  async cancel(reason: string): Promise<void> {
+    this.#stop('cancelled', reason);
+    await this.result.catch(() => {});
+  }
+
+  #hear(event: BoxEvent): void {
+    if (this.#settled) return;
+    if (event.kind === 'gone') {
+      const outOfMemory = /out of memory|allocation failed/i.test(event.text);
+      if (outOfMemory) this.#stop('memory', 'The program, or preparing it, took more memory than the box has.');
+      else this.#stop('sandbox', `The process of the program ended unexpectedly (${event.signal ?? 'no signal'}).`);
+      return;
+    }
+    switch (event.type) {
+      case FRAME.stdout:
+      case FRAME.stderr:
+        this.#print(event.type, event.body);
+        break;
+      case FRAME.wish:
+        this.#serve(event.body).catch(() => this.#stop('sandbox', 'The process of the program broke its protocol.'));
+        break;
+      case FRAME.end:
+        this.#finish(event.body);
+        break;
+      default:
+        this.#stop('sandbox', 'The process of the program broke its protocol.');
+    }
+  }
+
+  #print(type: number, body: Uint8Array): void {
+    this.#outputBytes += body.length;
+    const max = this.#program.policy.outputBytes;
+    if (this.#outputBytes > max) {
+      this.#stop('output', `The program wrote more than ${max} bytes.`);
+    } else if (type === FRAME.stdout) {
+      this.#stdout.push(body);
+    } else {
+      this.#stderr.push(body);
+      this.#stderrBytes += body.length;
+      if (this.#stderrBytes > 4 * STDERR_KEPT) {
+        this.#stderr = [Buffer.concat(this.#stderr).subarray(-STDERR_KEPT)];
+        this.#stderrBytes = STDERR_KEPT;
+      }
+    }
+  }
+
+  /** Answers the box, which waits meanwhile. */
+  async #serve(body: Uint8Array): Promise<void> {
+    if (this.#serving) throw new Error('one wish at a time');
+    this.#serving = true;
+    const wish = JSON.parse(fromUtf8(body)) as FileWish;
+    const size = this.#sizes[wish.mount]?.get(wish.path);
+    if (size === undefined) throw new Error('a wish for a file that was not offered');
+    this.#servedBytes += size;
+    let bytes: Uint8Array | null = null;
+    if (size <= this.#limits.fileBytesMax && this.#servedBytes <= this.#limits.servedBytesMax) {
+      // A file that cannot be read (damaged, collected meanwhile) is an input/output error of the program, as on any machine.
+      bytes = await readWhole(this.#assets.readFile(this.#program.trees[wish.mount]!.layer, wish.path), size).catch(
+        () => null,
+      );
+    }
+    this.#serving = false;
+    if (this.#settled) return;
+    if (bytes === null) this.#box.send(FRAME.noFile, new Uint8Array());
+    else this.#box.send(FRAME.file, bytes);
+  }
+
+  #finish(body: Uint8Array): void {
+    const end = JSON.parse(fromUtf8(body)) as BoxEnd;
+    if (end.kind === 'invalid') {
+      this.#close();
+      this.#settle.reject(
+        new HyperMeshError(
+          'program-invalid',
+          `"${visible(this.#program.args[0]!)}" cannot be run: ${visible(end.message)}.`,
+          {
+            hint: 'Programs are WASI preview 1 commands: one memory exported as "memory", a function "_start", no threads (docs/protocol/run.md).',
+          },
+        ),
+      );
+      return;
+    }
+    this.#end(end.termination, end.reason, end.exitCode, {
+      cpuMs: Math.round(end.cpuMs),
+      peakMemoryBytes: end.memoryBytes,
+      peakProcessBytes: end.processBytes,
+      fuelUsed: end.fuelUsed,
+    });
+  }
+
+  #stop(termination: Termination, reason: string): void {
+    if (this.#settled) return;
+    this.#measured = this.#box.measure() ?? this.#measured;
+    const elapsed = performance.now() - this.#startMs;
+    this.#end(termination, reason, null, {
+      // One thread: where the kernel does not say, the elapsed time is the upper bound.
+      cpuMs: this.#measured === null ? Math.round(elapsed) : Math.max(0, this.#measured.cpuMs - this.#startCpuMs),
+      peakMemoryBytes: 0,
+      peakProcessBytes: this.#measured?.peakBytes ?? 0,
+      fuelUsed: null,
+    });
+  }
+
+  #end(
+    termination: Termination,
+    reason: string | null,
+    exitCode: number | null,
+    usage: Omit<RunResult['usage'], 'wallMs'>,
+  ): void {
+    this.#close();
+    this.#settle.resolve({
+      termination,
+      reason,
+      exitCode,
+      ...parseOutput(Buffer.concat(this.#stdout)),
+      stderr: visible(Buffer.concat(this.#stderr).subarray(-STDERR_KEPT).toString('utf8')),
+      usage: { wallMs: Math.round(performance.now() - this.#startMs), ...usage },
+      enforcedBy: enforcedBy(this.#program.policy),
+    });
+  }
+
+  #close(): void {
+    this.#settled = true;
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#box.kill();
+  }
+
+  #watch(): void {
+    this.#measured = this.#box.measure() ?? this.#measured;
+    const { memoryBytes, tmpBytes } = this.#program.policy;
+    if (this.#measured !== null && this.#measured.residentBytes > memoryBytes + 2 * tmpBytes + OVERHEAD_BYTES)
+      this.#stop('memory', 'The process of the program grew far beyond the memory of its policy.');
+  }
+}
+
+function enforcedBy(policy: RunRequest['policy']): Record<string, string> {
+  return {
+    isolation: 'WebAssembly, in a process of its own under the permission model of Node.js',
+    memory: `clamped WebAssembly memory${process.platform === 'linux' ? ', resident-size watchdog' : ''}`,
+    cpu: policy.cpuCores < 1 ? 'one thread, held back at fuel checks' : 'one thread',
+    wall: 'fuel checks, then SIGKILL',
+    ...(policy.fuel === undefined ? {} : { fuel: 'metered instructions' }),
+    output: 'counted in the box and by the node',
+    tmp: 'files in memory, counted',
+    files: 'no host files exist in the box; package files are handed over one by one',
+    network: 'no socket functions exist in the box; refused by the permission model',
+  };
+}
+
+function boxEntry(entry: TreeEntry): BoxEntry {
+  switch (entry.kind) {
+    case 'file':
+      return { path: entry.path, size: entry.size };
+    case 'directory':
+      return { path: entry.path };
+    case 'symlink':
+      return { path: entry.path, target: entry.target ?? '' };
+  }
+}
+
+function refuseCancelled(signal: AbortSignal | undefined): void {
+  if (signal?.aborted)
+    throw new HyperMeshError('cancelled', 'The caller gave up before the program started.', { cause: signal.reason });
+}
+
+async function readWhole(pieces: AsyncIterable<Uint8Array>, sizeMax: number): Promise<Uint8Array> {
+  const parts: Uint8Array[] = [];
+  let size = 0;
+  for await (const piece of pieces) {
+    size += piece.length;
+    if (size > sizeMax)
+      throw new HyperMeshError('limit-exceeded', `A file has more than the expected ${sizeMax} bytes.`);
+    parts.push(piece);
+  }
+  return Buffer.concat(parts);
+}
