@@ -1,0 +1,158 @@
+import { HyperMeshError } from '../base/errors.ts';
+import type { Event } from '../capabilities/monitoring.ts';
+import { collectRequest, eventsRequest, metricsRequest, type NodeStatus, STATE_EXPORT } from '../wire/http.ts';
+import type { ApiNode } from './node.ts';
+import { type AnyRoute, route, streamRoute } from './route.ts';
+
+export const observeRoutes: readonly AnyRoute[] = [
+  route({
+    method: 'GET',
+    path: '/v1/health',
+    summary: 'Whether the node answers; cheap.',
+    access: 'read',
+    async handle() {
+      return { ok: true, pid: process.pid };
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/status',
+    summary: 'The node, its network, its identity and its totals.',
+    access: 'read',
+    handle: (_input, { node }) => status(node),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/runtimes',
+    summary: 'What this machine can run, and why not.',
+    access: 'read',
+    handle: (_input, { node }) => node.vm.runtimes(),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/metrics',
+    summary: 'Metrics whose names match a pattern.',
+    access: 'read',
+    query: metricsRequest,
+    handle: ({ query }, { node }) => node.monitoring.metrics(query.pattern),
+  }),
+  streamRoute({
+    method: 'GET',
+    path: '/metrics',
+    summary: 'All metrics in the text format of Prometheus.',
+    access: 'read',
+    sends: 'text/plain; version=0.0.4; charset=utf-8',
+    async handle(_input, { node }) {
+      return [await node.prometheus()];
+    },
+  }),
+  streamRoute({
+    method: 'GET',
+    path: '/v1/events',
+    summary: 'Events as server-sent events; resumes after Last-Event-ID or `after`.',
+    access: 'read',
+    query: eventsRequest,
+    sends: 'text/event-stream',
+    headers: { 'cache-control': 'no-store', 'x-accel-buffering': 'no' },
+    async handle({ query, headers }, { node, signal }) {
+      const follow = query.follow ?? true;
+      const events = node.monitoring.events({
+        after: lastEventId(headers['last-event-id']) ?? query.after ?? 0,
+        ...(query.pattern === undefined ? {} : { pattern: query.pattern }),
+        follow,
+        signal,
+      });
+      return serverSent(events, signal);
+    },
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/gc',
+    summary: 'Remove blobs that nothing refers to; with `scrub`, re-hash all that is kept.',
+    access: 'token',
+    body: collectRequest,
+    long: true,
+    async handle({ body }, { node, ...options }) {
+      const collected = await node.assets.collect(options);
+      return body.scrub ? { ...collected, scrub: await node.assets.scrub(options) } : collected;
+    },
+  }),
+  streamRoute({
+    method: 'GET',
+    path: '/v1/state',
+    summary: 'Export the state of the node.',
+    access: 'token',
+    sends: STATE_EXPORT,
+    async handle(_input, { node, signal }) {
+      return node.exportState({ signal });
+    },
+  }),
+  streamRoute({
+    method: 'PUT',
+    path: '/v1/state',
+    summary: 'Import an export: verified as a whole before anything changes.',
+    access: 'token',
+    accepts: STATE_EXPORT,
+    async handle({ body }, { node, signal }) {
+      await node.importState(body, { signal });
+      return { imported: true };
+    },
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/shutdown',
+    summary: 'Stop the node gracefully.',
+    access: 'token',
+    async handle(_input, { node }) {
+      node.stop();
+      return { stopping: true, pid: process.pid };
+    },
+  }),
+];
+
+async function status(node: ApiNode): Promise<NodeStatus> {
+  const { rss, heapUsed } = process.memoryUsage();
+  return {
+    ...(await node.status()),
+    runtime: process.version,
+    memory: { residentBytes: rss, heapBytes: heapUsed },
+  };
+}
+
+function lastEventId(header: string | string[] | undefined): number | undefined {
+  if (header === undefined || header === '') return undefined;
+  const sequence = Number(header);
+  if (typeof header === 'string' && Number.isSafeInteger(sequence) && sequence >= 0) return sequence;
+  throw new HyperMeshError('usage', 'Expected a whole number in Last-Event-ID.');
+}
+
+const KEEP_ALIVE_MS = 15_000;
+
+/** One message per event, and a comment now and then so that both ends notice a dead connection. */
+async function* serverSent(events: AsyncIterable<Event>, signal: AbortSignal): AsyncIterable<string> {
+  const iterator = events[Symbol.asyncIterator]();
+  try {
+    yield ': events follow\n\n';
+    let next = iterator.next();
+    while (true) {
+      const step = await withTimeout(next, KEEP_ALIVE_MS);
+      if (step === 'late') {
+        yield ':\n\n';
+        continue;
+      }
+      if (step.done === true) return;
+      yield `id: ${step.value.sequence}\ndata: ${JSON.stringify(step.value)}\n\n`;
+      next = iterator.next();
+    }
+  } catch (error) {
+    if (!signal.aborted) throw error;
+  } finally {
+    await iterator.return?.();
+  }
+}
+
+function withTimeout<T>(promise: Promise<T>, ms: number): Promise<T | 'late'> {
+  const { promise: late, resolve } = Promise.withResolvers<'late'>();
+  const timer = setTimeout(resolve, ms, 'late' as const);
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}

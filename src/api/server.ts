@@ -1,0 +1,138 @@
+import type { AddressInfo } from 'node:net';
+import Fastify, { type FastifyError, type FastifyInstance } from 'fastify';
+import { HyperMeshError, isCoded, storageError } from '../base/errors.ts';
+import { HTTP_LIMITS, PROBLEM, STATE_EXPORT, TREE } from '../wire/http.ts';
+import { servePage } from './dashboard.ts';
+import { guard } from './guard.ts';
+import { installationRoutes } from './installations.ts';
+import type { ApiLog, ApiNode } from './node.ts';
+import { observeRoutes } from './observe.ts';
+import { packageRoutes } from './packages.ts';
+import { toHttpProblem } from './problem.ts';
+import { type AnyRoute, register } from './route.ts';
+import { trustRoutes } from './trust.ts';
+
+export interface ServerOptions {
+  readonly host: string;
+  /** 0: the operating system chooses. */
+  readonly port: number;
+  /** Bearer token that lets a client change things. */
+  readonly token: string;
+}
+
+export interface Server extends AsyncDisposable {
+  /** For example `http://127.0.0.1:40123`. */
+  readonly url: string;
+}
+
+/** Every operation of the API, in the order of docs/openapi.json. */
+export const ROUTES: readonly AnyRoute[] = [...packageRoutes, ...installationRoutes, ...trustRoutes, ...observeRoutes];
+
+const LIMITS = {
+  connectionsMax: 512,
+  headerBytesMax: 16 * 1024,
+  headersTimeoutMs: 10_000,
+  /** A large layer over a slow disk takes its time. */
+  requestTimeoutMs: 3_600_000,
+  /** How long requests may go on after a stop was asked for, before they are cancelled. */
+  drainMs: 5_000,
+} as const;
+
+/** The HTTP face of a node. Errors: `usage` when the address cannot be used. */
+export async function serve(node: ApiNode, options: ServerOptions, log: ApiLog): Promise<Server> {
+  const closing = new AbortController();
+  const app = createApp(node, options, log, closing.signal);
+  await app.listen({ host: options.host, port: options.port, backlog: 128 }).catch((error: unknown) => {
+    throw listenError(error, options);
+  });
+  const { address, family, port } = app.server.address() as AddressInfo;
+  return {
+    url: `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`,
+    async [Symbol.asyncDispose]() {
+      const impatient = setTimeout(() => closing.abort(stopping()), LIMITS.drainMs);
+      await app.close().finally(() => clearTimeout(impatient));
+    },
+  };
+}
+
+/** The application without a port: `inject` answers requests in tests. */
+export function createApp(
+  node: ApiNode,
+  options: Pick<ServerOptions, 'host' | 'token'>,
+  log: ApiLog,
+  closing: AbortSignal,
+): FastifyInstance {
+  const app = Fastify({
+    bodyLimit: HTTP_LIMITS.jsonBytesMax,
+    requestTimeout: LIMITS.requestTimeoutMs,
+    forceCloseConnections: 'idle',
+    exposeHeadRoutes: false,
+    http: { maxHeaderSize: LIMITS.headerBytesMax, headersTimeout: LIMITS.headersTimeoutMs },
+  });
+  app.server.maxConnections = LIMITS.connectionsMax;
+
+  // Streamed bodies reach the handler as they arrive; what they carry has its limits where it is stored.
+  for (const type of [TREE, STATE_EXPORT])
+    app.addContentTypeParser(type, (_request, payload, done) => done(null, payload));
+
+  app.addHook('onRequest', async (request, reply) => {
+    reply.headers(SECURITY_HEADERS);
+    if (!request.is404) check(request);
+  });
+  const check = guard(options);
+
+  app.setNotFoundHandler((request) => {
+    check(request);
+    throw new HyperMeshError('usage', `There is no operation ${request.method} ${request.url.slice(0, 200)}.`, {
+      hint: 'docs/openapi.json lists every operation.',
+    });
+  });
+  app.setErrorHandler((error: FastifyError, request, reply) => {
+    const problem = toHttpProblem(error);
+    if (problem.code === 'internal')
+      log.error({ err: error, method: request.method, url: request.url }, 'request failed');
+    // A body that was not read to its end must not be taken for the next request.
+    if (request.raw.complete === false) reply.header('connection', 'close');
+    return reply.code(problem.status).header('content-type', PROBLEM).send(JSON.stringify(problem));
+  });
+
+  const streams = new AbortController();
+  app.addHook('preClose', async () => streams.abort(stopping()));
+  for (const definition of ROUTES) {
+    const ends = definition.path === '/v1/events' ? AbortSignal.any([closing, streams.signal]) : closing;
+    register(app, definition, { node, log, closing: ends });
+  }
+  servePage(app);
+  return app;
+}
+
+const SECURITY_HEADERS = {
+  'x-content-type-options': 'nosniff',
+  'referrer-policy': 'no-referrer',
+  'cross-origin-resource-policy': 'same-origin',
+  'cache-control': 'no-store',
+} as const;
+
+function stopping(): HyperMeshError {
+  return new HyperMeshError('cancelled', 'The node is stopping.', { hint: 'Start it again, then repeat the command.' });
+}
+
+function listenError(error: unknown, { host, port }: ServerOptions): unknown {
+  if (isCoded(error)) return error;
+  const code = (error as NodeJS.ErrnoException).code;
+  const where = `${host}:${port}`;
+  switch (code) {
+    case 'EADDRINUSE':
+      return new HyperMeshError('config-invalid', `Cannot listen on ${where}: another program uses that port.`, {
+        hint: 'Choose another port with --http, or 0 to let the system choose.',
+      });
+    case 'EADDRNOTAVAIL':
+    case 'ENOTFOUND':
+    case 'EACCES':
+      return new HyperMeshError('config-invalid', `Cannot listen on ${where}: ${code}.`, {
+        hint: 'Choose an address of this machine and a port above 1023 with --http.',
+      });
+    default:
+      return storageError(error, `listening on ${where}`);
+  }
+}

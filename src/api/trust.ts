@@ -1,0 +1,154 @@
+import { fromUtf8 } from '../base/bytes.ts';
+import { HyperMeshError } from '../base/errors.ts';
+import type { Bundle } from '../wire/bundle.ts';
+import {
+  HTTP_LIMITS,
+  proofRequest,
+  proofVerifyRequest,
+  renewRequest,
+  revokeRequest,
+  stakeRequest,
+  verifyRequest,
+} from '../wire/http.ts';
+import type { ProofSet } from '../wire/proof.ts';
+import { type AnyRoute, type RequestContext, route } from './route.ts';
+
+export const trustRoutes: readonly AnyRoute[] = [
+  route({
+    method: 'POST',
+    path: '/v1/verify',
+    summary: 'Check a published package, or a bundle alone.',
+    access: 'token',
+    body: verifyRequest,
+    long: true,
+    async handle({ body }, { node, ...options }) {
+      const { offline = false } = body;
+      if ('ref' in body) return node.catalog.verify({ ref: body.ref }, { ...options, offline });
+      // A bundle is checked part by part by the verifier; here it is only JSON of bounded depth.
+      const bundle = 'bundle' in body ? body.bundle : await storedBundle(body.digest, node);
+      return node.catalog.verify({ bundle: bundle as unknown as Bundle }, { ...options, offline });
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/keys',
+    summary: 'The public identity of this home: publisher and validator.',
+    access: 'read',
+    async handle(_input, { node }) {
+      const [publisher, validator] = await Promise.all([
+        node.trust.identity('publisher'),
+        node.trust.identity('validator'),
+      ]);
+      return { publisher, validator };
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/certificates',
+    summary: 'Certificates that this home knows.',
+    access: 'read',
+    handle: (_input, { node }) => node.trust.certificates(),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/certificates/renew',
+    summary: 'Issue a fresh certificate for the same keys.',
+    access: 'token',
+    body: renewRequest,
+    handle: ({ body }, { node }) => node.trust.renew(body.role),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/certificates/revoke',
+    summary: 'Revoke a certificate.',
+    access: 'token',
+    body: revokeRequest,
+    async handle({ body }, { node }) {
+      await node.trust.revoke(body.fingerprint, body.reason);
+      return { revoked: body.fingerprint, reason: body.reason };
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/network',
+    summary: 'The network: genesis, root certificate with revocations, proof requirements, signed head of the log.',
+    access: 'read',
+    async handle(_input, { node }) {
+      const kinds = ['publish', 'install', 'execute', 'default'] as const;
+      const [genesis, anchor, log, ...requirements] = await Promise.all([
+        node.consensus.genesis(),
+        node.trust.anchor(),
+        node.trust.logHead(),
+        ...kinds.map((kind) => node.consensus.requirements(kind)),
+      ]);
+      return { ...genesis, anchor, log, requirements };
+    },
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/proofs',
+    summary: 'Make the proofs for an operation of this home, without submitting them.',
+    access: 'token',
+    body: proofRequest,
+    long: true,
+    async handle({ body }, { node, ...options }) {
+      const challenge = await node.consensus.challenge(body.kind, body.subject, body.ref);
+      return node.consensus.prove(challenge, options);
+    },
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/proofs/verify',
+    summary: 'Judge each proof of a set.',
+    access: 'token',
+    body: proofVerifyRequest,
+    handle: ({ body }, { node }) => node.consensus.verify(body.proofs as unknown as ProofSet),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/stake',
+    summary: 'Tokens of this home.',
+    access: 'read',
+    handle: (_input, { node }) => node.consensus.stake(),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/stake',
+    summary: 'Lock, unlock or transfer tokens.',
+    access: 'token',
+    body: stakeRequest,
+    handle({ body }, { node }) {
+      switch (body.action) {
+        case 'lock':
+          return node.consensus.lockStake(body.amount);
+        case 'unlock':
+          return node.consensus.unlockStake(body.amount);
+        case 'transfer':
+          return node.consensus.transferStake(body.to, body.amount);
+      }
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/space',
+    summary: 'The standing space commitment of this home.',
+    access: 'read',
+    handle: (_input, { node }) => node.consensus.space(),
+  }),
+];
+
+async function storedBundle(digest: `sha256:${string}`, node: RequestContext['node']): Promise<unknown> {
+  const parts: Uint8Array[] = [];
+  let size = 0;
+  for await (const part of node.assets.read(digest)) {
+    size += part.length;
+    if (size > HTTP_LIMITS.jsonBytesMax)
+      throw new HyperMeshError('bundle-invalid', `${digest} is larger than a bundle can be.`);
+    parts.push(part);
+  }
+  try {
+    return JSON.parse(fromUtf8(Buffer.concat(parts)));
+  } catch {
+    throw new HyperMeshError('bundle-invalid', `${digest} is not a bundle: it is not JSON.`);
+  }
+}

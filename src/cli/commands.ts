@@ -1,0 +1,327 @@
+import type { CommandSpec } from './command.ts';
+
+/** Groups of commands, such as `hypermesh state export`. */
+export const GROUPS: Readonly<Record<string, string>> = {
+  cert: 'Certificates of this home.',
+  proof: 'The four proofs: space, stake, work, time.',
+  stake: 'Tokens of this home.',
+  state: 'Save and restore the state of a node.',
+};
+
+const TO = ['--to <dir>', 'Folder of the installation; default: the one of the node.'] as const;
+
+/** Every command, in the order of `hypermesh --help`. */
+export const COMMANDS: readonly CommandSpec[] = [
+  {
+    name: 'up',
+    summary: 'Start the node of this home.',
+    options: [
+      ['--detach', 'Leave it running in the background.'],
+      ['--http <addr>', 'Address of the API and the status page, for example 127.0.0.1:4000.'],
+      ['--log-level <level>', 'silent, error, warn, info or debug.'],
+    ],
+    example: 'hypermesh up --detach --http 127.0.0.1:4000',
+    run: async (context, options: { detach?: boolean }) => (await import('./commands/up.ts')).up(context, options),
+  },
+  {
+    name: 'down',
+    summary: 'Stop the node of this home and wait until it has ended.',
+    example: 'hypermesh down',
+    run: async (context) => (await import('./commands/up.ts')).down(context),
+  },
+  {
+    name: 'status',
+    summary: 'Show the node of this home.',
+    example: 'hypermesh status --json',
+    run: async (context) => (await import('./commands/status.ts')).status(context),
+  },
+  {
+    name: 'doctor',
+    summary: 'Check what a node needs on this machine, and say how to mend what is missing.',
+    example: 'hypermesh doctor',
+    run: async (context) => (await import('./commands/doctor.ts')).doctor(context),
+  },
+  {
+    name: 'new',
+    summary: 'Make a package from a template.',
+    args: '<template> <dir>',
+    options: [['--name <scope/name>', 'Name of the package; default: made from the name of the folder.']],
+    example: 'hypermesh new wasm greeter --name ada/greeter',
+    run: async (context, template: string, dir: string, options: { name?: string }) =>
+      (await import('./commands/new.ts')).create(context, template, dir, options),
+  },
+  {
+    name: 'pack',
+    summary: 'Write a package folder to one file, without a node.',
+    args: '<dir>',
+    options: [['--out <file>', 'The file to write; default: NAME-VERSION.hmp in the working folder.']],
+    example: 'hypermesh pack ./greeter --out greeter.hmp',
+    run: async (context, dir: string, options: { out?: string }) =>
+      (await import('./commands/publish.ts')).pack(context, dir, options),
+  },
+  {
+    name: 'publish',
+    summary: 'Publish a package folder or a packed file: sign, prove, admit, commit.',
+    args: '<dir|file>',
+    options: [['--bundle <file>', 'Also write the verification bundle to this file.']],
+    example: 'hypermesh publish ./greeter --bundle greeter.bundle.json',
+    run: async (context, source: string, options: { bundle?: string }) =>
+      (await import('./commands/publish.ts')).publish(context, source, options),
+  },
+  {
+    name: 'search',
+    summary: 'Find packages.',
+    args: '[query...]',
+    options: [
+      ['--type <type>', 'Only this type, for example library.'],
+      ['--language <language>', 'Only packages run by this runtime.'],
+      ['--keyword <word>', 'Only packages with this keyword.'],
+      ['--owner <key-id>', 'Only packages of this publisher.'],
+      ['--license <id>', 'Only packages under this licence.'],
+      ['--yanked', 'Also yanked versions.'],
+      ['--limit <n>', 'Results on a page, 1 to 100.'],
+      ['--cursor <cursor>', 'The next page, as printed under the one before.'],
+    ],
+    example: 'hypermesh search greeting --language wasm',
+    run: async (context, words: string[], options: Record<string, string>) =>
+      (await import('./commands/search.ts')).search(context, words, options),
+  },
+  {
+    name: 'info',
+    summary: 'Show a package, its versions and what depends on it.',
+    args: '<ref>',
+    example: 'hypermesh info ada/greeter@^1.0.0',
+    run: async (context, ref: string) => (await import('./commands/search.ts')).info(context, ref),
+  },
+  {
+    name: 'list',
+    summary: 'Show what is installed.',
+    options: [TO],
+    example: 'hypermesh list --to ./packages',
+    run: async (context, options: { to?: string }) => (await import('./commands/install.ts')).list(context, options),
+  },
+  {
+    name: 'install',
+    summary: 'Install packages and what they depend on, verified.',
+    args: '[refs...]',
+    options: [TO, ['--locked', 'Exactly what the lock file in the folder says, or refuse.']],
+    example: 'hypermesh install ada/greeter@^1.2.0 --to ./packages',
+    run: async (context, refs: string[], options: { to?: string; locked?: boolean }) =>
+      (await import('./commands/install.ts')).install(context, refs, options),
+  },
+  {
+    name: 'uninstall',
+    summary: 'Take packages out of an installation, and what only they needed.',
+    args: '<names...>',
+    options: [TO],
+    example: 'hypermesh uninstall ada/greeter --to ./packages',
+    run: async (context, names: string[], options: { to?: string }) =>
+      (await import('./commands/install.ts')).uninstall(context, names, options),
+  },
+  {
+    name: 'update',
+    summary: 'Move installed packages to the newest versions in their ranges.',
+    args: '[names...]',
+    options: [TO],
+    example: 'hypermesh update --to ./packages',
+    run: async (context, names: string[], options: { to?: string }) =>
+      (await import('./commands/install.ts')).update(context, names, options),
+  },
+  {
+    name: 'rollback',
+    summary: 'Undo the last change of an installation.',
+    options: [TO],
+    example: 'hypermesh rollback --to ./packages',
+    run: async (context, options: { to?: string }) =>
+      (await import('./commands/install.ts')).rollback(context, options),
+  },
+  {
+    name: 'run',
+    summary: 'Run a package in a sandbox: JSON in, JSON out. Exits with 9 when the program fails.',
+    args: '<ref> [args...]',
+    options: [
+      ['--input <json>', 'JSON, or @FILE, or - for standard input.'],
+      ['--env <name=value...>', 'Environment variables that the package allows.'],
+      ['--memory <size>', 'At most this much memory, for example 64MiB.'],
+      ['--timeout <seconds>', 'At most this long.'],
+    ],
+    example: `hypermesh run hello/greeter --input '{"name":"Ada"}'`,
+    run: async (context, ref: string, args: string[], options: Record<string, string>) =>
+      (await import('./commands/run.ts')).run(context, ref, args, options),
+  },
+  {
+    name: 'verify',
+    summary: 'Check a published package, or a bundle file; offline it needs nothing but the file.',
+    args: '<ref|file|digest>',
+    options: [
+      ['--offline', 'Use only the bundle: no node, no content, no network.'],
+      ['--genesis <digest>', 'The network that the bundle must belong to.'],
+    ],
+    example: 'hypermesh verify greeter.bundle.json --offline',
+    run: async (context, target: string, options: { offline?: boolean; genesis?: string }) =>
+      (await import('./commands/verify.ts')).verify(context, target, options),
+  },
+  {
+    name: 'bundle',
+    summary: 'Write the verification bundle of a package to a file.',
+    args: '<ref> [file]',
+    example: 'hypermesh bundle ada/greeter greeter.bundle.json',
+    run: async (context, ref: string, file?: string) =>
+      (await import('./commands/verify.ts')).bundle(context, ref, file),
+  },
+  {
+    name: 'delete',
+    summary: 'Delete a version that nothing depends on.',
+    args: '<ref>',
+    example: 'hypermesh delete ada/greeter@1.0.0',
+    run: async (context, ref: string) => (await import('./commands/retire.ts')).remove(context, ref),
+  },
+  {
+    name: 'yank',
+    summary: 'Take a version out of search and resolution; locked installations keep it.',
+    args: '<ref>',
+    options: [
+      ['--reason <text>', 'Why.'],
+      ['--undo', 'Publish it again.'],
+    ],
+    example: 'hypermesh yank ada/greeter@1.0.1 --reason "wrong default"',
+    run: async (context, ref: string, options: { reason?: string; undo?: boolean }) =>
+      (await import('./commands/retire.ts')).mark(context, ref, 'yanked', options),
+  },
+  {
+    name: 'deprecate',
+    summary: 'Advise against a version.',
+    args: '<ref>',
+    options: [
+      ['--reason <text>', 'Why, and what to use instead.'],
+      ['--undo', 'Take the advice back.'],
+    ],
+    example: 'hypermesh deprecate ada/greeter@1.0.0 --reason "use 2.x"',
+    run: async (context, ref: string, options: { reason?: string; undo?: boolean }) =>
+      (await import('./commands/retire.ts')).mark(context, ref, 'deprecated', options),
+  },
+  {
+    name: 'keys',
+    summary: 'Show the public identity of this home.',
+    example: 'hypermesh keys',
+    run: async (context) => (await import('./commands/trust.ts')).keys(context),
+  },
+  {
+    name: 'cert list',
+    isDefault: true,
+    summary: 'List certificates.',
+    example: 'hypermesh cert list',
+    run: async (context) => (await import('./commands/trust.ts')).certificates(context),
+  },
+  {
+    name: 'cert renew',
+    summary: 'Issue a fresh certificate for the same keys.',
+    args: '<role>',
+    example: 'hypermesh cert renew publisher',
+    run: async (context, role: string) => (await import('./commands/trust.ts')).renew(context, role),
+  },
+  {
+    name: 'cert revoke',
+    summary: 'Revoke a certificate for good.',
+    args: '<fingerprint>',
+    options: [['--reason <reason>', 'key-compromise, superseded or cessation-of-operation.']],
+    example: 'hypermesh cert revoke 3f…c1 --reason superseded',
+    run: async (context, fingerprint: string, options: { reason?: string }) =>
+      (await import('./commands/trust.ts')).revoke(context, fingerprint, options),
+  },
+  {
+    name: 'proof status',
+    isDefault: true,
+    summary: 'Show the space commitment and what each operation needs.',
+    example: 'hypermesh proof status',
+    run: async (context) => (await import('./commands/proof.ts')).proofStatus(context),
+  },
+  {
+    name: 'proof make',
+    summary: 'Make the proofs for an operation, without submitting them.',
+    args: '<kind> <digest> [file]',
+    options: [['--ref <ref>', 'For kind publish: scope/name@version.']],
+    example: 'hypermesh proof make default sha256:… proofs.json',
+    run: async (context, kind: string, digest: string, file: string | undefined, options: { ref?: string }) =>
+      (await import('./commands/proof.ts')).proofMake(context, kind, digest, file, options),
+  },
+  {
+    name: 'proof verify',
+    summary: 'Judge each proof in a file of proofs or in a bundle.',
+    args: '<file>',
+    example: 'hypermesh proof verify proofs.json',
+    run: async (context, file: string) => (await import('./commands/proof.ts')).proofVerify(context, file),
+  },
+  {
+    name: 'stake show',
+    isDefault: true,
+    summary: 'Show the account of this home.',
+    example: 'hypermesh stake show',
+    run: async (context) => (await import('./commands/proof.ts')).stakeShow(context),
+  },
+  {
+    name: 'stake lock',
+    summary: 'Lock tokens, so that they count for proofs.',
+    args: '<amount>',
+    example: 'hypermesh stake lock 1000',
+    run: async (context, amount: string) => (await import('./commands/proof.ts')).stakeChange(context, 'lock', amount),
+  },
+  {
+    name: 'stake unlock',
+    summary: 'Unlock tokens.',
+    args: '<amount>',
+    example: 'hypermesh stake unlock 1000',
+    run: async (context, amount: string) =>
+      (await import('./commands/proof.ts')).stakeChange(context, 'unlock', amount),
+  },
+  {
+    name: 'stake transfer',
+    summary: 'Give tokens to another account.',
+    args: '<account> <amount>',
+    example: 'hypermesh stake transfer 9c…e2 250',
+    run: async (context, account: string, amount: string) =>
+      (await import('./commands/proof.ts')).stakeChange(context, 'transfer', amount, account),
+  },
+  {
+    name: 'state export',
+    summary: 'Write the state of the node to a file; - writes to standard output.',
+    args: '<file>',
+    example: 'hypermesh state export backup.hms',
+    run: async (context, file: string) => (await import('./commands/state.ts')).exportState(context, file),
+  },
+  {
+    name: 'state import',
+    summary: 'Replace the state of the node by an export, verified before anything changes.',
+    args: '<file>',
+    example: 'hypermesh state import backup.hms',
+    run: async (context, file: string) => (await import('./commands/state.ts')).importState(context, file),
+  },
+  {
+    name: 'metrics',
+    summary: 'Show metrics whose names match a pattern.',
+    args: '[pattern]',
+    options: [['--prometheus', 'In the text format of Prometheus.']],
+    example: "hypermesh metrics 'catalog.*'",
+    run: async (context, pattern: string | undefined, options: { prometheus?: boolean }) =>
+      (await import('./commands/observe.ts')).metrics(context, pattern, options),
+  },
+  {
+    name: 'events',
+    summary: 'Show what happened in the node.',
+    args: '[pattern]',
+    options: [
+      ['--after <sequence>', 'Only events after this one.'],
+      ['--follow', 'Go on with what happens from now on, until Ctrl-C.'],
+    ],
+    example: "hypermesh events 'catalog.*' --follow",
+    run: async (context, pattern: string | undefined, options: { after?: string; follow?: boolean }) =>
+      (await import('./commands/observe.ts')).events(context, pattern, options),
+  },
+  {
+    name: 'gc',
+    summary: 'Remove content that nothing refers to.',
+    options: [['--scrub', 'Also re-hash everything that is kept, and set damaged content aside.']],
+    example: 'hypermesh gc --scrub',
+    run: async (context, options: { scrub?: boolean }) => (await import('./commands/observe.ts')).gc(context, options),
+  },
+];

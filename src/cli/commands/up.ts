@@ -1,0 +1,106 @@
+import { spawn } from 'node:child_process';
+import { mkdir, open } from 'node:fs/promises';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { fromProblem, HyperMeshError, type ProblemDocument, storageError } from '../../base/errors.ts';
+import { siblingModule } from '../../base/module.ts';
+import { Client } from '../../client/client.ts';
+import type { Loaded } from '../../config.ts';
+import { askPassphrase } from '../ask.ts';
+import type { Context, Outcome } from '../command.ts';
+import { findNode, isAlive, openWithPassphrase } from '../connect.ts';
+
+interface Up {
+  readonly http: string;
+  readonly pid: number;
+  readonly home: string;
+}
+
+export async function up(context: Context, options: { readonly detach?: boolean }): Promise<Outcome | undefined> {
+  const loaded = await context.load();
+  if (options.detach !== true) return stayUp(context, loaded);
+  const started = await openWithPassphrase(loaded, askPassphrase, (with_) => detach(context, with_));
+  return { data: started, text: describe(started) };
+}
+
+async function stayUp(context: Context, loaded: Loaded): Promise<undefined> {
+  const [{ startNode }, { createLog }] = await Promise.all([import('../../main.ts'), import('../../base/log.ts')]);
+  const log = createLog({ level: loaded.config.logLevel });
+  await using node = await openWithPassphrase(loaded, askPassphrase, (with_) =>
+    startNode(with_, { log, announce: true }),
+  );
+  const started = { http: node.http, pid: process.pid, home: node.home };
+  process.stdout.write(context.json ? `${JSON.stringify(started, null, 2)}\n` : `${describe(started)}\n`);
+  const { promise: interrupted, resolve } = Promise.withResolvers<void>();
+  context.signal.addEventListener('abort', () => resolve(), { once: true });
+  await Promise.race([node.stopAsked, interrupted]);
+  context.note('Stopping …');
+}
+
+/** The new process has its own session, writes its log to the home, and tells through a channel that closes afterwards how its start went. */
+async function detach(context: Context, loaded: Loaded): Promise<Up> {
+  const { home } = loaded.config;
+  const logFile = path.join(home, 'logs', 'node.log');
+  // Only what a crash prints goes here directly; the node itself keeps its log bounded.
+  await mkdir(path.dirname(logFile), { recursive: true, mode: 0o700 }).catch((error: unknown) => {
+    throw storageError(error, `making the folder of ${logFile}`);
+  });
+  await using crash = await open(path.join(home, 'logs', 'crash.log'), 'w', 0o600);
+  const child = spawn(process.execPath, [fileURLToPath(siblingModule(import.meta.url, '../../daemon'))], {
+    cwd: home,
+    detached: true,
+    stdio: ['ignore', 'ignore', crash.fd, 'ipc'],
+  });
+  const { promise, resolve, reject } = Promise.withResolvers<Up>();
+  child.once('error', (error) => reject(storageError(error, 'starting the node')));
+  child.once('exit', (code, signal) =>
+    reject(
+      new HyperMeshError('node-not-running', `The node ended while it started (${signal ?? `exit status ${code}`}).`, {
+        hint: `Its log is ${logFile}.`,
+      }),
+    ),
+  );
+  child.on('message', (message: { readonly started: Up } | { readonly error: ProblemDocument }) => {
+    if ('started' in message) resolve(message.started);
+    else reject(fromProblem(message.error));
+  });
+  const interrupt = () => {
+    child.kill('SIGTERM');
+    reject(context.signal.reason);
+  };
+  context.signal.addEventListener('abort', interrupt, { once: true });
+  child.send({ ...loaded, logFile });
+  try {
+    return await promise;
+  } finally {
+    context.signal.removeEventListener('abort', interrupt);
+    child.removeAllListeners();
+    if (child.connected) child.disconnect();
+    child.unref();
+  }
+}
+
+function describe({ http, pid, home }: Up): string {
+  return `The node runs.\n  API and status page  ${http}\n  Process              ${pid}\n  Home                 ${home}\nStop it with \`hypermesh down\`.`;
+}
+
+const STOP_POLL_MS = 50;
+const STOP_WAIT_MS = 30_000;
+
+export async function down(context: Context): Promise<Outcome> {
+  const { home } = (await context.load()).config;
+  const found = await findNode(home);
+  if (found === null) return { data: { stopped: false, home }, text: `No node runs on ${home}.` };
+  await new Client(found).shutdown({ signal: context.signal });
+  const giveUpAt = performance.now() + STOP_WAIT_MS;
+  while (isAlive(found.pid)) {
+    context.signal.throwIfAborted();
+    if (performance.now() > giveUpAt) {
+      throw new HyperMeshError('timeout', `Process ${found.pid} has not ended after ${STOP_WAIT_MS / 1_000} s.`, {
+        hint: `Look at ${path.join(home, 'logs', 'node.log')}; \`kill ${found.pid}\` is safe at any moment.`,
+      });
+    }
+    await new Promise((resolve) => setTimeout(resolve, STOP_POLL_MS));
+  }
+  return { data: { stopped: true, pid: found.pid, home }, text: `Stopped the node of ${home} (process ${found.pid}).` };
+}

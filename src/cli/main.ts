@@ -1,0 +1,123 @@
+import { readFileSync } from 'node:fs';
+import { findPackageJSON } from 'node:module';
+import { Command, CommanderError } from 'commander';
+import { ERRORS, EXIT, HyperMeshError, isCoded, toProblem } from '../base/errors.ts';
+import type { Flags } from '../config.ts';
+import type { CommandSpec, Outcome } from './command.ts';
+import { COMMANDS, GROUPS } from './commands.ts';
+import { plain } from './terminal.ts';
+
+/** The command line. Sets the exit status of the process; never throws. */
+export async function main(argv: readonly string[]): Promise<void> {
+  quietOnClosedPipe();
+  const json = argv.includes('--json');
+  try {
+    await createProgram().parseAsync(argv, { from: 'user' });
+  } catch (error) {
+    if (error instanceof CommanderError && error.exitCode === 0) return;
+    process.exitCode = report(error instanceof CommanderError ? usageError(error) : error, json);
+  }
+}
+
+/** The whole command tree without its code: each command loads its own when it runs. */
+export function createProgram(): Command {
+  const program = new Command('hypermesh')
+    .description('Publish, find, install, verify and run packages without a central registry.')
+    .configureHelp({ showGlobalOptions: true, sortSubcommands: false })
+    .configureOutput({ writeErr: () => undefined })
+    .showHelpAfterError(false)
+    .exitOverride()
+    .helpCommand('help [command]', 'Explain a command.')
+    .helpOption('-h, --help', 'Explain the command.')
+    .option('-V, --version', 'Print the version.')
+    .addHelpText(
+      'after',
+      '\nFirst steps:\n  hypermesh new wasm hello\n  hypermesh publish hello\n  hypermesh search hello\n',
+    );
+  program.on('option:version', () => {
+    const { version } = JSON.parse(readFileSync(findPackageJSON(import.meta.url)!, 'utf8')) as { version: string };
+    process.stdout.write(`${version}\n`);
+    throw new CommanderError(0, 'hypermesh.version', version);
+  });
+  shared(program);
+  const groups = new Map<string, Command>();
+  for (const spec of COMMANDS) {
+    const [first, second] = spec.name.split(' ') as [string, string | undefined];
+    if (second === undefined) {
+      define(program, first, spec);
+      continue;
+    }
+    let group = groups.get(first);
+    if (group === undefined) {
+      group = shared(program.command(first).description(GROUPS[first]!));
+      groups.set(first, group);
+    }
+    define(group, second, spec);
+  }
+  return program;
+}
+
+/** Options that every command understands, before or after its name. */
+function shared(command: Command): Command {
+  return command
+    .option('--home <dir>', 'Folder of the node; default: HYPERMESH_HOME, else ~/.hypermesh.')
+    .option('--passphrase-file <file>', 'File with the passphrase of the key store.')
+    .option('--json', 'One JSON document on standard output.')
+    .option('-v, --verbose', 'Progress as lines, also without a terminal.');
+}
+
+function define(parent: Command, name: string, spec: CommandSpec): void {
+  const command = shared(parent.command(spec.args === undefined ? name : `${name} ${spec.args}`, { isDefault: spec.isDefault === true }))
+    .description(spec.summary)
+    .addHelpText('after', `\nExample:\n  ${spec.example}`);
+  for (const [flags, description] of spec.options ?? []) command.option(flags, description);
+  command.action(async (...args: unknown[]) => {
+    // Commander appends the options and the command itself.
+    const values = args.slice(0, -1);
+    await execute(spec, command.optsWithGlobals(), values);
+  });
+}
+
+type GlobalOptions = Flags & { readonly json?: boolean; readonly verbose?: boolean };
+
+async function execute(spec: CommandSpec, options: GlobalOptions, args: unknown[]): Promise<void> {
+  const { createContext } = await import('./context.ts');
+  using context = createContext(options);
+  const outcome = await spec.run(context, ...(args as never[]));
+  context.endProgress();
+  if (outcome === undefined) return;
+  print(outcome, options.json === true);
+  process.exitCode = outcome.exit ?? EXIT.ok;
+}
+
+function print(outcome: Outcome, json: boolean): void {
+  if (json) process.stdout.write(`${JSON.stringify(outcome.data, null, 2)}\n`);
+  else if (outcome.text !== '') process.stdout.write(outcome.text.endsWith('\n') ? outcome.text : `${outcome.text}\n`);
+}
+
+/** Prints the error where its reader expects it; returns the exit status. */
+function report(error: unknown, json: boolean): number {
+  const problem = toProblem(error);
+  if (!isCoded(error)) console.error(error);
+  if (json) process.stdout.write(`${JSON.stringify({ error: problem }, null, 2)}\n`);
+  else {
+    console.error(`Error: ${plain(problem.message)} (${problem.code})`);
+    if (problem.hint !== undefined) console.error(`Hint: ${plain(problem.hint)}`);
+  }
+  return ERRORS[problem.code].exit;
+}
+
+function usageError(error: CommanderError): HyperMeshError {
+  const message = error.message.replace(/^error: /, '').replace(/\n/g, ' ');
+  return new HyperMeshError('usage', message.charAt(0).toUpperCase() + message.slice(1), {
+    hint: 'hypermesh --help lists the commands; hypermesh COMMAND --help explains one.',
+  });
+}
+
+/** `hypermesh list | head` ends quietly when head has seen enough. */
+function quietOnClosedPipe(): void {
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(EXIT.ok);
+    throw error;
+  });
+}

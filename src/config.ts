@@ -1,0 +1,227 @@
+import { readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import path from 'node:path';
+import { parse as parseYaml } from 'yaml';
+import { z } from 'zod';
+import { HyperMeshError, storageError } from './base/errors.ts';
+import { byteCount } from './wire/manifest.ts';
+import type { OperationKind, Requirements } from './wire/proof.ts';
+
+/** Where the HTTP API listens. */
+export interface HttpAddress {
+  /** An IP address or `localhost`. */
+  readonly host: string;
+  /** 0: the operating system chooses; `HOME/node.json` tells which. */
+  readonly port: number;
+}
+
+const LOG_LEVELS = ['silent', 'error', 'warn', 'info', 'debug'] as const;
+
+/** Proofs that one kind of operation needs; a proof that is `null` is not asked for. Absent: the default of the network. */
+const requirement = z.strictObject({
+  space: z
+    .strictObject({
+      /** Bytes that must be committed. */
+      bytesMin: byteCount,
+      /** How long an opening may take to arrive. */
+      deadlineMs: z.int().min(100).max(600_000),
+      openings: z.int().min(1).max(256),
+    })
+    .nullable(),
+  stake: z.strictObject({ amountMin: z.int().nonnegative() }).nullable(),
+  work: z.strictObject({ hexDigits: z.int().min(0).max(16) }).nullable(),
+  time: z
+    .strictObject({
+      squarings: z
+        .int()
+        .min(1)
+        .max(2 ** 32),
+      windowMs: z.int().min(1_000).max(86_400_000),
+    })
+    .nullable(),
+});
+
+/**
+ * Read once, when a new home makes its network; later changes have no effect, because the genesis document holds them.
+ * Small numbers make a network for tests: its proofs are real and cheap.
+ */
+const network = z.strictObject({
+  requirements: z
+    .strictObject({
+      publish: requirement.optional(),
+      install: requirement.optional(),
+      execute: requirement.optional(),
+      default: requirement.optional(),
+    })
+    .optional(),
+  space: z
+    .strictObject({
+      /** Size of the space commitment of this home. */
+      bytes: byteCount,
+      /** SHA-256 passes for each label of the commitment. */
+      iterations: z.int().min(1).max(1_000).optional(),
+    })
+    .optional(),
+  /** Tokens that the founder's account starts with. */
+  stakeInitial: z.int().min(0).max(Number.MAX_SAFE_INTEGER).optional(),
+});
+
+/** `HOME/config.yaml`. Every key is optional; an unknown one is refused. */
+const configFile = z.strictObject({
+  http: z.string().max(300).optional(),
+  logLevel: z.enum(LOG_LEVELS).optional(),
+  subject: z.string().min(1).max(64).optional(),
+  threads: z.int().min(1).max(256).optional(),
+  network: network.optional(),
+});
+
+/** `network:` of the file, each requirement with its kind. */
+export interface NetworkConfig {
+  readonly requirements?: Partial<Record<OperationKind, Requirements>>;
+  readonly space?: { readonly bytes: number; readonly iterations?: number };
+  readonly stakeInitial?: number;
+}
+
+/** Everything that decides how a node runs, except {@link Secrets}. Flags win over the environment, that over `HOME/config.yaml`, that over the defaults. */
+export interface Config {
+  /** Folder of the node. `--home`, HYPERMESH_HOME; default `~/.hypermesh`. Absolute. */
+  readonly home: string;
+  /** `--http`, HYPERMESH_HTTP, `http:`; default `127.0.0.1:0`. */
+  readonly http: HttpAddress;
+  /** `--log-level`, HYPERMESH_LOG_LEVEL, `logLevel:`; default `info`. */
+  readonly logLevel: (typeof LOG_LEVELS)[number];
+  /** Name of the publisher in the certificates of a new home. `subject:`; default: chosen by the key store. */
+  readonly subject?: string;
+  /** Worker threads for proofs. `threads:`; default: as many as processors. */
+  readonly threads?: number;
+  /** `network:` of a new home. */
+  readonly network: NetworkConfig;
+}
+
+/** Kept apart from {@link Config} so that it can never be printed with it. */
+export interface Secrets {
+  /** Opens the key store. `--passphrase-file`, HYPERMESH_PASSPHRASE; else asked for on a terminal when it is needed. */
+  readonly passphrase?: string;
+}
+
+/** What the command line contributes; each is the text as typed. */
+export interface Flags {
+  readonly home?: string | undefined;
+  readonly http?: string | undefined;
+  readonly logLevel?: string | undefined;
+  readonly passphraseFile?: string | undefined;
+}
+
+export interface Loaded {
+  readonly config: Config;
+  readonly secrets: Secrets;
+}
+
+const FILE_BYTES_MAX = 256 * 1024;
+
+/** Reads flags, environment and `HOME/config.yaml`. Errors: `config-invalid`, `storage-*`. */
+export function loadConfig(flags: Flags = {}, env: NodeJS.ProcessEnv = process.env): Loaded {
+  const home = path.resolve(
+    nonEmpty(flags.home ?? env['HYPERMESH_HOME'], '--home') ?? path.join(homedir(), '.hypermesh'),
+  );
+  const file = readConfigFile(path.join(home, 'config.yaml'));
+  const logLevel = flags.logLevel ?? env['HYPERMESH_LOG_LEVEL'] ?? file.logLevel ?? 'info';
+  const config: Config = {
+    home,
+    http: parseHttpAddress(flags.http ?? env['HYPERMESH_HTTP'] ?? file.http ?? '127.0.0.1:0'),
+    logLevel: LOG_LEVELS.find((level) => level === logLevel) ?? refuseLevel(logLevel),
+    ...(file.subject === undefined ? {} : { subject: file.subject }),
+    ...(file.threads === undefined ? {} : { threads: file.threads }),
+    network: file.network === undefined ? {} : networkOf(file.network),
+  };
+  const passphrase =
+    flags.passphraseFile === undefined ? env['HYPERMESH_PASSPHRASE'] : readPassphrase(flags.passphraseFile);
+  return { config, secrets: passphrase === undefined || passphrase === '' ? {} : { passphrase } };
+}
+
+/** `127.0.0.1:4000`, `[::1]:4000`, `localhost`, `4000`, `:4000`. Errors: `config-invalid`. */
+export function parseHttpAddress(text: string): HttpAddress {
+  const match =
+    /^(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]*[A-Za-z.-][A-Za-z0-9.-]*|\d+(?:\.\d+){3}))?(?::?(\d{1,5}))?$/.exec(text);
+  const port = Number(match?.[2] ?? 0);
+  if (!match || text === '' || port > 65_535) {
+    throw new HyperMeshError(
+      'config-invalid',
+      `Expected an address such as 127.0.0.1:4000, but got "${text.slice(0, 100)}".`,
+      {
+        hint: 'Use --http ADDRESS:PORT; port 0 lets the system choose.',
+      },
+    );
+  }
+  return { host: (match[1] ?? '127.0.0.1').replace(/^\[|\]$/g, ''), port };
+}
+
+function networkOf({ requirements, space, stakeInitial }: z.infer<typeof network>): NetworkConfig {
+  const rows = Object.entries(requirements ?? {}).map(([kind, row]) => [kind, { kind, ...row }]);
+  return {
+    ...(requirements === undefined ? {} : { requirements: Object.fromEntries(rows) }),
+    ...(space === undefined
+      ? {}
+      : { space: { bytes: space.bytes, ...(space.iterations === undefined ? {} : { iterations: space.iterations }) } }),
+    ...(stakeInitial === undefined ? {} : { stakeInitial }),
+  };
+}
+
+function readConfigFile(file: string): z.infer<typeof configFile> {
+  const text = readText(file, 'reading the configuration');
+  if (text === undefined) return {};
+  let value: unknown;
+  try {
+    value = parseYaml(text, { maxAliasCount: 0, schema: 'core', uniqueKeys: true, logLevel: 'error' });
+  } catch (error) {
+    throw new HyperMeshError(
+      'config-invalid',
+      `${file} is not valid YAML: ${(error as Error).message.split('\n', 1)[0]}`,
+      {
+        hint: 'Mend the file, or remove it to use the defaults.',
+      },
+    );
+  }
+  const parsed = configFile.safeParse(value ?? {});
+  if (parsed.success) return parsed.data;
+  const issue = parsed.error.issues[0]!;
+  const where = issue.path.length === 0 ? 'at the top level' : `at \`${issue.path.join('.')}\``;
+  throw new HyperMeshError('config-invalid', `${file}, ${where}: ${issue.message}.`, {
+    hint: 'docs/operate.md lists every key.',
+  });
+}
+
+function readPassphrase(file: string): string {
+  const text = readText(path.resolve(file), 'reading the passphrase file');
+  if (text === undefined) {
+    throw new HyperMeshError('config-invalid', `The passphrase file ${file} does not exist.`, {
+      hint: 'Write the passphrase to that file with mode 0600, or leave out --passphrase-file.',
+    });
+  }
+  return text.replace(/\r?\n$/, '');
+}
+
+/** Undefined when there is no such file. */
+function readText(file: string, doing: string): string | undefined {
+  try {
+    const text = readFileSync(file, 'utf8');
+    if (text.length <= FILE_BYTES_MAX) return text;
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
+    throw storageError(error, `${doing} ${file}`);
+  }
+  throw new HyperMeshError('config-invalid', `${file} is larger than ${FILE_BYTES_MAX} bytes.`);
+}
+
+function nonEmpty(text: string | undefined, name: string): string | undefined {
+  if (text === '') throw new HyperMeshError('config-invalid', `${name} is empty; expected the path of a folder.`);
+  return text;
+}
+
+function refuseLevel(level: string): never {
+  throw new HyperMeshError(
+    'config-invalid',
+    `Expected a log level of ${LOG_LEVELS.join(', ')}, but got "${level.slice(0, 50)}".`,
+  );
+}

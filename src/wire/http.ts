@@ -1,0 +1,174 @@
+import { z } from 'zod';
+import type { Progress } from '../base/call.ts';
+import { type Digest, isDigest } from '../base/digest.ts';
+import type { ErrorCode, ProblemDocument } from '../base/errors.ts';
+import type { Json } from '../base/json.ts';
+import { packageName } from './names.ts';
+
+/** Requests of the HTTP API (docs/protocol/http.md). Each is checked here, once, before anything acts on it. */
+
+export const HTTP_LIMITS = {
+  /** Bytes of a JSON body. */
+  jsonBytesMax: 8 * 2 ** 20,
+  /** Nesting of JSON that is passed on to a program. */
+  jsonDepthMax: 64,
+  /** Packages in one request. */
+  refsMax: 1_000,
+  /** Bytes of one line of an NDJSON answer. */
+  lineBytesMax: 64 * 2 ** 20,
+} as const;
+
+export const NDJSON = 'application/x-ndjson';
+export const PROBLEM = 'application/problem+json';
+export const TREE = 'application/x-tar';
+export const STATE_EXPORT = 'application/vnd.hypermesh.state';
+
+/** JSON of bounded depth. */
+export const json = z
+  .custom<Json>((value) => value !== undefined)
+  .refine(
+    (value) => depthWithin(value, HTTP_LIMITS.jsonDepthMax),
+    `expected at most ${HTTP_LIMITS.jsonDepthMax} levels`,
+  );
+
+function depthWithin(value: unknown, levels: number): boolean {
+  if (value === null || typeof value !== 'object') return true;
+  return levels > 0 && Object.values(value).every((member) => depthWithin(member, levels - 1));
+}
+
+export const digest = z.custom<Digest>(isDigest, 'expected "sha256:" and 64 hexadecimal digits');
+const ref = z.string().min(3).max(400);
+const names = z.array(packageName).max(HTTP_LIMITS.refsMax);
+/** Absolute path of an installation; absent: the node's own. */
+const root = z
+  .string()
+  .min(1)
+  .max(4_096)
+  .refine((path) => !path.includes('\0'), 'expected a path')
+  .optional();
+const reason = z.string().min(1).max(1_000).nullable();
+
+export const publishRequest = z.strictObject({
+  /** The text of `catalog.yaml`. */
+  manifestYaml: z.string().max(256 * 1024),
+  /** Digest of a layer that was sent before. */
+  layer: digest,
+});
+export const searchRequest = z.strictObject({
+  text: z.string().max(500).optional(),
+  type: z.string().max(64).optional(),
+  language: z.string().max(64).optional(),
+  keyword: z.string().max(64).optional(),
+  owner: z.string().max(128).optional(),
+  license: z.string().max(100).optional(),
+  includeYanked: z.stringbool().optional(),
+  limit: z.coerce.number().int().min(1).max(100).optional(),
+  cursor: z.string().max(1_000).optional(),
+});
+export const packagePath = z.strictObject({ scope: z.string().max(64), name: z.string().max(64) });
+export const rangeQuery = z.strictObject({ range: z.string().max(256).optional() });
+export const stateRequest = z.strictObject({
+  range: z.string().max(256).optional(),
+  state: z.enum(['published', 'deprecated', 'yanked']),
+  reason: reason.default(null),
+});
+export const installRequest = z.strictObject({
+  root,
+  refs: z.array(ref).max(HTTP_LIMITS.refsMax),
+  /** Exactly what the lock file of the installation says. */
+  locked: z.boolean().optional(),
+});
+export const namesRequest = z.strictObject({ root, names });
+export const rootRequest = z.strictObject({ root });
+export const runRequest = z.strictObject({
+  ref,
+  input: json.default(null),
+  args: z.array(z.string().max(4_096)).max(256).optional(),
+  environment: z.record(z.string().max(128), z.string().max(32_768)).optional(),
+  limits: z
+    .strictObject({ memoryBytes: z.int().positive().optional(), wallMs: z.int().positive().optional() })
+    .optional(),
+});
+export const verifyRequest = z.union([
+  z.strictObject({ ref, offline: z.boolean().optional() }),
+  z.strictObject({ bundle: json, offline: z.boolean().optional() }),
+  /** A bundle in the content store of the node. */
+  z.strictObject({ digest, offline: z.boolean().optional() }),
+]);
+export const renewRequest = z.strictObject({ role: z.enum(['publisher', 'validator']) });
+export const revokeRequest = z.strictObject({
+  fingerprint: z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 hexadecimal digits'),
+  reason: z.enum(['key-compromise', 'superseded', 'cessation-of-operation']),
+});
+export const proofRequest = z.strictObject({
+  kind: z.enum(['publish', 'install', 'execute', 'default']),
+  subject: digest,
+  ref: z.string().max(400).default(''),
+});
+export const proofVerifyRequest = z.strictObject({ proofs: json });
+const amount = z.int().positive();
+export const stakeRequest = z.discriminatedUnion('action', [
+  z.strictObject({ action: z.literal('lock'), amount }),
+  z.strictObject({ action: z.literal('unlock'), amount }),
+  z.strictObject({ action: z.literal('transfer'), amount, to: z.string().min(1).max(128) }),
+]);
+export const metricsRequest = z.strictObject({ pattern: z.string().min(1).max(200).default('*') });
+export const eventsRequest = z.strictObject({
+  after: z.coerce.number().int().min(0).optional(),
+  pattern: z.string().min(1).max(200).optional(),
+  /** `false`: what is kept, then the end. */
+  follow: z.stringbool().optional(),
+});
+export const collectRequest = z.strictObject({ scrub: z.boolean().default(false) });
+
+export type InstallRequest = z.input<typeof installRequest>;
+export type RunRequest = z.input<typeof runRequest>;
+export type VerifyRequest = z.input<typeof verifyRequest>;
+export type StakeRequest = z.input<typeof stakeRequest>;
+export type SearchRequest = z.infer<typeof searchRequest>;
+export type ProofRequest = z.input<typeof proofRequest>;
+
+/** The answer of `GET /v1/status`. */
+export interface NodeStatus {
+  readonly version: string;
+  /** Version of Node. */
+  readonly runtime: string;
+  readonly pid: number;
+  readonly home: string;
+  readonly startedAtMs: number;
+  readonly uptimeMs: number;
+  readonly networkId: Digest;
+  readonly publisher: { readonly subject: string; readonly keyId: string; readonly notAfterMs: number };
+  readonly space: {
+    readonly state: 'absent' | 'building' | 'ready' | 'damaged';
+    readonly bytes: number;
+    /** 0 to 1. */
+    readonly fraction: number;
+  };
+  readonly totals: {
+    readonly packages: number;
+    readonly versions: number;
+    readonly blobs: number;
+    readonly bytes: number;
+  };
+  readonly resources: {
+    readonly capacity: { readonly cpuCores: number; readonly memoryBytes: number; readonly storageBytes: number };
+    readonly leased: { readonly cpuCores: number; readonly memoryBytes: number; readonly storageBytes: number };
+    readonly leases: number;
+    readonly waiting: number;
+  };
+  readonly memory: { readonly residentBytes: number; readonly heapBytes: number };
+  readonly extensions: readonly { readonly id: string; readonly version: string; readonly state: string }[];
+}
+
+/** A problem document (RFC 9457) as the API sends it: our members, and the standard ones. */
+export interface HttpProblem extends ProblemDocument {
+  readonly type: `urn:hypermesh:error:${ErrorCode}`;
+  readonly title: string;
+  readonly status: number;
+  /** Same text as `message`. */
+  readonly detail: string;
+}
+
+/** One line of an answer to a long operation. An empty line only shows that the node is alive. */
+export type Line = { readonly progress: Progress } | { readonly result: unknown } | { readonly error: HttpProblem };
