@@ -9,10 +9,9 @@ export type PackageName = `${string}/${string}`;
 const WORD = '[a-z0-9][a-z0-9._-]{0,63}';
 const NAME = new RegExp(`^${WORD}/${WORD}$`);
 
-export const packageName = z.custom<PackageName>(
-  (value) => typeof value === 'string' && NAME.test(value),
-  'expected scope/name in lower case, for example "ada/greeter"',
-);
+const name = z.string().regex(NAME, 'expected scope/name in lower case, for example "ada/greeter"');
+/** The cast: the expression admits nothing but that shape (`z.custom` could say so itself, but has no JSON Schema). */
+export const packageName = name as unknown as z.ZodType<PackageName, PackageName>;
 
 /** A version of Semantic Versioning 2.0.0 in canonical form (no leading `v`), at most 256 characters. */
 export const semverVersion = z
