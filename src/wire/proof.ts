@@ -1,19 +1,23 @@
-import type { Digest } from '../base/digest.ts';
-import type { Json } from '../base/json.ts';
-import type { CertificateChain, Envelope } from './signature.ts';
+import { z } from 'zod';
+import { concat, fromBase64, fromHex, utf8 } from '../base/bytes.ts';
+import { type Digest, digestOf, isDigest, sha256 } from '../base/digest.ts';
+import { HyperMeshError } from '../base/errors.ts';
+import { canonicalJson } from '../base/json.ts';
+import { type CertificateChain, certificateChain, type Envelope, envelope, firstIssue } from './signature.ts';
 
-export type OperationKind = 'publish' | 'install' | 'execute' | 'default';
+export const OPERATION_KINDS = ['publish', 'install', 'execute', 'default'] as const;
+export type OperationKind = (typeof OPERATION_KINDS)[number];
 
 /** One row of the network's requirement table; a proof that is null is not asked for. Defaults: docs/protocol/proofs.md. */
 export interface Requirements {
   readonly kind: OperationKind;
-  /** Bytes that must be committed. */
+  /** Bytes that must be committed; how long an answer to an audit may take; how many labels an audit opens. */
   readonly space: { readonly bytesMin: number; readonly deadlineMs: number; readonly openings: number } | null;
   /** Tokens that must be locked. */
   readonly stake: { readonly amountMin: number } | null;
   /** Leading zero hex digits of SHA-256. */
   readonly work: { readonly hexDigits: number } | null;
-  /** Sequential squarings, and how old the anchor may be. */
+  /** Sequential squarings (a power of two), and how old the anchor may be. */
   readonly time: { readonly squarings: number; readonly windowMs: number } | null;
 }
 
@@ -35,23 +39,95 @@ export interface Challenge {
   readonly operation: Operation;
   readonly requirements: Requirements;
   readonly networkId: Digest;
-  readonly anchor: { readonly nonce: string; readonly issuedAtMs: number; readonly previous: Digest };
+  readonly anchor: {
+    /** 32 random bytes, 64 hex digits. */
+    readonly nonce: string;
+    readonly issuedAtMs: number;
+    /** Digest of the time proof that this identity's last admitted operation of the kind ended with; zeros at first. */
+    readonly previous: Digest;
+  };
   /** H(operation, identity, network, anchor): what every proof is bound to. */
   readonly context: Digest;
 }
 
-/** Proof bodies are specified in docs/protocol/proofs.md; each is verifiable alone. */
+/** A statement signed by one member of the committee; several over the same facts make a quorum. */
+export interface Attestation {
+  /** Key id of the member. */
+  readonly validator: string;
+  readonly chain: CertificateChain;
+  readonly envelope: Envelope;
+}
+
+/** Openings of the standing commitment at positions that nobody could foresee, and the committee's word when they arrived. */
+export interface SpaceProof {
+  /** Merkle root of the last layer, 64 hex digits. */
+  readonly root: string;
+  /** The audit's own challenge, 64 hex digits: unknown until the moment `issuedAtMs` of the receipts. */
+  readonly beacon: string;
+  /** The opened labels (32 bytes each, by ascending position without repetition), base64. */
+  readonly labels: string;
+  /** Merkle nodes (32 bytes each) in the order in which the verifier needs them, base64. */
+  readonly path: string;
+  /** Envelopes over {@link SpaceReceipt}. */
+  readonly receipts: readonly Attestation[];
+}
+
+/** What a validator signs about an audit: the commitment was registered with it, and the answer arrived at that time. */
+export interface SpaceReceipt {
+  readonly networkId: Digest;
+  readonly identity: string;
+  readonly context: Digest;
+  readonly root: string;
+  readonly bytes: number;
+  readonly beacon: string;
+  readonly issuedAtMs: number;
+  readonly arrivedAtMs: number;
+  /** SHA-256 of labels followed by path. */
+  readonly opening: Digest;
+}
+
+/** The account as the committee's ledger has it. */
+export interface StakeProof {
+  /** Envelopes over {@link StakeStatement}. */
+  readonly statements: readonly Attestation[];
+}
+
+export interface StakeStatement {
+  readonly networkId: Digest;
+  readonly account: string;
+  readonly balance: number;
+  readonly locked: number;
+  readonly context: Digest;
+  readonly issuedAtMs: number;
+}
+
+/** A number whose SHA-256 with the context starts with the required zeros. */
+export interface WorkProof {
+  /** Unsigned 64-bit number, big-endian, 16 hex digits. */
+  readonly nonce: string;
+}
+
+/** Pietrzak's proof that `output` is the seed of the context squared `squarings` times, one after the other. */
+export interface TimeProof {
+  readonly squarings: number;
+  /** Group element: 256 bytes big-endian, base64. */
+  readonly output: string;
+  /** One group element for each halving, base64. */
+  readonly halvings: readonly string[];
+}
+
+/** Proof bodies are specified in docs/protocol/proofs.md; each is verifiable alone. Null: not asked for. */
 export interface ProofSet {
   readonly formatVersion: 1;
   readonly challenge: Challenge;
-  readonly space: Json;
-  readonly stake: Json;
-  readonly work: Json;
-  readonly time: Json;
+  readonly space: SpaceProof | null;
+  readonly stake: StakeProof | null;
+  readonly work: WorkProof | null;
+  readonly time: TimeProof | null;
 }
 
-/** The committee's word: 2f+1 validators checked the proofs and the signature and voted for this digest. */
-export interface Endorsement {
+/** What a validator signs to admit an operation: an {@link Endorsement} without its votes. */
+export interface Vote {
   readonly formatVersion: 1;
   readonly networkId: Digest;
   readonly epoch: number;
@@ -59,9 +135,218 @@ export interface Endorsement {
   /** SHA-256 of the canonical JSON of the proof set. */
   readonly proofs: Digest;
   readonly admittedAtMs: number;
-  readonly votes: readonly {
-    readonly validator: string;
-    readonly chain: CertificateChain;
-    readonly envelope: Envelope;
-  }[];
 }
+
+/** The committee's word: 2f+1 validators checked the proofs and voted for this digest. */
+export interface Endorsement extends Vote {
+  readonly votes: readonly Attestation[];
+}
+
+/** DSSE payload types of the three statements that validators sign. */
+export const VOTE_TYPE = 'application/vnd.hypermesh.vote.v1+json';
+export const SPACE_RECEIPT_TYPE = 'application/vnd.hypermesh.space-receipt.v1+json';
+export const STAKE_STATEMENT_TYPE = 'application/vnd.hypermesh.stake-statement.v1+json';
+
+/** Limits of the formats. */
+export const PROOF_LIMITS = {
+  /** Canonical JSON of a whole proof set. */
+  bytesMax: 4 * 2 ** 20,
+  committeeMax: 100,
+  openingsMax: 256,
+  hexDigitsMax: 16,
+  squaringsMin: 2 ** 10,
+  squaringsMax: 2 ** 28,
+  windowMsMax: 24 * 3_600_000,
+  spaceBytesMax: 2 ** 30,
+  tokensMax: 2 ** 50,
+} as const;
+
+const hex32 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hex digits');
+const digest = z.custom<Digest>(isDigest, 'expected sha256: and 64 lower-case hex digits');
+const timeMs = z.int().nonnegative();
+const tokens = z.int().nonnegative().max(PROOF_LIMITS.tokensMax);
+
+/** Strict base64 of `unit`-byte items, at most `most` of them. */
+function base64Of(unit: number, most: number, least = 0) {
+  return z
+    .string()
+    .max(Math.ceil((unit * most) / 3) * 4)
+    .refine((text) => {
+      try {
+        const { length } = fromBase64(text);
+        // The engine's decoder skips white space; a second spelling of the same bytes is not canonical.
+        return length % unit === 0 && length >= unit * least && text.length === Math.ceil(length / 3) * 4;
+      } catch {
+        return false;
+      }
+    }, `expected canonical base64 of ${unit}-byte items`);
+}
+
+const attestation = z.strictObject({ validator: hex32, chain: certificateChain, envelope });
+const attestations = z.array(attestation).min(1).max(PROOF_LIMITS.committeeMax);
+
+export const operationKind = z.enum(OPERATION_KINDS);
+
+export const requirements: z.ZodType<Requirements> = z.strictObject({
+  kind: operationKind,
+  space: z
+    .strictObject({
+      bytesMin: z.int().positive().max(PROOF_LIMITS.spaceBytesMax),
+      deadlineMs: z.int().positive().max(PROOF_LIMITS.windowMsMax),
+      openings: z.int().positive().max(PROOF_LIMITS.openingsMax),
+    })
+    .nullable(),
+  stake: z.strictObject({ amountMin: tokens }).nullable(),
+  work: z.strictObject({ hexDigits: z.int().positive().max(PROOF_LIMITS.hexDigitsMax) }).nullable(),
+  time: z
+    .strictObject({
+      squarings: z
+        .int()
+        .min(PROOF_LIMITS.squaringsMin)
+        .max(PROOF_LIMITS.squaringsMax)
+        .refine((count) => Number.isInteger(Math.log2(count)), 'expected a power of two'),
+      windowMs: z.int().positive().max(PROOF_LIMITS.windowMsMax),
+    })
+    .nullable(),
+});
+
+export const operation: z.ZodType<Operation> = z.strictObject({
+  kind: operationKind,
+  subject: digest,
+  ref: z.string().max(512),
+  identity: hex32,
+  sequence: z.int().positive(),
+});
+
+export const challenge: z.ZodType<Challenge> = z.strictObject({
+  operation,
+  requirements,
+  networkId: digest,
+  anchor: z.strictObject({ nonce: hex32, issuedAtMs: timeMs, previous: digest }),
+  context: digest,
+});
+
+export const spaceProof: z.ZodType<SpaceProof> = z.strictObject({
+  root: hex32,
+  beacon: hex32,
+  labels: base64Of(32, PROOF_LIMITS.openingsMax, 1),
+  path: base64Of(32, PROOF_LIMITS.openingsMax * 26),
+  receipts: attestations,
+});
+
+export const spaceReceipt: z.ZodType<SpaceReceipt> = z.strictObject({
+  networkId: digest,
+  identity: hex32,
+  context: digest,
+  root: hex32,
+  bytes: z.int().positive().max(PROOF_LIMITS.spaceBytesMax),
+  beacon: hex32,
+  issuedAtMs: timeMs,
+  arrivedAtMs: timeMs,
+  opening: digest,
+});
+
+export const stakeProof: z.ZodType<StakeProof> = z.strictObject({ statements: attestations });
+
+export const stakeStatement: z.ZodType<StakeStatement> = z.strictObject({
+  networkId: digest,
+  account: hex32,
+  balance: tokens,
+  locked: tokens,
+  context: digest,
+  issuedAtMs: timeMs,
+});
+
+export const workProof: z.ZodType<WorkProof> = z.strictObject({
+  nonce: z.string().regex(/^[0-9a-f]{16}$/, 'expected 16 lower-case hex digits'),
+});
+
+export const timeProof: z.ZodType<TimeProof> = z.strictObject({
+  squarings: z.int().min(PROOF_LIMITS.squaringsMin).max(PROOF_LIMITS.squaringsMax),
+  output: base64Of(256, 1, 1),
+  halvings: z.array(base64Of(256, 1, 1)).max(18),
+});
+
+/** The challenge with four bodies of whatever form: each is then judged alone, so that one malformed proof says nothing about the others. */
+export const proofSetShell = z.strictObject({
+  formatVersion: z.literal(1),
+  challenge,
+  space: z.unknown(),
+  stake: z.unknown(),
+  work: z.unknown(),
+  time: z.unknown(),
+});
+
+export const proofSet: z.ZodType<ProofSet> = z.strictObject({
+  formatVersion: z.literal(1),
+  challenge,
+  space: spaceProof.nullable(),
+  stake: stakeProof.nullable(),
+  work: workProof.nullable(),
+  time: timeProof.nullable(),
+});
+
+const voteFields = {
+  formatVersion: z.literal(1),
+  networkId: digest,
+  epoch: z.int().nonnegative(),
+  operation,
+  proofs: digest,
+  admittedAtMs: timeMs,
+};
+
+export const vote: z.ZodType<Vote> = z.strictObject(voteFields);
+export const endorsement: z.ZodType<Endorsement> = z.strictObject({ ...voteFields, votes: attestations });
+
+/** Errors: `proof-invalid`, with the first wrong field. */
+export function decodeProofSet(value: unknown): ProofSet {
+  const parsed = proofSet.safeParse(value);
+  if (!parsed.success)
+    throw new HyperMeshError('proof-invalid', `Expected a proof set, but ${firstIssue(parsed.error)}.`);
+  return parsed.data;
+}
+
+/** Errors: `endorsement-invalid`, with the first wrong field. */
+export function decodeEndorsement(value: unknown): Endorsement {
+  const parsed = endorsement.safeParse(value);
+  if (!parsed.success) {
+    throw new HyperMeshError('endorsement-invalid', `Expected an endorsement, but ${firstIssue(parsed.error)}.`);
+  }
+  return parsed.data;
+}
+
+/** SHA-256 of the canonical JSON of an operation: what the sequence number of an identity stands for. */
+export function operationDigest(value: Operation): Digest {
+  return digestOf(utf8(canonicalJson(value)));
+}
+
+/** SHA-256 of the canonical JSON of a proof set: what an endorsement names. */
+export function proofsDigest(value: ProofSet): Digest {
+  return digestOf(utf8(canonicalJson(value)));
+}
+
+/**
+ * SHA-256 of `hm-ctx-v1`, zeros up to 32 bytes, then the operation digest, the identity, the network id and the digest of the anchor (32 bytes each).
+ * Fixed widths: no two different challenges give the same input.
+ */
+export function contextOf(value: Pick<Challenge, 'operation' | 'networkId' | 'anchor'>): Digest {
+  const domain = new Uint8Array(32);
+  domain.set(utf8('hm-ctx-v1'));
+  return digestOf(
+    concat(
+      domain,
+      digestBytes(operationDigest(value.operation)),
+      fromHex(value.operation.identity),
+      digestBytes(value.networkId),
+      sha256(utf8(canonicalJson(value.anchor))),
+    ),
+  );
+}
+
+/** The 32 bytes of a digest. */
+export function digestBytes(value: Digest): Uint8Array {
+  return fromHex(value.slice(7));
+}
+
+/** `previous` of an identity's first operation of a kind. */
+export const NO_PREVIOUS: Digest = `sha256:${'0'.repeat(64)}`;

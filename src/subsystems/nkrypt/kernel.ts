@@ -1,0 +1,373 @@
+/**
+ * The hot loops as one WebAssembly module, emitted by this file: there is no compiler in the build, and unrolled SHA-256 rounds are
+ * regular enough to be generated. Everything here has a slow twin (`sha256.ts`, `space-graph.ts`) that the tests compare it with.
+ *
+ * A call should stay short (some milliseconds): V8 replaces the baseline code of a function only between calls.
+ */
+import { IV, K } from './sha256.ts';
+
+/** The part of the JavaScript interface that is used here; the type library of the platform lacks it. */
+declare const WebAssembly: {
+  readonly Memory: new (limits: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer };
+  instantiate(bytes: Uint8Array, imports: object): Promise<{ readonly instance: { readonly exports: object } }>;
+};
+
+/** Memory below this address is the caller's scratch: states, and 32 zero bytes at {@link ZEROS}. */
+export const KERNEL_BASE = 65_536;
+/** 32 bytes that must stay zero. */
+export const ZEROS = 1_024;
+/** 32 bytes: the initial state of labels, eight words. */
+export const LABEL_IV = 1_088;
+/** 32 bytes: the state after the first block of the work message, eight words. */
+export const MIDSTATE = 1_120;
+
+export interface Kernel {
+  readonly memory: { readonly buffer: ArrayBuffer };
+  /**
+   * Tries `count` (a multiple of 4) nonces from `low` on; gives the offset of the first for which the first word of the hash has no
+   * bit of `mask`, or -1. The message is the block behind {@link MIDSTATE}, then `high` and `low + offset`, big-endian.
+   */
+  search(high: number, low: number, count: number, mask: number): number;
+  /** Computes labels `from` to `to` (exclusive) of a layer into `current`; `previous` is the layer below (ignored for layer 1). */
+  labels(
+    layer: number,
+    from: number,
+    to: number,
+    n: number,
+    iterations: number,
+    current: number,
+    previous: number,
+  ): void;
+  /** SHA-256 of each of `count` pairs of 32 bytes at `from`, written one after the other to `to`. */
+  pairs(from: number, to: number, count: number): void;
+}
+
+/** Instantiates with `pages` of 64 KiB. Takes some milliseconds; meant for workers. */
+export async function openKernel(pages: number): Promise<Kernel> {
+  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+  const { instance } = await WebAssembly.instantiate(kernelModule(), { env: { memory } });
+  const exported = instance.exports as unknown as Omit<Kernel, 'memory'>;
+  return { memory, search: exported.search, labels: exported.labels, pairs: exported.pairs };
+}
+
+type Code = readonly number[];
+
+const I32 = 0x7f;
+const I64 = 0x7e;
+const V128 = 0x7b;
+
+const get = (local: number): Code => [0x20, ...unsigned(local)];
+const set = (local: number): Code => [0x21, ...unsigned(local)];
+const tee = (local: number): Code => [0x22, ...unsigned(local)];
+const i32 = (value: number): Code => [0x41, ...signed(BigInt(value | 0))];
+const i64 = (value: bigint): Code => [0x42, ...signed(BigInt.asIntN(64, value))];
+const load = (address: Code, offset: number): Code => [...address, 0x28, 2, ...unsigned(offset)];
+const store = (address: Code, offset: number, value: Code): Code => [
+  ...address,
+  ...value,
+  0x36,
+  2,
+  ...unsigned(offset),
+];
+const op = (...code: number[]) => code;
+const ADD = 0x6a;
+const SUB = 0x6b;
+const AND = 0x71;
+const OR = 0x72;
+const XOR = 0x73;
+const SHL = 0x74;
+const SHR = 0x76;
+const ROTL = 0x77;
+const ROTR = 0x78;
+
+/** The operations of SHA-256 over one word (i32) or over four lanes (v128). */
+interface Lane {
+  constant(value: number): Code;
+  add(a: Code, b: Code): Code;
+  xor(a: Code, b: Code): Code;
+  shr(a: Code, bits: number): Code;
+  /** Rotation right of a local. */
+  rotr(local: number, bits: number): Code;
+  choose(e: number, f: number, g: number): Code;
+  majority(a: number, b: number, c: number): Code;
+}
+
+const scalar: Lane = {
+  constant: i32,
+  add: (a, b) => [...a, ...b, ADD],
+  xor: (a, b) => [...a, ...b, XOR],
+  shr: (a, bits) => [...a, ...i32(bits), SHR],
+  rotr: (local, bits) => [...get(local), ...i32(bits), ROTR],
+  choose: (e, f, g) => [...get(f), ...get(g), XOR, ...get(e), AND, ...get(g), XOR],
+  majority: (a, b, c) => [...get(a), ...get(b), OR, ...get(c), AND, ...get(a), ...get(b), AND, OR],
+};
+
+const simd = (...code: number[]): Code => [0xfd, ...code.flatMap((part) => unsigned(part))];
+const SPLAT = simd(0x11);
+const BITSELECT = simd(0x52);
+const lanes: Lane = {
+  constant: (value) => {
+    const bytes = [value & 255, (value >>> 8) & 255, (value >>> 16) & 255, value >>> 24];
+    return [...simd(0x0c), ...bytes, ...bytes, ...bytes, ...bytes];
+  },
+  add: (a, b) => [...a, ...b, ...simd(0xae)],
+  xor: (a, b) => [...a, ...b, ...simd(0x51)],
+  shr: (a, bits) => [...a, ...i32(bits), ...simd(0xad)],
+  rotr: (local, bits) => [
+    ...[...get(local), ...i32(bits), ...simd(0xad)],
+    ...[...get(local), ...i32(32 - bits), ...simd(0xab)],
+    ...simd(0x50),
+  ],
+  choose: (e, f, g) => [...get(f), ...get(g), ...get(e), ...BITSELECT],
+  // Where a and b differ, c decides.
+  majority: (a, b, c) => [...get(c), ...get(a), ...get(a), ...get(b), ...simd(0x51), ...BITSELECT],
+};
+
+/**
+ * 64 rounds over the locals `s`..`s+7`; the message is in the locals `w`..`w+15`, or is the constant `words`. `t` is a spare local.
+ * The locals change roles instead of moving.
+ */
+function rounds(
+  lane: Lane,
+  s: number,
+  t: number,
+  message: { readonly w: number } | { readonly words: readonly number[] },
+): Code {
+  const out: number[] = [];
+  const emit = (code: Code) => {
+    for (const byte of code) out.push(byte);
+  };
+  const sigma = (local: number, first: number, second: number, third: number, shift: boolean): Code =>
+    lane.xor(
+      lane.xor(lane.rotr(local, first), lane.rotr(local, second)),
+      shift ? lane.shr(get(local), third) : lane.rotr(local, third),
+    );
+  const constants = 'words' in message ? expand(message.words) : undefined;
+  for (let i = 0; i < 64; i++) {
+    const [a, b, c, d, e, f, g, h] = Array.from({ length: 8 }, (_, j) => s + ((j - i) & 7)) as [
+      number,
+      number,
+      number,
+      number,
+      number,
+      number,
+      number,
+      number,
+    ];
+    let word: Code;
+    if (constants !== undefined) word = lane.constant((K[i]! + constants[i]!) | 0);
+    else {
+      const w = (message as { w: number }).w;
+      const at = (j: number) => w + (j & 15);
+      if (i >= 16) {
+        const old = lane.add(get(at(i)), sigma(at(i - 15), 7, 18, 3, true));
+        emit([...lane.add(lane.add(old, get(at(i - 7))), sigma(at(i - 2), 17, 19, 10, true)), ...set(at(i))]);
+      }
+      word = lane.add(get(at(i)), lane.constant(K[i]!));
+    }
+    emit([
+      ...lane.add(lane.add(lane.add(get(h), word), sigma(e, 6, 11, 25, false)), lane.choose(e, f, g)),
+      ...set(t),
+      ...lane.add(get(d), get(t)),
+      ...set(d),
+      ...lane.add(lane.add(get(t), sigma(a, 2, 13, 22, false)), lane.majority(a, b, c)),
+      ...set(h),
+    ]);
+  }
+  return out;
+}
+
+function expand(words: readonly number[]): readonly number[] {
+  const rotr = (x: number, bits: number) => (x >>> bits) | (x << (32 - bits));
+  const w = [...words];
+  for (let i = 16; i < 64; i++) {
+    const x = w[i - 15]!;
+    const y = w[i - 2]!;
+    const s0 = rotr(x, 7) ^ rotr(x, 18) ^ (x >>> 3);
+    const s1 = rotr(y, 17) ^ rotr(y, 19) ^ (y >>> 10);
+    w.push((w[i - 16]! + s0 + w[i - 7]! + s1) | 0);
+  }
+  return w;
+}
+
+/** compress(state, lower, upper): eight words at each address, in the machine's order. */
+function compressFunction(): Code {
+  const [state, lower, upper, w, s, t] = [0, 1, 2, 3, 19, 27];
+  return functionBody(
+    [[25, I32]],
+    [
+      ...range(16, (i) => [...load(get(i < 8 ? lower : upper), (i & 7) * 4), ...set(w + i)]),
+      ...range(8, (i) => [...load(get(state), i * 4), ...set(s + i)]),
+      ...rounds(scalar, s, t, { w }),
+      ...range(8, (i) => store(get(state), i * 4, [...load(get(state), i * 4), ...get(s + i), ADD])),
+    ],
+  );
+}
+
+/** labels(layer, from, to, n, iterations, current, previous): see docs/protocol/proofs.md, "Labels". */
+function labelsFunction(compress: number): Code {
+  const [layer, i, to, n, iterations, current, previous] = [0, 1, 2, 3, 4, 5, 6];
+  const [label, before, parent, below, step, bits] = [7, 8, 9, 10, 11, 12];
+  const [mixed, distance] = [13, 14];
+  const at = (base: number, index: Code): Code => [...get(base), ...index, ...i32(5), SHL, ADD];
+  /** splitmix64 of (layer, label, salt). */
+  const mix = (salt: number): Code => [
+    ...[...get(i), 0xad, ...get(layer), 0xad, ...i64(40n), 0x86, 0x84],
+    ...[...i64(BigInt(salt) << 48n), 0x84, ...i64(1n), 0x7c, ...i64(0x9e3779b97f4a7c15n), 0x7e, ...tee(mixed)],
+    ...[...get(mixed), ...i64(30n), 0x88, 0x85, ...i64(0xbf58476d1ce4e5b9n), 0x7e, ...tee(mixed)],
+    ...[...get(mixed), ...i64(27n), 0x88, 0x85, ...i64(0x94d049bb133111ebn), 0x7e, ...tee(mixed)],
+    ...[...get(mixed), ...i64(31n), 0x88, 0x85, ...set(mixed)],
+  ];
+  const highHalf: Code = [...get(mixed), ...i64(32n), 0x88];
+  return functionBody(
+    [
+      [6, I32],
+      [2, I64],
+    ],
+    [
+      ...[0x02, 0x40, 0x03, 0x40, ...get(i), ...get(to), 0x4f, 0x0d, 1],
+      ...[...at(current, get(i)), ...set(label)],
+      ...[...i32(ZEROS), ...set(before), ...i32(ZEROS), ...set(parent), ...i32(ZEROS), ...set(below)],
+      // The label before, and one at a distance that is spread evenly over the powers of two.
+      ...[...get(i), 0x04, 0x40],
+      ...[...get(label), ...i32(32), SUB, ...set(before)],
+      ...mix(0),
+      ...[...i32(32), ...get(i), 0x67, SUB, ...set(bits)],
+      ...[...i64(1n), ...get(mixed), ...i64(0xffffffffn), 0x83, ...get(bits), 0xad, 0x82, 0x86, ...set(distance)],
+      ...[...get(distance), ...highHalf, ...get(distance), 0x82, 0x7c, ...set(distance)],
+      ...[...get(distance), ...get(i), 0xad, 0x56, 0x04, 0x40],
+      ...[...i64(1n), ...highHalf, ...get(i), 0xad, 0x82, 0x7c, ...set(distance), 0x0b],
+      ...[...at(current, [...get(i), ...get(distance), 0xa7, SUB]), ...set(parent)],
+      0x0b,
+      // One label of the layer below, anywhere.
+      ...[...get(layer), ...i32(1), 0x4b, 0x04, 0x40],
+      ...mix(1),
+      ...[...at(previous, [...get(mixed), ...get(n), 0xad, 0x82, 0xa7]), ...set(below), 0x0b],
+      ...range(8, (word) => store(get(label), word * 4, load(i32(LABEL_IV), word * 4))),
+      ...store(get(label), 0, [...load(get(label), 0), ...get(i), XOR]),
+      ...store(get(label), 4, [...load(get(label), 4), ...get(layer), XOR]),
+      ...[...i32(0), ...set(step), 0x03, 0x40],
+      ...[...get(step), ...i32(1), AND, 0x04, 0x40],
+      ...[...get(label), ...get(below), ...get(before), 0x10, compress, 0x05],
+      ...[...get(label), ...get(before), ...get(parent), 0x10, compress, 0x0b],
+      ...[...get(step), ...i32(1), ADD, ...tee(step), ...get(iterations), 0x49, 0x0d, 0, 0x0b],
+      ...[...get(i), ...i32(1), ADD, ...set(i), 0x0c, 0, 0x0b, 0x0b],
+    ],
+  );
+}
+
+/** pairs(from, to, count): each message is one block and the constant block of padding. */
+function pairsFunction(): Code {
+  const [from, to, count, w, s, t, middle] = [0, 1, 2, 3, 19, 27, 28];
+  const swapped = (value: Code): Code => [
+    ...[...value, ...tee(t), ...i32(8), ROTL, ...i32(0x00ff00ff), AND],
+    ...[...get(t), ...i32(8), ROTR, ...i32(0xff00ff00), AND, OR],
+  ];
+  const padding = [0x80000000, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 512];
+  return functionBody(
+    [[33, I32]],
+    [
+      ...[0x02, 0x40, 0x03, 0x40, ...get(count), 0x45, 0x0d, 1],
+      ...range(16, (i) => [...swapped(load(get(from), i * 4)), ...set(w + i)]),
+      ...range(8, (i) => [...i32(IV[i]!), ...set(s + i)]),
+      ...rounds(scalar, s, t, { w }),
+      ...range(8, (i) => [...get(s + i), ...i32(IV[i]!), ADD, ...tee(s + i), ...set(middle + i)]),
+      ...rounds(scalar, s, t, { words: padding }),
+      ...range(8, (i) => store(get(to), i * 4, swapped([...get(s + i), ...get(middle + i), ADD]))),
+      ...[...get(from), ...i32(64), ADD, ...set(from), ...get(to), ...i32(32), ADD, ...set(to)],
+      ...[...get(count), ...i32(1), SUB, ...set(count), 0x0c, 0, 0x0b, 0x0b],
+    ],
+  );
+}
+
+/** search(high, low, count, mask): four nonces at once. */
+function searchFunction(): Code {
+  const [high, low, count, mask, tried, w, s, t] = [0, 1, 2, 3, 4, 5, 21, 29];
+  const mid = (i: number): Code => [...load(i32(MIDSTATE), i * 4), ...SPLAT];
+  const ramp = [...simd(0x0c), ...[0, 1, 2, 3].flatMap((lane) => [lane, 0, 0, 0])];
+  return functionBody(
+    [
+      [1, I32],
+      [25, V128],
+    ],
+    [
+      ...[0x02, 0x40, 0x03, 0x40, ...get(tried), ...get(count), 0x4f, 0x0d, 1],
+      ...[...get(high), ...SPLAT, ...set(w)],
+      ...lanes.add([...get(low), ...get(tried), ADD, ...SPLAT], ramp),
+      ...set(w + 1),
+      ...range(14, (i) => [...lanes.constant(i === 0 ? 0x80000000 : i === 13 ? 576 : 0), ...set(w + 2 + i)]),
+      ...range(8, (i) => [...mid(i), ...set(s + i)]),
+      ...rounds(lanes, s, t, { w }),
+      ...[...lanes.add(get(s), mid(0)), ...get(mask), ...SPLAT, ...simd(0x4e)],
+      ...[...lanes.constant(0), ...simd(0x37), ...set(t)],
+      ...[...get(t), ...simd(0x53), 0x04, 0x40],
+      ...[...get(tried), ...get(t), ...simd(0xa4), 0x68, ADD, 0x0f, 0x0b],
+      ...[...get(tried), ...i32(4), ADD, ...set(tried), 0x0c, 0, 0x0b, 0x0b, ...i32(-1)],
+    ],
+  );
+}
+
+/** Imports `env.memory`; exports `search`, `labels`, `pairs`. */
+function kernelModule(): Uint8Array {
+  const type = (parameters: number, result: number | undefined): Code => [
+    0x60,
+    ...[parameters, ...Array<number>(parameters).fill(I32)],
+    ...(result === undefined ? [0] : [1, result]),
+  ];
+  const types = [type(3, undefined), type(7, undefined), type(4, I32)];
+  const functions: readonly { readonly name?: string; readonly type: number; readonly body: Code }[] = [
+    { type: 0, body: compressFunction() },
+    { name: 'labels', type: 1, body: labelsFunction(0) },
+    { name: 'pairs', type: 0, body: pairsFunction() },
+    { name: 'search', type: 2, body: searchFunction() },
+  ];
+  const exported = functions.flatMap(({ name }, index) => (name === undefined ? [] : [[...text(name), 0, index]]));
+  return Uint8Array.from([
+    ...[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
+    ...section(1, vector(types)),
+    // Any memory with at least two pages; the maximum must be declared by the importer only.
+    ...section(2, vector([[...text('env'), ...text('memory'), 2, 0, 2]])),
+    ...section(3, vector(functions.map(({ type: index }) => [index]))),
+    ...section(7, vector(exported)),
+    ...section(10, vector(functions.map(({ body }) => [...unsigned(body.length), ...body]))),
+  ]);
+}
+
+function range(count: number, each: (i: number) => Code): Code {
+  return Array.from({ length: count }, (_, i) => each(i)).flat();
+}
+
+function functionBody(locals: readonly (readonly [count: number, type: number])[], code: Code): Code {
+  return [...vector(locals.map(([count, type]) => op(...unsigned(count), type))), ...code, 0x0b];
+}
+
+function section(id: number, content: Code): Code {
+  return [id, ...unsigned(content.length), ...content];
+}
+
+function vector(items: readonly Code[]): Code {
+  return [...unsigned(items.length), ...items.flat()];
+}
+
+function text(value: string): Code {
+  return [value.length, ...[...value].map((letter) => letter.charCodeAt(0))];
+}
+
+/** LEB128. */
+function unsigned(value: number): number[] {
+  const out: number[] = [];
+  for (let rest = value; ; rest >>>= 7) {
+    if (rest < 128) return [...out, rest];
+    out.push((rest & 127) | 128);
+  }
+}
+
+function signed(value: bigint): number[] {
+  const out: number[] = [];
+  for (let rest = value; ; rest >>= 7n) {
+    const byte = Number(rest & 127n);
+    const done = (rest >> 7n === 0n && (byte & 64) === 0) || (rest >> 7n === -1n && (byte & 64) !== 0);
+    if (done) return [...out, byte];
+    out.push(byte | 128);
+  }
+}
