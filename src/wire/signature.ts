@@ -1,6 +1,22 @@
-import type { Digest } from '../base/digest.ts';
+import { z } from 'zod';
+import { base64, concat, fromBase64, utf8 } from '../base/bytes.ts';
+import { type Digest, isDigest } from '../base/digest.ts';
+import { HyperMeshError } from '../base/errors.ts';
 
-/** DSSE envelope (docs/protocol/signature.md): payload and signatures by FALCON-1024 and Ed25519, both required. */
+/** Limits of every signed thing (docs/protocol/signature.md). Bytes are counted before base64. */
+export const SIGNATURE_LIMITS = {
+  payloadTypeLengthMax: 128,
+  payloadBytesMax: 1_048_576,
+  certificateBytesMax: 16_384,
+  certificatesMax: 5,
+  revocationListBytesMax: 1_048_576,
+  revocationListsMax: 8,
+  originLengthMax: 256,
+  /** Enough for 2^53 leaves. */
+  logPathMax: 53,
+} as const;
+
+/** DSSE envelope (docs/protocol/signature.md): payload and signatures by FALCON-1024 and Ed25519, both required, in this order. */
 export interface Envelope {
   readonly payloadType: string;
   /** Base64 of the exact bytes that were signed. */
@@ -19,7 +35,7 @@ export type CertificateChain = readonly string[];
 export interface TrustAnchor {
   /** Root certificate, DER in base64. */
   readonly root: string;
-  /** Certificate revocation lists, DER in base64. */
+  /** Certificate revocation lists, DER in base64: a current one of each authority in the chain is required. */
   readonly revocations: readonly string[];
 }
 
@@ -31,6 +47,8 @@ export interface SignedTreeHead {
   readonly timestampMs: number;
   /** Envelope over the canonical JSON of the four fields above, by the validator. */
   readonly envelope: Envelope;
+  /** Certificates of that validator. */
+  readonly chain: CertificateChain;
 }
 
 export interface LogInclusion {
@@ -38,4 +56,125 @@ export interface LogInclusion {
   /** Sibling hashes from leaf to root, 64 hex digits each. */
   readonly path: readonly string[];
   readonly head: SignedTreeHead;
+}
+
+/** Text that decodes to between `min` and `max` bytes and is the only base64 text of them: no white space, no loose trailing bits. */
+function canonicalBase64(min: number, max: number) {
+  return z
+    .string()
+    .max(Math.ceil(max / 3) * 4)
+    .refine(
+      (text) => {
+        try {
+          const bytes = fromBase64(text);
+          return bytes.length >= min && bytes.length <= max && base64(bytes) === text;
+        } catch {
+          return false;
+        }
+      },
+      `expected canonical base64 of ${min === max ? min : `${min} to ${max}`} bytes`,
+    );
+}
+
+const hash = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hexadecimal digits');
+const digest = z.custom<Digest>(isDigest, 'expected a digest such as sha256:<64 hex digits>');
+const wholeNumber = z.int().nonnegative();
+
+export const envelope: z.ZodType<Envelope> = z
+  .strictObject({
+    payloadType: z
+      .string()
+      .max(SIGNATURE_LIMITS.payloadTypeLengthMax)
+      .regex(/^[a-z]+\/[a-z0-9][a-z0-9.+-]*$/, 'expected a media type in lower case'),
+    payload: canonicalBase64(0, SIGNATURE_LIMITS.payloadBytesMax),
+    signatures: z.tuple([
+      z.strictObject({ keyid: hash, alg: z.literal('falcon1024-r3-padded'), sig: canonicalBase64(1280, 1280) }),
+      z.strictObject({ keyid: hash, alg: z.literal('ed25519'), sig: canonicalBase64(64, 64) }),
+    ]),
+  })
+  .refine((value) => value.signatures[0].keyid === value.signatures[1].keyid, 'expected both signatures by one key id');
+
+export const certificateChain: z.ZodType<CertificateChain> = z
+  .array(canonicalBase64(1, SIGNATURE_LIMITS.certificateBytesMax))
+  .min(1)
+  .max(SIGNATURE_LIMITS.certificatesMax);
+
+export const trustAnchor: z.ZodType<TrustAnchor> = z.strictObject({
+  root: canonicalBase64(1, SIGNATURE_LIMITS.certificateBytesMax),
+  revocations: z
+    .array(canonicalBase64(1, SIGNATURE_LIMITS.revocationListBytesMax))
+    .max(SIGNATURE_LIMITS.revocationListsMax),
+});
+
+export const signedTreeHead: z.ZodType<SignedTreeHead> = z.strictObject({
+  origin: z.string().min(1).max(SIGNATURE_LIMITS.originLengthMax),
+  size: wholeNumber,
+  root: digest,
+  timestampMs: wholeNumber,
+  envelope,
+  chain: certificateChain,
+});
+
+export const logInclusion: z.ZodType<LogInclusion> = z.strictObject({
+  index: wholeNumber,
+  path: z.array(hash).max(SIGNATURE_LIMITS.logPathMax),
+  head: signedTreeHead,
+});
+
+/** An envelope with its parts decoded. */
+export interface OpenEnvelope {
+  readonly keyId: string;
+  readonly payload: Uint8Array;
+  /** What both algorithms sign. */
+  readonly signed: Uint8Array;
+  readonly falcon: Uint8Array;
+  readonly ed25519: Uint8Array;
+}
+
+/** Checks the form of an envelope and decodes it; says nothing about whether the signatures are true. Errors: `signature-invalid`. */
+export function openEnvelope(value: unknown): OpenEnvelope {
+  const parsed = envelope.safeParse(value);
+  if (!parsed.success) {
+    throw new HyperMeshError('signature-invalid', `The signature envelope is malformed: ${firstIssue(parsed.error)}.`, {
+      hint: 'An envelope holds exactly two signatures by one key: falcon1024-r3-padded, then ed25519.',
+    });
+  }
+  const { payloadType, payload, signatures } = parsed.data;
+  const bytes = fromBase64(payload);
+  return {
+    keyId: signatures[0]!.keyid,
+    payload: bytes,
+    signed: pae(payloadType, bytes),
+    falcon: fromBase64(signatures[0]!.sig),
+    ed25519: fromBase64(signatures[1]!.sig),
+  };
+}
+
+export function sealEnvelope(
+  payloadType: string,
+  payload: Uint8Array,
+  keyId: string,
+  signatures: { readonly falcon: Uint8Array; readonly ed25519: Uint8Array },
+): Envelope {
+  return {
+    payloadType,
+    payload: base64(payload),
+    signatures: [
+      { keyid: keyId, alg: 'falcon1024-r3-padded', sig: base64(signatures.falcon) },
+      { keyid: keyId, alg: 'ed25519', sig: base64(signatures.ed25519) },
+    ],
+  };
+}
+
+/** The pre-authentication encoding of DSSE v1: `DSSEv1 <length> <type> <length> <payload>`, lengths in bytes, decimal. */
+export function pae(payloadType: string, payload: Uint8Array): Uint8Array {
+  const type = utf8(payloadType);
+  return concat(utf8(`DSSEv1 ${type.length} `), type, utf8(` ${payload.length} `), payload);
+}
+
+/** The first thing a schema found wrong, as part of a sentence. Never quotes the input. */
+export function firstIssue(error: z.ZodError): string {
+  const issue = error.issues[0];
+  if (issue === undefined) return 'it has a wrong shape';
+  return issue.path.length === 0 ? issue.message : `${issue.path.join('.')}: ${issue.message}`;
 }

@@ -1,0 +1,44 @@
+import { createPrivateKey, createPublicKey, randomBytes, sign, verify } from 'node:crypto';
+import { concat, fromHex } from '../../base/bytes.ts';
+
+/** RFC 8410 wrappers around the 32 raw bytes. */
+const PKCS8 = fromHex('302e020100300506032b657004220420');
+const SPKI = fromHex('302a300506032b6570032100');
+
+export const ED25519 = { publicKey: 32, seed: 32, signature: 64 } as const;
+
+export interface Ed25519KeyPair {
+  readonly publicKey: Uint8Array;
+  /** The 32 secret bytes of RFC 8032. */
+  readonly seed: Uint8Array;
+}
+
+export function generateEd25519(): Ed25519KeyPair {
+  const seed = new Uint8Array(randomBytes(ED25519.seed));
+  const spki = createPublicKey(privateKey(seed)).export({ format: 'der', type: 'spki' });
+  return { publicKey: new Uint8Array(spki.subarray(SPKI.length)), seed };
+}
+
+export function signEd25519(message: Uint8Array, seed: Uint8Array): Uint8Array {
+  return new Uint8Array(sign(null, message, privateKey(seed)));
+}
+
+/** False for anything but a valid signature (with S below the group order); never throws on hostile bytes. */
+export function verifyEd25519(signature: Uint8Array, message: Uint8Array, publicKey: Uint8Array): boolean {
+  if (signature.length !== ED25519.signature || publicKey.length !== ED25519.publicKey) return false;
+  try {
+    const key = createPublicKey({ key: Buffer.from(concat(SPKI, publicKey)), format: 'der', type: 'spki' });
+    return verify(null, message, key, signature);
+  } catch {
+    return false;
+  }
+}
+
+function privateKey(seed: Uint8Array) {
+  const der = Buffer.from(concat(PKCS8, seed));
+  try {
+    return createPrivateKey({ key: der, format: 'der', type: 'pkcs8' });
+  } finally {
+    der.fill(0);
+  }
+}

@@ -1,0 +1,94 @@
+import { parentPort, workerData } from 'node:worker_threads';
+import { HyperMeshError, type ProblemDocument, toProblem } from '../../base/errors.ts';
+import type { PublicKeys } from '../../wire/certificate.ts';
+import { generateEd25519, signEd25519 } from './ed25519.ts';
+import { createFalcon } from './falcon.ts';
+import { type KeyName, type SecretKeys, sealKeys, type Unlock, unsealKeys } from './keystore.ts';
+
+/** Where secret keys are used in the clear. They arrive sealed, are opened here, and vanish with this thread. */
+
+export interface KeyWorkerData {
+  readonly unlock: Unlock;
+  readonly sealed: readonly string[];
+}
+
+export type KeyRequest =
+  /** Makes the keys of each document. The answer: the sealed documents. */
+  | { readonly id: number; readonly kind: 'generate'; readonly documents: readonly (readonly KeyName[])[] }
+  | {
+      readonly id: number;
+      readonly kind: 'sign';
+      readonly key: KeyName;
+      readonly algorithm: 'falcon' | 'ed25519' | 'both';
+      readonly bytes: Uint8Array;
+    }
+  | { readonly id: number; readonly kind: 'public' };
+
+export type KeyAnswer =
+  | { readonly kind: 'generate'; readonly sealed: readonly string[] }
+  | { readonly kind: 'sign'; readonly falcon: Uint8Array | null; readonly ed25519: Uint8Array | null }
+  | { readonly kind: 'public'; readonly keys: ReadonlyMap<KeyName, PublicKeys> };
+
+export type KeyReply =
+  | { readonly id: number; readonly answer: KeyAnswer }
+  | { readonly id: number; readonly problem: ProblemDocument; readonly detail: string };
+
+const { unlock, sealed } = workerData as KeyWorkerData;
+const falcon = createFalcon();
+let opened: Map<KeyName, SecretKeys> | undefined;
+
+function keys(): Map<KeyName, SecretKeys> {
+  opened ??= new Map(sealed.flatMap((text) => [...unsealKeys(text, unlock)]));
+  return opened;
+}
+
+function answer(request: KeyRequest): KeyAnswer {
+  switch (request.kind) {
+    case 'generate': {
+      const made = request.documents.map((names) => new Map(names.map((name) => [name, generate()])));
+      opened = new Map(made.flatMap((document) => [...document]));
+      return { kind: 'generate', sealed: made.map((document) => sealKeys(document, unlock)) };
+    }
+    case 'sign': {
+      const key = keys().get(request.key);
+      if (key === undefined) {
+        throw new HyperMeshError('key-locked', `The ${request.key} key is not in this home.`, {
+          hint: 'It is kept elsewhere on purpose, or was lost; bring it back to do this.',
+        });
+      }
+      return {
+        kind: 'sign',
+        falcon: request.algorithm === 'ed25519' ? null : falcon.sign(request.bytes, key.falconSecret),
+        ed25519: request.algorithm === 'falcon' ? null : signEd25519(request.bytes, key.ed25519Seed),
+      };
+    }
+    case 'public':
+      return {
+        kind: 'public',
+        keys: new Map(
+          [...keys()].map(([name, key]) => [name, { falcon: key.falconPublic, ed25519: key.ed25519Public }]),
+        ),
+      };
+  }
+}
+
+function generate(): SecretKeys {
+  const post = falcon.generate();
+  const classic = generateEd25519();
+  return {
+    falconSecret: post.secretKey,
+    falconPublic: post.publicKey,
+    ed25519Seed: classic.seed,
+    ed25519Public: classic.publicKey,
+  };
+}
+
+parentPort?.on('message', (request: KeyRequest) => {
+  const { id } = request;
+  try {
+    parentPort?.postMessage({ id, answer: answer(request) } satisfies KeyReply);
+  } catch (error) {
+    const detail = error instanceof Error ? error.message : 'unknown';
+    parentPort?.postMessage({ id, problem: toProblem(error), detail } satisfies KeyReply);
+  }
+});

@@ -1,0 +1,25 @@
+import type { Verified } from '../../capabilities/trust.ts';
+import type { CertificateChain, Envelope, TrustAnchor } from '../../wire/signature.ts';
+import type { ChainCache } from './chain-cache.ts';
+
+export interface VerifyOptions {
+  readonly role: 'publisher' | 'validator';
+  /** The time that counts, milliseconds since the epoch. */
+  readonly atMs: number;
+  readonly cache?: ChainCache;
+}
+
+/**
+ * Checks an envelope against a root with nothing but these arguments: no disk, no network, no home.
+ * Loads the certificate codec and the FALCON module on first use.
+ * Errors: `signature-invalid`, `certificate-invalid`, `certificate-expired`, `certificate-revoked`.
+ */
+export async function verifyEnvelope(
+  envelope: Envelope,
+  chain: CertificateChain,
+  anchor: TrustAnchor,
+  options: VerifyOptions,
+): Promise<Verified> {
+  const { checkEnvelope } = await import('./verify.ts');
+  return checkEnvelope(envelope, chain, anchor, options);
+}

@@ -1,0 +1,369 @@
+import { randomBytes } from 'node:crypto';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { z } from 'zod';
+import { base64, concat, equal, fromBase64, fromUtf8, hex, utf8 } from '../../base/bytes.ts';
+import { HyperMeshError, isCoded, storageError } from '../../base/errors.ts';
+import { canonicalJson } from '../../base/json.ts';
+import { openSqlite, type SqliteStore } from '../../base/sqlite.ts';
+import type { StateSection } from '../../capabilities/state.ts';
+import { leafHash, rootDigest, treeHeadPayload } from '../../wire/log.ts';
+import { signedTreeHead } from '../../wire/signature.ts';
+import { decodeSealed, SEALED_BYTES_MAX, type Unlock } from './keystore.ts';
+import { verifyEnvelope } from './offline.ts';
+import { type CertificateRow, MIGRATIONS, type RevocationListRow } from './tables.ts';
+import { completedBy, rangeHash } from './transparency-log.ts';
+
+/** Files that begin so are left over from an import that did not finish; the next opening removes them. */
+export const STAGED_PREFIX = 'trust-import-';
+
+const VERSION = 1;
+const PIECE_BYTES_MAX = 1_048_576;
+/** A revocation list of 1 MiB in base64 is the longest line. */
+const LINE_BYTES_MAX = 2_097_152;
+
+const certificateRole = z.enum(['root', 'intermediate', 'publisher', 'validator']);
+const line = z.discriminatedUnion('kind', [
+  z.strictObject({ kind: z.literal('network'), name: z.string().min(1).max(32) }),
+  z.strictObject({
+    kind: z.literal('keystore'),
+    name: z.enum(['root', 'node']),
+    sealed: z.string().max(SEALED_BYTES_MAX),
+  }),
+  z.strictObject({
+    kind: z.literal('certificate'),
+    role: certificateRole,
+    der: z.string(),
+    revoked: z
+      .strictObject({ atMs: z.int(), reason: z.enum(['key-compromise', 'superseded', 'cessation-of-operation']) })
+      .nullable(),
+  }),
+  z.strictObject({ kind: z.literal('revocation-list'), issuer: z.enum(['root', 'intermediate']), der: z.string() }),
+  z.strictObject({ kind: z.literal('leaf'), content: z.string() }),
+  z.strictObject({ kind: z.literal('head'), head: signedTreeHead }),
+  z.strictObject({ kind: z.literal('end'), lines: z.int() }),
+]);
+type Line = z.infer<typeof line>;
+
+export interface SectionLent {
+  readonly store: SqliteStore<unknown>;
+  readonly directory: string;
+  /** What opens these sealed documents in this home. Errors: `key-locked`, `key-invalid`. */
+  checkKeys(sealed: readonly string[]): Promise<Unlock>;
+  /** Told after the tables were replaced; `unlock` when the keys were, too. */
+  switched(unlock: Unlock | undefined): Promise<void>;
+  /** Runs without any other change to certificates in between. */
+  exclusive<T>(change: () => Promise<T>): Promise<T>;
+}
+
+/**
+ * The trust data in a state export: JSON lines (docs/protocol/keystore.md). Keys are in it only when a passphrase protects them; an
+ * export without keys can only be imported into a home that has the same keys.
+ */
+export function trustSection(lent: SectionLent): StateSection {
+  return {
+    name: 'trust',
+    version: VERSION,
+    export: () => exportPieces(join(lent.directory, 'trust.db')),
+    import: (version, pieces) => importPieces(lent, version, pieces),
+  };
+}
+
+/** Reads through its own connection in one transaction: a snapshot, whatever happens meanwhile. */
+async function* exportPieces(path: string): AsyncGenerator<Uint8Array> {
+  const raw = new DatabaseSync(path, { readOnly: true });
+  try {
+    raw.exec('BEGIN');
+    let waiting: Uint8Array[] = [];
+    let bytes = 0;
+    let lines = 0;
+    for (const entry of exportLines(raw, () => lines)) {
+      lines += 1;
+      const encoded = utf8(`${canonicalJson(entry)}\n`);
+      waiting.push(encoded);
+      bytes += encoded.length;
+      if (bytes < PIECE_BYTES_MAX / 2) continue;
+      yield* cut(concat(...waiting));
+      waiting = [];
+      bytes = 0;
+    }
+    yield* cut(concat(...waiting));
+  } finally {
+    raw.close();
+  }
+}
+
+function* cut(bytes: Uint8Array): Generator<Uint8Array> {
+  for (let at = 0; at < bytes.length; at += PIECE_BYTES_MAX) yield bytes.subarray(at, at + PIECE_BYTES_MAX);
+}
+
+function* exportLines(raw: DatabaseSync, lines: () => number): Generator<Line> {
+  yield {
+    kind: 'network',
+    name: raw.prepare("SELECT value FROM setting WHERE name = 'network'").get()!['value'] as string,
+  };
+  const sealed = raw.prepare('SELECT name, sealed FROM keystore ORDER BY name').all() as {
+    name: 'root' | 'node';
+    sealed: string;
+  }[];
+  for (const { name, sealed: text } of sealed) {
+    if (decodeSealed(text).kdf.name === 'scrypt') yield { kind: 'keystore', name, sealed: text };
+  }
+  const rows = raw.prepare('SELECT * FROM certificate ORDER BY rowid').all() as unknown as CertificateRow[];
+  for (const { role, der, revoked_at_ms: atMs, revoked_reason: reason } of rows) {
+    const revoked = atMs === null || reason === null ? null : { atMs, reason };
+    yield { kind: 'certificate', role, der: base64(der), revoked };
+  }
+  for (const row of raw
+    .prepare('SELECT * FROM revocation_list ORDER BY issuer')
+    .all() as unknown as RevocationListRow[]) {
+    yield { kind: 'revocation-list', issuer: row.issuer, der: base64(row.der) };
+  }
+  for (const row of raw.prepare('SELECT content FROM leaf ORDER BY position').iterate()) {
+    yield { kind: 'leaf', content: base64(row['content'] as Uint8Array) };
+  }
+  const head = raw.prepare('SELECT json FROM head').get();
+  if (head !== undefined) yield { kind: 'head', head: signedTreeHead.parse(JSON.parse(head['json'] as string)) };
+  yield { kind: 'end', lines: lines() };
+}
+
+async function importPieces(
+  lent: SectionLent,
+  version: number,
+  pieces: AsyncIterable<Uint8Array>,
+): Promise<{ commit(): Promise<void>; abandon(): Promise<void> }> {
+  if (version > VERSION)
+    throw new HyperMeshError('state-too-new', `The trust data has version ${version}; this node knows ${VERSION}.`);
+  const path = join(lent.directory, `${STAGED_PREFIX}${hex(randomBytes(8))}.db`);
+  const staged = openSqlite<unknown>(path, MIGRATIONS);
+  const drop = async () => {
+    await staged[Symbol.asyncDispose]();
+    for (const suffix of ['', '-wal', '-shm']) await rm(path + suffix, { force: true });
+  };
+  try {
+    await fill(staged.raw, pieces);
+    await checkStaged(staged.raw);
+    const sealed = staged.raw
+      .prepare('SELECT sealed FROM keystore ORDER BY name')
+      .all()
+      .map((row) => row['sealed'] as string);
+    let unlock: Unlock | undefined;
+    if (sealed.length > 0) unlock = await lent.checkKeys(sealed);
+    else checkSameKeys(staged.raw, lent.store.raw);
+    await staged[Symbol.asyncDispose]();
+    return {
+      commit: () =>
+        lent.exclusive(async () => {
+          switchTo(path, lent.store, unlock !== undefined);
+          await lent.switched(unlock);
+          await drop();
+        }),
+      abandon: drop,
+    };
+  } catch (error) {
+    await drop();
+    if (isCoded(error)) throw error;
+    throw (error as { errcode?: number }).errcode === undefined
+      ? invalid('The trust data in the export is damaged', error)
+      : storageError(error, 'staging the trust data');
+  }
+}
+
+async function fill(raw: DatabaseSync, pieces: AsyncIterable<Uint8Array>): Promise<void> {
+  const { certificateRow } = await import('./issue.ts');
+  const { decodeRevocationList } = await import('../../wire/certificate.ts');
+  const certificate = raw.prepare('INSERT INTO certificate VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)');
+  const node = raw.prepare('SELECT hash FROM node WHERE level = ? AND position = ?');
+  const insertNode = raw.prepare('INSERT INTO node VALUES (?, ?, ?)');
+  const insertLeaf = raw.prepare('INSERT INTO leaf VALUES (?, ?, ?)');
+  const lookUp = (level: number, position: number) => node.get(level, position)!['hash'] as Uint8Array;
+  let lines = 0;
+  let leaves = 0;
+  let ended = false;
+  raw.exec('BEGIN');
+  for await (const entry of readLines(pieces)) {
+    if (ended) throw invalid('The trust data goes on after its end');
+    switch (entry.kind) {
+      case 'network':
+        raw.prepare("INSERT INTO setting VALUES ('network', ?)").run(entry.name);
+        break;
+      case 'keystore':
+        if (decodeSealed(entry.sealed).kdf.name !== 'scrypt')
+          throw invalid('The keys in the export are not protected by a passphrase');
+        raw.prepare('INSERT INTO keystore VALUES (?, ?)').run(entry.name, entry.sealed);
+        break;
+      case 'certificate': {
+        const row = certificateRow(fromBase64(entry.der), entry.role);
+        const { atMs, reason } = entry.revoked ?? { atMs: null, reason: null };
+        certificate.run(
+          row.fingerprint,
+          row.role,
+          row.der,
+          row.serial,
+          row.subject,
+          row.issuer,
+          row.key_id,
+          row.not_before_ms,
+          row.not_after_ms,
+          atMs,
+          reason,
+        );
+        break;
+      }
+      case 'revocation-list': {
+        const list = decodeRevocationList(fromBase64(entry.der));
+        raw
+          .prepare('INSERT INTO revocation_list VALUES (?, ?, ?, ?)')
+          .run(entry.issuer, list.number, list.der, list.nextUpdateMs);
+        break;
+      }
+      case 'leaf': {
+        const content = fromBase64(entry.content);
+        const hash = leafHash(content);
+        insertLeaf.run(leaves, hash, content);
+        for (const { level, position, hash: value } of completedBy(leaves, hash, lookUp))
+          insertNode.run(level, position, value);
+        leaves += 1;
+        break;
+      }
+      case 'head':
+        raw.prepare('INSERT INTO head VALUES (1, ?)').run(JSON.stringify(entry.head));
+        break;
+      case 'end':
+        if (entry.lines !== lines) throw invalid('Lines of the trust data are missing');
+        ended = true;
+        break;
+    }
+    lines += 1;
+  }
+  if (!ended) throw invalid('The trust data is cut off');
+  raw.exec('COMMIT');
+}
+
+async function* readLines(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Line> {
+  let rest: Uint8Array[] = [];
+  let restBytes = 0;
+  for await (const piece of pieces) {
+    let at = 0;
+    for (let end = piece.indexOf(10); end >= 0; end = piece.indexOf(10, at)) {
+      yield line.parse(JSON.parse(fromUtf8(concat(...rest, piece.subarray(at, end)))));
+      rest = [];
+      restBytes = 0;
+      at = end + 1;
+    }
+    restBytes += piece.length - at;
+    if (restBytes > LINE_BYTES_MAX) throw invalid('A line of the trust data is too long');
+    if (at < piece.length) rest.push(piece.slice(at));
+  }
+  if (restBytes > 0) throw invalid('The trust data is cut off');
+}
+
+/** The whole must hold together: every certificate is signed by the one root, the lists are genuine, the head fits the leaves. */
+async function checkStaged(raw: DatabaseSync): Promise<void> {
+  const { decodeCertificate, decodeRevocationList } = await import('../../wire/certificate.ts');
+  const { verifies, roleOf } = await import('./verify.ts');
+  const rows = raw.prepare('SELECT * FROM certificate').all() as unknown as CertificateRow[];
+  const newest = (role: string) => rows.filter((row) => row.role === role).at(-1);
+  const root = newest('root');
+  const intermediate = newest('intermediate');
+  if (
+    !root ||
+    !intermediate ||
+    rows.filter((row) => row.role === 'root').length !== 1 ||
+    !newest('publisher') ||
+    !newest('validator')
+  ) {
+    throw invalid('The trust data lacks one of its certificates');
+  }
+  if (raw.prepare('SELECT 1 FROM setting').get() === undefined)
+    throw invalid('The trust data does not name its network');
+  const authorities = { root: decodeCertificate(root.der), intermediate: decodeCertificate(intermediate.der) };
+  for (const row of rows) {
+    const certificate = decodeCertificate(row.der);
+    const issuer = row.role === 'publisher' || row.role === 'validator' ? authorities.intermediate : authorities.root;
+    if (
+      roleOf(certificate) !== row.role ||
+      !equal(certificate.issuerDer, issuer.subjectDer) ||
+      !verifies(certificate.signed, issuer.keys)
+    ) {
+      throw invalid(`The certificate ${row.fingerprint} in the trust data is not what it says`);
+    }
+  }
+  const lists = raw.prepare('SELECT * FROM revocation_list').all() as unknown as RevocationListRow[];
+  for (const row of lists) {
+    if (!verifies(decodeRevocationList(row.der).signed, authorities[row.issuer].keys))
+      throw invalid('A revocation list is not genuine');
+  }
+  if (lists.length !== 2) throw invalid('The trust data lacks a revocation list');
+  const { size } = raw.prepare('SELECT count(*) AS size FROM leaf').get() as { size: number };
+  const stored = raw.prepare('SELECT json FROM head').get();
+  if (stored === undefined) {
+    if (size > 0) throw invalid('The log in the trust data has no signed head');
+    return;
+  }
+  const head = signedTreeHead.parse(JSON.parse(stored['json'] as string));
+  const node = raw.prepare('SELECT hash FROM node WHERE level = ? AND position = ?');
+  const hash = rangeHash(0, size, (level, position) => node.get(level, position)!['hash'] as Uint8Array);
+  if (head.size !== size || head.root !== rootDigest(hash))
+    throw invalid('The signed head does not fit the leaves of the log');
+  const anchor = { root: base64(root.der), revocations: lists.map((row) => base64(row.der)) };
+  const { payload } = await verifyEnvelope(head.envelope, head.chain, anchor, {
+    role: 'validator',
+    atMs: head.timestampMs,
+  });
+  if (!equal(payload, treeHeadPayload(head))) throw invalid('The head of the log was altered');
+}
+
+function checkSameKeys(staged: DatabaseSync, live: DatabaseSync): void {
+  const ids = (raw: DatabaseSync) =>
+    raw
+      .prepare('SELECT DISTINCT role, key_id FROM certificate ORDER BY role, key_id')
+      .all()
+      .map((row) => `${row['role']} ${row['key_id']}`);
+  if (canonicalJson(ids(staged)) === canonicalJson(ids(live))) return;
+  throw new HyperMeshError(
+    'state-invalid',
+    'The export holds no keys, and this home has other keys than the one it came from.',
+    {
+      hint: 'Only a home with a passphrase exports its keys. Import into the home it came from, or copy that home as a whole.',
+    },
+  );
+}
+
+/**
+ * The commit point: one transaction. Before it the old state is complete, after it the new one is.
+ * Restoring an older export of the same network never un-revokes a certificate and never shortens the log: both only grow.
+ */
+function switchTo(path: string, store: SqliteStore<unknown>, withKeys: boolean): void {
+  store.raw.prepare('ATTACH ? AS staged').run(path);
+  try {
+    store.transact((raw) => {
+      const root = (schema: string) =>
+        raw.prepare(`SELECT fingerprint FROM ${schema}.certificate WHERE role = 'root'`).get()?.['fingerprint'];
+      const size = (schema: string) =>
+        raw.prepare(`SELECT count(*) AS size FROM ${schema}.leaf`).get()!['size'] as number;
+      const same = root('main') === root('staged');
+      if (withKeys) raw.exec('DELETE FROM keystore; INSERT INTO keystore SELECT * FROM staged.keystore;');
+      if (!same) raw.exec('DELETE FROM setting; DELETE FROM certificate; DELETE FROM revocation_list;');
+      raw.exec('INSERT OR IGNORE INTO setting SELECT * FROM staged.setting;');
+      raw.exec('INSERT OR IGNORE INTO certificate SELECT * FROM staged.certificate;');
+      raw.exec(`UPDATE certificate AS mine SET revoked_at_ms = theirs.revoked_at_ms, revoked_reason = theirs.revoked_reason
+        FROM staged.certificate AS theirs
+        WHERE theirs.fingerprint = mine.fingerprint AND mine.revoked_at_ms IS NULL AND theirs.revoked_at_ms IS NOT NULL;`);
+      raw.exec(`INSERT INTO revocation_list SELECT * FROM staged.revocation_list WHERE true
+        ON CONFLICT (issuer) DO UPDATE SET number = excluded.number, der = excluded.der, next_update_ms = excluded.next_update_ms
+        WHERE excluded.number > number;`);
+      if (!same || size('staged') >= size('main')) {
+        for (const table of ['leaf', 'node', 'head'])
+          raw.exec(`DELETE FROM ${table}; INSERT INTO ${table} SELECT * FROM staged.${table};`);
+      }
+    });
+  } finally {
+    store.raw.exec('DETACH staged');
+  }
+}
+
+function invalid(message: string, cause?: unknown): HyperMeshError {
+  return new HyperMeshError('state-invalid', `${message}; nothing was imported.`, cause === undefined ? {} : { cause });
+}

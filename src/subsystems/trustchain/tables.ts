@@ -1,0 +1,45 @@
+import type { Migration } from '../../base/sqlite.ts';
+import type { CertificateRole, RevocationReason } from '../../wire/certificate.ts';
+
+/** `trust.db` of a home: sealed keys, certificates, revocation lists and the log, so that each change is one transaction. */
+export const MIGRATIONS: readonly Migration[] = [
+  {
+    name: '001-init',
+    up: `
+      CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+      CREATE TABLE keystore (name TEXT PRIMARY KEY, sealed TEXT NOT NULL) STRICT, WITHOUT ROWID;
+      CREATE TABLE certificate (
+        fingerprint TEXT PRIMARY KEY, role TEXT NOT NULL, der BLOB NOT NULL, serial TEXT NOT NULL,
+        subject TEXT NOT NULL, issuer TEXT NOT NULL, key_id TEXT NOT NULL,
+        not_before_ms INTEGER NOT NULL, not_after_ms INTEGER NOT NULL,
+        revoked_at_ms INTEGER, revoked_reason TEXT) STRICT;
+      CREATE TABLE revocation_list (
+        issuer TEXT PRIMARY KEY, number INTEGER NOT NULL, der BLOB NOT NULL, next_update_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+      CREATE TABLE leaf (position INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, content BLOB NOT NULL) STRICT;
+      CREATE TABLE node (level INTEGER NOT NULL, position INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (level, position))
+        STRICT, WITHOUT ROWID;
+      CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), json TEXT NOT NULL) STRICT;
+    `,
+  },
+];
+
+export interface CertificateRow {
+  readonly fingerprint: string;
+  readonly role: CertificateRole;
+  readonly der: Uint8Array;
+  readonly serial: string;
+  readonly subject: string;
+  readonly issuer: string;
+  readonly key_id: string;
+  readonly not_before_ms: number;
+  readonly not_after_ms: number;
+  readonly revoked_at_ms: number | null;
+  readonly revoked_reason: RevocationReason | null;
+}
+
+export interface RevocationListRow {
+  readonly issuer: 'root' | 'intermediate';
+  readonly number: number;
+  readonly der: Uint8Array;
+  readonly next_update_ms: number;
+}
