@@ -41,7 +41,8 @@ const eventSchema = z.strictObject({
   type: eventType,
   severity,
   source: eventSource,
-  data: z.json(),
+  // It comes out of JSON.parse, so only its absence can be wrong.
+  data: z.custom<Json>((value) => value !== undefined, 'expected JSON'),
 });
 
 /** Checks a draft and prints its data. Errors: `usage`, `limit-exceeded` when the data is too large. */

@@ -19,12 +19,32 @@ const RESERVED = /^(process|monitoring)\./;
 const TAG_KEY = /^[a-z][a-z0-9_.]{0,63}$/;
 const TAG_VALUE_LENGTH_MAX = 128;
 const DELAY_WINDOW_MS = 60_000;
+const DELAY_RESOLUTION_MS = 20;
 
 /** Milliseconds: from a cache hit to a proof. */
 const MS_BUCKETS = [1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000];
 /** Bytes: 1 KiB to 4 GiB. */
 const BYTE_BUCKETS = Array.from({ length: 12 }, (_, power) => 1_024 * 4 ** power);
 const PLAIN_BUCKETS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 10_000, 100_000];
+
+/** The help text of the exposition; the full list with tags is docs/protocol/metrics.md. */
+const DESCRIPTIONS: ReadonlyMap<string, string> = new Map([
+  ['catalog.packages.total', 'Packages known here'],
+  ['catalog.versions.total', 'Versions of all packages known here'],
+  ['catalog.storage.bytes', 'Bytes in the content store'],
+  ['catalog.cache.hits', 'Answers from a cache'],
+  ['catalog.cache.misses', 'Questions that no cache could answer'],
+  ['catalog.operations.publish', 'Publish operations, by outcome'],
+  ['catalog.operations.install', 'Install operations, by outcome'],
+  ['catalog.operations.search', 'Searches, by outcome'],
+  ['catalog.operations.run', 'Runs, by outcome'],
+  ['monitoring.rejected', 'Measurements that were refused, by reason'],
+  ['process.memory.rss', 'Resident memory of the node'],
+  ['process.memory.heap', 'JavaScript heap in use'],
+  ['process.eventloop.delay.p99', 'How late the event loop is, 99th percentile of the last minute or two'],
+  ['process.handles', 'Timers, sockets, files and workers that are open'],
+  ['process.uptime', 'Since the process started'],
+]);
 
 type Rejection = 'name' | 'kind' | 'value' | 'tags' | 'cardinality';
 
@@ -49,7 +69,7 @@ interface Sdk {
  */
 export class MetricStore {
   readonly #limits: MetricLimits;
-  readonly #delay = monitorEventLoopDelay({ resolution: 20 });
+  readonly #delay = monitorEventLoopDelay({ resolution: DELAY_RESOLUTION_MS });
   #delaySince = performance.now();
   /** By the name in the exposition, so that two dotted names cannot become one there. */
   readonly #series = new Map<string, Series>();
@@ -91,6 +111,7 @@ export class MetricStore {
   }
 
   #accept(source: string, metric: Metric): Rejection | { series: Series; tags: Readonly<Record<string, string>> } {
+    if (typeof metric !== 'object' || metric === null) return 'kind';
     const { name, kind, value, unit, tags } = metric;
     if (typeof name !== 'string' || !NAME.test(name) || RESERVED.test(name)) return 'name';
     if (kind !== 'counter' && kind !== 'gauge' && kind !== 'histogram') return 'kind';
@@ -162,7 +183,9 @@ export class MetricStore {
     const observe = (name: string, unit: string, read: () => number) => {
       const series: Series = { name, kind: 'gauge', unit: undefined, record: undefined };
       this.#series.set(expositionName(name, 'gauge'), series);
-      meter.createObservableGauge(name, { unit }).addCallback((result: ObservableResult) => result.observe(read()));
+      meter
+        .createObservableGauge(name, { unit, description: describe(name) })
+        .addCallback((result: ObservableResult) => result.observe(read()));
     };
     observe('process.memory.rss', 'bytes', () => process.memoryUsage.rss());
     observe('process.memory.heap', 'bytes', () => process.memoryUsage().heapUsed);
@@ -173,7 +196,8 @@ export class MetricStore {
 
   /** Of the last one to two minutes at most: the window starts anew when it was read and is older than a minute. */
   #delayP99Ms(): number {
-    const p99 = Math.round(this.#delay.percentile(99) / 1e4) / 100;
+    // The histogram counts nanoseconds from one sample to the next, so the interval itself is in each of them.
+    const p99 = Math.max(0, Math.round(this.#delay.percentile(99) / 1e4) / 100 - DELAY_RESOLUTION_MS);
     if (performance.now() - this.#delaySince > DELAY_WINDOW_MS) {
       this.#delay.reset();
       this.#delaySince = performance.now();
@@ -231,8 +255,12 @@ function expositionName(name: string, kind: Metric['kind']): string {
   return kind === 'counter' && !plain.endsWith('_total') ? `${plain}_total` : plain;
 }
 
+function describe(name: string): string {
+  return DESCRIPTIONS.get(name) ?? name;
+}
+
 function recorder(meter: Meter, { name, kind, unit }: Series): NonNullable<Series['record']> {
-  const options = unit === undefined ? {} : { unit };
+  const options = { description: describe(name), ...(unit === undefined ? {} : { unit }) };
   switch (kind) {
     case 'counter': {
       const counter: Counter = meter.createCounter(name, options);

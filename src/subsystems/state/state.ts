@@ -400,8 +400,12 @@ function parseLine(line: Uint8Array): EntryRow {
   const parsed = lineSchema.safeParse(value);
   if (!parsed.success) throw invalidSection('a line is not [space, key, value]', parsed.error);
   const [space, key, content] = parsed.data;
-  const text = valueText(key, content as Json);
-  return { space, key, value: text, bytes: entryBytes(key, text) };
+  try {
+    const text = valueText(key, content as Json);
+    return { space, key, value: text, bytes: entryBytes(key, text) };
+  } catch (error) {
+    throw invalidSection(`the value of "${key}" is too large or too deep`, error);
+  }
 }
 
 /** The lines of each piece, however lines and pieces overlap. */
