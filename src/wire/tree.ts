@@ -188,8 +188,8 @@ function checkTarget(path: string, target: string): void {
   }
 }
 
-/** The header blocks of an entry: one ustar block, after a pax header where ustar has no room. */
-function encodeHeader(entry: TreeEntry): Uint8Array {
+/** The header blocks of an entry: one ustar block, after a pax header where ustar has no room. The content follows, padded to 512 bytes. */
+export function encodeHeader(entry: TreeEntry): Uint8Array {
   const name = utf8(entry.kind === 'directory' ? `${entry.path}/` : entry.path);
   const target = utf8(entry.target ?? '');
   const records = [
@@ -328,7 +328,7 @@ export interface TreeVisitor {
  */
 export class TreeScanner {
   readonly #visitor: TreeVisitor;
-  readonly #rules: TreeRules;
+  readonly #rules: Pick<TreeRules, 'admit'>;
   readonly #block = new Uint8Array(BLOCK);
   #filled = 0;
   #position = 0;
@@ -338,9 +338,13 @@ export class TreeScanner {
   /** A pax header: its block, its body so far, and how many bytes of the body (with padding) are to come. */
   #pax: { readonly bytes: Uint8Array; filled: number } | null = null;
 
-  constructor(visitor: TreeVisitor = {}, options: { readonly entriesMax?: number } = {}) {
+  /** `rules`: what is asked of the sequence of entries; those of a tree when absent. */
+  constructor(
+    visitor: TreeVisitor = {},
+    options: { readonly entriesMax?: number; readonly rules?: Pick<TreeRules, 'admit'> } = {},
+  ) {
     this.#visitor = visitor;
-    this.#rules = new TreeRules(options.entriesMax);
+    this.#rules = options.rules ?? new TreeRules(options.entriesMax);
   }
 
   /** How many of the next bytes are content that `skip` may pass over. */

@@ -1,0 +1,311 @@
+import {
+  type BigIntStats,
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync,
+  openSync,
+  readdirSync,
+  readlinkSync,
+  readSync,
+} from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
+import { join, matchesGlob, resolve } from 'node:path';
+import { setImmediate as breathe } from 'node:timers/promises';
+import { fromUtf8 } from '../base/bytes.ts';
+import type { CallOptions } from '../base/call.ts';
+import { HyperMeshError, storageError } from '../base/errors.ts';
+import { MANIFEST_BYTES_MAX, type PackageManifest, parseManifest } from '../wire/manifest.ts';
+import {
+  comparePaths,
+  encodedSize,
+  encodeTree,
+  TREE_LIMITS,
+  type TreeEntry,
+  TreeRules,
+  type TreeSource,
+  tooManyEntries,
+} from '../wire/tree.ts';
+
+/** A folder on its way into the catalog. */
+export interface PackedFolder {
+  readonly manifestYaml: string;
+  readonly manifest: PackageManifest;
+  /** The canonical tree (docs/protocol/tree.md) in pieces of at most 1 MiB. Can be read once; reads the folder as it goes. */
+  readonly tree: AsyncIterable<Uint8Array>;
+  /** Files and links. */
+  readonly files: number;
+  /** Bytes of the tree. */
+  readonly bytes: number;
+}
+
+export interface FolderOptions extends CallOptions {
+  /** Instead of `catalog.yaml` in the folder. */
+  readonly manifestFile?: string;
+  /** A file that is not part of the package wherever it lies: the one that is being written. */
+  readonly leaveOut?: string;
+  readonly entriesMax?: number;
+}
+
+/** Files up to this size are read in one go. */
+const SMALL = 256 * 1024;
+const PIECE = 2 ** 20;
+/** How long the event loop may wait for synchronous file calls, which are many times faster than asynchronous ones. */
+const STRETCH_MS = 10;
+
+interface Found {
+  readonly entry: TreeEntry;
+  /** As found by the walk, so that a change before or while it is read is noticed. */
+  readonly stats: BigIntStats;
+}
+
+/**
+ * Reads `catalog.yaml` and lists the folder; its files are read later, as `tree` is consumed. The same folder gives the same bytes
+ * on any day and machine. Links are packed as links and never followed.
+ * Errors: `manifest-missing`, `manifest-invalid`, `entry-missing`, `tree-invalid`, `limit-exceeded`, `storage-*`, `cancelled`;
+ * while the tree is read also `tree-invalid` when a file changed or cannot be read.
+ */
+export async function packFolder(folder: string, options: FolderOptions = {}): Promise<PackedFolder> {
+  const root = resolve(folder);
+  const manifestYaml = readManifest(options.manifestFile ?? join(root, 'catalog.yaml'));
+  const manifest = parseManifest(manifestYaml);
+  const found = await walk(root, manifest.exclude, options);
+  const rules = new TreeRules(options.entriesMax);
+  for (const { entry } of found) rules.admit(entry);
+  checkNamed(manifest, found);
+  const bytes = encodedSize(found.map(({ entry }) => entry));
+  const files = found.filter(({ entry }) => entry.kind !== 'directory').length;
+  return { manifestYaml, manifest, files, bytes, tree: readTree(root, found, bytes, options) };
+}
+
+function readManifest(path: string): string {
+  try {
+    const file = openSync(path, constants.O_RDONLY);
+    try {
+      // One byte more than allowed is enough to see that it is too large.
+      const buffer = new Uint8Array(MANIFEST_BYTES_MAX + 1);
+      let filled = 0;
+      for (let read = -1; read !== 0 && filled < buffer.length; filled += read)
+        read = readSync(file, buffer, filled, buffer.length - filled, null);
+      return fromUtf8(buffer.subarray(0, filled));
+    } finally {
+      closeSync(file);
+    }
+  } catch (error) {
+    if (error instanceof TypeError) {
+      throw new HyperMeshError('manifest-invalid', `catalog.yaml: expected UTF-8 text, but ${path} is not.`, {
+        cause: error,
+      });
+    }
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === 'ENOENT' || code === 'ENOTDIR') {
+      throw new HyperMeshError('manifest-missing', `Expected a manifest at ${path}, but there is none.`, {
+        hint: 'Start one with `hypermesh new`, or name the folder that has a catalog.yaml.',
+        cause: error,
+      });
+    }
+    throw storageError(error, `reading ${path}`);
+  }
+}
+
+/** Everything in the folder that is not left out, in canonical order. */
+async function walk(root: string, exclude: readonly string[], options: FolderOptions): Promise<Found[]> {
+  const entriesMax = options.entriesMax ?? TREE_LIMITS.entriesMax;
+  const leftOut = exclusion(exclude);
+  const leaveOut = options.leaveOut === undefined ? null : resolve(options.leaveOut);
+  const found: Found[] = [];
+  const folders = [''];
+  let since = performance.now();
+  for (let folder = folders.pop(); folder !== undefined; folder = folders.pop()) {
+    for (const name of listFolder(root, folder)) {
+      const path = folder === '' ? name : `${folder}/${name}`;
+      if (name === '.git' || leftOut(path) || (leaveOut !== null && join(root, path) === leaveOut)) continue;
+      const next = look(root, path);
+      if (next.entry.kind === 'directory') folders.push(path);
+      found.push(next);
+      if (found.length > entriesMax) throw tooManyEntries(entriesMax);
+      if (performance.now() - since < STRETCH_MS) continue;
+      await breathe();
+      checkCancelled(options.signal);
+      options.onProgress?.({ step: 'list', done: found.length, unit: 'files' });
+      since = performance.now();
+    }
+  }
+  return found.sort((a, b) => comparePaths(a.entry.path, b.entry.path));
+}
+
+function listFolder(root: string, folder: string): string[] {
+  try {
+    return readdirSync(join(root, folder));
+  } catch (error) {
+    throw unreadable(folder === '' ? root : folder, 'folder', error);
+  }
+}
+
+function look(root: string, path: string): Found {
+  let stats: BigIntStats;
+  let target: string | undefined;
+  try {
+    stats = lstatSync(join(root, path), { bigint: true });
+    if (stats.isSymbolicLink()) target = readlinkSync(join(root, path));
+  } catch (error) {
+    const why = path.includes('\ufffd') ? 'has a name that is not valid UTF-8' : 'changed while the folder was listed';
+    throw new HyperMeshError('tree-invalid', `The entry ${JSON.stringify(path)} ${why}.`, {
+      hint: 'Rename it, or try again when nothing writes to the folder.',
+      cause: error,
+    });
+  }
+  const rest = { path, size: 0, executable: false };
+  if (target !== undefined) return { entry: { ...rest, kind: 'symlink', target }, stats };
+  if (stats.isDirectory()) return { entry: { ...rest, kind: 'directory' }, stats };
+  if (stats.isFile()) {
+    const executable = (stats.mode & 0o100n) !== 0n;
+    return { entry: { path, kind: 'file', size: Number(stats.size), executable }, stats };
+  }
+  const kind = stats.isFIFO() ? 'pipe' : stats.isSocket() ? 'socket' : 'device';
+  throw new HyperMeshError(
+    'tree-invalid',
+    `Expected files, folders and links, but ${JSON.stringify(path)} is a ${kind}.`,
+    {
+      hint: 'Remove it, or list it under `exclude` in catalog.yaml.',
+      details: { path },
+    },
+  );
+}
+
+/**
+ * `exclude` in words: a pattern with a slash is matched against the path from the root, one without against a name in any folder.
+ * A folder that matches is left out with all it holds. As in a shell, `*` does not match a name that begins with a dot.
+ */
+function exclusion(patterns: readonly string[]): (path: string) => boolean {
+  const cleaned = patterns.map((pattern) => pattern.replace(/^\.?\//, '').replace(/\/(\*\*)?$/, ''));
+  const byName = cleaned.filter((pattern) => !pattern.includes('/'));
+  const byPath = cleaned.filter((pattern) => pattern.includes('/'));
+  return (path) => {
+    const name = path.slice(path.lastIndexOf('/') + 1);
+    return byName.some((pattern) => matchesGlob(name, pattern)) || byPath.some((pattern) => matchesGlob(path, pattern));
+  };
+}
+
+function checkNamed(manifest: PackageManifest, found: readonly Found[]): void {
+  const present = new Set(found.filter(({ entry }) => entry.kind !== 'directory').map(({ entry }) => entry.path));
+  for (const key of ['entry', 'readme'] as const) {
+    const path = manifest[key];
+    if (path === undefined || present.has(path)) continue;
+    throw new HyperMeshError(
+      'entry-missing',
+      `catalog.yaml says ${key}: ${path}, but the folder has no file of that path.`,
+      {
+        hint: `Add the file, correct \`${key}\`, or check \`exclude\`.`,
+        details: { key, path },
+      },
+    );
+  }
+}
+
+async function* readTree(
+  root: string,
+  found: readonly Found[],
+  total: number,
+  options: FolderOptions,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  let done = 0;
+  for await (const piece of encodeTree(sources(root, found, options), options)) {
+    checkCancelled(options.signal);
+    yield piece;
+    done += piece.length;
+    options.onProgress?.({ step: 'pack', done, total, unit: 'bytes' });
+  }
+}
+
+async function* sources(
+  root: string,
+  found: readonly Found[],
+  options: FolderOptions,
+): AsyncGenerator<TreeSource, void, undefined> {
+  let since = performance.now();
+  for (const { entry, stats } of found) {
+    if (performance.now() - since >= STRETCH_MS) {
+      await breathe();
+      checkCancelled(options.signal);
+      since = performance.now();
+    }
+    if (entry.kind !== 'file' || entry.size === 0) yield { entry };
+    else if (entry.size <= SMALL) yield { entry, content: readSmall(root, entry, stats) };
+    else yield { entry, content: readLarge(root, entry, stats) };
+  }
+}
+
+/** Never through a link that took the file's place. */
+const READ = constants.O_RDONLY | (constants.O_NOFOLLOW ?? 0);
+
+function readSmall(root: string, entry: TreeEntry, stats: BigIntStats): Uint8Array {
+  try {
+    const file = openSync(join(root, entry.path), READ);
+    try {
+      const buffer = new Uint8Array(entry.size);
+      let filled = 0;
+      for (let read = -1; read !== 0 && filled < buffer.length; filled += read)
+        read = readSync(file, buffer, filled, buffer.length - filled, null);
+      checkUnchanged(entry, stats, fstatSync(file, { bigint: true }));
+      return buffer.subarray(0, filled);
+    } finally {
+      closeSync(file);
+    }
+  } catch (error) {
+    throw unreadable(entry.path, 'file', error);
+  }
+}
+
+async function* readLarge(
+  root: string,
+  entry: TreeEntry,
+  stats: BigIntStats,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  let file: FileHandle | undefined;
+  try {
+    file = await open(join(root, entry.path), READ);
+    checkUnchanged(entry, stats, await file.stat({ bigint: true }));
+    // The encoder copies each piece before it asks for the next.
+    const buffer = new Uint8Array(Math.min(PIECE, entry.size));
+    for (let at = 0; at < entry.size; ) {
+      const { bytesRead } = await file.read(buffer, 0, Math.min(buffer.length, entry.size - at), at);
+      if (bytesRead === 0) break;
+      at += bytesRead;
+      yield buffer.subarray(0, bytesRead);
+    }
+    checkUnchanged(entry, stats, await file.stat({ bigint: true }));
+  } catch (error) {
+    throw unreadable(entry.path, 'file', error);
+  } finally {
+    await file?.close();
+  }
+}
+
+function checkUnchanged(entry: TreeEntry, before: BigIntStats, now: BigIntStats): void {
+  const same = (['ino', 'size', 'mtimeNs', 'mode'] as const).every((field) => before[field] === now[field]);
+  if (same) return;
+  throw new HyperMeshError('tree-invalid', `The file ${JSON.stringify(entry.path)} changed while it was packed.`, {
+    hint: 'Try again when nothing writes to the folder, or list the file under `exclude` in catalog.yaml.',
+    details: { path: entry.path },
+  });
+}
+
+function unreadable(path: string, kind: 'file' | 'folder', error: unknown): HyperMeshError {
+  const code = (error as NodeJS.ErrnoException).code;
+  if (code !== 'EACCES' && code !== 'EPERM' && code !== 'ENOENT' && code !== 'ELOOP' && code !== 'ENOTDIR')
+    return storageError(error, `reading the ${kind} ${JSON.stringify(path)}`);
+  const denied = code === 'EACCES' || code === 'EPERM';
+  const why = denied ? 'you may not read it' : 'it went away or was replaced while the folder was packed';
+  return new HyperMeshError('tree-invalid', `The ${kind} ${JSON.stringify(path)} cannot be packed: ${why}.`, {
+    hint: denied
+      ? `Give yourself the right (chmod u+r), or list it under \`exclude\` in catalog.yaml.`
+      : 'Try again when nothing writes to the folder.',
+    details: { path },
+    cause: error,
+  });
+}
+
+function checkCancelled(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new HyperMeshError('cancelled', 'Packing was cancelled.', { cause: signal.reason });
+}
