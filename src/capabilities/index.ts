@@ -1,8 +1,8 @@
 /** What an author of an extension imports: `import { defineExtension } from 'hypermesh/extension'`. */
 export type { CallOptions, Progress } from '../base/call.ts';
-export type { Digest } from '../base/digest.ts';
+export { type Digest, digestOf, isDigest } from '../base/digest.ts';
 export { HyperMeshError } from '../base/errors.ts';
-export type { Json } from '../base/json.ts';
+export { canonicalJson, type Json } from '../base/json.ts';
 export type { Lock, LockedPackage } from '../wire/lock.ts';
 export type * from '../wire/manifest.ts';
 export type * from '../wire/names.ts';

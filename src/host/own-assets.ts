@@ -1,7 +1,5 @@
 import { HyperMeshError } from '../base/errors.ts';
 import type { AssetDraft, Assets } from '../capabilities/assets.ts';
-import type { Capabilities, CapabilityName } from '../capabilities/extension.ts';
-import type { Resources } from '../capabilities/resources.ts';
 import { type AssetId, type AssetType, parseAssetId } from '../wire/names.ts';
 import { crossingsOf } from './crossings.ts';
 
@@ -33,7 +31,7 @@ export function ownAssets(
   };
   const ownId = (id: AssetId) => own(parseAssetId(id).type);
   return {
-    ...bound('assets', assets),
+    ...bound(assets),
     async create(draft: AssetDraft) {
       own(draft.type);
       const isNew = (await assets.versions(draft.name)).length === 0;
@@ -69,36 +67,9 @@ export function ownAssets(
   };
 }
 
-/** Leases are released by who took them, and by `releaseAll` when the borrower goes. */
-export function ownLeases(resources: Resources): { readonly resources: Resources; releaseAll(): Promise<void> } {
-  /** Lease id -> when it ends by itself. */
-  const held = new Map<string, number>();
-  return {
-    resources: {
-      ...bound('resources', resources),
-      async allocate(request, options) {
-        const lease = await resources.allocate(request, options);
-        for (const [id, expiresAtMs] of held) if (expiresAtMs < lease.grantedAtMs) held.delete(id);
-        held.set(lease.id, lease.expiresAtMs);
-        return lease;
-      },
-      /** Of a lease that is not its own an extension learns nothing, and nothing happens to it. */
-      async release(id) {
-        if (!held.has(id)) return;
-        await resources.release(id);
-        held.delete(id);
-      },
-    },
-    async releaseAll() {
-      await Promise.all(held.keys().map((id) => resources.release(id)));
-      held.clear();
-    },
-  };
-}
-
-/** The methods of a capability as own members of a plain object, so that some can be replaced. */
-function bound<Name extends CapabilityName>(name: Name, capability: Capabilities[Name]): Capabilities[Name] {
-  const methods = capability as unknown as Record<string, (...args: unknown[]) => unknown>;
-  const copy = [...crossingsOf(name).keys()].map((method) => [method, methods[method]!.bind(capability)]);
-  return Object.fromEntries(copy) as Capabilities[Name];
+/** The methods as own members of a plain object, so that some can be replaced. */
+function bound(assets: Assets): Assets {
+  const methods = assets as unknown as Record<string, (...args: unknown[]) => unknown>;
+  const copy = [...crossingsOf('assets').keys()].map((method) => [method, methods[method]!.bind(assets)]);
+  return Object.fromEntries(copy) as Assets;
 }
