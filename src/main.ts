@@ -2,7 +2,10 @@ import { randomBytes } from 'node:crypto';
 import { rename, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { ApiLog } from './api/node.ts';
+import type { Digest } from './base/digest.ts';
+import type { VerifyResult } from './catalog/api.ts';
 import type { Loaded } from './config.ts';
+import type { Bundle } from './wire/bundle.ts';
 import { encodeNodeFile } from './wire/node-file.ts';
 
 export interface RunningNode extends AsyncDisposable {
@@ -75,4 +78,10 @@ async function writePrivate(file: string, content: string): Promise<void> {
   const temporary = `${file}.${process.pid}.tmp`;
   await writeFile(temporary, content, { mode: 0o600, flag: 'w' });
   await rename(temporary, file);
+}
+
+/** Checks a bundle with nothing but itself: no home, no node. `network` pins the network it must belong to. Errors: as a verification. */
+export async function verifyOffline(bundle: Bundle, network?: Digest): Promise<VerifyResult> {
+  const { verifyBundleOffline } = await import('./hypermesh.ts');
+  return verifyBundleOffline(bundle, network === undefined ? {} : { network });
 }

@@ -2,6 +2,7 @@ import path from 'node:path';
 import { z } from 'zod';
 import { HyperMeshError } from '../base/errors.ts';
 import { installRequest, namesRequest, rootRequest, runRequest } from '../wire/http.ts';
+import { checkLock } from '../wire/lock.ts';
 import { type AnyRoute, route } from './route.ts';
 
 export const installationRoutes: readonly AnyRoute[] = [
@@ -25,6 +26,7 @@ export const installationRoutes: readonly AnyRoute[] = [
         ...options,
         ...rootOf(body),
         ...(body.locked === undefined ? {} : { locked: body.locked }),
+        ...(body.lock === undefined ? {} : { lock: checkLock(body.lock) }),
       }),
   }),
   route({

@@ -1,8 +1,8 @@
-import { fromUtf8 } from '../base/bytes.ts';
+import { concat, utf8 } from '../base/bytes.ts';
 import { HyperMeshError } from '../base/errors.ts';
-import type { Bundle } from '../wire/bundle.ts';
+import { canonicalJson } from '../base/json.ts';
+import { BUNDLE_BYTES_MAX, type Bundle, decodeBundle } from '../wire/bundle.ts';
 import {
-  HTTP_LIMITS,
   proofRequest,
   proofVerifyRequest,
   renewRequest,
@@ -24,9 +24,9 @@ export const trustRoutes: readonly AnyRoute[] = [
     async handle({ body }, { node, ...options }) {
       const { offline = false } = body;
       if ('ref' in body) return node.catalog.verify({ ref: body.ref }, { ...options, offline });
-      // A bundle is checked part by part by the verifier; here it is only JSON of bounded depth.
-      const bundle = 'bundle' in body ? body.bundle : await storedBundle(body.digest, node);
-      return node.catalog.verify({ bundle: bundle as unknown as Bundle }, { ...options, offline });
+      const bundle =
+        'bundle' in body ? decodeBundle(utf8(canonicalJson(body.bundle))) : await storedBundle(body.digest, node);
+      return node.catalog.verify({ bundle }, { ...options, offline });
     },
   }),
   route({
@@ -137,18 +137,17 @@ export const trustRoutes: readonly AnyRoute[] = [
   }),
 ];
 
-async function storedBundle(digest: `sha256:${string}`, node: RequestContext['node']): Promise<unknown> {
+async function storedBundle(digest: `sha256:${string}`, node: RequestContext['node']): Promise<Bundle> {
   const parts: Uint8Array[] = [];
   let size = 0;
   for await (const part of node.assets.read(digest)) {
     size += part.length;
-    if (size > HTTP_LIMITS.jsonBytesMax)
-      throw new HyperMeshError('bundle-invalid', `${digest} is larger than a bundle can be.`);
+    if (size > BUNDLE_BYTES_MAX)
+      throw new HyperMeshError(
+        'bundle-invalid',
+        `${digest} has more than ${BUNDLE_BYTES_MAX} bytes: it is not a bundle.`,
+      );
     parts.push(part);
   }
-  try {
-    return JSON.parse(fromUtf8(Buffer.concat(parts)));
-  } catch {
-    throw new HyperMeshError('bundle-invalid', `${digest} is not a bundle: it is not JSON.`);
-  }
+  return decodeBundle(concat(...parts));
 }

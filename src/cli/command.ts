@@ -1,5 +1,5 @@
 import type { CallOptions } from '../base/call.ts';
-import type { Client } from '../client/client.ts';
+import type { Client } from '../client/index.ts';
 import type { Flags, Loaded } from '../config.ts';
 
 /** What a command is given by the command line around it. */

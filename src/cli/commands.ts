@@ -8,6 +8,7 @@ export const GROUPS: Readonly<Record<string, string>> = {
   state: 'Save and restore the state of a node.',
 };
 
+const MANIFEST = ['--manifest <file>', 'Used instead of catalog.yaml in the folder.'] as const;
 const TO = ['--to <dir>', 'Folder of the installation; default: the one of the node.'] as const;
 
 /** Every command, in the order of `hypermesh --help`. */
@@ -54,18 +55,18 @@ export const COMMANDS: readonly CommandSpec[] = [
     name: 'pack',
     summary: 'Write a package folder to one file, without a node.',
     args: '<dir>',
-    options: [['--out <file>', 'The file to write; default: NAME-VERSION.hmp in the working folder.']],
+    options: [MANIFEST, ['--out <file>', 'The file to write; default: SCOPE-NAME-VERSION.hmp in the working folder.']],
     example: 'hypermesh pack ./greeter --out greeter.hmp',
-    run: async (context, dir: string, options: { out?: string }) =>
+    run: async (context, dir: string, options: { out?: string; manifest?: string }) =>
       (await import('./commands/publish.ts')).pack(context, dir, options),
   },
   {
     name: 'publish',
     summary: 'Publish a package folder or a packed file: sign, prove, admit, commit.',
     args: '<dir|file>',
-    options: [['--bundle <file>', 'Also write the verification bundle to this file.']],
+    options: [MANIFEST, ['--bundle <file>', 'Also write the verification bundle to this file.']],
     example: 'hypermesh publish ./greeter --bundle greeter.bundle.json',
-    run: async (context, source: string, options: { bundle?: string }) =>
+    run: async (context, source: string, options: { bundle?: string; manifest?: string }) =>
       (await import('./commands/publish.ts')).publish(context, source, options),
   },
   {

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { HyperMeshError, isCoded, storageError } from '../base/errors.ts';
-import { Client } from '../client/client.ts';
+import { Client } from '../client/index.ts';
 import type { Loaded } from '../config.ts';
 import type { RunningNode } from '../main.ts';
 import { decodeNodeFile, type NodeFile } from '../wire/node-file.ts';

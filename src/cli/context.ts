@@ -1,5 +1,5 @@
 import { EXIT, HyperMeshError } from '../base/errors.ts';
-import type { Client } from '../client/client.ts';
+import type { Client } from '../client/index.ts';
 import type { Flags, Loaded } from '../config.ts';
 import type { Context } from './command.ts';
 import { progressMode, showProgress } from './progress.ts';

@@ -67,7 +67,9 @@ function shared(command: Command): Command {
 }
 
 function define(parent: Command, name: string, spec: CommandSpec): void {
-  const command = shared(parent.command(spec.args === undefined ? name : `${name} ${spec.args}`, { isDefault: spec.isDefault === true }))
+  const command = shared(
+    parent.command(spec.args === undefined ? name : `${name} ${spec.args}`, { isDefault: spec.isDefault === true }),
+  )
     .description(spec.summary)
     .addHelpText('after', `\nExample:\n  ${spec.example}`);
   for (const [flags, description] of spec.options ?? []) command.option(flags, description);

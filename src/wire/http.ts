@@ -8,8 +8,8 @@ import { packageName } from './names.ts';
 /** Requests of the HTTP API (docs/protocol/http.md). Each is checked here, once, before anything acts on it. */
 
 export const HTTP_LIMITS = {
-  /** Bytes of a JSON body. */
-  jsonBytesMax: 8 * 2 ** 20,
+  /** Bytes of a JSON body: the largest lock file, and what is around it. */
+  jsonBytesMax: 17 * 2 ** 20,
   /** Nesting of JSON that is passed on to a program. */
   jsonDepthMax: 64,
   /** Packages in one request. */
@@ -77,6 +77,8 @@ export const installRequest = z.strictObject({
   refs: z.array(ref).max(HTTP_LIMITS.refsMax),
   /** Exactly what the lock file of the installation says. */
   locked: z.boolean().optional(),
+  /** The content of a lock file to start from, or with `locked` to follow. */
+  lock: json.optional(),
 });
 export const namesRequest = z.strictObject({ root, names });
 export const rootRequest = z.strictObject({ root });

@@ -1,7 +1,10 @@
 import path from 'node:path';
-import type { InstalledPackage } from '../../capabilities/assets.ts';
-import type { InstallResult } from '../../catalog/api.ts';
+import { HyperMeshError, isCoded } from '../../base/errors.ts';
+import type { Json } from '../../base/json.ts';
+import type { InstalledPackage, InstallResult } from '../../client/index.ts';
+import { decodeLock, LOCK_LIMITS } from '../../wire/lock.ts';
 import type { Context, Outcome } from '../command.ts';
+import { readTextFile } from '../files.ts';
 import { count, plain, table } from '../terminal.ts';
 
 interface To {
@@ -24,8 +27,27 @@ export async function install(
   refs: readonly string[],
   options: To & { readonly locked?: boolean },
 ): Promise<Outcome> {
-  const request = { refs: [...refs], root: rootOf(options), ...(options.locked === true ? { locked: true } : {}) };
-  return describe(await context.withNode((client) => client.install(request, context)));
+  const root = rootOf(options);
+  if (refs.length === 0 && options.locked !== true) {
+    throw new HyperMeshError('usage', 'Expected at least one package to install.', {
+      hint: 'Name packages as scope/name or scope/name@range, or use --locked to install what the lock file says.',
+    });
+  }
+  const locked = options.locked === true ? { locked: true, lock: await readLock(context, root) } : {};
+  return describe(await context.withNode((client) => client.install({ refs: [...refs], root, ...locked }, context)));
+}
+
+async function readLock(context: Context, root: string | undefined): Promise<Json> {
+  const folder = root ?? path.join((await context.load()).config.home, 'installed');
+  const file = path.join(folder, 'hypermesh.lock');
+  const text = await readTextFile(file, LOCK_LIMITS.bytesMax).catch((error: unknown) => {
+    if (!isCoded(error, 'file-not-found')) throw error;
+    throw new HyperMeshError('lock-outdated', `Expected a lock file at ${file}, but there is none.`, {
+      hint: 'Run the same command without --locked, then keep the new hypermesh.lock.',
+    });
+  });
+  // A lock is plain JSON data; its type only promises more.
+  return decodeLock(text) as unknown as Json;
 }
 
 export async function uninstall(context: Context, names: readonly string[], options: To): Promise<Outcome> {

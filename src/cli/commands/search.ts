@@ -1,5 +1,5 @@
 import { HyperMeshError } from '../../base/errors.ts';
-import type { AssetRecord } from '../../capabilities/assets.ts';
+import type { AssetRecord } from '../../client/index.ts';
 import type { Context, Outcome } from '../command.ts';
 import { bytes, count, date, fields, oneLine, plain, table } from '../terminal.ts';
 

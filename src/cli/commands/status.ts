@@ -1,4 +1,4 @@
-import { Client } from '../../client/client.ts';
+import { Client } from '../../client/index.ts';
 import type { Context, Outcome } from '../command.ts';
 import { findNode } from '../connect.ts';
 import { bytes, count, date, duration, fields } from '../terminal.ts';

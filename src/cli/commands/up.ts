@@ -4,7 +4,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { fromProblem, HyperMeshError, type ProblemDocument, storageError } from '../../base/errors.ts';
 import { siblingModule } from '../../base/module.ts';
-import { Client } from '../../client/client.ts';
+import { Client } from '../../client/index.ts';
 import type { Loaded } from '../../config.ts';
 import { askPassphrase } from '../ask.ts';
 import type { Context, Outcome } from '../command.ts';

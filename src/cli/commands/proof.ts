@@ -1,0 +1,86 @@
+import { isDigest } from '../../base/digest.ts';
+import { HyperMeshError } from '../../base/errors.ts';
+import { canonicalJson, type Json } from '../../base/json.ts';
+import type { StakeAccount } from '../../client/index.ts';
+import type { Requirements } from '../../wire/proof.ts';
+import type { Context, Outcome } from '../command.ts';
+import { parseJson, readTextFile, writeWhole } from '../files.ts';
+import { bytes, duration, fields, oneLine, table } from '../terminal.ts';
+import { wholeNumber } from './search.ts';
+import { oneOf } from './trust.ts';
+
+const PROOFS_BYTES_MAX = 8 * 2 ** 20;
+
+export async function proofStatus(context: Context): Promise<Outcome> {
+  const [space, network] = await context.withNode((client) =>
+    Promise.all([client.space(context), client.network(context)]),
+  );
+  const { networkId, requirements } = network;
+  const rows = [['', 'space', 'stake', 'work', 'time'], ...requirements.map(row)];
+  const progress = space.state === 'building' ? `, ${Math.floor(space.fraction * 100)}%` : '';
+  const head = fields({ Network: networkId, Space: `${space.state}, ${bytes(space.bytes)}${progress}` });
+  return { data: { networkId, space, requirements }, text: `${head}\n\n${table(rows)}` };
+}
+
+function row({ kind, space, stake, work, time }: Requirements): string[] {
+  return [
+    kind,
+    space === null ? '-' : bytes(space.bytesMin),
+    stake === null ? '-' : `${stake.amountMin} tokens`,
+    work === null ? '-' : `${work.hexDigits} hex digits`,
+    time === null ? '-' : `${time.squarings} squarings, ${duration(time.windowMs)}`,
+  ];
+}
+
+export async function proofMake(
+  context: Context,
+  kind: string,
+  subject: string,
+  file: string | undefined,
+  options: { readonly ref?: string },
+): Promise<Outcome> {
+  const wanted = oneOf(['publish', 'install', 'execute', 'default'], kind, 'an operation');
+  if (!isDigest(subject))
+    throw new HyperMeshError(
+      'usage',
+      `Expected "sha256:" and 64 hexadecimal digits, but got "${subject.slice(0, 100)}".`,
+    );
+  const request = { kind: wanted, subject, ...(options.ref === undefined ? {} : { ref: options.ref }) };
+  const proofs = await context.withNode((client) => client.makeProofs(request, context));
+  if (file === undefined) return { data: proofs, text: canonicalJson(proofs) };
+  await writeWhole(file, `${canonicalJson(proofs)}\n`);
+  return { data: { file, proofs }, text: `Wrote the proofs to ${file}.` };
+}
+
+/** A file of proofs, or a bundle, which holds one. */
+export async function proofVerify(context: Context, file: string): Promise<Outcome> {
+  const content = parseJson(await readTextFile(file, PROOFS_BYTES_MAX), `in ${file}`);
+  const inside = content !== null && typeof content === 'object' && 'proofs' in content ? content['proofs'] : content;
+  const verdicts = await context.withNode((client) => client.verifyProofs(inside as Json, context));
+  const bad = verdicts.filter(({ verdict }) => verdict === 'invalid');
+  const text = table(verdicts.map(({ kind, verdict, says, verifyMs }) => [kind, verdict, says, duration(verifyMs)]));
+  if (bad.length === 0) return { data: { valid: true, verdicts }, text };
+  throw new HyperMeshError('proof-rejected', bad.map(({ kind, says }) => `${kind}: ${oneLine(says)}`).join('; '), {
+    details: { verdicts },
+  });
+}
+
+export async function stakeShow(context: Context): Promise<Outcome> {
+  return account(await context.withNode((client) => client.stake(context)));
+}
+
+export async function stakeChange(
+  context: Context,
+  action: 'lock' | 'unlock' | 'transfer',
+  amountText: string,
+  to?: string,
+): Promise<Outcome> {
+  const amount = wholeNumber(amountText, 'the amount');
+  const request = action === 'transfer' ? { action, amount, to: to! } : { action, amount };
+  return account(await context.withNode((client) => client.changeStake(request, context)));
+}
+
+function account(stake: StakeAccount): Outcome {
+  const { account: id, balance, locked } = stake;
+  return { data: stake, text: fields({ Account: id, Balance: `${balance} tokens`, Locked: `${locked} tokens` }) };
+}

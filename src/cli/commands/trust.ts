@@ -1,0 +1,40 @@
+import { HyperMeshError } from '../../base/errors.ts';
+import type { CertificateInfo } from '../../client/index.ts';
+import type { Context, Outcome } from '../command.ts';
+import { date, fields, table } from '../terminal.ts';
+
+export async function keys(context: Context): Promise<Outcome> {
+  const both = await context.withNode((client) => client.keys(context));
+  const show = (role: string, { subject, keyId, fingerprint, notAfterMs }: CertificateInfo) =>
+    fields({ [role]: subject, 'Key id': keyId, Certificate: fingerprint, Until: date(notAfterMs) });
+  return { data: both, text: `${show('Publisher', both.publisher)}\n\n${show('Validator', both.validator)}` };
+}
+
+export async function certificates(context: Context): Promise<Outcome> {
+  const list = await context.withNode((client) => client.certificates(context));
+  const rows = list.map((each) => [each.role, each.status, date(each.notAfterMs), each.subject, each.fingerprint]);
+  return { data: { certificates: list }, text: table(rows) };
+}
+
+export async function renew(context: Context, role: string): Promise<Outcome> {
+  const wanted = oneOf(['publisher', 'validator'], role, 'a role');
+  const issued = await context.withNode((client) => client.renewCertificate(wanted, context));
+  return { data: issued, text: `New certificate ${issued.fingerprint}, valid until ${date(issued.notAfterMs)}.` };
+}
+
+export async function revoke(
+  context: Context,
+  fingerprint: string,
+  options: { readonly reason?: string },
+): Promise<Outcome> {
+  const reasons = ['key-compromise', 'superseded', 'cessation-of-operation'] as const;
+  const reason = oneOf(reasons, options.reason ?? 'superseded', 'a reason');
+  const revoked = await context.withNode((client) => client.revokeCertificate(fingerprint, reason, context));
+  return { data: revoked, text: `Revoked ${revoked.revoked} (${revoked.reason}).` };
+}
+
+export function oneOf<const T extends string>(choices: readonly T[], given: string, what: string): T {
+  const found = choices.find((choice) => choice === given);
+  if (found !== undefined) return found;
+  throw new HyperMeshError('usage', `Expected ${what} of ${choices.join(', ')}, but got "${given.slice(0, 100)}".`);
+}

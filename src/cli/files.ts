@@ -1,0 +1,66 @@
+import { open, rename, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { fromUtf8, utf8 } from '../base/bytes.ts';
+import { HyperMeshError, storageError } from '../base/errors.ts';
+import type { Json } from '../base/json.ts';
+
+/** A whole file of at most `bytesMax` bytes. Errors: `file-not-found`, `limit-exceeded`, `storage-*`. */
+export async function readFileBounded(file: string, bytesMax: number): Promise<Uint8Array> {
+  try {
+    await using handle = await open(file, 'r');
+    const { size } = await handle.stat();
+    if (size > bytesMax)
+      throw new HyperMeshError('limit-exceeded', `Expected at most ${bytesMax} bytes, but ${file} has ${size}.`);
+    return await handle.readFile();
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT' || code === 'ENOTDIR')
+      throw new HyperMeshError('file-not-found', `There is no file ${file}.`);
+    if (code === 'EISDIR') throw new HyperMeshError('usage', `Expected a file, but ${file} is a folder.`);
+    throw storageError(error, `reading ${file}`);
+  }
+}
+
+/** Errors: as {@link readFileBounded}, and `usage` when it is not UTF-8. */
+export async function readTextFile(file: string, bytesMax: number): Promise<string> {
+  const bytes = await readFileBounded(file, bytesMax);
+  try {
+    return fromUtf8(bytes);
+  } catch {
+    throw new HyperMeshError('usage', `Expected text in UTF-8, but ${file} is something else.`);
+  }
+}
+
+/** Errors: `usage`, saying where the text stops being JSON. */
+export function parseJson(text: string, what: string): Json {
+  try {
+    return JSON.parse(text) as Json;
+  } catch (error) {
+    throw new HyperMeshError('usage', `Expected JSON ${what}: ${(error as Error).message.slice(0, 200)}.`);
+  }
+}
+
+/** Writes beside `file` and renames: the file has its old content or all of the new. Answers the number of bytes. */
+export async function writeWhole(
+  file: string,
+  content: Uint8Array | string | AsyncIterable<Uint8Array>,
+): Promise<number> {
+  const temporary = path.join(path.dirname(file), `.${path.basename(file)}.${process.pid}.tmp`);
+  const pieces = typeof content === 'string' ? [utf8(content)] : content instanceof Uint8Array ? [content] : content;
+  let size = 0;
+  try {
+    {
+      await using handle = await open(temporary, 'w', 0o644);
+      for await (const piece of pieces) {
+        await handle.writeFile(piece);
+        size += piece.length;
+      }
+      await handle.sync();
+    }
+    await rename(temporary, file);
+    return size;
+  } catch (error) {
+    await rm(temporary, { force: true }).catch(() => undefined);
+    throw (error as NodeJS.ErrnoException).syscall === undefined ? error : storageError(error, `writing ${file}`);
+  }
+}

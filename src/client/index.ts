@@ -1,0 +1,12 @@
+/** The typed client of a node, and the types of what it answers. */
+export type {
+  AssetRecord,
+  AssetState,
+  InstalledPackage,
+} from '../capabilities/assets.ts';
+export type { StakeAccount } from '../capabilities/consensus.ts';
+export type { Event } from '../capabilities/monitoring.ts';
+export type { CertificateInfo } from '../capabilities/trust.ts';
+export type { RuntimeStatus } from '../capabilities/vm.ts';
+export type { CatalogRun, InstallResult, PublishResult, VerifyResult } from '../catalog/api.ts';
+export { Client, type ClientOptions, type NetworkInfo } from './client.ts';
