@@ -43,7 +43,7 @@ class Runner implements ExecutionSubsystem {
   }
 
   async runtimes(): Promise<readonly RuntimeStatus[]> {
-    return Promise.all(KINDS.map((kind) => this.#runtimes.get(kind)?.probe() ?? missing(kind)));
+    return Promise.all(KINDS.map(async (kind) => this.#runtimes.get(kind)?.probe() ?? missing(kind)));
   }
 
   async run(request: RunRequest, options: CallOptions = {}): Promise<RunResult> {

@@ -121,7 +121,7 @@ export function meter(
   out.bytes(module.subarray(0, 8));
   for (const id of ORDER) {
     let payload = sections.get(id);
-    switch (id) {
+    switch (id as number) {
       case SECTION.type:
         payload = append(payload, 1, (w) => w.byte(0x60).u32(0).u32(0));
         break;

@@ -1,0 +1,82 @@
+import assert from 'node:assert/strict';
+import { globSync, readFileSync } from 'node:fs';
+import { describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { parse } from 'yaml';
+import type { Json } from '../../base/json.ts';
+import { MemoryTrees, SMALL_POLICY } from '../../testing/runtime-conformance.ts';
+import { assemble } from '../../testing/wat.ts';
+import { packageManifest } from '../../wire/manifest.ts';
+import { openExecution } from './index.ts';
+
+const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
+
+function folder(path: string): Record<string, Uint8Array> {
+  const at = `${ROOT}${path}/`;
+  return Object.fromEntries(
+    globSync('**/*', { cwd: at, withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map((entry) => `${entry.parentPath}/${entry.name}`.slice(at.length - 1).replace(/^\//, ''))
+      .map((name) => [name, readFileSync(at + name)]),
+  );
+}
+
+async function run(path: string, input: Json) {
+  const trees = new MemoryTrees();
+  const mounts = [{ layer: trees.add(folder('examples/packages/phrases')), at: '/packages/hello/phrases' }];
+  await using execution = await openExecution({ assets: trees });
+  return await execution.run({
+    kind: 'wasm',
+    layer: trees.add(folder(path)),
+    entry: 'main.wasm',
+    args: [],
+    input,
+    policy: { ...SMALL_POLICY, memoryBytes: 2 ** 20, mounts },
+  });
+}
+
+describe('example packages and templates', () => {
+  for (const path of ['examples/packages/greeter', 'templates/wasm']) {
+    it(`${path}/main.wasm is its text, assembled`, async () => {
+      const text = readFileSync(`${ROOT}${path}/src/main.wat`, 'utf8');
+      assert.deepEqual(new Uint8Array(readFileSync(`${ROOT}${path}/main.wasm`)), await assemble(text));
+    });
+  }
+
+  for (const path of [
+    'examples/packages/greeter',
+    'examples/packages/phrases',
+    'templates/wasm',
+    'templates/library',
+  ]) {
+    it(`${path}/catalog.yaml is a manifest whose files exist`, () => {
+      const manifest = packageManifest.parse(parse(readFileSync(`${ROOT}${path}/catalog.yaml`, 'utf8')));
+      for (const file of [manifest.entry, manifest.readme])
+        if (file !== undefined) assert.ok(readFileSync(`${ROOT}${path}/${file}`).length > 0);
+    });
+  }
+
+  it('hello/greeter greets in the language of the input', async () => {
+    const greeted = async (input: Json) => (await run('examples/packages/greeter', input)).output;
+    assert.deepEqual(await greeted({ name: 'Ada', language: 'fr' }), { greeting: 'Bonjour, Ada !' });
+    assert.deepEqual(await greeted({ other: { name: 'no' }, language: 'ja', name: '"Zoë" \\ 🦊' }), {
+      greeting: 'こんにちは、"Zoë" \\ 🦊さん！',
+    });
+    assert.deepEqual(await greeted({}), { greeting: 'Hello, world!' });
+  });
+
+  it('hello/greeter says why it cannot greet', async () => {
+    const unknown = await run('examples/packages/greeter', { language: 'xx' });
+    assert.deepEqual(
+      [unknown.termination, unknown.exitCode, unknown.output, unknown.stderr],
+      ['exit', 1, null, 'hello/phrases has no greeting in that language.\n'],
+    );
+    assert.equal((await run('examples/packages/greeter', { language: '../../x' })).exitCode, 1);
+    assert.match((await run('examples/packages/greeter', { name: 'x'.repeat(70_000) })).stderr, /too large/);
+  });
+
+  it('templates/wasm answers at once', async () => {
+    const result = await run('templates/wasm', { name: 'Ada' });
+    assert.deepEqual([result.termination, result.output], ['exit', { received: { name: 'Ada' } }]);
+  });
+});
