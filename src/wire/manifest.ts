@@ -284,7 +284,10 @@ function expectation(issue: Issue): string {
         : issue.format === 'url'
           ? 'expected a URL with its scheme, for example "https://example.org"'
           : `expected the form ${'pattern' in issue ? issue.pattern : issue.format}`;
-    default:
+    case 'custom':
+    case 'invalid_element':
+    case 'not_multiple_of':
+    case 'unrecognized_keys':
       return issue.message;
   }
 }

@@ -83,6 +83,28 @@ export const GEAR: Uint32Array = Uint32Array.from({ length: 256 }, (_, i) => {
   return new DataView(digest.buffer).getUint32(0);
 });
 
+/** shards.wat, compiled: the loop over bytes is three times faster there than in JavaScript. */
+const SCANNER_WASM =
+  'AGFzbQEAAAABCAFgA39/fwF/AwIBAAUDAQARBgYBfwFBAAsHGAMGbWVtb3J5AgAEZ2VhcgMABHNjYW4AAApBAT8BAX8jACEDAkAD' +
+  'QCAAIAFPDQEgA0EBdCAALQAAQQJ0KAIAaiEDIABBAWohACADIAJxDQAgAA8LCyADJABBAAs=';
+
+interface Scanner {
+  readonly memory: WebAssembly.Memory;
+  /** The rolling hash between calls, a signed 32-bit number. */
+  readonly gear: { value: number };
+  scan(at: number, until: number, mask: number): number;
+}
+
+/** One instance for all cutters: each call is synchronous and leaves nothing in it. */
+const scanner = new WebAssembly.Instance(new WebAssembly.Module(Uint8Array.fromBase64(SCANNER_WASM)), {})
+  .exports as unknown as Scanner;
+/** Where the bytes to look at begin in its memory, after the gear table. */
+const DATA = 1024;
+const WINDOW = MIB;
+const window = new Uint8Array(scanner.memory.buffer, DATA, WINDOW);
+const table = new DataView(scanner.memory.buffer);
+for (const [i, value] of GEAR.entries()) table.setUint32(i * 4, value, true);
+
 /**
  * Cuts a stream of bytes. FastCDC with 32-bit gear hash: the first `average / 4` bytes of a shard are not looked at;
  * from there h = (h << 1) + GEAR[byte], and the shard ends after a byte that makes the top bits of h zero: log2(average) + 2 bits
@@ -115,6 +137,11 @@ export class ShardCutter {
   }
 
   push(bytes: Uint8Array): void {
+    for (let at = 0; at < bytes.length; at += WINDOW) this.#pushWindow(bytes.subarray(at, at + WINDOW));
+  }
+
+  #pushWindow(bytes: Uint8Array): void {
+    window.set(bytes);
     for (let at = 0; at < bytes.length; ) {
       const end = this.#scan(bytes, at);
       this.#hasher.update(bytes.subarray(at, Math.abs(end)));
@@ -140,19 +167,17 @@ export class ShardCutter {
     const base = at - this.#length;
     const stop = Math.min(bytes.length, base + this.#maximum);
     const middle = Math.min(stop, base + this.average);
-    let i = Math.max(at, base + this.#minimum);
-    let h = this.#gear;
-    for (const [until, mask] of [
-      [middle, this.#strictMask],
-      [stop, this.#looseMask],
-    ] as const) {
-      for (; i < until; i++) {
-        h = ((h << 1) + GEAR[bytes[i]!]!) | 0;
-        if ((h & mask) === 0) return i + 1;
-      }
-    }
-    this.#gear = h;
+    const first = Math.max(at, base + this.#minimum);
+    scanner.gear.value = this.#gear;
+    const cut =
+      this.#look(first, middle, this.#strictMask) || this.#look(Math.max(first, middle), stop, this.#looseMask);
+    if (cut > 0) return cut - DATA;
+    this.#gear = scanner.gear.value;
     return stop === base + this.#maximum ? stop : -stop;
+  }
+
+  #look(from: number, until: number, mask: number): number {
+    return from < until ? scanner.scan(DATA + from, DATA + until, mask) : 0;
   }
 
   #cut(): void {
