@@ -1,10 +1,13 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
 import fc from 'fast-check';
-import { concat, fromUtf8, utf8 } from '../../base/bytes.ts';
+import { concat, fromUtf8, hex, utf8 } from '../../base/bytes.ts';
 import { type ErrorCode, HyperMeshError, isCoded } from '../../base/errors.ts';
 import type { StagedSection, StateSection } from '../../capabilities/state.ts';
 import { exportState, importState, openState, recoverImport } from './index.ts';
@@ -228,4 +231,55 @@ test('a section may stop reading early, and a large piece is cut', async (t) => 
   last.text = 'old';
   await importState(cut(stream, 65_536), [large, last], { directory, clock });
   assert.equal(last.text, 'new');
+});
+
+/** Imports one of two exports after the other into two databases, until it is killed. */
+const IMPORTER = `
+  const [directory, stateUrl, folders, streams] = JSON.parse(process.argv[1]);
+  const { importState, recoverImport, openState } = await import(stateUrl);
+  const clock = { nowMs: () => 1 };
+  const stores = await Promise.all(folders.map((folder) => openState({ directory: folder, clock })));
+  const sections = stores.map(({ section }, index) => ({ ...section, name: 'part-' + index }));
+  await recoverImport(sections, { directory, clock });
+  process.send('ready');
+  for (let turn = 0; ; turn++) {
+    const bytes = Uint8Array.fromHex(streams[turn % streams.length]);
+    await importState((async function* () { yield bytes; })(), sections, { directory, clock });
+  }
+`;
+
+test('killed at any moment, the next start finds both sections before or both after', async (t) => {
+  const home = await folder(t);
+  const directory = join(home, 'import');
+  const folders = [join(home, 'a'), join(home, 'b')];
+  const openAll = async () => {
+    const stores = await Promise.all(folders.map((path) => openState({ directory: path, clock })));
+    return { stores, sections: stores.map(({ section }, index) => ({ ...section, name: `part-${index}` })) };
+  };
+  const streams: string[] = [];
+  for (const content of ['one', 'two']) {
+    const { stores, sections } = await openAll();
+    for (const { space } of stores) await space('catalog').write({ content, [content]: 'x'.repeat(1_000) });
+    streams.push(hex(await exported(sections)));
+    for (const store of stores) await store[Symbol.asyncDispose]();
+  }
+  const stateUrl = new URL('./index.ts', import.meta.url).href;
+  for (let kill = 0; kill < 6; kill++) {
+    const argument = JSON.stringify([directory, stateUrl, folders, streams]);
+    const child = spawn(process.execPath, ['--input-type=module', '-e', IMPORTER, argument], {
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    });
+    await once(child, 'message');
+    await setTimeout(Math.random() * 60);
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+
+    const { stores, sections } = await openAll();
+    await recoverImport(sections, { directory, clock });
+    const found = await Promise.all(stores.map(({ space }) => space('catalog').list('')));
+    assert.ok(found[0]!.length > 0);
+    assert.deepEqual(found[0], found[1], `kill ${kill}`);
+    assert.deepEqual(await readdir(directory), []);
+    for (const store of stores) await store[Symbol.asyncDispose]();
+  }
 });
