@@ -1,1 +1,1 @@
-export { type MonitoringLimits, type MonitoringSubsystem, type NodeHealth, openMonitoring } from './monitoring.ts';
+export { type MonitoringLimits, type MonitoringSubsystem, openMonitoring } from './monitoring.ts';

@@ -18,7 +18,7 @@ const DEFAULT_LIMITS: MonitoringLimits = {
 };
 
 /** How the node itself is doing. Plain data. */
-export interface NodeHealth {
+interface NodeHealth {
   readonly status: 'healthy' | 'degraded';
   /** Why it is degraded, one sentence each. */
   readonly reasons: readonly string[];
