@@ -61,9 +61,12 @@ export function parseEventDraft(draft: EventDraft): { type: string; severity: Se
   return { type: parsed.data.type, severity: parsed.data.severity, dataText };
 }
 
-/** One event as a message of a server-sent event stream; a browser hands its `id` back as `Last-Event-ID`. */
+/**
+ * One event as a message of a server-sent event stream; a browser hands its `id` back as `Last-Event-ID`.
+ * Without a name of its own, so that one `onmessage` sees every type.
+ */
 export function encodeEvent(event: Event): string {
-  return `id: ${event.sequence}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`;
+  return `id: ${event.sequence}\ndata: ${JSON.stringify(event)}\n\n`;
 }
 
 /** Reads the `data` line of such a message. Errors: `usage`. */
