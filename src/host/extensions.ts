@@ -387,6 +387,17 @@ export class Extensions implements AsyncDisposable {
     for (const loaded of this.#loaded.values()) await this.#applySnapshot(loaded);
   }
 
+  /** Runs `work` while no extension answers requests; those that ran before run again afterwards. */
+  async whilePaused<T>(work: () => Promise<T>): Promise<T> {
+    const running = [...this.#loaded.values()].filter((loaded) => loaded.state === 'running');
+    for (const loaded of running) this.#move(loaded, 'paused');
+    try {
+      return await work();
+    } finally {
+      for (const loaded of running) if (loaded.state === 'paused') this.#move(loaded, 'running');
+    }
+  }
+
   /** In the reverse order of loading. */
   async [Symbol.asyncDispose](): Promise<void> {
     for (const id of [...this.#loaded.keys()].reverse()) {
