@@ -47,7 +47,6 @@ export async function startNode({ config, secrets }: Loaded, options: StartOptio
       {
         ...{ catalog, assets, trust, consensus, vm, monitoring, stop },
         status: () => node.status(),
-        prometheus: () => monitoring.prometheus(),
         exportState: (callOptions) => node.exportState(callOptions),
         importState: (stream, callOptions) => node.importState(stream, callOptions),
       },

@@ -26,10 +26,13 @@ export interface ApiNode {
     | 'space'
   >;
   readonly vm: Pick<Execution, 'runtimes'>;
-  readonly monitoring: Pick<Monitoring, 'metrics' | 'events'>;
+  readonly monitoring: Pick<Monitoring, 'metrics' | 'events'> & {
+    /** Metrics in the text format of Prometheus. */
+    prometheus(): Promise<string>;
+    /** The sequence numbers of the oldest and the newest event that are kept. */
+    health(): Promise<{ readonly events: { readonly oldest: number; readonly last: number } }>;
+  };
   status(): Promise<Omit<NodeStatus, 'runtime' | 'memory'>>;
-  /** Metrics in the text format of Prometheus. */
-  prometheus(): Promise<string>;
   exportState(options?: CallOptions): AsyncIterable<Uint8Array>;
   importState(stream: AsyncIterable<Uint8Array>, options?: CallOptions): Promise<void>;
   /** Asks the process to stop gracefully; returns at once. */

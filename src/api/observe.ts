@@ -1,5 +1,5 @@
 import { HyperMeshError } from '../base/errors.ts';
-import type { Event } from '../capabilities/monitoring.ts';
+import { type Event, encodeEvent } from '../wire/event.ts';
 import { collectRequest, eventsRequest, metricsRequest, type NodeStatus, STATE_EXPORT } from '../wire/http.ts';
 import type { ApiNode } from './node.ts';
 import { type AnyRoute, route, streamRoute } from './route.ts';
@@ -43,7 +43,7 @@ export const observeRoutes: readonly AnyRoute[] = [
     access: 'read',
     sends: 'text/plain; version=0.0.4; charset=utf-8',
     async handle(_input, { node }) {
-      return [await node.prometheus()];
+      return [await node.monitoring.prometheus()];
     },
   }),
   streamRoute({
@@ -57,7 +57,7 @@ export const observeRoutes: readonly AnyRoute[] = [
     async handle({ query, headers }, { node, signal }) {
       const follow = query.follow ?? true;
       const events = node.monitoring.events({
-        after: lastEventId(headers['last-event-id']) ?? query.after ?? 0,
+        after: lastEventId(headers['last-event-id']) ?? query.after ?? (await newest(node, query.last)),
         ...(query.pattern === undefined ? {} : { pattern: query.pattern }),
         follow,
         signal,
@@ -119,6 +119,13 @@ async function status(node: ApiNode): Promise<NodeStatus> {
   };
 }
 
+/** After which event to begin so that the last `count` follow; 0, the oldest kept, when no number is asked for. */
+async function newest({ monitoring }: ApiNode, count: number | undefined): Promise<number> {
+  if (count === undefined) return 0;
+  const { oldest, last } = (await monitoring.health()).events;
+  return last - count < oldest ? 0 : last - count;
+}
+
 function lastEventId(header: string | string[] | undefined): number | undefined {
   if (header === undefined || header === '') return undefined;
   const sequence = Number(header);
@@ -141,7 +148,7 @@ async function* serverSent(events: AsyncIterable<Event>, signal: AbortSignal): A
         continue;
       }
       if (step.done === true) return;
-      yield `id: ${step.value.sequence}\ndata: ${JSON.stringify(step.value)}\n\n`;
+      yield encodeEvent(step.value);
       next = iterator.next();
     }
   } catch (error) {

@@ -117,6 +117,8 @@ export const stakeRequest = z.discriminatedUnion('action', [
 export const metricsRequest = z.strictObject({ pattern: z.string().min(1).max(200).default('*') });
 export const eventsRequest = z.strictObject({
   after: z.coerce.number().int().min(0).optional(),
+  /** Instead of `after`: begin with this many of the newest. */
+  last: z.coerce.number().int().min(0).max(1_000).optional(),
   pattern: z.string().min(1).max(200).optional(),
   /** `false`: what is kept, then the end. */
   follow: z.stringbool().optional(),
