@@ -127,7 +127,7 @@ export type PackageManifest = z.infer<typeof packageManifest>;
 /** UTF-8 bytes of a `catalog.yaml`; checked before it is parsed. */
 export const MANIFEST_BYTES_MAX = 256 * 1024;
 
-/** How many problems one error names. */
+/** How many problems one error names. A hostile file can have very many, and looking for one in the source takes a while. */
 const PROBLEMS_MAX = 10;
 
 interface Problem {
@@ -160,7 +160,7 @@ export function parseManifest(yaml: string): PackageManifest {
     prettyErrors: false,
     uniqueKeys: false,
     schema: 'core',
-    logLevel: 'silent',
+    logLevel: 'error',
   });
   const at = (offset: number | undefined) => {
     const { line, col } = lines.linePos(offset ?? 0);
@@ -186,7 +186,9 @@ export function parseManifest(yaml: string): PackageManifest {
   }
   const parsed = packageManifest.safeParse(value);
   if (parsed.success) return parsed.data;
-  throw manifestInvalid(parsed.error.issues.flatMap((issue) => describe(issue, value, document.contents, at)));
+  throw manifestInvalid(
+    parsed.error.issues.slice(0, PROBLEMS_MAX).flatMap((issue) => describe(issue, value, document.contents, at)),
+  );
 }
 
 /** Anchors, aliases and tags, keys that are not text, keys that come twice. */
@@ -241,7 +243,7 @@ function describe(
   const came = path.reduce<unknown>((inner, key) => (inner as Record<string, unknown> | undefined)?.[key], value);
   if (issue.code === 'unrecognized_keys') {
     const known = knownKeys(path);
-    return issue.keys.map((key) => {
+    return issue.keys.slice(0, PROBLEMS_MAX).map((key) => {
       const near = nearest(key, known);
       return {
         ...at(locate(contents, [...path, key], 'key')),
