@@ -1,3 +1,4 @@
+import { z } from 'zod';
 import { fromUtf8, utf8 } from '../../../base/bytes.ts';
 import type { CallOptions } from '../../../base/call.ts';
 import type { Digest } from '../../../base/digest.ts';
@@ -27,6 +28,23 @@ const PROBE_MODULE = Uint8Array.of(
   ...[7, 19, 2, 6, 0x6d, 0x65, 0x6d, 0x6f, 0x72, 0x79, 2, 0, 6, 0x5f, 0x73, 0x74, 0x61, 0x72, 0x74, 0, 0],
   ...[10, 4, 1, 2, 0, 0x0b],
 );
+
+/** A box is not trusted: what it says is checked like any input. */
+const fileWish: z.ZodType<FileWish> = z.object({ mount: z.int(), path: z.string() });
+const amount = z.number().nonnegative();
+const boxEnd: z.ZodType<BoxEnd> = z.discriminatedUnion('kind', [
+  z.object({ kind: z.literal('invalid'), message: z.string() }),
+  z.object({
+    kind: z.literal('ended'),
+    termination: z.enum(['exit', 'error', 'timeout', 'memory', 'fuel', 'output']),
+    exitCode: z.int().nullable(),
+    reason: z.string().nullable(),
+    cpuMs: amount,
+    memoryBytes: amount,
+    processBytes: amount,
+    fuelUsed: z.string().regex(/^\d{1,20}$/),
+  }),
+]);
 
 interface Tree {
   readonly layer: Digest;
@@ -260,13 +278,13 @@ class Conversation {
         this.#print(event.type, event.body);
         break;
       case FRAME.wish:
-        this.#serve(event.body).catch(() => this.#stop('sandbox', 'The process of the program broke its protocol.'));
+        this.#serve(event.body).catch(() => this.#breach());
         break;
       case FRAME.end:
         this.#finish(event.body);
         break;
       default:
-        this.#stop('sandbox', 'The process of the program broke its protocol.');
+        this.#breach();
     }
   }
 
@@ -291,7 +309,7 @@ class Conversation {
   async #serve(body: Uint8Array): Promise<void> {
     if (this.#serving) throw new Error('one wish at a time');
     this.#serving = true;
-    const wish = JSON.parse(fromUtf8(body)) as FileWish;
+    const wish = fileWish.parse(JSON.parse(fromUtf8(body)));
     const size = this.#sizes[wish.mount]?.get(wish.path);
     if (size === undefined) throw new Error('a wish for a file that was not offered');
     this.#servedBytes += size;
@@ -308,8 +326,18 @@ class Conversation {
     else this.#box.send(FRAME.file, bytes);
   }
 
+  #breach(): void {
+    this.#stop('sandbox', 'The process of the program broke its protocol.');
+  }
+
   #finish(body: Uint8Array): void {
-    const end = JSON.parse(fromUtf8(body)) as BoxEnd;
+    let end: BoxEnd;
+    try {
+      end = boxEnd.parse(JSON.parse(fromUtf8(body)));
+    } catch {
+      this.#breach();
+      return;
+    }
     if (end.kind === 'invalid') {
       this.#close();
       this.#settle.reject(
@@ -323,7 +351,7 @@ class Conversation {
       );
       return;
     }
-    this.#end(end.termination, end.reason, end.exitCode, {
+    this.#end(end.termination, end.reason === null ? null : visible(end.reason), end.exitCode, {
       cpuMs: Math.round(end.cpuMs),
       peakMemoryBytes: end.memoryBytes,
       peakProcessBytes: end.processBytes,

@@ -1,0 +1,377 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readFileSync } from 'node:fs';
+import { after, describe, it } from 'node:test';
+import fc from 'fast-check';
+import type { SandboxPolicy } from '../../capabilities/vm.ts';
+import { MemoryTrees, SMALL_POLICY, type TreeContent } from '../../testing/runtime-conformance.ts';
+import { assemble } from '../../testing/wat.ts';
+import { openExecution } from './index.ts';
+import { WASI_FUNCTIONS } from './wasm/wasi.ts';
+
+const MEMORY = '(memory (export "memory") 1)';
+/** Imports every function named in `names` as `$name`. */
+function imports(...names: string[]): string {
+  const letters: Record<string, string> = { i: 'i32', I: 'i64' };
+  const typed = (text: string) => [...text].map((letter) => letters[letter]).join(' ');
+  return names
+    .map((name) => {
+      const [parameters, results] = WASI_FUNCTIONS.get(name)!.split(':') as [string, string];
+      return `(import "wasi_snapshot_preview1" "${name}" (func $${name} (param ${typed(parameters)}) (result ${typed(results)})))`;
+    })
+    .join('\n');
+}
+/** $path: opens the text at 1000 with oflags and rights, returns the error number; the descriptor is at 900. */
+const OPEN = `(func $open (param $length i32) (param $how i32) (param $rights i64) (result i32)
+  (call $path_open (i32.const 3) (i32.const 1) (i32.const 1000) (local.get $length)
+    (local.get $how) (local.get $rights) (i64.const 0) (i32.const 0) (i32.const 900)))`;
+const EXIT = '(import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))';
+
+describe('the box', () => {
+  const trees = new MemoryTrees();
+  const execution = openExecution({ assets: trees }, { limits: { wallMsMax: 60_000 } });
+  after(async () => (await execution)[Symbol.asyncDispose]());
+
+  async function run(
+    program: string | Uint8Array,
+    policy: Partial<SandboxPolicy> = {},
+    more: { files?: Record<string, TreeContent>; features?: Record<string, boolean> } = {},
+  ) {
+    const module = typeof program === 'string' ? await assemble(program, more.features) : program;
+    const layer = trees.add({ 'main.wasm': module, ...more.files });
+    return (await execution).run({
+      kind: 'wasm',
+      layer,
+      entry: 'main.wasm',
+      args: [],
+      input: null,
+      policy: { ...SMALL_POLICY, ...policy },
+    });
+  }
+  const start = (body: string) => `(module ${MEMORY} (func (export "_start") ${body}))`;
+
+  it('stops endless work by fuel: loop, recursion by tail call, start function', async () => {
+    const fuel = { fuel: 1_000_000n };
+    assert.equal((await run(start('(loop (br 0))'), fuel)).termination, 'fuel');
+    const tail = `(module ${MEMORY} (func $f (return_call $f)) (func (export "_start") (call $f)))`;
+    assert.equal((await run(tail, fuel, { features: { tail_call: true } })).termination, 'fuel');
+    const early = `(module ${MEMORY} (func $s (loop (br 0))) (start $s) (func (export "_start")))`;
+    const result = await run(early, fuel);
+    assert.deepEqual([result.termination, result.usage.fuelUsed], ['fuel', '1000000']);
+  });
+
+  it('counts the same fuel each time, and no more than the budget', async () => {
+    const work = start(
+      '(local $i i32) (loop (local.set $i (i32.add (local.get $i) (i32.const 1))) (br_if 0 (i32.lt_u (local.get $i) (i32.const 1000))))',
+    );
+    const [first, second] = await Promise.all([run(work), run(work, { fuel: 10_000n })]);
+    assert.equal(first.usage.fuelUsed, second.usage.fuelUsed);
+    assert.equal((await run(work, { fuel: BigInt(first.usage.fuelUsed!) })).termination, 'exit');
+    assert.equal((await run(work, { fuel: BigInt(first.usage.fuelUsed!) - 1n })).termination, 'fuel');
+  });
+
+  it('charges bulk operations by their length', async () => {
+    const fill = '(memory.fill (i32.const 0) (i32.const 1) (i32.const 65536))';
+    const copy = '(memory.copy (i32.const 0) (i32.const 1) (i32.const 65535))';
+    for (const operation of [fill, copy]) {
+      const { usage } = await run(start(operation));
+      assert.ok(Number(usage.fuelUsed) >= 8191, `${operation}: ${usage.fuelUsed}`);
+      assert.equal((await run(start(`(loop ${operation} (br 0))`), { fuel: 100_000n })).termination, 'fuel');
+    }
+    const table = `(module ${MEMORY} (table $t 100000 funcref) (func (export "_start")
+      (loop (table.fill $t (i32.const 0) (ref.null func) (i32.const 100000)) (br 0))))`;
+    assert.equal((await run(table, { fuel: 100_000n })).termination, 'fuel');
+  });
+
+  it('stops work at the wall: a loop, a sleep, a loop of host calls', async () => {
+    const wall = { wallMs: 150 };
+    const sleep = `(module ${imports('poll_oneoff')} ${MEMORY} (func (export "_start")
+      (i64.store (i32.const 24) (i64.const 3600000000000))
+      (drop (call $poll_oneoff (i32.const 0) (i32.const 100) (i32.const 1) (i32.const 200)))))`;
+    const yielding = `(module ${imports('sched_yield')} ${MEMORY} (func (export "_start") (loop (drop (call $sched_yield)) (br 0))))`;
+    for (const program of [start('(loop (br 0))'), sleep, yielding]) {
+      const result = await run(program, wall);
+      assert.equal(result.termination, 'timeout');
+      assert.ok(result.usage.wallMs < 5_000);
+    }
+  });
+
+  it('lets a short sleep pass', async () => {
+    const nap = `(module ${imports('poll_oneoff')} ${EXIT} ${MEMORY} (func (export "_start")
+      (i64.store (i32.const 24) (i64.const 2000000))
+      (call $exit (call $poll_oneoff (i32.const 0) (i32.const 100) (i32.const 1) (i32.const 200)))))`;
+    const result = await run(nap);
+    assert.deepEqual([result.termination, result.exitCode], ['exit', 0]);
+  });
+
+  it('never gives more memory than the policy', async () => {
+    const pages = `(module ${EXIT} ${MEMORY} (func (export "_start")
+      (loop (br_if 0 (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))
+      (call $exit (memory.size))))`;
+    const result = await run(pages, { memoryBytes: 20 * 65_536 + 5 });
+    assert.deepEqual([result.exitCode, result.usage.peakMemoryBytes], [20, 20 * 65_536]);
+    const atOnce = `(module (memory (export "memory") 300) (func (export "_start")))`;
+    assert.equal((await run(atOnce)).termination, 'memory');
+    const most = `(module (memory (export "memory") 1 65536) (func (export "_start") (drop (memory.grow (i32.const 60000))) (unreachable)))`;
+    assert.equal((await run(most)).termination, 'memory');
+  });
+
+  it('bounds tables', async () => {
+    const grow = `(module ${EXIT} ${MEMORY} (table $t 1 funcref) (func (export "_start")
+      (loop (br_if 0 (i32.ne (table.grow $t (ref.null func) (i32.const 1000)) (i32.const -1))))
+      (call $exit (i32.div_u (table.size $t) (i32.const 1000)))))`;
+    assert.equal((await run(grow)).exitCode, 99);
+    await assert.rejects(run(`(module ${MEMORY} (table 10000000 funcref) (func (export "_start")))`), {
+      code: 'program-invalid',
+      message: /10000000 entries/,
+    });
+    await assert.rejects(run(`(module ${MEMORY} ${'(table 1 funcref)'.repeat(17)} (func (export "_start")))`), {
+      code: 'program-invalid',
+      message: /17 tables/,
+    });
+  });
+
+  it('ends a deep recursion and a trap as errors', async () => {
+    const deep = `(module ${MEMORY} (func $f (param i64 i64 i64 i64) (call $f (local.get 0) (local.get 1) (local.get 2) (local.get 3)))
+      (func (export "_start") (call $f (i64.const 1) (i64.const 2) (i64.const 3) (i64.const 4))))`;
+    const recursion = await run(deep);
+    assert.deepEqual([recursion.termination, recursion.exitCode], ['error', null]);
+    assert.match(recursion.reason ?? '', /stack/);
+    assert.match((await run(start('(unreachable)'))).reason ?? '', /trapped: unreachable/);
+    assert.equal((await run(start('(drop (i32.load (i32.const -1)))'))).termination, 'error');
+    assert.equal((await run(start('(drop (i32.div_u (i32.const 1) (i32.const 0)))'))).termination, 'error');
+  });
+
+  it('refuses an import that it does not offer, and names it', async () => {
+    await assert.rejects(run('(module (import "env" "system" (func)) (func (export "_start")))'), {
+      code: 'program-invalid',
+      message: /"main.wasm" cannot be run: .*"env"\."system"/,
+    });
+  });
+
+  it('refuses a module that names the global or the table which the meter adds', async () => {
+    // The modules have no globals and no tables of their own: index 0 is where the meter puts its own.
+    await assert.rejects(run(start('(global.set 0 (i64.const 9223372036854775807))')), {
+      code: 'program-invalid',
+      message: /global/,
+    });
+    const table = `(module (type (func)) ${MEMORY} (func (export "_start") (call_indirect 0 (type 0) (i32.const 0))))`;
+    await assert.rejects(run(table), { code: 'program-invalid', message: /table/ });
+  });
+
+  it('refuses bad pointers, descriptors and sizes with error numbers', async () => {
+    const program = (call: string, ...names: string[]) =>
+      `(module ${imports(...names)} ${EXIT} ${MEMORY} (func (export "_start") (call $exit ${call})))`;
+    const errno = async (call: string, ...names: string[]) => (await run(program(call, ...names))).exitCode;
+    const found = await Promise.all([
+      errno('(call $fd_write (i32.const 1) (i32.const -8) (i32.const 1) (i32.const 0))', 'fd_write'),
+      errno('(call $fd_write (i32.const 1) (i32.const 0) (i32.const -1) (i32.const 0))', 'fd_write'),
+      errno('(call $random_get (i32.const 65535) (i32.const 2))', 'random_get'),
+      errno('(call $fd_close (i32.const 99))', 'fd_close'),
+      errno('(call $fd_read (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0))', 'fd_read'),
+      errno('(call $fd_renumber (i32.const 3) (i32.const 1000000))', 'fd_renumber'),
+      errno('(call $fd_seek (i32.const 0) (i64.const 0) (i32.const 0) (i32.const 0))', 'fd_seek'),
+      errno('(call $fd_filestat_set_size (i32.const 3) (i64.const 9223372036854775807))', 'fd_filestat_set_size'),
+      errno('(call $sock_accept (i32.const 3) (i32.const 0) (i32.const 0))', 'sock_accept'),
+    ]);
+    assert.deepEqual(found, [21, 28, 21, 8, 8, 8, 70, 31, 52]);
+  });
+
+  it('fills /tmp to its size, with bytes and with names', async () => {
+    const names = ['path_open', 'fd_write', 'fd_close', 'fd_pwrite'];
+    const head = `${imports(...names)} ${EXIT} ${MEMORY} (data (i32.const 1000) "tmp/aaaaaaaa") ${OPEN}`;
+    const bytes = `(module ${head} (func (export "_start") (local $errno i32)
+      (drop (call $open (i32.const 12) (i32.const 1) (i64.const 64)))
+      (i32.store (i32.const 0) (i32.const 4096)) (i32.store (i32.const 4) (i32.const 60000))
+      (loop $more
+        (local.set $errno (call $fd_write (i32.load (i32.const 900)) (i32.const 0) (i32.const 1) (i32.const 8)))
+        (br_if $more (i32.eqz (local.get $errno))))
+      (call $exit (local.get $errno))))`;
+    const sparse = `(module ${head} (func (export "_start")
+      (drop (call $open (i32.const 12) (i32.const 1) (i64.const 64)))
+      (i32.store (i32.const 4) (i32.const 1))
+      (call $exit (call $fd_pwrite (i32.load (i32.const 900)) (i32.const 0) (i32.const 1) (i64.const 1000000000000) (i32.const 8)))))`;
+    const many = `(module ${head} (func (export "_start") (local $errno i32)
+      (loop $more
+        (i32.store (i32.const 1004) (i32.add (i32.load (i32.const 1004)) (i32.const 1)))
+        (if (i32.eq (i32.and (i32.load (i32.const 1004)) (i32.const 0x7f)) (i32.const 0x7f)) (then
+          (i32.store (i32.const 1004) (i32.add (i32.const 0x101) (i32.and (i32.load (i32.const 1004)) (i32.const 0x7f7f7f00))))))
+        (i32.store (i32.const 1004) (i32.or (i32.const 0x40404040) (i32.and (i32.load (i32.const 1004)) (i32.const 0x7f7f7f7f))))
+        (local.set $errno (call $open (i32.const 12) (i32.const 1) (i64.const 64)))
+        (drop (call $fd_close (i32.load (i32.const 900))))
+        (br_if $more (i32.eqz (local.get $errno))))
+      (call $exit (local.get $errno))))`;
+    assert.equal((await run(bytes)).exitCode, 51);
+    assert.equal((await run(sparse)).exitCode, 51);
+    const filled = await run(many, { tmpBytes: 100_000 });
+    assert.equal(filled.exitCode, 51);
+    assert.ok(filled.usage.peakMemoryBytes <= 65_536 + 100_000);
+  });
+
+  it('opens at most so many files', async () => {
+    const program = `(module ${imports('path_open')} ${EXIT} ${MEMORY} (data (i32.const 1000) "package/main.wasm") ${OPEN}
+      (func (export "_start") (local $left i32) (local $errno i32)
+        (local.set $left (i32.const 10000))
+        (loop $more
+          (local.set $errno (call $open (i32.const 17) (i32.const 0) (i64.const 2)))
+          (if (local.get $errno) (then (call $exit (local.get $errno))))
+          (br_if $more (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))))`;
+    assert.equal((await run(program)).exitCode, 33);
+  });
+
+  it('reads large files whole and refuses what is too large', async () => {
+    const big = Buffer.alloc(3_000_000, 'x');
+    const program = `(module ${imports('path_open', 'fd_read')} ${EXIT} (memory (export "memory") 2)
+      (data (i32.const 1000) "package/big") ${OPEN}
+      (func (export "_start") (local $sum i32)
+        (drop (call $open (i32.const 11) (i32.const 0) (i64.const 2)))
+        (i32.store (i32.const 0) (i32.const 65536)) (i32.store (i32.const 4) (i32.const 65536))
+        (loop $more
+          (if (call $fd_read (i32.load (i32.const 900)) (i32.const 0) (i32.const 1) (i32.const 8)) (then (call $exit (i32.const 29))))
+          (local.set $sum (i32.add (local.get $sum) (i32.load (i32.const 8))))
+          (br_if $more (i32.load (i32.const 8))))
+        (call $exit (i32.div_u (local.get $sum) (i32.const 100000)))))`;
+    assert.equal((await run(program, {}, { files: { big } })).exitCode, 30);
+    await using strict = await openExecution({ assets: trees }, { limits: { fileBytesMax: 1_000_000 } });
+    const layer = trees.add({ 'main.wasm': await assemble(program), big });
+    const result = await strict.run({
+      kind: 'wasm',
+      layer,
+      entry: 'main.wasm',
+      args: [],
+      input: null,
+      policy: SMALL_POLICY,
+    });
+    assert.equal(result.exitCode, 29);
+  });
+
+  it('takes large modules and data, and says what is too large', async () => {
+    const data = `(module (memory (export "memory") 100) (data (i32.const 0) "${'x'.repeat(2_000_000)}") (func (export "_start")))`;
+    assert.equal((await run(data)).termination, 'exit');
+    const outside = `(module ${MEMORY} (data (i32.const 65000) "${'x'.repeat(1_000)}") (func (export "_start")))`;
+    assert.equal((await run(outside)).termination, 'error');
+    await assert.rejects(run(new Uint8Array(33 * 2 ** 20)), { code: 'program-invalid', message: /at most/ });
+  });
+
+  it('holds a program back to its share of a processor', async () => {
+    const result = await run(start('(loop (br 0))'), { cpuCores: 0.2, wallMs: 600 });
+    assert.equal(result.termination, 'timeout');
+    assert.ok(result.usage.cpuMs < result.usage.wallMs);
+  });
+
+  it('refuses a policy beyond the node, other kinds, and malformed requests', async () => {
+    await assert.rejects(run(start(''), { memoryBytes: 2 ** 40, wallMs: 10 ** 9 }), {
+      code: 'policy-refused',
+      message: /memoryBytes 1099511627776, at most \d+; wallMs/,
+    });
+    const layer = trees.add({});
+    const request = { layer, entry: 'main.jl', args: [], input: null, policy: SMALL_POLICY };
+    await assert.rejects((await execution).run({ kind: 'julia', ...request }), { code: 'runtime-unavailable' });
+    for (const at of ['/package/x', '/tmp', '/a/../b', 'relative', '/a//b', '/']) {
+      const policy = { ...SMALL_POLICY, mounts: [{ layer, at }] };
+      await assert.rejects((await execution).run({ kind: 'wasm', ...request, policy }), { code: 'usage' }, at);
+    }
+    const kinds = await (await execution).runtimes();
+    assert.deepEqual(
+      kinds.map(({ kind, available }) => [kind, available]),
+      [
+        ['wasm', true],
+        ['julia', false],
+        ['python', false],
+        ['container', false],
+        ['vm', false],
+      ],
+    );
+  });
+
+  it('survives damaged modules', async () => {
+    const good = await assemble(
+      `(module ${imports('fd_write', 'path_open')} ${EXIT} (memory (export "memory") 1 9) (table 3 funcref) (global (mut i32) (i32.const 1))
+        (elem (i32.const 0) func 3) (data (i32.const 8) "text") (func $f (param i32) (result i32) (local i64)
+          (loop (result i32) (br_if 0 (i32.eqz (local.get 0))) (memory.fill (i32.const 0) (i32.const 1) (i32.const 9)) (i32.const 4)))
+        (func (export "_start") (drop (call $f (i32.const 1))) (call $exit (i32.const 0))))`,
+    );
+    const damage = fc.array(fc.tuple(fc.nat(good.length - 1), fc.nat(255)), { minLength: 1, maxLength: 4 });
+    await fc.assert(
+      fc.asyncProperty(damage, fc.nat(good.length), async (changes, length) => {
+        const bytes = good.slice(0, length < good.length / 8 ? length + 8 : good.length);
+        for (const [at, value] of changes) if (at < bytes.length) bytes[at] = value;
+        const outcome = await run(bytes, { fuel: 100_000n, wallMs: 5_000 }).then(
+          (result) => result.termination,
+          (error: { code?: string }) => error.code,
+        );
+        assert.ok(['exit', 'error', 'fuel', 'memory', 'program-invalid'].includes(outcome ?? ''), outcome ?? 'no code');
+      }),
+      { numRuns: 6 },
+    );
+  });
+
+  it('runs several at a time, lets the rest wait, and takes a place back from who gives up', async () => {
+    await using narrow = await openExecution({ assets: trees }, { concurrency: 1, limits: { waitingMax: 1 } });
+    const layer = trees.add({ 'main.wasm': await assemble(start('(loop (br 0))')) });
+    const policy = { ...SMALL_POLICY, wallMs: 300 };
+    const request = { kind: 'wasm', layer, entry: 'main.wasm', args: [], input: null, policy } as const;
+    const controller = new AbortController();
+    const first = narrow.run(request);
+    const second = narrow.run(request, { signal: controller.signal });
+    await assert.rejects(narrow.run(request), { code: 'quota-exceeded' });
+    controller.abort();
+    await assert.rejects(second, { code: 'cancelled' });
+    assert.equal((await first).termination, 'timeout');
+    assert.equal((await narrow.run(request)).termination, 'timeout');
+  });
+
+  it('stops what runs when the node stops', async () => {
+    const closing = await openExecution({ assets: trees });
+    const layer = trees.add({ 'main.wasm': await assemble(start('(loop (br 0))')) });
+    const running = closing.run({
+      kind: 'wasm',
+      layer,
+      entry: 'main.wasm',
+      args: [],
+      input: null,
+      policy: SMALL_POLICY,
+    });
+    const outcome = running.then(
+      (result) => result.termination,
+      (error: { code: string }) => error.code,
+    );
+    await closing.runtimes();
+    await closing[Symbol.asyncDispose]();
+    assert.equal(await outcome, 'cancelled');
+  });
+
+  it('leaves no process behind when the node is killed', { skip: !existsSync('/proc/self/stat') }, async () => {
+    // A node of its own that runs an endless program, and says so.
+    const source = `
+      import { openExecution } from ${JSON.stringify(new URL('./index.ts', import.meta.url).href)};
+      const module = Uint8Array.fromHex(${JSON.stringify(Buffer.from(await assemble(start('(loop (br 0))'))).toString('hex'))});
+      const assets = {
+        tree: async () => [{ path: 'main.wasm', kind: 'file', size: module.length, executable: false }],
+        readFile: async function* () { yield module; },
+      };
+      const execution = await openExecution({ assets });
+      await execution.runtimes();
+      const policy = ${JSON.stringify({ ...SMALL_POLICY, wallMs: 60_000 })};
+      execution.run({ kind: 'wasm', layer: 'sha256:${'0'.repeat(64)}', entry: 'main.wasm', args: [], input: null, policy });
+      setTimeout(() => console.log('running'), 300);`;
+    const node = spawn(process.execPath, ['--input-type=module', '--no-warnings', '-e', source]);
+    await once(node.stdout, 'data');
+    const boxes = childrenOf(node.pid!);
+    assert.ok(boxes.length >= 1);
+    node.kill('SIGKILL');
+    await once(node, 'exit');
+    const deadline = Date.now() + 10_000;
+    while (boxes.some((pid) => existsSync(`/proc/${pid}`)) && Date.now() < deadline)
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    assert.deepEqual(
+      boxes.filter((pid) => existsSync(`/proc/${pid}`)),
+      [],
+    );
+  });
+});
+
+function childrenOf(pid: number): number[] {
+  return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').filter(Boolean).map(Number);
+}
