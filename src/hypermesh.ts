@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import type { CallOptions } from './base/call.ts';
+import type { Digest } from './base/digest.ts';
 import type { HyperMeshExtension } from './capabilities/extension.ts';
 import type { MetricSample } from './capabilities/monitoring.ts';
 import type { Catalog, StagedPackage, VerifyResult } from './catalog/api.ts';
@@ -8,6 +9,8 @@ import { verifyBundle } from './catalog/verify.ts';
 import { packFolder } from './client/folder.ts';
 import type { LoadOptions } from './host/extensions.ts';
 import { type HostNode, type NodeConfig, openNode } from './host/node.ts';
+import { type OfflineJudges, offlineJudges } from './host/offline.ts';
+import type { Bundle } from './wire/bundle.ts';
 
 export interface HyperMeshConfig extends NodeConfig {
   /** Where `install` without a folder puts packages. Default: `installed` in the home. */
@@ -80,4 +83,21 @@ export class HyperMesh implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
+}
+
+/**
+ * Checks a bundle with nothing but itself: no home, no node, no network. `network` pins the network it must belong to; without it the
+ * result names the one that the bundle claims. Pass the same `judges` again to have known certificate chains remembered.
+ * Errors: `bundle-invalid`, `network-mismatch`, `signature-invalid`, `certificate-*`, `proof-rejected`, `endorsement-invalid`, `log-invalid`.
+ */
+export async function verifyBundleOffline(
+  bundle: Bundle,
+  options: { readonly network?: Digest; readonly judges?: OfflineJudges } = {},
+): Promise<VerifyResult> {
+  const { content: _content, ...result } = await verifyBundle(
+    bundle,
+    options.judges ?? offlineJudges(),
+    options.network,
+  );
+  return result;
 }

@@ -55,9 +55,7 @@ export function policyFor(
     tmpBytes: resources.disk ?? DEFAULTS.tmpBytes,
     network: sandbox.network,
     environment,
-    mounts: [
-      ...record.layers.map((layer) => ({ layer, at: '/package' })),
-      ...dependencies.flatMap((entry) => entry.layers.map((layer) => ({ layer, at: `/packages/${entry.name}` }))),
-    ],
+    // The program's own layer is at /package already.
+    mounts: dependencies.flatMap((entry) => entry.layers.map((layer) => ({ layer, at: `/packages/${entry.name}` }))),
   };
 }

@@ -1,0 +1,99 @@
+import { availableParallelism, cpus, loadavg } from 'node:os';
+
+/** One comparison: ours and the named reference, measured in turn in the same run. */
+export interface Comparison {
+  readonly name: string;
+  /** What `ours` and `reference` count. */
+  readonly unit: 'ms' | 'MiB' | 'µs';
+  readonly reference: string;
+  /** What the ratio ours / reference should not exceed, when the project has a target for it. */
+  readonly ratioMax?: number;
+  /** What `ours` should not exceed. */
+  readonly oursMax?: number;
+  readonly ours: readonly number[];
+  readonly theirs: readonly number[];
+}
+
+export interface Bench {
+  readonly name: string;
+  /** One line on what it measures. */
+  readonly about: string;
+  run(): Promise<readonly Comparison[]>;
+}
+
+export function median(values: readonly number[]): number {
+  return quantile(values, 0.5);
+}
+
+export function quantile(values: readonly number[], q: number): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))] ?? Number.NaN;
+}
+
+/** Milliseconds that `work` takes. */
+export async function timed(work: () => unknown): Promise<number> {
+  const startedAt = performance.now();
+  await work();
+  return performance.now() - startedAt;
+}
+
+/** Ours, theirs, ours, theirs, …: a machine that slows down slows both. One round first that is not counted. */
+export async function inTurn(
+  rounds: number,
+  ours: () => Promise<number>,
+  theirs: () => Promise<number>,
+): Promise<{ readonly ours: number[]; readonly theirs: number[] }> {
+  await ours();
+  await theirs();
+  const result = { ours: [] as number[], theirs: [] as number[] };
+  for (let round = 0; round < rounds; round++) {
+    result.ours.push(await ours());
+    result.theirs.push(await theirs());
+  }
+  return result;
+}
+
+export interface Row {
+  readonly name: string;
+  readonly unit: string;
+  readonly ours: number;
+  readonly reference: string;
+  readonly theirs: number;
+  readonly ratio: number;
+  readonly target: string;
+  readonly met: boolean | null;
+}
+
+export function rowOf(comparison: Comparison): Row {
+  const ours = median(comparison.ours);
+  const theirs = median(comparison.theirs);
+  const ratio = ours / theirs;
+  const { ratioMax, oursMax } = comparison;
+  const target = [
+    ...(ratioMax === undefined ? [] : [`ratio <= ${ratioMax}`]),
+    ...(oursMax === undefined ? [] : [`<= ${oursMax} ${comparison.unit}`]),
+  ].join(' and ');
+  const met =
+    target === ''
+      ? null
+      : ratio <= (ratioMax ?? Number.POSITIVE_INFINITY) && ours <= (oursMax ?? Number.POSITIVE_INFINITY);
+  return {
+    name: comparison.name,
+    unit: comparison.unit,
+    ours,
+    reference: comparison.reference,
+    theirs,
+    ratio,
+    target,
+    met,
+  };
+}
+
+export function machine(): Record<string, string | number> {
+  return {
+    node: process.version,
+    cpu: cpus()[0]?.model ?? 'unknown',
+    cores: availableParallelism(),
+    load: loadavg()[0]!,
+  };
+}

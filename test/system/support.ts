@@ -1,0 +1,148 @@
+import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join, relative } from 'node:path';
+import type { NodeConfig } from '../../src/host/node.ts';
+
+export const PROJECT = join(import.meta.dirname, '..', '..');
+
+/** A network whose proofs are real and cheap: 1 MiB of space, one hex digit of work, 4,096 squarings. */
+export const SMALL_NETWORK = {
+  requirements: {
+    publish: {
+      kind: 'publish',
+      space: { bytesMin: 2 ** 20, deadlineMs: 10_000, openings: 16 },
+      stake: { amountMin: 1000 },
+      work: { hexDigits: 1 },
+      time: { squarings: 4096, windowMs: 300_000 },
+    },
+    install: {
+      kind: 'install',
+      space: { bytesMin: 2 ** 20, deadlineMs: 10_000, openings: 16 },
+      stake: null,
+      work: null,
+      time: { squarings: 4096, windowMs: 60_000 },
+    },
+    execute: {
+      kind: 'execute',
+      space: { bytesMin: 2 ** 20, deadlineMs: 10_000, openings: 16 },
+      stake: null,
+      work: null,
+      time: { squarings: 4096, windowMs: 60_000 },
+    },
+  },
+  space: { bytes: 2 ** 20, iterations: 2 },
+} as const satisfies NonNullable<NodeConfig['network']>;
+
+export interface Folder extends AsyncDisposable {
+  readonly path: string;
+}
+
+export async function temporaryFolder(): Promise<Folder> {
+  const path = await mkdtemp(join(tmpdir(), 'hypermesh-test-'));
+  return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true, maxRetries: 3 }) };
+}
+
+export interface Ran {
+  readonly status: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+export interface Home extends AsyncDisposable {
+  /** Folder that holds the home and whatever the test puts beside it. */
+  readonly folder: string;
+  readonly home: string;
+  /** Runs the real command in a process of its own. */
+  run(...args: string[]): Promise<Ran>;
+  /** The same with `--json`; the one document on standard output. Fails unless the status is `status`. */
+  json<T = Record<string, unknown>>(args: readonly string[], status?: number): Promise<T>;
+}
+
+/** A fresh home of a small network, not yet opened. Disposing it stops a node that is still up. */
+export async function freshHome(env: NodeJS.ProcessEnv = {}): Promise<Home> {
+  const folder = await temporaryFolder();
+  const home = join(folder.path, 'home');
+  await mkdir(home, { mode: 0o700 });
+  await writeFile(
+    join(home, 'config.yaml'),
+    JSON.stringify({ network: withoutKinds(SMALL_NETWORK), logLevel: 'warn' }),
+  );
+  const run = (...args: string[]) => command(args, { HYPERMESH_HOME: home, ...env });
+  return {
+    folder: folder.path,
+    home,
+    run,
+    async json(args, status = 0) {
+      const ran = await run(...args, '--json');
+      if (ran.status !== status) {
+        throw new Error(
+          `hypermesh ${args.join(' ')}: expected status ${status}, got ${ran.status}\n${ran.stdout}\n${ran.stderr}`,
+        );
+      }
+      return JSON.parse(ran.stdout);
+    },
+    async [Symbol.asyncDispose]() {
+      await run('down');
+      await folder[Symbol.asyncDispose]();
+    },
+  };
+}
+
+export function command(args: readonly string[], env: NodeJS.ProcessEnv): Promise<Ran> {
+  const { promise, resolve, reject } = Promise.withResolvers<Ran>();
+  const child = spawn(process.execPath, [join(PROJECT, 'bin', 'hypermesh.js'), ...args], {
+    env: { PATH: process.env['PATH'], HOME: '/nonexistent', ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let stdout = '';
+  let stderr = '';
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    stdout += text;
+  });
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    stderr += text;
+  });
+  child.once('error', reject);
+  child.once('close', (status) => resolve({ status, stdout, stderr }));
+  return promise;
+}
+
+function withoutKinds(network: typeof SMALL_NETWORK): unknown {
+  const requirements = Object.entries(network.requirements).map(([kind, { kind: _kind, ...row }]) => [kind, row]);
+  return { ...network, requirements: Object.fromEntries(requirements) };
+}
+
+/** Writes a package folder: `catalog.yaml` from the given fields, and files. */
+export async function writePackage(
+  folder: string,
+  manifest: Readonly<Record<string, unknown>>,
+  files: Readonly<Record<string, string | Uint8Array>> = {},
+): Promise<string> {
+  await mkdir(folder, { recursive: true });
+  await writeFile(join(folder, 'catalog.yaml'), JSON.stringify(manifest, null, 2));
+  for (const [path, content] of Object.entries(files)) {
+    await mkdir(join(folder, path, '..'), { recursive: true });
+    await writeFile(join(folder, path), content);
+  }
+  return folder;
+}
+
+/** Path -> kind, mode and content of everything below a folder: two folders are alike when these are equal. */
+export async function describeFolder(folder: string): Promise<Record<string, string>> {
+  const found: Record<string, string> = {};
+  for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
+    const path = join(entry.parentPath, entry.name);
+    const executable = entry.isFile() && ((await stat(path)).mode & 0o100) !== 0 ? 'x' : '-';
+    const content = entry.isFile()
+      ? createHash('sha256')
+          .update(await readFile(path))
+          .digest('hex')
+      : entry.isDirectory()
+        ? 'directory'
+        : 'link';
+    found[relative(folder, path)] = `${executable} ${content}`;
+  }
+  return found;
+}
