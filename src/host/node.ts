@@ -1,5 +1,7 @@
+import { readFile } from 'node:fs/promises';
+import { z } from 'zod';
 import type { CallOptions } from '../base/call.ts';
-import type { Clock } from '../base/clock.ts';
+import { type Clock, systemClock } from '../base/clock.ts';
 import type { Digest } from '../base/digest.ts';
 import type { Assets } from '../capabilities/assets.ts';
 import type { Consensus, SpaceStatus } from '../capabilities/consensus.ts';
@@ -7,9 +9,18 @@ import type { MetricSample, Monitoring } from '../capabilities/monitoring.ts';
 import type { Resources, ResourceUsage } from '../capabilities/resources.ts';
 import type { Trust } from '../capabilities/trust.ts';
 import type { Execution } from '../capabilities/vm.ts';
+import { openAssets } from '../subsystems/assets/index.ts';
+import { type MonitoringSubsystem, openMonitoring } from '../subsystems/monitoring/index.ts';
+import { openConsensus } from '../subsystems/nkrypt/index.ts';
+import { openResources } from '../subsystems/resources/index.ts';
+import { exportState, importState, openState, recoverImport } from '../subsystems/state/index.ts';
+import { openTrust } from '../subsystems/trustchain/index.ts';
+import { openExecution } from '../subsystems/vm/index.ts';
 import type { OperationKind, Requirements } from '../wire/proof.ts';
-import type { Extensions, ExtensionsOptions, LoadedSummary } from './extensions.ts';
-import type { Home } from './home.ts';
+import { Extensions, type ExtensionsOptions, type LoadedSummary } from './extensions.ts';
+import { type Home, openHome } from './home.ts';
+import { ownAssets } from './own-assets.ts';
+import { Snapshots } from './snapshots.ts';
 
 /** Everything that a node is made from. Only `home` is required. */
 export interface NodeConfig {
@@ -30,6 +41,8 @@ export interface NodeConfig {
   };
   /** Worker threads for proofs; all processors by default. */
   readonly threads?: number;
+  /** Programs that run at the same time; the number of processors by default. */
+  readonly runsMax?: number;
   readonly extensions?: ExtensionsOptions;
 }
 
@@ -45,16 +58,12 @@ export interface NodeStatus {
   readonly totals: Awaited<ReturnType<Assets['totals']>>;
   readonly space: SpaceStatus;
   readonly resources: ResourceUsage;
+  readonly health: Awaited<ReturnType<MonitoringSubsystem['health']>>;
   readonly extensions: readonly LoadedSummary[];
 }
 
-/** Monitoring as the node's owner sees it. */
-export interface NodeMonitoring extends Monitoring {
-  /** The same instruments under another source. */
-  for(source: string): Monitoring;
-  /** Exposition text of all instruments, for a scrape. */
-  prometheus(): Promise<string>;
-}
+/** Monitoring as the node's owner sees it: the capability under the source `host`, and what only the owner may. */
+export interface NodeMonitoring extends Monitoring, Pick<MonitoringSubsystem, 'for' | 'prometheus' | 'health'> {}
 
 /** One running node: the subsystems as capabilities, the extensions, and what concerns them all. */
 export interface HostNode extends AsyncDisposable {
@@ -68,8 +77,139 @@ export interface HostNode extends AsyncDisposable {
   readonly extensions: Extensions;
   /** The whole node as one verified, versioned stream (docs/protocol/state-export.md). */
   exportState(options?: CallOptions): AsyncIterable<Uint8Array>;
-  /** Verifies the whole stream before anything is touched. Errors: `state-invalid`, `state-too-new`. */
+  /**
+   * Verifies the whole stream before anything is touched; extensions are paused meanwhile.
+   * Errors: `state-invalid`, `state-too-new`, `state-conflict`, `storage-*`, `cancelled`.
+   */
   importState(stream: AsyncIterable<Uint8Array>, options?: CallOptions): Promise<void>;
   getMetrics(pattern: string): Promise<readonly MetricSample[]>;
   status(): Promise<NodeStatus>;
+}
+
+/**
+ * Opens everything once, in the order in which one part needs another, and closes it in reverse.
+ * Nothing heavy happens before it returns: keys of a new home are made, its space commitment goes on in the background.
+ * Errors: those of `openHome` and of the parts: `home-*`, `storage-*`, `key-*`, `config-invalid`.
+ */
+export async function openNode(config: NodeConfig): Promise<HostNode> {
+  const clock = config.clock ?? systemClock;
+  const startedAtMs = clock.nowMs();
+  const version = await hostVersion();
+  await using stack = new AsyncDisposableStack();
+
+  const home = stack.use(await openHome(config.home));
+  const monitoring = stack.use(await openMonitoring({ directory: await home.folder('monitoring'), clock }));
+  const state = stack.use(await openState({ directory: await home.folder('state'), clock }));
+  const resources = stack.use(await openResources({ directory: home.directory, clock }));
+  const trust = stack.use(
+    await openTrust({
+      directory: await home.folder('trust'),
+      clock,
+      ...(config.passphrase === undefined ? {} : { passphrase: config.passphrase }),
+      ...(config.subject === undefined ? {} : { subject: config.subject }),
+    }),
+  );
+  const assets = stack.use(await openAssets({ directory: await home.folder('assets'), clock }));
+  const consensus = stack.use(
+    await openConsensus(
+      { trust },
+      {
+        directory: await home.folder('consensus'),
+        clock,
+        ...config.network,
+        ...(config.threads === undefined ? {} : { threads: config.threads }),
+      },
+    ),
+  );
+  const vm = stack.use(
+    await openExecution({ assets }, config.runsMax === undefined ? {} : { concurrency: config.runsMax }),
+  );
+
+  const snapshots = new Snapshots(await home.folder('extensions'));
+  const extensions = stack.use(
+    new Extensions(
+      {
+        lendable: ({ id, limits, provides }) => ({
+          capabilities: {
+            assets: ownAssets(assets, { extension: id, provides, assetsMax: limits.assets }),
+            consensus,
+            trust,
+            vm,
+            monitoring: monitoring.for(id),
+            state: state.space(id, { spaceBytesMax: limits.stateBytes }),
+            resources: resources.for(id),
+          },
+          release: () => resources.releaseAll(id),
+        }),
+        trust,
+        monitoring: monitoring.for('host'),
+      },
+      { ...config.extensions, version, clock, snapshots },
+    ),
+  );
+
+  const sections = [state.section, trust.section, consensus.section, assets.section, snapshots.section(extensions)];
+  const importing = { directory: await home.folder('import'), clock };
+  await recoverImport(sections, importing);
+
+  const opened = stack.move();
+  return {
+    home,
+    assets,
+    trust,
+    consensus,
+    vm,
+    monitoring: {
+      ...monitoring.for('host'),
+      for: (source) => monitoring.for(source),
+      prometheus: () => monitoring.prometheus(),
+      health: () => monitoring.health(),
+    },
+    resources: resources.for('host'),
+    extensions,
+    async *exportState(options) {
+      const { networkId } = await consensus.genesis();
+      yield* exportState(
+        sections,
+        { createdAtMs: clock.nowMs(), software: `hypermesh/${version}`, networkId },
+        options,
+      );
+    },
+    importState: (stream, options) =>
+      extensions.whilePaused(async () => {
+        await importState(stream, sections, { ...importing, ...options });
+      }),
+    getMetrics: (pattern) => monitoring.metrics(pattern),
+    async status() {
+      const [{ networkId }, identity, totals, space, usage, health] = await Promise.all([
+        consensus.genesis(),
+        trust.identity('publisher'),
+        assets.totals(),
+        consensus.space(),
+        resources.usage(),
+        monitoring.health(),
+      ]);
+      return {
+        version,
+        home: home.directory,
+        pid: process.pid,
+        startedAtMs,
+        uptimeMs: clock.nowMs() - startedAtMs,
+        networkId,
+        publisher: { keyId: identity.keyId, subject: identity.subject, notAfterMs: identity.notAfterMs },
+        totals,
+        space,
+        resources: usage,
+        health,
+        extensions: extensions.list(),
+      };
+    },
+    [Symbol.asyncDispose]: () => opened.disposeAsync(),
+  };
+}
+
+/** Of this package: what extensions state a range for, and what exports are marked with. */
+async function hostVersion(): Promise<string> {
+  const text = await readFile(new URL('../../package.json', import.meta.url), 'utf8');
+  return z.object({ version: z.string() }).parse(JSON.parse(text)).version;
 }
