@@ -55,7 +55,7 @@ export interface AssetRecord {
 export type AssetDraft = Omit<AssetRecord, 'state' | 'stateReason' | 'createdAtMs' | 'updatedAtMs' | 'id'>;
 
 export interface AssetQuery {
-  /** Words; the last one matches as a prefix; small typing errors are forgiven. Empty: everything, newest first. */
+  /** At most 12 words; all must match, the last one as a prefix; small typing errors are forgiven. Empty: everything, newest package first. */
   readonly text?: string;
   readonly type?: AssetType;
   readonly language?: string;
@@ -143,7 +143,8 @@ export interface Assets {
 
   /**
    * The commit point of a publish: record, search entry and dependency edges in one transaction. Atomic, durable when it returns.
-   * Repeating an identical draft returns the record that exists. Errors: `version-exists`, `blob-not-found`.
+   * Repeating a draft (same digest and owner) returns the record that exists. Versions that differ only in build metadata are one version.
+   * Errors: `version-exists`, `blob-not-found`, `usage` on a draft that does not hold together, `limit-exceeded` past 10,000 versions.
    */
   create(draft: AssetDraft): Promise<AssetRecord>;
   get(id: AssetId): Promise<AssetRecord | null>;
@@ -153,7 +154,10 @@ export interface Assets {
   query(query: AssetQuery): Promise<AssetPage>;
   /** Deprecate, yank or restore. Errors: `asset-not-found`. */
   setState(id: AssetId, state: AssetState, reason: string | null): Promise<AssetRecord>;
-  /** Who would break if this version went away. */
+  /**
+   * Who would break if this version went away: published versions that require it, or have it as a peer, in a range that no other version
+   * which is not yanked satisfies; and installations that hold it. Optional dependencies do not count. At most 1,000.
+   */
   dependents(id: AssetId): Promise<readonly Dependent[]>;
   /** Errors: `asset-not-found`, `has-dependents` (with the list). The blobs go with the next collection. */
   delete(id: AssetId): Promise<void>;
@@ -167,16 +171,20 @@ export interface Assets {
 
   /**
    * Makes `root` hold exactly the packages of `lock`, in one atomic switch: a crash leaves the set before or the set after.
-   * Trees already there are reused. `expectGeneration` refuses with `installation-changed` if somebody else switched meanwhile.
+   * Trees already there are reused; a lock that is installed already changes nothing. `expectGeneration` refuses with
+   * `installation-changed` if somebody else switched meanwhile; 0 stands for "nothing installed".
+   * Errors: `lock-invalid`, `usage` on a path that is relative or a file, `blob-not-found`, `installation-changed`, `storage-*`, `cancelled`.
    */
   install(
     root: string,
     lock: Lock,
     options?: CallOptions & { readonly expectGeneration?: number },
   ): Promise<Installation>;
-  /** Heals what a crash left, then tells what is installed; null when nothing ever was. */
+  /** Heals what a crash left, then tells what is installed; null when nothing ever was. Errors: `usage`, `storage-*`. */
   installation(root: string): Promise<Installation | null>;
-  /** Compares the files of an installation with the store, byte for byte. */
+  /** What was installed before, newest generation first, as far back as it can be rolled back to (at least three). */
+  installationHistory(root: string): Promise<readonly { readonly generation: number; readonly lock: Lock }[]>;
+  /** Compares the files of an installation with the store, byte for byte. At most 1,000 differences. Errors: `not-installed`. */
   checkInstallation(
     root: string,
     options?: CallOptions,
@@ -186,6 +194,8 @@ export interface Assets {
   collect(options?: CallOptions): Promise<CollectReport>;
   /** Re-hashes every blob; a bad one is set aside, never served. */
   scrub(options?: CallOptions): Promise<{ readonly checked: number; readonly damaged: readonly Digest[] }>;
-  /** Free-form metadata that an extension keeps with an asset. */
+  /** Free-form metadata that an extension keeps with an asset: at most 256 keys, 64 KiB each. Errors: `asset-not-found`, `limit-exceeded`, `usage`. */
   annotate(id: AssetId, key: string, value: Json): Promise<void>;
+  /** What was annotated, by key. Errors: `asset-not-found`. */
+  annotations(id: AssetId): Promise<Readonly<Record<string, Json>>>;
 }

@@ -38,6 +38,7 @@ export const CROSSINGS = {
     collect: { kind: 'long', options: 0 },
     scrub: { kind: 'long', options: 0 },
     annotate: call,
+    annotations: call,
   },
   consensus: {
     requirements: call,
