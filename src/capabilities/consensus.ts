@@ -14,7 +14,9 @@ export interface ProofVerdict {
 }
 
 export interface StakeAccount {
+  /** Key id of the owner. */
   readonly account: string;
+  /** All tokens of the account, locked ones included. */
   readonly balance: number;
   readonly locked: number;
 }
@@ -32,21 +34,29 @@ export interface Consensus {
   requirements(kind: OperationKind): Promise<Requirements>;
   /** The network's genesis document: its SHA-256 is the network id. Plain data, canonical JSON. */
   genesis(): Promise<{ readonly networkId: Digest; readonly document: Json }>;
-  /** A fresh challenge for an operation of this home's identity; the sequence number is taken and remembered. */
+  /** A fresh challenge for an operation of this home's identity; the sequence number is taken and remembered. Errors: `quota-exceeded`, `usage`. */
   challenge(kind: OperationKind, subject: Digest, ref: string): Promise<Challenge>;
   /**
    * Makes every proof that the challenge asks for, in worker threads; waits for the space commitment when it is still being built.
-   * Progress steps: `space`, `stake`, `work`, `time`. Errors: `stake-insufficient`, `cancelled`.
+   * Progress steps: `space`, `stake`, `work`, `time`.
+   * Errors: `stake-insufficient`, `space-unavailable`, `storage-*`, `proof-expired` (an audit came too late), `cancelled`,
+   * `quota-exceeded`; `proof-invalid`, `network-mismatch` for a challenge that is not this home's.
    */
   prove(challenge: Challenge, options?: CallOptions): Promise<ProofSet>;
-  /** Judges each proof; never throws for a bad one. `atMs` is the arrival time by the judge's clock. */
+  /**
+   * Judges each proof by itself; never throws for a bad one. `atMs` is the arrival time by the judge's clock, for what was admitted
+   * long ago the `admittedAtMs` of its endorsement; now when absent. `genesis` and `anchor` default to this home's; with both the
+   * judgement needs nothing else. Errors: `network-mismatch` when `genesis` is not a genesis document.
+   */
   verify(
     proofs: ProofSet,
     options?: { readonly atMs?: number; readonly anchor?: TrustAnchor; readonly genesis?: Json },
   ): Promise<readonly ProofVerdict[]>;
   /**
    * The committee checks everything in cost order, remembers the proofs against replay, and votes.
-   * Repeating the same submission returns the same endorsement. Errors: `proof-rejected`, `proof-replayed`, `proof-expired`, `equivocation`.
+   * Repeating the same submission returns the same endorsement, for a publish at least a day long, for others as long as the anchor
+   * is good. Errors: `proof-invalid`, `network-mismatch`, `equivocation`, `proof-replayed`, `proof-expired`, `proof-rejected`,
+   * `stake-insufficient`.
    */
   admit(proofs: ProofSet, options?: CallOptions): Promise<Endorsement>;
   /** Offline check of an endorsement against a genesis document. Errors: `endorsement-invalid`. */
@@ -54,10 +64,13 @@ export interface Consensus {
     endorsement: Endorsement,
     options: { readonly genesis: Json; readonly anchor: TrustAnchor },
   ): Promise<void>;
+  /** The account of this home's publisher. */
   stake(): Promise<StakeAccount>;
   /** Errors: `stake-insufficient`. */
   lockStake(amount: number): Promise<StakeAccount>;
+  /** Errors: `stake-insufficient`. */
   unlockStake(amount: number): Promise<StakeAccount>;
+  /** Free tokens only; `to` is a key id. Errors: `stake-insufficient`, `usage`. */
   transferStake(to: string, amount: number): Promise<StakeAccount>;
   space(): Promise<SpaceStatus>;
 }

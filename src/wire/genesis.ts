@@ -6,8 +6,8 @@ import { canonicalJson, type Json } from '../base/json.ts';
 import { OPERATION_KINDS, PROOF_LIMITS, type Requirements, requirements } from './proof.ts';
 import { firstIssue } from './signature.ts';
 
-/** Canonical JSON of a genesis document. */
-export const GENESIS_BYTES_MAX = 4 * 2 ** 20;
+/** Size limit of the canonical JSON of a genesis document. */
+export const GENESIS_BYTES_MAX = 512 * 2 ** 10;
 
 const hex32 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hex digits');
 const tokens = z.int().nonnegative().max(PROOF_LIMITS.tokensMax);

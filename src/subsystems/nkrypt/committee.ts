@@ -1,0 +1,432 @@
+import { randomBytes } from 'node:crypto';
+import { base64, hex } from '../../base/bytes.ts';
+import type { CallOptions } from '../../base/call.ts';
+import type { Clock } from '../../base/clock.ts';
+import { type Digest, digestOf } from '../../base/digest.ts';
+import { HyperMeshError } from '../../base/errors.ts';
+import { canonicalJson } from '../../base/json.ts';
+import type { Trust } from '../../capabilities/trust.ts';
+import type { Genesis } from '../../wire/genesis.ts';
+import {
+  type Challenge,
+  contextOf,
+  decodeEndorsement,
+  decodeProofSet,
+  type Endorsement,
+  NO_PREVIOUS,
+  type Operation,
+  type OperationKind,
+  operationDigest,
+  type ProofSet,
+  proofsDigest,
+  SPACE_RECEIPT_TYPE,
+  type SpaceProof,
+  type SpaceReceipt,
+  STAKE_STATEMENT_TYPE,
+  type StakeProof,
+  type StakeStatement,
+  VOTE_TYPE,
+  type Vote,
+} from '../../wire/proof.ts';
+import { attest } from './attest.ts';
+import { anchorAgeMs, CLOCK_SKEW_MS, COST_ORDER, judgeOne, openingDigest } from './judge.ts';
+import type { Ledger } from './ledger.ts';
+import { type Opening, rootOf } from './merkle.ts';
+import { auditPositions, checkRegistration } from './registration.ts';
+import type { SpaceRegistry } from './space.ts';
+import { LABEL_BYTES, labelSeed } from './space-graph.ts';
+import type { Store } from './store.ts';
+
+/** An anchor is answerable for at least this long, also when the table asks for no time proof. */
+const ANCHOR_MS_MIN = 300_000;
+/** How long an endorsement of a publish is kept for the publisher who lost it on the way. */
+const PUBLISH_KEPT_MS = 25 * 3_600_000;
+const OUTSTANDING_MAX = 10_000;
+/** Audits of one operation: more attempts would let a prover who lost labels wait for an easy question. */
+const AUDITS_MAX = 8;
+const AUDITED_MAX = 1_000;
+
+interface Audit {
+  readonly beacon: string;
+  readonly issuedAtMs: number;
+  readonly attempts: number;
+}
+
+interface IssuedRow {
+  readonly operation: Digest;
+  readonly context: Digest;
+  readonly used: number;
+}
+
+interface AdmissionRow {
+  readonly operation: Digest;
+  readonly proofs: Digest;
+  readonly vote: string;
+  readonly endorsement: string | null;
+}
+
+/**
+ * One member of the committee: issues anchors, witnesses audits, certifies accounts, checks submissions and votes.
+ * Its memory is the store; only open audits live in the process, because an audit that a crash interrupted is too late anyway.
+ */
+export class Committee {
+  readonly #trust: Pick<Trust, 'identity' | 'sign' | 'verify' | 'anchor'>;
+  readonly #store: Store;
+  readonly #ledger: Ledger;
+  readonly #clock: Clock;
+  readonly #genesis: Genesis;
+  readonly #networkId: Digest;
+  readonly #audits = new Map<Digest, Audit>();
+  readonly #admitting = new Map<Digest, Promise<Endorsement>>();
+
+  constructor(
+    lent: {
+      readonly trust: Pick<Trust, 'identity' | 'sign' | 'verify' | 'anchor'>;
+      readonly store: Store;
+      readonly ledger: Ledger;
+    },
+    options: { readonly clock: Clock; readonly genesis: Genesis; readonly networkId: Digest },
+  ) {
+    this.#trust = lent.trust;
+    this.#store = lent.store;
+    this.#ledger = lent.ledger;
+    this.#clock = options.clock;
+    this.#genesis = options.genesis;
+    this.#networkId = options.networkId;
+  }
+
+  /**
+   * Takes the next sequence number of the identity and an anchor that nobody can foresee. One transaction: a crash before it leaves
+   * nothing, a crash after it leaves a number that is never used. Errors: `quota-exceeded`.
+   */
+  issue(identity: string, kind: OperationKind, subject: Digest, ref: string): Challenge {
+    const nowMs = this.#clock.nowMs();
+    const requirements = this.#genesis.requirements[kind];
+    return this.#store.transact((raw) => {
+      raw.prepare('DELETE FROM challenges WHERE keep_until_ms < ?').run(nowMs);
+      raw.prepare('DELETE FROM admissions WHERE keep_until_ms < ?').run(nowMs);
+      const { open } = raw
+        .prepare('SELECT count(*) AS open FROM challenges WHERE used = 0 AND issued_at_ms > ?')
+        .get(nowMs - ANCHOR_MS_MIN) as { open: number };
+      if (open >= OUTSTANDING_MAX) {
+        throw new HyperMeshError('quota-exceeded', `${open} challenges wait for their proofs.`, {
+          hint: 'Try again in some minutes.',
+        });
+      }
+      const { sequence } = raw
+        .prepare(
+          'INSERT INTO identities (identity, sequence) VALUES (?, 1) ON CONFLICT (identity) DO UPDATE SET sequence = sequence + 1 RETURNING sequence',
+        )
+        .get(identity) as { sequence: number };
+      const tip = raw.prepare('SELECT previous FROM tips WHERE identity = ? AND kind = ?').get(identity, kind) as
+        | { previous: Digest }
+        | undefined;
+      const unsealed = {
+        operation: { kind, subject, ref, identity, sequence },
+        requirements,
+        networkId: this.#networkId,
+        anchor: { nonce: hex(randomBytes(32)), issuedAtMs: nowMs, previous: tip?.previous ?? NO_PREVIOUS },
+      };
+      const challenge: Challenge = { ...unsealed, context: contextOf(unsealed) };
+      raw
+        .prepare(
+          'INSERT INTO challenges (nonce, identity, sequence, operation, context, issued_at_ms, keep_until_ms) VALUES (?, ?, ?, ?, ?, ?, ?)',
+        )
+        .run(
+          challenge.anchor.nonce,
+          identity,
+          sequence,
+          operationDigest(challenge.operation),
+          challenge.context,
+          nowMs,
+          nowMs + 2 * windowMs(challenge) + 10 * 60_000,
+        );
+      return challenge;
+    });
+  }
+
+  /** The part of the store that a commitment of this identity is registered in. */
+  registry(identity: string): SpaceRegistry {
+    const raw = this.#store.raw;
+    const row = () =>
+      raw.prepare('SELECT roots, nonce, registered FROM commitments WHERE identity = ?').get(identity) as
+        | { roots: string; nonce: string; registered: number }
+        | undefined;
+    return {
+      registered: () => {
+        const found = row();
+        return found?.registered === 1 ? (JSON.parse(found.roots) as string[]).at(-1) : undefined;
+      },
+      begin: (roots) => {
+        const found = row();
+        // The same roots keep their question: asking again must not give another chance.
+        if (found?.roots === JSON.stringify(roots)) return found.nonce;
+        const nonce = hex(randomBytes(32));
+        raw
+          .prepare('INSERT OR REPLACE INTO commitments (identity, roots, nonce, registered) VALUES (?, ?, ?, 0)')
+          .run(identity, JSON.stringify(roots), nonce);
+        return nonce;
+      },
+      finish: async (registration) => {
+        const found = row();
+        if (found?.nonce !== registration.nonce || found.roots !== JSON.stringify(registration.roots)) {
+          throw new HyperMeshError('proof-rejected', 'The registration answers another challenge.');
+        }
+        const { bytes, iterations, registrationOpenings } = this.#genesis.space;
+        const seed = labelSeed(this.#networkId, identity);
+        await checkRegistration(registration, { seed, bytes, iterations, openings: registrationOpenings });
+        // Commit point: before it the layers are still there and the registration is done again.
+        raw
+          .prepare('UPDATE commitments SET registered = 1 WHERE identity = ? AND nonce = ?')
+          .run(identity, registration.nonce);
+      },
+    };
+  }
+
+  /** Asks for labels; the clock runs from now. Errors: `proof-rejected` after too many attempts for one operation. */
+  beginAudit(challenge: Challenge): { readonly beacon: string } {
+    this.#issued(challenge);
+    const attempts = (this.#audits.get(challenge.context)?.attempts ?? 0) + 1;
+    if (attempts > AUDITS_MAX) throw rejected('space', `${AUDITS_MAX} audits of one operation are enough`);
+    const audit: Audit = { beacon: hex(randomBytes(32)), issuedAtMs: this.#clock.nowMs(), attempts };
+    this.#audits.delete(challenge.context);
+    this.#audits.set(challenge.context, audit);
+    const [oldest] = this.#audits.keys();
+    if (this.#audits.size > AUDITED_MAX && oldest !== undefined) this.#audits.delete(oldest);
+    return audit;
+  }
+
+  /** Signs when the answer arrived, if it is right. Errors: `proof-expired` (too late), `proof-rejected`. */
+  async finishAudit(challenge: Challenge, root: string, opening: Opening): Promise<SpaceProof> {
+    const arrivedAtMs = this.#clock.nowMs();
+    this.#issued(challenge);
+    const audit = this.#audits.get(challenge.context);
+    const asked = challenge.requirements.space;
+    if (audit === undefined || asked === null) throw rejected('space', 'there is no audit of this operation');
+    const { identity } = challenge.operation;
+    if (this.registry(identity).registered() !== root) throw rejected('space', 'the commitment is not registered');
+    const { beacon, issuedAtMs } = audit;
+    if (arrivedAtMs - issuedAtMs > asked.deadlineMs) {
+      throw new HyperMeshError('proof-expired', `The audit took longer than ${asked.deadlineMs} ms.`, {
+        hint: 'The disk or the processor is very busy; run the command again.',
+      });
+    }
+    const { bytes } = this.#genesis.space;
+    const n = bytes / LABEL_BYTES;
+    const positions = auditPositions(beacon, challenge.context, root, n, asked.openings);
+    const led = rootOf(n, positions, opening);
+    if (led === undefined || hex(led) !== root) throw rejected('space', 'the opened labels do not lead to the root');
+    const receipt: SpaceReceipt = {
+      networkId: this.#networkId,
+      identity,
+      context: challenge.context,
+      root,
+      bytes,
+      beacon,
+      issuedAtMs,
+      arrivedAtMs,
+      opening: openingDigest(opening),
+    };
+    return {
+      root,
+      beacon,
+      labels: base64(opening.labels),
+      path: base64(opening.path),
+      receipts: [await attest(this.#trust, SPACE_RECEIPT_TYPE, receipt)],
+    };
+  }
+
+  /** What the ledger says about the account that asks. */
+  async certifyStake(challenge: Challenge): Promise<StakeProof> {
+    this.#issued(challenge);
+    const statement: StakeStatement = {
+      networkId: this.#networkId,
+      ...this.#ledger.account(challenge.operation.identity),
+      context: challenge.context,
+      issuedAtMs: this.#clock.nowMs(),
+    };
+    return { statements: [await attest(this.#trust, STAKE_STATEMENT_TYPE, statement)] };
+  }
+
+  /**
+   * Syntax, memory, anchor age, then the proofs in cost order, then the vote.
+   * Errors: `proof-invalid`, `network-mismatch`, `equivocation`, `proof-replayed`, `proof-expired`, `proof-rejected`, `stake-insufficient`.
+   */
+  admit(proofs: unknown, options: CallOptions = {}): Promise<Endorsement> {
+    const set = decodeProofSet(proofs);
+    const digest = proofsDigest(set);
+    const running = this.#admitting.get(digest);
+    if (running !== undefined) return running;
+    const admission = this.#admit(set, digest, options).finally(() => this.#admitting.delete(digest));
+    this.#admitting.set(digest, admission);
+    return admission;
+  }
+
+  async #admit(set: ProofSet, digest: Digest, { signal, onProgress }: CallOptions): Promise<Endorsement> {
+    const { challenge } = set;
+    const { operation } = challenge;
+    this.#own(challenge);
+    const known = this.#admission(operation, digest);
+    if (known !== undefined) return this.#endorse(known);
+    const issued = this.#issued(challenge);
+    if (issued.used !== 0) throw replayed();
+    const nowMs = this.#clock.nowMs();
+    if (anchorAgeMs(challenge, nowMs) > windowMs(challenge)) throw expired(challenge, nowMs);
+    const court = {
+      trust: this.#trust,
+      genesis: this.#genesis,
+      networkId: this.#networkId,
+      anchor: undefined,
+      atMs: nowMs,
+    };
+    for (const kind of COST_ORDER) {
+      if (signal?.aborted === true) throw new HyperMeshError('cancelled', 'The admission was cancelled.');
+      onProgress?.({ step: 'admit', note: `checking the ${kind} proof` });
+      const { verdict, says } = await judgeOne(kind, challenge, set[kind], court);
+      if (verdict === 'invalid') throw rejected(kind, says);
+    }
+    const asked = challenge.requirements.stake?.amountMin ?? 0;
+    if (this.#ledger.account(operation.identity).locked < asked) {
+      throw new HyperMeshError(
+        'stake-insufficient',
+        `${asked} locked tokens are needed, and were unlocked meanwhile.`,
+        {
+          hint: 'Lock them again with `hypermesh stake lock`.',
+        },
+      );
+    }
+    const vote: Vote = {
+      formatVersion: 1,
+      networkId: this.#networkId,
+      epoch: this.#genesis.committee.epoch,
+      operation,
+      proofs: digest,
+      admittedAtMs: nowMs,
+    };
+    return this.#endorse(this.#decide(set, digest, vote));
+  }
+
+  /**
+   * Commit point: the sequence number stands for this operation from here on. A crash before leaves an unused anchor; a crash after
+   * leaves a vote without signature, which the same submission gets signed later, with the same time in it.
+   */
+  #decide(set: ProofSet, digest: Digest, vote: Vote): AdmissionRow {
+    const { operation, anchor } = set.challenge;
+    return this.#store.transact((raw) => {
+      // Another submission for the same number may have been judged at the same time.
+      const known = this.#admission(operation, digest);
+      if (known !== undefined) return known;
+      const { changes } = raw.prepare('UPDATE challenges SET used = 1 WHERE nonce = ? AND used = 0').run(anchor.nonce);
+      if (changes !== 1) throw replayed();
+      const row: AdmissionRow = {
+        operation: operationDigest(operation),
+        proofs: digest,
+        vote: canonicalJson(vote),
+        endorsement: null,
+      };
+      const keptMs = operation.kind === 'publish' ? PUBLISH_KEPT_MS : 2 * windowMs(set.challenge);
+      raw
+        .prepare(
+          'INSERT INTO admissions (identity, sequence, operation, proofs, vote, keep_until_ms) VALUES (?, ?, ?, ?, ?, ?)',
+        )
+        .run(operation.identity, operation.sequence, row.operation, digest, row.vote, vote.admittedAtMs + keptMs);
+      if (set.time !== null) {
+        raw
+          .prepare('INSERT OR REPLACE INTO tips (identity, kind, previous) VALUES (?, ?, ?)')
+          .run(operation.identity, operation.kind, digestOf(Buffer.from(set.time.output, 'base64')));
+      }
+      return row;
+    });
+  }
+
+  async #endorse(row: AdmissionRow): Promise<Endorsement> {
+    if (row.endorsement !== null) return decodeEndorsement(JSON.parse(row.endorsement));
+    const vote = JSON.parse(row.vote) as Vote;
+    const endorsement: Endorsement = { ...vote, votes: [await attest(this.#trust, VOTE_TYPE, vote)] };
+    this.#store.raw
+      .prepare('UPDATE admissions SET endorsement = ? WHERE identity = ? AND sequence = ? AND endorsement IS NULL')
+      .run(canonicalJson(endorsement), vote.operation.identity, vote.operation.sequence);
+    // What is stored is what everybody gets, even if two signed at once.
+    const stored = this.#admission(vote.operation, vote.proofs);
+    return stored?.endorsement == null ? endorsement : decodeEndorsement(JSON.parse(stored.endorsement));
+  }
+
+  /** What was admitted under the operation's sequence number. Errors: `equivocation`, `proof-replayed`. */
+  #admission(operation: Operation, digest: Digest): AdmissionRow | undefined {
+    const row = this.#store.raw
+      .prepare('SELECT operation, proofs, vote, endorsement FROM admissions WHERE identity = ? AND sequence = ?')
+      .get(operation.identity, operation.sequence) as AdmissionRow | undefined;
+    if (row === undefined) return undefined;
+    if (row.operation !== operationDigest(operation)) throw equivocation(operation);
+    if (row.proofs !== digest) throw replayed();
+    return row;
+  }
+
+  /** Sequence numbers mean something within one network only. Errors: `network-mismatch`. */
+  #own(challenge: Challenge): void {
+    if (challenge.networkId === this.#networkId) return;
+    throw new HyperMeshError('network-mismatch', 'The challenge was issued in another network.', {
+      hint: 'Run the command again with the home that belongs to the network.',
+    });
+  }
+
+  /** The anchor's row, if this committee issued exactly this challenge. Errors: `network-mismatch`, `equivocation`, `proof-expired`, `proof-rejected`. */
+  #issued(challenge: Challenge): IssuedRow {
+    const { operation, anchor } = challenge;
+    this.#own(challenge);
+    const taken = this.#store.raw
+      .prepare('SELECT operation FROM challenges WHERE identity = ? AND sequence = ?')
+      .get(operation.identity, operation.sequence) as { operation: Digest } | undefined;
+    if (taken !== undefined && taken.operation !== operationDigest(operation)) throw equivocation(operation);
+    const row = this.#store.raw
+      .prepare('SELECT operation, context, used FROM challenges WHERE nonce = ?')
+      .get(anchor.nonce) as IssuedRow | undefined;
+    if (row === undefined) {
+      const nowMs = this.#clock.nowMs();
+      if (anchorAgeMs(challenge, nowMs) > windowMs(challenge)) throw expired(challenge, nowMs);
+      throw new HyperMeshError('proof-rejected', 'The challenge was not issued by this committee.', {
+        hint: 'Ask the network that the operation is for; run the command again.',
+      });
+    }
+    if (row.context !== challenge.context || contextOf(challenge) !== challenge.context) {
+      throw new HyperMeshError('proof-rejected', 'The challenge is not the one that was issued under its number.');
+    }
+    if (anchorAgeMs(challenge, this.#clock.nowMs()) < -CLOCK_SKEW_MS) {
+      throw new HyperMeshError('proof-rejected', 'The anchor is from the future: the clock of this machine went back.');
+    }
+    return row;
+  }
+}
+
+function windowMs(challenge: Challenge): number {
+  return challenge.requirements.time?.windowMs ?? ANCHOR_MS_MIN;
+}
+
+function rejected(kind: string, why: string): HyperMeshError {
+  return new HyperMeshError('proof-rejected', `The ${kind} proof was refused: ${why}`, {
+    hint: 'Run the command again for fresh proofs.',
+    details: { proof: kind },
+  });
+}
+
+function replayed(): HyperMeshError {
+  return new HyperMeshError('proof-replayed', 'The anchor of these proofs was used before for something else.', {
+    hint: 'Each operation needs proofs of its own; run the command again.',
+  });
+}
+
+function expired(challenge: Challenge, nowMs: number): HyperMeshError {
+  return new HyperMeshError(
+    'proof-expired',
+    `The anchor is ${anchorAgeMs(challenge, nowMs)} ms old; the window is ${windowMs(challenge)} ms.`,
+    { hint: 'Run the command again for a fresh challenge.' },
+  );
+}
+
+function equivocation(operation: Operation): HyperMeshError {
+  return new HyperMeshError(
+    'equivocation',
+    `Sequence number ${operation.sequence} of this identity stands for another operation.`,
+    { hint: 'Run the command again; each operation takes a number of its own.' },
+  );
+}

@@ -1,0 +1,438 @@
+import assert from 'node:assert/strict';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { after, before, test } from 'node:test';
+import { utf8 } from '../../base/bytes.ts';
+import { digestOf } from '../../base/digest.ts';
+import { type ErrorCode, isCoded } from '../../base/errors.ts';
+import { canonicalJson, type Json } from '../../base/json.ts';
+import type { ProofVerdict } from '../../capabilities/consensus.ts';
+import type { Trust } from '../../capabilities/trust.ts';
+import {
+  type Challenge,
+  contextOf,
+  type Endorsement,
+  OPERATION_KINDS,
+  type OperationKind,
+  type ProofSet,
+  type Requirements,
+} from '../../wire/proof.ts';
+import type { TrustAnchor } from '../../wire/signature.ts';
+import { openTrust } from '../trustchain/index.ts';
+import { checkEndorsement, type NKrypt, type NKryptOptions, openConsensus } from './index.ts';
+
+const folder = mkdtempSync(path.join(os.tmpdir(), 'nkrypt-'));
+const closing = new AsyncDisposableStack();
+after(async () => {
+  await closing.disposeAsync();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+/** Small numbers, the same rules. */
+function tiny(kind: OperationKind): Requirements {
+  const all = kind === 'publish' || kind === 'default';
+  return {
+    kind,
+    space: { bytesMin: 65_536, deadlineMs: 60_000, openings: 16 },
+    stake: all ? { amountMin: 100 } : null,
+    work: all ? { hexDigits: 4 } : null,
+    time: { squarings: 2 ** 12, windowMs: 60_000 },
+  };
+}
+const TERMS = {
+  requirements: Object.fromEntries(OPERATION_KINDS.map((kind) => [kind, tiny(kind)])) as Record<
+    OperationKind,
+    Requirements
+  >,
+  space: { bytes: 65_536, iterations: 4 },
+  stakeInitial: 1_000,
+  threads: 2,
+};
+
+const time = { nowMs: Date.now() };
+const clock = { nowMs: () => time.nowMs };
+const subject = digestOf(utf8('subject'));
+const other = digestOf(utf8('other'));
+
+let trust: Trust;
+let stranger: Trust;
+let anchor: TrustAnchor;
+let nkrypt: NKrypt;
+let genesis: Json;
+
+function open(name: string, options: Partial<NKryptOptions> = {}, as: Trust = trust): Promise<NKrypt> {
+  return openConsensus({ trust: as }, { ...TERMS, directory: path.join(folder, name), clock, ...options });
+}
+
+async function newTrust(name: string): Promise<Trust> {
+  mkdirSync(path.join(folder, name), { mode: 0o700 });
+  return closing.use(await openTrust({ directory: path.join(folder, name), clock }));
+}
+
+before(async () => {
+  trust = await newTrust('trust');
+  stranger = await newTrust('stranger');
+  anchor = await trust.anchor();
+  nkrypt = closing.use(await open('main'));
+  genesis = (await nkrypt.genesis()).document;
+});
+
+async function proofs(kind: OperationKind = 'publish', by = nkrypt): Promise<ProofSet> {
+  return by.prove(await by.challenge(kind, subject, 'ada/greeter@1.0.0'));
+}
+
+const coded = (code: ErrorCode) => (error: unknown) => isCoded(error, code);
+const told = (verdicts: readonly ProofVerdict[]) =>
+  Object.fromEntries(verdicts.map(({ kind, verdict }) => [kind, verdict]));
+const VALID = { space: 'valid', stake: 'valid', work: 'valid', time: 'valid' };
+
+/** The set with one field replaced, as JSON would carry it. */
+function alter(set: ProofSet, where: string, to: (old: never) => unknown): ProofSet {
+  const copy = JSON.parse(JSON.stringify(set)) as ProofSet;
+  const keys = where.split('.');
+  let at = copy as unknown as Record<string, unknown>;
+  for (const key of keys.slice(0, -1)) at = at[key] as Record<string, unknown>;
+  at[keys.at(-1)!] = to(at[keys.at(-1)!] as never);
+  return copy;
+}
+
+test('a publish is proved, judged offline, admitted, and its endorsement verified', async () => {
+  const steps = new Set<string>();
+  const challenge = await nkrypt.challenge('publish', subject, 'ada/greeter@1.0.0');
+  const set = await nkrypt.prove(challenge, { onProgress: ({ step }) => steps.add(step) });
+  assert.deepEqual(told(await nkrypt.verify(set, { genesis, anchor })), VALID);
+  const endorsement = await nkrypt.admit(set);
+  assert.deepEqual(endorsement.operation, challenge.operation);
+  await nkrypt.verifyEndorsement(endorsement, { genesis, anchor });
+  assert.deepEqual(told(await nkrypt.verify(set, { genesis, anchor, atMs: endorsement.admittedAtMs })), VALID);
+  assert.deepEqual(await nkrypt.admit(structuredClone(set)), endorsement);
+  assert.equal((await nkrypt.space()).state, 'ready');
+  assert.ok(steps.has('space') && steps.has('stake'));
+});
+
+test('an install asks for space and time only; a body that was not asked for is refused', async () => {
+  const set = await proofs('install');
+  assert.deepEqual(told(await nkrypt.verify(set)), { ...VALID, stake: 'not-required', work: 'not-required' });
+  const padded = alter(set, 'work', () => ({ nonce: '0'.repeat(16) }));
+  assert.equal(told(await nkrypt.verify(padded))['work'], 'invalid');
+  await assert.rejects(nkrypt.admit(padded), coded('proof-rejected'));
+  await nkrypt.admit(set);
+});
+
+test('verify() refuses every altered field of every proof', async () => {
+  const set = await proofs();
+  const flip = (text: string) => {
+    const bytes = Uint8Array.fromBase64(text);
+    bytes[bytes.length >> 1]! ^= 1;
+    return bytes.toBase64();
+  };
+  const digit = (text: string) => (text[0] === '0' ? '1' : '0') + text.slice(1);
+  const cutShort = (text: string) => Uint8Array.fromBase64(text).subarray(32).toBase64();
+  const plus = (count: number) => (value: number) => value + count;
+  const cases: readonly [
+    proof: 'space' | 'stake' | 'work' | 'time' | 'all',
+    where: string,
+    to: (old: never) => unknown,
+  ][] = [
+    ['space', 'space.root', digit],
+    ['space', 'space.beacon', digit],
+    ['space', 'space.labels', flip],
+    ['space', 'space.labels', cutShort],
+    ['space', 'space.path', flip],
+    ['space', 'space.path', cutShort],
+    ['space', 'space.path', (text: string) => `${text.slice(0, -1)} `],
+    ['space', 'space.receipts', () => []],
+    ['space', 'space.receipts', (list: unknown[]) => [...list, ...list]],
+    ['space', 'space.receipts.0.validator', digit],
+    ['space', 'space.receipts.0.chain', (chain: unknown[]) => chain.slice(1)],
+    ['space', 'space.receipts.0.envelope.payload', flip],
+    ['space', 'space.receipts.0.envelope.payloadType', () => 'application/vnd.hypermesh.vote.v1+json'],
+    ['space', 'space.receipts.0.envelope.signatures.0.sig', flip],
+    ['space', 'space.receipts.0.envelope.signatures.1.sig', flip],
+    ['space', 'space.receipts.0.envelope.signatures', (list: unknown[]) => list.slice(1)],
+    ['space', 'space.receipts', () => set.stake!.statements],
+    ['space', 'space', () => null],
+    ['space', 'space', (body: object) => ({ ...body, more: 1 })],
+    ['stake', 'stake.statements.0.validator', digit],
+    ['stake', 'stake.statements.0.envelope.payload', flip],
+    ['stake', 'stake.statements.0.envelope.signatures.1.sig', flip],
+    ['stake', 'stake.statements', () => set.space!.receipts],
+    ['stake', 'stake.statements', () => []],
+    ['stake', 'stake', () => null],
+    ['work', 'work.nonce', digit],
+    ['work', 'work.nonce', (text: string) => text.slice(1)],
+    ['work', 'work.nonce', (text: string) => ` ${text.slice(1)}`],
+    ['work', 'work.nonce', () => 7],
+    ['work', 'work', () => null],
+    ['time', 'time.output', flip],
+    ['time', 'time.output', (text: string) => `${text}\n`],
+    ['time', 'time.squarings', plus(1)],
+    ['time', 'time.halvings.0', flip],
+    ['time', 'time.halvings', (list: unknown[]) => list.slice(1)],
+    ['time', 'time.halvings', (list: unknown[]) => [...list].reverse()],
+    ['time', 'time', () => null],
+    ['all', 'formatVersion', () => 2],
+    ['all', 'challenge.context', () => other],
+    ['all', 'challenge.networkId', () => other],
+    ['all', 'challenge.anchor.nonce', digit],
+    ['all', 'challenge.anchor.issuedAtMs', plus(1)],
+    ['all', 'challenge.anchor.previous', () => other],
+    ['all', 'challenge.operation.subject', () => other],
+    ['all', 'challenge.operation.ref', () => 'ada/greeter@1.0.1'],
+    ['all', 'challenge.operation.identity', digit],
+    ['all', 'challenge.operation.sequence', plus(1)],
+    ['all', 'challenge.operation.kind', () => 'default'],
+    ['all', 'challenge.requirements.work.hexDigits', () => 1],
+    ['all', 'challenge.requirements.stake', () => null],
+    ['all', 'challenge', () => null],
+  ];
+  for (const [proof, where, to] of cases) {
+    const altered = alter(set, where, to);
+    const verdicts = told(await nkrypt.verify(altered, { genesis, anchor }));
+    const expected =
+      proof === 'all'
+        ? Object.fromEntries(Object.keys(VALID).map((kind) => [kind, 'invalid']))
+        : { ...VALID, [proof]: 'invalid' };
+    assert.deepEqual(verdicts, expected, where);
+    await assert.rejects(
+      nkrypt.admit(altered),
+      (error) => isCoded(error, 'proof-invalid', 'proof-rejected', 'equivocation', 'network-mismatch'),
+      where,
+    );
+  }
+  await nkrypt.admit(set);
+});
+
+test('verify() refuses proofs whose altered challenge was sealed again: every body is bound to the context', async () => {
+  const set = await proofs();
+  for (const [where, to] of [
+    ['challenge.operation.subject', () => other],
+    ['challenge.operation.identity', () => '77'.repeat(32)],
+    ['challenge.operation.sequence', (n: number) => n + 40],
+    ['challenge.anchor.issuedAtMs', (n: number) => n - 1],
+  ] as const) {
+    const altered = alter(set, where, to as (old: never) => unknown);
+    const sealed = alter(altered, 'challenge.context', () => contextOf(altered.challenge));
+    const verdicts = told(await nkrypt.verify(sealed, { genesis, anchor }));
+    assert.deepEqual(verdicts, { space: 'invalid', stake: 'invalid', work: 'invalid', time: 'invalid' }, where);
+    await assert.rejects(
+      nkrypt.admit(sealed),
+      (error) => isCoded(error, 'proof-rejected', 'equivocation', 'proof-expired'),
+      where,
+    );
+  }
+});
+
+test('proofs of one operation do not serve another', async () => {
+  const [first, second] = [await proofs(), await proofs()];
+  for (const kind of ['space', 'stake', 'time'] as const) {
+    const mixed = { ...first, [kind]: second[kind] };
+    assert.equal(told(await nkrypt.verify(mixed))[kind], 'invalid', kind);
+    await assert.rejects(nkrypt.admit(mixed), coded('proof-rejected'));
+  }
+  await nkrypt.admit(first);
+  await nkrypt.admit(second);
+});
+
+test('admit() refuses a second set for an anchor, and another operation under a number', async () => {
+  const challenge = await nkrypt.challenge('publish', subject, 'ada/greeter@2.0.0');
+  const first = await nkrypt.prove(challenge);
+  const second = await nkrypt.prove(challenge);
+  assert.notEqual(canonicalJson(first), canonicalJson(second));
+  await nkrypt.admit(first);
+  await assert.rejects(nkrypt.admit(second), coded('proof-replayed'));
+  const twisted = alter(first, 'challenge.operation.subject', () => other);
+  await assert.rejects(nkrypt.admit(twisted), coded('equivocation'));
+});
+
+test('admit() of two sets for one anchor at once admits one', async () => {
+  const challenge = await nkrypt.challenge('publish', subject, 'ada/greeter@3.0.0');
+  const [first, second] = [await nkrypt.prove(challenge), await nkrypt.prove(challenge)];
+  const results = await Promise.allSettled([nkrypt.admit(first), nkrypt.admit(second), nkrypt.admit(first)]);
+  const failed = results.filter((result) => result.status === 'rejected');
+  assert.ok(failed.length === 1 || failed.length === 2);
+  assert.ok(failed.every(({ reason }) => isCoded(reason, 'proof-replayed')));
+});
+
+test('late proofs are expired, on arrival and when judged for a late moment', async () => {
+  const set = await proofs();
+  const { issuedAtMs } = set.challenge.anchor;
+  assert.deepEqual(told(await nkrypt.verify(set, { atMs: issuedAtMs + 60_000 })), VALID);
+  assert.deepEqual(told(await nkrypt.verify(set, { atMs: issuedAtMs + 60_001 })), { ...VALID, time: 'invalid' });
+  const stale = told(await nkrypt.verify(set, { atMs: issuedAtMs + 3_700_000 }));
+  assert.equal(stale['stake'], 'invalid');
+  assert.equal(told(await nkrypt.verify(set, { atMs: issuedAtMs - 60_000 }))['time'], 'invalid');
+  try {
+    time.nowMs += 60_001;
+    await assert.rejects(nkrypt.admit(set), coded('proof-expired'));
+  } finally {
+    time.nowMs -= 60_001;
+  }
+});
+
+test('an anchor that the committee did not issue is refused, with honest proofs around it', async () => {
+  await using foreign = await open('foreign');
+  const set = await proofs('publish', foreign);
+  assert.deepEqual(told(await foreign.verify(set)), VALID);
+  assert.ok((await nkrypt.verify(set)).every(({ verdict }) => verdict === 'invalid'));
+  await assert.rejects(nkrypt.admit(set), coded('network-mismatch'));
+  await assert.rejects(nkrypt.prove(set.challenge), coded('network-mismatch'));
+  const { document } = await foreign.genesis();
+  assert.deepEqual(told(await nkrypt.verify(set, { genesis: document, anchor })), VALID);
+});
+
+test('verifyEndorsement() refuses altered, foreign, unsigned and doubled votes', async () => {
+  const good = await nkrypt.admit(await proofs());
+  const refused = (bad: unknown, options: { genesis: Json; anchor: TrustAnchor } = { genesis, anchor }) =>
+    assert.rejects(nkrypt.verifyEndorsement(bad as Endorsement, options), coded('endorsement-invalid'));
+  await refused({ ...good, proofs: other });
+  await refused({ ...good, admittedAtMs: good.admittedAtMs + 1 });
+  await refused({ ...good, epoch: 1 });
+  await refused({ ...good, networkId: other });
+  await refused({ ...good, operation: { ...good.operation, subject: other } });
+  await refused({ ...good, votes: [] });
+  await refused({ ...good, votes: [...good.votes, ...good.votes] });
+  await refused({ ...good, more: 1 });
+  await refused(null);
+  await refused(good, { genesis, anchor: await stranger.anchor() });
+  await using foreign = await open('foreign-votes', {}, stranger);
+  const theirs = await foreign.admit(await proofs('publish', foreign));
+  await refused(theirs);
+  await refused({ ...good, votes: theirs.votes });
+  await refused(good, { genesis: (await foreign.genesis()).document, anchor: await stranger.anchor() });
+  await nkrypt.verifyEndorsement(good, { genesis, anchor });
+});
+
+test('a committee of four needs three distinct votes', async () => {
+  const trusts = [trust, stranger, await newTrust('third')];
+  const good = await nkrypt.admit(await proofs());
+  const { votes, ...vote } = good;
+  const keys = await Promise.all(trusts.map(async (one) => (await one.identity('validator')).keyId));
+  keys.push('44'.repeat(32));
+  const four = {
+    ...(genesis as { committee: object }),
+    committee: { epoch: 0, validators: keys.map((key) => ({ key, certificate: 'AA==' })) },
+  } as unknown as Json;
+  const statement = { ...vote, networkId: digestOf(utf8(canonicalJson(four))) };
+  const signed = await Promise.all(
+    trusts.map(async (one, i) => ({
+      validator: keys[i]!,
+      chain: votes[0]!.chain,
+      envelope: await one.sign('validator', 'application/vnd.hypermesh.vote.v1+json', utf8(canonicalJson(statement))),
+    })),
+  );
+  // Each home has a root of its own: the signature is checked for real, the chain by the signer's own trust.
+  const verifier: Pick<Trust, 'verify'> = {
+    async verify(envelope, _chain, options) {
+      const one = trusts[keys.indexOf(envelope.signatures[0]!.keyid)]!;
+      return one.verify(envelope, (await one.identity('validator')).chain, { role: options.role, atMs: options.atMs! });
+    },
+  };
+  const check = (votes: unknown[]) => checkEndorsement(verifier, { ...statement, votes }, { genesis: four, anchor });
+  await check(signed);
+  await assert.rejects(check(signed.slice(1)), coded('endorsement-invalid'));
+  await assert.rejects(check([signed[0], signed[1], signed[1]]), coded('endorsement-invalid'));
+  await assert.rejects(check([...signed, { ...signed[0]!, validator: keys[3] }]), coded('endorsement-invalid'));
+});
+
+test('sequence numbers are taken for good, also across a restart and by two at once', async () => {
+  const home = 'sequence';
+  const first = await open(home);
+  const challenges = await Promise.all([1, 2, 3].map(() => first.challenge('install', subject, '')));
+  const { networkId } = await first.genesis();
+  const endorsed = await proofs('publish', first);
+  const endorsement = await first.admit(endorsed);
+  await first[Symbol.asyncDispose]();
+  await using second = await open(home, { requirements: {}, stakeInitial: 5 });
+  assert.equal((await second.genesis()).networkId, networkId);
+  assert.equal((await second.stake()).balance, 1_000);
+  const next = await second.challenge('install', subject, '');
+  assert.deepEqual(
+    [...challenges, next].map(({ operation }) => operation.sequence),
+    [1, 2, 3, 5],
+  );
+  assert.deepEqual(await second.admit(endorsed), endorsement);
+  // The anchor of before the restart is still good, and chained operations name the one before.
+  await second.admit(await second.prove(challenges[1]!));
+  const chained = await second.challenge('install', subject, '');
+  assert.notEqual(chained.anchor.previous, challenges[0]!.anchor.previous);
+  assert.deepEqual((await readdir(path.join(folder, home, 'space'))).length, 1);
+});
+
+test('publishing needs locked tokens, when proving and when admitting', async () => {
+  await using poor = await open('poor');
+  const set = await proofs('publish', poor);
+  await poor.unlockStake(1);
+  await assert.rejects(poor.admit(set), coded('stake-insufficient'));
+  await assert.rejects(proofs('publish', poor), coded('stake-insufficient'));
+  await poor.lockStake(1);
+  await poor.admit(set);
+});
+
+test('prove() stops when the caller gives up, and refuses what is not its own', async () => {
+  const hard = { ...tiny('publish'), work: { hexDigits: 16 }, time: { squarings: 2 ** 28, windowMs: 60_000 } };
+  await using slow = await open('slow', { requirements: { ...TERMS.requirements, publish: hard } });
+  const challenge = await slow.challenge('publish', subject, 'x');
+  const controller = new AbortController();
+  const proving = slow.prove(challenge, {
+    signal: controller.signal,
+    onProgress: ({ step }) => {
+      if (step === 'time') controller.abort();
+    },
+  });
+  await assert.rejects(proving, coded('cancelled'));
+  await assert.rejects(slow.prove(challenge, { signal: AbortSignal.abort() }), coded('cancelled'));
+  const others: Challenge = { ...challenge, operation: { ...challenge.operation, identity: '77'.repeat(32) } };
+  await assert.rejects(slow.prove(others), coded('proof-invalid'));
+  const running = assert.rejects(slow.prove(challenge), coded('cancelled'));
+  await slow[Symbol.asyncDispose]();
+  await running;
+});
+
+test('bad arguments are refused with a code', async () => {
+  await assert.rejects(nkrypt.requirements('bake' as OperationKind), coded('usage'));
+  await assert.rejects(nkrypt.challenge('publish', 'sha256:1' as never, ''), coded('usage'));
+  await assert.rejects(nkrypt.challenge('publish', subject, 'x'.repeat(600)), coded('usage'));
+  await assert.rejects(nkrypt.admit(null as never), coded('proof-invalid'));
+  await assert.rejects(nkrypt.verify(await proofs('install'), { genesis: { a: 1 } }), coded('network-mismatch'));
+  await assert.rejects(open('bad-terms', { space: { bytes: 1000 } }), coded('config-invalid'));
+});
+
+test('the state section carries ledger, memory and network to another folder', async () => {
+  const good = await nkrypt.admit(await proofs());
+  const pieces: Uint8Array[] = [];
+  for await (const piece of nkrypt.section.export()) pieces.push(piece);
+  assert.ok(pieces.every(({ length }) => length > 0 && length <= 2 ** 20));
+  await using copy = await open('copy');
+  const before = (await copy.genesis()).networkId;
+  async function* replay(list: readonly Uint8Array[]) {
+    yield* list;
+  }
+  const dropped = await copy.section.import(1, replay(pieces));
+  await dropped.abandon();
+  assert.equal((await copy.genesis()).networkId, before);
+  for (const bad of [
+    [utf8('{')],
+    pieces.slice(1),
+    pieces.map((piece) => utf8(new TextDecoder().decode(piece).replace('"accounts"', '"tips"'))),
+    [utf8('{"table":"sqlite_master","rows":[]}')],
+  ]) {
+    await assert.rejects(copy.section.import(1, replay(bad)), coded('state-invalid'));
+  }
+  for (let time = 0; time < 2; time++) {
+    const staged = await copy.section.import(1, replay(pieces));
+    await staged.commit();
+  }
+  assert.equal((await copy.genesis()).networkId, (await nkrypt.genesis()).networkId);
+  assert.deepEqual(await copy.stake(), await nkrypt.stake());
+  await copy.verifyEndorsement(good, { genesis, anchor });
+  const next = await copy.challenge('publish', subject, 'ada/greeter@9.0.0');
+  assert.ok(next.operation.sequence > good.operation.sequence);
+  await copy.admit(await copy.prove(next));
+  // Going back to the older export does not give the number out again.
+  await (await copy.section.import(1, replay(pieces))).commit();
+  const later = await copy.challenge('publish', subject, 'x');
+  assert.ok(later.operation.sequence > next.operation.sequence);
+});

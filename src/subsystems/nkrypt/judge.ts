@@ -1,0 +1,233 @@
+/** Judges proofs by themselves: from the proof set, the genesis document and the trust anchor alone. */
+import { fromBase64, hex } from '../../base/bytes.ts';
+import { type Digest, digestOf, sha256 } from '../../base/digest.ts';
+import { canonicalJson } from '../../base/json.ts';
+import type { ProofVerdict } from '../../capabilities/consensus.ts';
+import type { Trust } from '../../capabilities/trust.ts';
+import type { Genesis } from '../../wire/genesis.ts';
+import {
+  type Challenge,
+  contextOf,
+  proofSetShell,
+  type Requirements,
+  SPACE_RECEIPT_TYPE,
+  type SpaceProof,
+  STAKE_STATEMENT_TYPE,
+  type StakeProof,
+  spaceProof,
+  spaceReceipt,
+  stakeProof,
+  stakeStatement,
+  type TimeProof,
+  timeProof,
+  type WorkProof,
+  workProof,
+} from '../../wire/proof.ts';
+import { firstIssue, type TrustAnchor } from '../../wire/signature.ts';
+import { statementsOf } from './attest.ts';
+import { rootOf } from './merkle.ts';
+import { auditPositions } from './registration.ts';
+import { LABEL_BYTES } from './space-graph.ts';
+import { checkTime } from './time.ts';
+import { checkWork } from './work.ts';
+
+/** How far the clocks of honest validators may be apart. */
+export const CLOCK_SKEW_MS = 5_000;
+
+/** The law and the moment by which proofs are judged. */
+export interface Court {
+  readonly trust: Pick<Trust, 'verify' | 'anchor'>;
+  readonly genesis: Genesis;
+  readonly networkId: Digest;
+  /** Undefined: the anchor of this home. */
+  readonly anchor: TrustAnchor | undefined;
+  readonly atMs: number;
+}
+
+export type ProofKind = ProofVerdict['kind'];
+
+/** Cheapest first: what is refused early costs little. */
+export const COST_ORDER = ['work', 'stake', 'space', 'time'] as const satisfies readonly ProofKind[];
+
+/** Verdicts in the order space, stake, work, time. Never throws for bad input. */
+export async function judge(proofs: unknown, court: Court): Promise<readonly ProofVerdict[]> {
+  const shell = proofSetShell.safeParse(proofs);
+  const verdicts = new Map<ProofKind, ProofVerdict>();
+  for (const kind of COST_ORDER) {
+    verdicts.set(
+      kind,
+      shell.success
+        ? await judgeOne(kind, shell.data.challenge, shell.data[kind], court)
+        : { kind, verdict: 'invalid', says: `The proof set is malformed: ${firstIssue(shell.error)}.`, verifyMs: 0 },
+    );
+  }
+  return (['space', 'stake', 'work', 'time'] as const).map((kind) => verdicts.get(kind)!);
+}
+
+/** One proof of a challenge of correct form. */
+export async function judgeOne(
+  kind: ProofKind,
+  challenge: Challenge,
+  body: unknown,
+  court: Court,
+): Promise<ProofVerdict> {
+  const from = performance.now();
+  const verdict = (verdict: ProofVerdict['verdict'], says: string): ProofVerdict => ({
+    kind,
+    verdict,
+    says: says.slice(0, 500),
+    verifyMs: performance.now() - from,
+  });
+  try {
+    await checkChallenge(challenge, court);
+    if (challenge.requirements[kind] === null) {
+      return body === null
+        ? verdict('not-required', 'The network does not ask for it.')
+        : verdict('invalid', 'It was not asked for.');
+    }
+    return verdict('valid', await check(kind, challenge, body, court));
+  } catch (error) {
+    return verdict('invalid', `${(error as Error).message}`);
+  }
+}
+
+/** Errors: an Error that says what does not belong together. */
+async function checkChallenge(challenge: Challenge, court: Court): Promise<void> {
+  checkRoot(court.genesis, court.anchor ?? (await court.trust.anchor()));
+  if (challenge.networkId !== court.networkId) throw new Error('The challenge belongs to another network.');
+  const row = court.genesis.requirements[challenge.operation.kind];
+  if (canonicalJson(challenge.requirements) !== canonicalJson(row)) {
+    throw new Error('The challenge asks for something else than the network does.');
+  }
+  if (challenge.context !== contextOf(challenge))
+    throw new Error('The context is not that of the operation and anchor.');
+}
+
+/** Throws an Error when the anchor is not the root certificate that the genesis names. */
+export function checkRoot(genesis: Genesis, anchor: TrustAnchor): void {
+  if (hex(sha256(fromBase64(anchor.root))) !== genesis.root)
+    throw new Error('The anchor is not the root of this network');
+}
+
+function check(kind: ProofKind, challenge: Challenge, body: unknown, court: Court): Promise<string> | string {
+  const { requirements } = challenge;
+  switch (kind) {
+    case 'work':
+      return workHolds(challenge, requirements.work!, body, court);
+    case 'stake':
+      return stakeHolds(challenge, requirements.stake!, body, court);
+    case 'space':
+      return spaceHolds(challenge, requirements.space!, body, court);
+    case 'time':
+      return timeHolds(challenge, requirements.time!, body, court);
+  }
+}
+
+function workHolds(
+  challenge: Challenge,
+  asked: NonNullable<Requirements['work']>,
+  body: unknown,
+  _court: Court,
+): string {
+  const proof = parsed<WorkProof>(workProof, body);
+  refuse(checkWork(challenge.context, asked.hexDigits, proof));
+  return `About ${16 ** asked.hexDigits} hashes were tried for this operation.`;
+}
+
+async function stakeHolds(
+  challenge: Challenge,
+  asked: NonNullable<Requirements['stake']>,
+  body: unknown,
+  court: Court,
+): Promise<string> {
+  const { statements } = parsed<StakeProof>(stakeProof, body);
+  let least = Number.POSITIVE_INFINITY;
+  for (const signed of await statementsOf(statements, { ...court, payloadType: STAKE_STATEMENT_TYPE })) {
+    const statement = parsed(stakeStatement, signed);
+    if (statement.networkId !== court.networkId) throw new Error('The statement is about another network.');
+    if (statement.account !== challenge.operation.identity) throw new Error('The statement is about another account.');
+    if (statement.context !== challenge.context) throw new Error('The statement was made for another operation.');
+    const ageMs = court.atMs - statement.issuedAtMs;
+    if (ageMs > court.genesis.stake.ageMsMax || ageMs < -CLOCK_SKEW_MS) throw new Error('The statement has expired.');
+    least = Math.min(least, statement.locked, statement.balance);
+  }
+  if (least < asked.amountMin) throw new Error(`${asked.amountMin} locked tokens are needed, ${least} are.`);
+  return `${least} tokens of the account are locked, by the committee's ledger.`;
+}
+
+async function spaceHolds(
+  challenge: Challenge,
+  asked: NonNullable<Requirements['space']>,
+  body: unknown,
+  court: Court,
+): Promise<string> {
+  const proof = parsed<SpaceProof>(spaceProof, body);
+  const { bytes } = court.genesis.space;
+  const labels = fromBase64(proof.labels);
+  const path = fromBase64(proof.path);
+  const expected = {
+    networkId: court.networkId,
+    identity: challenge.operation.identity,
+    context: challenge.context,
+    root: proof.root,
+    bytes,
+    beacon: proof.beacon,
+    opening: openingDigest({ labels, path }),
+  };
+  if (bytes < asked.bytesMin) throw new Error(`${asked.bytesMin} bytes are asked for.`);
+  const n = bytes / LABEL_BYTES;
+  const positions = auditPositions(proof.beacon, challenge.context, proof.root, n, asked.openings);
+  const root = rootOf(n, positions, { labels, path });
+  if (root === undefined || hex(root) !== proof.root) throw new Error('The opened labels do not lead to the root.');
+  let slowest = 0;
+  for (const signed of await statementsOf(proof.receipts, { ...court, payloadType: SPACE_RECEIPT_TYPE })) {
+    const { issuedAtMs, arrivedAtMs, ...said } = parsed(spaceReceipt, signed);
+    if (canonicalJson(said) !== canonicalJson(expected)) throw new Error('A receipt is about another audit.');
+    const tookMs = arrivedAtMs - issuedAtMs;
+    if (tookMs < 0 || tookMs > asked.deadlineMs)
+      throw new Error(`The answer took ${tookMs} of ${asked.deadlineMs} ms.`);
+    if (issuedAtMs < challenge.anchor.issuedAtMs - CLOCK_SKEW_MS || arrivedAtMs > court.atMs + CLOCK_SKEW_MS) {
+      throw new Error('The audit was not between the challenge and now.');
+    }
+    slowest = Math.max(slowest, tookMs);
+  }
+  return `${positions.length} labels of a commitment of ${bytes} bytes were opened within ${slowest} ms.`;
+}
+
+function timeHolds(
+  challenge: Challenge,
+  asked: NonNullable<Requirements['time']>,
+  body: unknown,
+  court: Court,
+): string {
+  const proof = parsed<TimeProof>(timeProof, body);
+  const ageMs = anchorAgeMs(challenge, court.atMs);
+  if (ageMs > asked.windowMs) throw new Error(`The anchor was ${ageMs} ms old; the window is ${asked.windowMs} ms.`);
+  if (ageMs < -CLOCK_SKEW_MS) throw new Error('The anchor is from the future.');
+  refuse(checkTime(challenge.context, asked.squarings, proof));
+  return `${asked.squarings} squarings were done one after the other since the anchor, which was ${Math.max(0, ageMs)} ms old.`;
+}
+
+export function anchorAgeMs(challenge: Challenge, atMs: number): number {
+  return atMs - challenge.anchor.issuedAtMs;
+}
+
+export function openingDigest(opening: { readonly labels: Uint8Array; readonly path: Uint8Array }): Digest {
+  return digestOf(Buffer.concat([opening.labels, opening.path]));
+}
+
+function refuse(why: string | undefined): void {
+  if (why !== undefined) throw new Error(`${why[0]!.toUpperCase()}${why.slice(1)}.`);
+}
+
+function parsed<T>(
+  schema: {
+    safeParse(value: unknown): { success: true; data: T } | { success: false; error: Parameters<typeof firstIssue>[0] };
+  },
+  value: unknown,
+): T {
+  if (value === null) throw new Error('It is missing.');
+  const result = schema.safeParse(value);
+  if (!result.success) throw new Error(`It is malformed: ${firstIssue(result.error)}.`);
+  return result.data;
+}

@@ -1,0 +1,181 @@
+import { availableParallelism } from 'node:os';
+import type { CallOptions } from '../../base/call.ts';
+import { HyperMeshError, isCoded } from '../../base/errors.ts';
+import { siblingModule } from '../../base/module.ts';
+import type { StakeAccount } from '../../capabilities/consensus.ts';
+import type { Challenge, ProofSet, SpaceProof, StakeProof, TimeProof, WorkProof } from '../../wire/proof.ts';
+import { orCancelled } from './cancel.ts';
+import { Lane, stopFlag } from './lane.ts';
+import type { Opening } from './merkle.ts';
+import { auditPositions } from './registration.ts';
+import type { SpaceCommitment } from './space.ts';
+import { LABEL_BYTES } from './space-graph.ts';
+import type { TimeJob } from './time-worker.ts';
+import { workProof } from './work.ts';
+import type { WorkJob } from './work-worker.ts';
+
+/** What a prover asks of the committee while it works. */
+export interface Witness {
+  beginAudit(challenge: Challenge): { readonly beacon: string };
+  finishAudit(challenge: Challenge, root: string, opening: Opening): Promise<SpaceProof>;
+  certifyStake(challenge: Challenge): Promise<StakeProof>;
+}
+
+/** An audit that came too late on a busy machine, or met a damaged file, is worth another one. */
+const AUDIT_ATTEMPTS = 3;
+
+/** Makes proofs. Searching and squaring happen in worker threads; opening labels reads a few blocks of a file. */
+export class Prover implements AsyncDisposable {
+  readonly #work: readonly Lane<WorkJob, bigint>[];
+  readonly #time: Lane<TimeJob, TimeProof>;
+
+  constructor(options: { readonly threads?: number } = {}) {
+    const work = siblingModule(import.meta.url, './work-worker');
+    this.#work = Array.from({ length: options.threads ?? availableParallelism() }, () => new Lane(work));
+    this.#time = new Lane(siblingModule(import.meta.url, './time-worker'));
+  }
+
+  /** All proofs at once, each in its own threads. When one fails or the caller gives up, the others stop. */
+  async prove(
+    challenge: Challenge,
+    lent: {
+      readonly witness: Witness;
+      readonly space: SpaceCommitment;
+      readonly account: StakeAccount;
+      readonly spaceBytes: number;
+    },
+    { signal, onProgress }: CallOptions = {},
+  ): Promise<ProofSet> {
+    const { requirements } = challenge;
+    const needed = requirements.stake?.amountMin ?? 0;
+    if (lent.account.locked < needed) {
+      throw new HyperMeshError(
+        'stake-insufficient',
+        `${needed} locked tokens are needed for ${challenge.operation.kind}; the account has ${lent.account.locked} locked of ${lent.account.balance}.`,
+        { hint: `hypermesh stake lock ${needed - lent.account.locked}` },
+      );
+    }
+    const failed = new AbortController();
+    const either = AbortSignal.any([failed.signal, ...(signal === undefined ? [] : [signal])]);
+    const call: CallOptions = { signal: either, onProgress };
+    const unasked = Promise.resolve(null);
+    const parts = [
+      requirements.space === null ? unasked : this.#space(challenge, lent, call),
+      requirements.stake === null ? unasked : this.#stake(challenge, lent.witness, call),
+      requirements.work === null ? unasked : this.#search(challenge, requirements.work.hexDigits, call),
+      requirements.time === null ? unasked : this.#square(challenge, requirements.time.squarings, call),
+    ] as const;
+    try {
+      const [space, stake, work, time] = await Promise.all(parts);
+      return { formatVersion: 1, challenge, space, stake, work, time };
+    } catch (error) {
+      failed.abort();
+      await Promise.allSettled(parts);
+      throw signal?.aborted === true ? cancelled() : error;
+    }
+  }
+
+  async #stake(challenge: Challenge, witness: Witness, { signal, onProgress }: CallOptions): Promise<StakeProof> {
+    const proof = await orCancelled(witness.certifyStake(challenge), signal);
+    onProgress?.({ step: 'stake', done: 1, total: 1, unit: 'steps', note: 'locked tokens certified by the committee' });
+    return proof;
+  }
+
+  async #space(
+    challenge: Challenge,
+    {
+      witness,
+      space,
+      spaceBytes,
+    }: { readonly witness: Witness; readonly space: SpaceCommitment; readonly spaceBytes: number },
+    call: CallOptions,
+  ): Promise<SpaceProof> {
+    for (let attempt = 1; ; attempt++) {
+      const root = await space.ready(call);
+      if (call.signal?.aborted === true) throw cancelled();
+      try {
+        const { beacon } = witness.beginAudit(challenge);
+        const openings = challenge.requirements.space!.openings;
+        const n = spaceBytes / LABEL_BYTES;
+        const opening = await space.open(auditPositions(beacon, challenge.context, root, n, openings));
+        const proof = await witness.finishAudit(challenge, root, opening);
+        call.onProgress?.({
+          step: 'space',
+          done: openings,
+          total: openings,
+          unit: 'steps',
+          note: 'labels opened for the committee',
+        });
+        return proof;
+      } catch (error) {
+        if (attempt >= AUDIT_ATTEMPTS || !isCoded(error, 'space-unavailable', 'proof-expired')) throw error;
+      }
+    }
+  }
+
+  async #search(challenge: Challenge, hexDigits: number, { signal, onProgress }: CallOptions): Promise<WorkProof> {
+    const stop = stopFlag();
+    const shares = this.#work.length;
+    const tried = Array<number>(shares).fill(0);
+    const report = (share: number, done: number) => {
+      tried[share] = done;
+      const sum = tried.reduce((a, b) => a + b, 0);
+      onProgress?.({
+        step: 'work',
+        done: sum,
+        total: Math.max(sum, 16 ** hexDigits),
+        unit: 'steps',
+        note: 'searching a nonce',
+      });
+    };
+    return withStop(stop, signal, async () => {
+      const found = await Promise.all(
+        this.#work.map(async (lane, share) => {
+          const job: WorkJob = { context: challenge.context, hexDigits, share, shares };
+          const nonce = await lane.run(job, stop, (done) => report(share, done));
+          // The first solution ends the search of the others.
+          Atomics.store(stop, 0, 1);
+          return nonce;
+        }),
+      );
+      const nonce = found.find((value) => value !== undefined);
+      if (nonce === undefined) throw cancelled();
+      return workProof(nonce);
+    });
+  }
+
+  async #square(challenge: Challenge, squarings: number, { signal, onProgress }: CallOptions): Promise<TimeProof> {
+    const stop = stopFlag();
+    return withStop(stop, signal, async () => {
+      const proof = await this.#time.run({ context: challenge.context, squarings }, stop, (done) =>
+        onProgress?.({ step: 'time', done, total: squarings, unit: 'steps', note: 'squaring, one after the other' }),
+      );
+      if (proof === undefined) throw cancelled();
+      return proof;
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([this.#time, ...this.#work].map((lane) => lane[Symbol.asyncDispose]()));
+  }
+}
+
+/** Raises the flag when the signal does. The work ends at its next look at the flag. */
+async function withStop<T>(
+  stop: Int32Array<SharedArrayBuffer>,
+  signal: AbortSignal | undefined,
+  work: () => Promise<T>,
+): Promise<T> {
+  const raise = () => void Atomics.store(stop, 0, 1);
+  if (signal?.aborted === true) raise();
+  signal?.addEventListener('abort', raise, { once: true });
+  try {
+    return await work();
+  } finally {
+    signal?.removeEventListener('abort', raise);
+  }
+}
+
+function cancelled(): HyperMeshError {
+  return new HyperMeshError('cancelled', 'The proofs were not finished: the operation was cancelled.');
+}

@@ -1,0 +1,174 @@
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
+import type { SQLInputValue } from 'node:sqlite';
+import { setImmediate as turn } from 'node:timers/promises';
+import { z } from 'zod';
+import { fromUtf8, utf8 } from '../../base/bytes.ts';
+import { HyperMeshError, isCoded } from '../../base/errors.ts';
+import { canonicalJson, type Json } from '../../base/json.ts';
+import type { StateSection } from '../../capabilities/state.ts';
+import { decodeGenesis } from '../../wire/genesis.ts';
+import { openStore, type Store } from './store.ts';
+
+const VERSION = 1;
+const STAGE = 'nkrypt-import.db';
+/** Bytes of rows after which a piece is closed; the largest row is a genesis document or an endorsement. */
+const PIECE_BYTES = 64 * 2 ** 10;
+const PIECE_ROWS = 500;
+
+/** Tables and columns in the order of export. Space files do not travel: they follow from the identity and are made again. */
+const TABLES = {
+  genesis: ['id', 'document'],
+  identities: ['identity', 'sequence'],
+  challenges: ['nonce', 'identity', 'sequence', 'operation', 'context', 'issued_at_ms', 'keep_until_ms', 'used'],
+  admissions: ['identity', 'sequence', 'operation', 'proofs', 'vote', 'endorsement', 'keep_until_ms'],
+  tips: ['identity', 'kind', 'previous'],
+  accounts: ['account', 'balance', 'locked'],
+  commitments: ['identity', 'roots', 'nonce', 'registered'],
+} as const;
+type Table = keyof typeof TABLES;
+
+const piece = z.strictObject({
+  table: z.enum(Object.keys(TABLES) as [Table, ...Table[]]),
+  rows: z.array(z.array(z.union([z.string(), z.int(), z.null()])).max(16)).max(PIECE_ROWS),
+});
+
+/** A staged copy that a crash left behind. */
+export function dropStaged(directory: string): void {
+  for (const tail of ['', '-wal', '-shm']) rmSync(join(directory, STAGE + tail), { force: true });
+}
+
+/** The committee's memory and the ledger as a part of a state export. `replaced` is called after an import took effect. */
+export function stateSection(store: Store, directory: string, replaced: () => Promise<void>): StateSection {
+  return {
+    name: 'nkrypt',
+    version: VERSION,
+    async *export() {
+      // Read in one transaction into text, bounded by what the store keeps; the pieces are then given out at the reader's pace.
+      const pieces = store.transact((raw) =>
+        Object.entries(TABLES).flatMap(([table, columns]) => {
+          const rows = raw.prepare(`SELECT ${columns.join(', ')} FROM ${table} ORDER BY rowid`).iterate() as Iterable<
+            Record<string, Json>
+          >;
+          return cut(table, columns, rows);
+        }),
+      );
+      for (const text of pieces) yield utf8(text);
+    },
+    async import(version, pieces) {
+      if (version > VERSION) throw invalid(`version ${version} is newer than ${VERSION}`);
+      dropStaged(directory);
+      const staged = openStore(directory, STAGE);
+      try {
+        for await (const bytes of pieces) {
+          insert(staged, bytes);
+          await turn();
+        }
+        check(staged);
+      } catch (error) {
+        await staged[Symbol.asyncDispose]();
+        dropStaged(directory);
+        throw isCoded(error) ? error : invalid('the tables do not accept its rows', error);
+      }
+      await staged[Symbol.asyncDispose]();
+      return {
+        async commit() {
+          replace(store, join(directory, STAGE));
+          dropStaged(directory);
+          await replaced();
+        },
+        async abandon() {
+          dropStaged(directory);
+        },
+      };
+    },
+  };
+}
+
+function cut(table: string, columns: readonly string[], rows: Iterable<Record<string, Json>>): readonly string[] {
+  const out: string[] = [];
+  let batch: Json[][] = [];
+  let size = 0;
+  const close = () => {
+    if (batch.length > 0) out.push(canonicalJson({ table, rows: batch }));
+    batch = [];
+    size = 0;
+  };
+  for (const row of rows) {
+    const values = columns.map((column) => row[column] ?? null);
+    batch.push(values);
+    size += canonicalJson(values).length;
+    if (size > PIECE_BYTES || batch.length === PIECE_ROWS) close();
+  }
+  close();
+  return out;
+}
+
+function insert(staged: Store, bytes: Uint8Array): void {
+  const parsed = piece.safeParse(parseJson(bytes));
+  if (!parsed.success) throw invalid('a piece is not a list of rows');
+  const { table, rows } = parsed.data;
+  const columns = TABLES[table];
+  const statement = `INSERT INTO ${table} (${columns.join(', ')}) VALUES (${columns.map(() => '?').join(', ')})`;
+  staged.transact((raw) => {
+    const prepared = raw.prepare(statement);
+    for (const row of rows) {
+      if (row.length !== columns.length) throw invalid(`a row of ${table} has ${row.length} values`);
+      prepared.run(...(row as SQLInputValue[]));
+    }
+  });
+}
+
+function parseJson(bytes: Uint8Array): unknown {
+  try {
+    return JSON.parse(fromUtf8(bytes));
+  } catch (error) {
+    throw invalid('a piece is not JSON', error);
+  }
+}
+
+/** A network, and exactly the tokens that it was founded with. */
+function check(staged: Store): void {
+  const row = staged.raw.prepare('SELECT document FROM genesis').get() as { document: string } | undefined;
+  if (row === undefined) throw invalid('it has no genesis document');
+  const { genesis } = decodeGenesis(JSON.parse(row.document));
+  const founded = genesis.stake.accounts.reduce((sum, { balance }) => sum + balance, 0);
+  const { sum } = staged.raw.prepare('SELECT coalesce(sum(balance), 0) AS sum FROM accounts').get() as { sum: number };
+  if (sum !== founded) throw invalid(`it has ${sum} tokens; the network was founded with ${founded}`);
+}
+
+/**
+ * Commit point: one transaction that writes this database only. Sequence numbers that this home gave out in the same network stay
+ * given out, so that going back to an older state never makes it say two things under one number.
+ */
+function replace(store: Store, path: string): void {
+  store.raw.prepare('ATTACH ? AS staged').run(path);
+  try {
+    store.transact((raw) => {
+      raw.exec(`
+        CREATE TEMP TABLE given AS SELECT identity, sequence FROM main.identities
+          WHERE (SELECT document FROM main.genesis) = (SELECT document FROM staged.genesis);
+      `);
+      for (const [table, columns] of Object.entries(TABLES)) {
+        const names = columns.join(', ');
+        raw.exec(
+          `DELETE FROM main.${table}; INSERT INTO main.${table} (${names}) SELECT ${names} FROM staged.${table};`,
+        );
+      }
+      raw.exec(`
+        INSERT INTO main.identities (identity, sequence) SELECT identity, sequence FROM given WHERE true
+          ON CONFLICT (identity) DO UPDATE SET sequence = max(sequence, excluded.sequence);
+        DROP TABLE given;
+      `);
+    });
+  } finally {
+    store.raw.exec('DETACH staged');
+  }
+}
+
+function invalid(why: string, cause?: unknown): HyperMeshError {
+  return new HyperMeshError('state-invalid', `The nkrypt section of the export makes no sense: ${why}.`, {
+    hint: 'Export the state again from the node that it came from.',
+    cause,
+  });
+}

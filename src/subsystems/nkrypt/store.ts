@@ -1,0 +1,45 @@
+import { join } from 'node:path';
+import { type Migration, openSqlite, type SqliteStore } from '../../base/sqlite.ts';
+
+/** Never edited after release: add the next number. */
+const MIGRATIONS: readonly Migration[] = [
+  {
+    name: '001-init',
+    up: `
+      CREATE TABLE genesis (id INTEGER PRIMARY KEY CHECK (id = 1), document TEXT NOT NULL) STRICT;
+      -- The last sequence number that was given out, whether or not something came of it.
+      CREATE TABLE identities (identity TEXT PRIMARY KEY, sequence INTEGER NOT NULL) STRICT;
+      -- Every anchor that this committee issued and that may still be answered. Used: something was admitted with it.
+      CREATE TABLE challenges (
+        nonce TEXT PRIMARY KEY, identity TEXT NOT NULL, sequence INTEGER NOT NULL, operation TEXT NOT NULL, context TEXT NOT NULL,
+        issued_at_ms INTEGER NOT NULL, keep_until_ms INTEGER NOT NULL, used INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (identity, sequence)
+      ) STRICT;
+      CREATE INDEX challenges_keep ON challenges (keep_until_ms);
+      CREATE INDEX challenges_issued ON challenges (issued_at_ms);
+      -- What was admitted. The vote is decided when the row appears; the endorsement (signed votes) follows.
+      CREATE TABLE admissions (
+        identity TEXT NOT NULL, sequence INTEGER NOT NULL, operation TEXT NOT NULL, proofs TEXT NOT NULL,
+        vote TEXT NOT NULL, endorsement TEXT, keep_until_ms INTEGER NOT NULL,
+        PRIMARY KEY (identity, sequence)
+      ) STRICT;
+      CREATE INDEX admissions_keep ON admissions (keep_until_ms);
+      -- Digest of the time proof with which the last admitted operation of a kind ended.
+      CREATE TABLE tips (identity TEXT NOT NULL, kind TEXT NOT NULL, previous TEXT NOT NULL, PRIMARY KEY (identity, kind)) STRICT;
+      CREATE TABLE accounts (
+        account TEXT PRIMARY KEY,
+        balance INTEGER NOT NULL CHECK (balance >= 0),
+        locked INTEGER NOT NULL CHECK (locked >= 0 AND locked <= balance)
+      ) STRICT;
+      CREATE TABLE commitments (
+        identity TEXT PRIMARY KEY, roots TEXT NOT NULL, nonce TEXT NOT NULL, registered INTEGER NOT NULL DEFAULT 0
+      ) STRICT;
+    `,
+  },
+];
+
+export type Store = SqliteStore<unknown>;
+
+export function openStore(directory: string, file = 'nkrypt.db'): Store {
+  return openSqlite(join(directory, file), MIGRATIONS);
+}
