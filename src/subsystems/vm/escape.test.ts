@@ -355,7 +355,7 @@ describe('the box', () => {
       await execution.runtimes();
       const policy = ${JSON.stringify({ ...SMALL_POLICY, wallMs: 60_000 })};
       execution.run({ kind: 'wasm', layer: 'sha256:${'0'.repeat(64)}', entry: 'main.wasm', args: [], input: null, policy });
-      setTimeout(() => console.log('running'), 300);`;
+      setTimeout(() => process.stdout.write('running'), 300);`;
     const node = spawn(process.execPath, ['--input-type=module', '--no-warnings', '-e', source]);
     await once(node.stdout, 'data');
     const boxes = childrenOf(node.pid!);

@@ -6,7 +6,7 @@ import { siblingModule } from '../../../base/module.ts';
 import { BOX_FRAME_MAX, FRAME, frameHead } from './frames.ts';
 
 /** All that a box may read of this machine: its own source. */
-const SOURCES = ['./box', './binary', './files', './frames', './meter', './wasi'].map((name) =>
+const SOURCES = ['./box-child', './binary', './files', './frames', './meter', './wasi'].map((name) =>
   fileURLToPath(siblingModule(import.meta.url, name)),
 );
 /** For the text of modules, trees and our own objects; what a program holds is outside this heap. */
@@ -19,7 +19,7 @@ export type BoxEvent =
   | { readonly kind: 'gone'; readonly signal: string | null; readonly text: string };
 
 /**
- * One process that runs one program (`box.ts`). It cannot open files, sockets, processes, threads, addons or an inspector: Node's permission
+ * One process that runs one program (`box-child.ts`). It cannot open files, sockets, processes, threads, addons or an inspector: Node's permission
  * model refuses, and the program has no way to ask. It ends with its standard input, so it does not outlive the node even when the node is
  * killed.
  */

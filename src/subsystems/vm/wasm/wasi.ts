@@ -1,4 +1,4 @@
-import { type Directory, ERRNO, Errno, type FileNode, type Files, type Place } from './files.ts';
+import { type Directory, ERRNO, Errno, type FileNode, type Files, type Place, type TmpFile } from './files.ts';
 
 /** WASI preview 1 over {@link Files}: everything a program can reach is in this file and in that one. */
 
@@ -221,15 +221,12 @@ export class Wasi {
         const open = this.#any(fd);
         this.#fileStat(out, open.kind === 'node' ? open.node : null);
       },
-      fd_filestat_set_size: (fd: number, size: bigint) => this.#files.resize(this.#tmpFile(fd), length64(size)),
+      fd_filestat_set_size: (fd: number, size: bigint) => this.#resize(this.#tmpFile(fd), length64(size)),
       fd_filestat_set_times: (fd: number) => void this.#tmpFile(fd),
       fd_allocate: (fd: number, offset: bigint, length: bigint) => {
         const file = this.#tmpFile(fd);
         const end = length64(offset + length);
-        if (end > file.size) {
-          this.#pay(end - file.size);
-          this.#files.resize(file, end);
-        }
+        if (end > file.size) this.#resize(file, end);
       },
 
       fd_read: (fd: number, vectors: number, count: number, out: number) => {
@@ -276,6 +273,7 @@ export class Wasi {
             case 'node': {
               const file = this.#tmpFile(fd);
               if (open.append) open.offset = file.size;
+              this.#pay(open.offset - file.size);
               this.#files.write(file, open.offset, bytes);
               open.offset += length;
             }
@@ -290,7 +288,7 @@ export class Wasi {
         let at = length64(offset);
         const from = at;
         for (const [pointer, length] of this.#vectors(vectors, count)) {
-          this.#pay(length);
+          this.#pay(length + Math.max(0, at - file.size));
           this.#files.write(file, at, this.#bytes(pointer, length));
           at += length;
         }
@@ -386,7 +384,7 @@ export class Wasi {
         break;
       case 'tmp-file':
         if (folderOnly) throw new Errno(ERRNO.notDirectory);
-        if (truncate) this.#files.resize(node, 0);
+        if (truncate) this.#resize(node, 0);
         break;
     }
     this.#open[fd] = openNode(node, {
@@ -552,6 +550,11 @@ export class Wasi {
     const open = this.#file(fd);
     if (open.node.kind !== 'tmp-file' || !open.writable) throw new Errno(ERRNO.notCapable);
     return open.node;
+  }
+
+  #resize(file: TmpFile, size: number): void {
+    this.#pay(Math.abs(size - file.size));
+    this.#files.resize(file, size);
   }
 
   #pay(bytes: number): void {
