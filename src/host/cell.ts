@@ -22,7 +22,6 @@ import { notGranted } from './lend.ts';
 import { isAsyncIterable } from './plain.ts';
 
 const START_TIMEOUT_MS = 30_000;
-const PING_TIMEOUT_MS = 5_000;
 /** Of standard error, kept to explain an end. */
 const STDERR_CHARS_MAX = 8_192;
 
@@ -33,13 +32,15 @@ export interface Cell extends AsyncDisposable {
   describe(): Promise<unknown>;
   /** Makes the extension; calls to what comes back cross the border. */
   create(lent: Partial<Capabilities>, metadata: ExtensionMetadata): Promise<HyperMeshExtension>;
-  /** Kills the process when it does not answer within five seconds: a loop that never yields cannot be stopped otherwise. */
+  /** Kills the process when it does not even answer a ping: a loop that never yields cannot be stopped otherwise. */
   checkAlive(): void;
 }
 
 export interface CellOptions {
   /** Heap of the process. */
   readonly memoryMiB: number;
+  /** For a ping, once an operation took too long. */
+  readonly answerTimeoutMs: number;
   /** Called once, when the process ends without having been told to. */
   onEnd(why: string): void;
 }
@@ -99,7 +100,7 @@ export async function openCell(folder: ExtensionFolder, options: CellOptions): P
       });
     },
     checkAlive() {
-      const timer = setTimeout(() => border.end('it does not answer'), PING_TIMEOUT_MS);
+      const timer = setTimeout(() => border.end('it does not answer'), options.answerTimeoutMs);
       border.call('cell', 'ping', []).then(
         () => clearTimeout(timer),
         () => clearTimeout(timer),

@@ -46,6 +46,8 @@ export interface ExtensionsOptions {
   readonly trustedPublishers?: readonly string[];
   /** Heap of one cell. Default 256. */
   readonly cellMemoryMiB?: number;
+  /** A cell that answers nothing for this long after an operation timed out is killed. Default 5,000. */
+  readonly cellAnswerTimeoutMs?: number;
 }
 
 /** What an extension may use when the operator says nothing else. */
@@ -227,6 +229,7 @@ export class Extensions implements AsyncDisposable {
       requireSignature: options.requireSignature ?? false,
       trustedPublishers: options.trustedPublishers ?? [],
       cellMemoryMiB: options.cellMemoryMiB ?? 256,
+      cellAnswerTimeoutMs: options.cellAnswerTimeoutMs ?? 5_000,
     };
   }
 
@@ -544,6 +547,7 @@ export class Extensions implements AsyncDisposable {
     if (folder !== null && loaded.mode === 'cell') {
       loaded.cell = await openCell(folder, {
         memoryMiB: this.#options.cellMemoryMiB,
+        answerTimeoutMs: this.#options.cellAnswerTimeoutMs,
         onEnd: (why) => this.#fail(loaded, why),
       });
       const metadata = parseMetadata(await loaded.cell.describe());
