@@ -1,6 +1,6 @@
 import type { Progress } from '../base/call.ts';
 import { ERRORS, fromProblem, HyperMeshError, type ProblemDocument } from '../base/errors.ts';
-import type { Event } from '../capabilities/monitoring.ts';
+import { decodeEvent, type Event } from '../wire/event.ts';
 import { HTTP_LIMITS, type Line } from '../wire/http.ts';
 
 /** The error that an answer reports. */
@@ -24,7 +24,7 @@ export async function readLines(response: Response, onProgress?: (progress: Prog
 /** Server-sent events, as this API sends them: `id:` and `data:` on one line each. */
 export async function* readEvents(response: Response): AsyncIterable<Event> {
   for await (const text of linesOf(response)) {
-    if (text.startsWith('data: ')) yield parse(text.slice(6)) as unknown as Event;
+    if (text.startsWith('data: ')) yield decodeEvent(text.slice(6));
   }
 }
 

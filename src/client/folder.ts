@@ -45,6 +45,8 @@ export interface FolderOptions extends CallOptions {
   /** A file that is not part of the package wherever it lies: the one that is being written. */
   readonly leaveOut?: string;
   readonly entriesMax?: number;
+  /** Pieces of the tree share memory: one is only valid until the second after it is asked for. */
+  readonly reuse?: boolean;
 }
 
 /** Files up to this size are read in one go. */

@@ -41,10 +41,10 @@ const PIECE = 2 ** 20;
 export async function writePackageFile(
   folder: string,
   file: string,
-  options: Omit<FolderOptions, 'leaveOut'> = {},
+  options: Omit<FolderOptions, 'leaveOut' | 'reuse'> = {},
 ): Promise<PackageFileInfo> {
   const target = resolve(file);
-  const packed = await packFolder(folder, { ...options, leaveOut: target });
+  const packed = await packFolder(folder, { ...options, leaveOut: target, reuse: true });
   const temporary = join(dirname(target), `.${basename(target)}.${randomBytes(6).toString('hex')}.tmp`);
   try {
     const output = await open(temporary, 'wx', 0o644);
@@ -75,7 +75,7 @@ async function writeContent(output: FileHandle, packed: PackedFolder): Promise<{
     await writeAt(output, bytes, at);
     at += bytes.length;
   };
-  // One write is under way while the next piece is read and hashed.
+  // One write is under way while the next piece is read and hashed; `reuse` leaves its bytes alone that long.
   let writing: Promise<void> = Promise.resolve();
   try {
     for await (const piece of packed.tree) {
@@ -113,7 +113,7 @@ export async function readPackageFile(file: string, options: CallOptions = {}): 
   const path = resolve(file);
   const scanner = new PackageFileScanner();
   let done = 0;
-  for await (const piece of readPieces(path, 0, Number.MAX_SAFE_INTEGER, options.signal)) {
+  for await (const piece of readPieces(path, 0, Number.MAX_SAFE_INTEGER, { ...options, reuse: true })) {
     scanner.push(piece);
     done += piece.length;
     options.onProgress?.({ step: 'check', done, unit: 'bytes' });
@@ -127,26 +127,29 @@ export async function readPackageFile(file: string, options: CallOptions = {}): 
     manifest: config.manifest,
     manifestYaml: manifestText(config),
     bytes: tree.size,
-    tree: readPieces(path, tree.offset, tree.offset + tree.size, options.signal),
+    tree: readPieces(path, tree.offset, tree.offset + tree.size, { signal: options.signal }),
   };
 }
 
+/** With `reuse` a piece is only valid until the next. */
 async function* readPieces(
   path: string,
   from: number,
   to: number,
-  signal: AbortSignal | undefined,
+  options: { readonly signal?: AbortSignal | undefined; readonly reuse?: boolean },
 ): AsyncGenerator<Uint8Array, void, undefined> {
   let file: FileHandle | undefined;
   try {
     file = await open(path, 'r');
+    let buffer = new Uint8Array(Math.min(PIECE, to - from));
     for (let at = from; at < to; ) {
-      if (signal?.aborted) throw new HyperMeshError('cancelled', 'Reading was cancelled.', { cause: signal.reason });
-      const buffer = new Uint8Array(Math.min(PIECE, to - at));
-      const { bytesRead } = await file.read(buffer, 0, buffer.length, at);
+      if (options.signal?.aborted)
+        throw new HyperMeshError('cancelled', 'Reading was cancelled.', { cause: options.signal.reason });
+      const { bytesRead } = await file.read(buffer, 0, Math.min(buffer.length, to - at), at);
       if (bytesRead === 0) break;
       at += bytesRead;
       yield buffer.subarray(0, bytesRead);
+      if (options.reuse !== true && at < to) buffer = new Uint8Array(Math.min(PIECE, to - at));
     }
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT')

@@ -267,15 +267,22 @@ export function encodedSize(entries: Iterable<TreeEntry>): number {
   return size;
 }
 
+export interface EncodeOptions {
+  readonly entriesMax?: number;
+  /** Pieces share memory: one is only valid until the second after it is asked for. For large trees in little memory. */
+  readonly reuse?: boolean;
+}
+
 /**
  * Encodes entries, which must come in canonical order, into pieces of at most 1 MiB.
  * Errors: `tree-invalid` (also when a content is longer or shorter than announced), `limit-exceeded`.
  */
 export async function* encodeTree(
   sources: AsyncIterable<TreeSource> | Iterable<TreeSource>,
-  options: { readonly entriesMax?: number } = {},
+  options: EncodeOptions = {},
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const rules = new TreeRules(options.entriesMax);
+  const ring: Uint8Array<ArrayBuffer>[] = [];
   let piece = new Uint8Array(PIECE);
   let filled = 0;
   const add = function* (bytes: Uint8Array): Generator<Uint8Array> {
@@ -286,7 +293,8 @@ export async function* encodeTree(
       filled += take;
       if (filled < PIECE) continue;
       yield piece;
-      piece = new Uint8Array(PIECE);
+      if (options.reuse) ring.push(piece);
+      piece = (ring.length > 2 ? ring.shift() : undefined) ?? new Uint8Array(PIECE);
       filled = 0;
     }
   };

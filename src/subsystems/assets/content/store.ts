@@ -316,7 +316,10 @@ export class ContentStore implements AsyncDisposable {
       const sound = await this.#inTurn(digest, async () => {
         const hash = createHash('sha256');
         try {
-          for await (const piece of this.#readFile(digest, 0, Number.MAX_SAFE_INTEGER, options.signal))
+          for await (const piece of readPieces(this.#path(digest), 0, Number.MAX_SAFE_INTEGER, {
+            ...options,
+            reuse: true,
+          }))
             hash.update(piece);
         } catch (error) {
           if (isMissing(error)) return true;
@@ -421,7 +424,7 @@ export class ContentStore implements AsyncDisposable {
 
   async #cutAgain(path: string, ingest: Ingest, signal: AbortSignal | undefined): Promise<void> {
     ingest.cutter = new ShardCutter(this.#blake3, averageFor(ingest.size));
-    for await (const piece of readPieces(path, 0, ingest.size, signal)) ingest.cutter.push(piece);
+    for await (const piece of readPieces(path, 0, ingest.size, { signal, reuse: true })) ingest.cutter.push(piece);
   }
 
   /** In the turn of `digest`. */
@@ -513,7 +516,7 @@ export class ContentStore implements AsyncDisposable {
       cutter: new ShardCutter(this.#blake3, averageFor(size)),
       size,
     };
-    for await (const piece of readPieces(path, 0, size, undefined)) {
+    for await (const piece of readPieces(path, 0, size, { reuse: true })) {
       ingest.hash.update(piece);
       ingest.cutter.push(piece);
     }
@@ -624,7 +627,7 @@ export class ContentStore implements AsyncDisposable {
   }
 
   #readFile(digest: Digest, offset: number, end: number, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array> {
-    return readPieces(this.#path(digest), offset, end, signal);
+    return readPieces(this.#path(digest), offset, end, { signal });
   }
 
   /** Digests of all blob files, with a row or without. */
@@ -748,22 +751,24 @@ function isMissing(error: unknown): boolean {
   return failed?.code === 'ENOENT' || failed?.cause?.code === 'ENOENT';
 }
 
-/** Bytes `offset` to `end` of a file, in pieces of at most 1 MiB, each in memory of its own. */
+/** Bytes `offset` to `end` of a file, in pieces of at most 1 MiB; with `reuse` each is only valid until the next. */
 async function* readPieces(
   path: string,
   offset: number,
   end: number,
-  signal: AbortSignal | undefined,
+  options: { readonly signal?: AbortSignal | undefined; readonly reuse?: boolean },
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const file = await storing('opening a blob', () => open(path, constants.O_RDONLY | (constants.O_NOFOLLOW ?? 0)));
   try {
+    let buffer = new Uint8Array(Math.min(PIECE, Math.max(0, end - offset)));
     for (let at = offset; at < end; ) {
-      checkCancelled(signal);
-      const buffer = new Uint8Array(Math.min(PIECE, end - at, PIECE));
-      const { bytesRead } = await storing('reading a blob', () => file.read(buffer, 0, buffer.length, at));
+      checkCancelled(options.signal);
+      const length = Math.min(buffer.length, end - at);
+      const { bytesRead } = await storing('reading a blob', () => file.read(buffer, 0, length, at));
       if (bytesRead === 0) return;
       yield buffer.subarray(0, bytesRead);
       at += bytesRead;
+      if (options.reuse !== true && at < end) buffer = new Uint8Array(Math.min(PIECE, end - at));
     }
   } finally {
     await file.close();
