@@ -7,7 +7,7 @@ export interface ProgressView extends Disposable {
 
 type Mode = 'terminal' | 'lines' | 'none';
 
-/** How progress is shown on `stream`: redrawn in place on a terminal, one line per step with --verbose, else not at all. */
+/** How progress is shown on `stream`: redrawn in place on a terminal, two lines per step with --verbose, else not at all. */
 export function progressMode(stream: { readonly isTTY?: boolean }, verbose: boolean): Mode {
   if (stream.isTTY === true && process.env['TERM'] !== 'dumb') return 'terminal';
   return verbose ? 'lines' : 'none';
@@ -15,35 +15,43 @@ export function progressMode(stream: { readonly isTTY?: boolean }, verbose: bool
 
 const REDRAW_MS = 80;
 
+/** Steps may go on side by side, such as the proofs; each is reported when it begins and when it ends. */
 export function showProgress(stream: NodeJS.WritableStream & { columns?: number }, mode: Mode): ProgressView {
-  let current: Progress | undefined;
-  let startedAt = 0;
+  const going = new Map<string, { readonly startedAt: number; latest: Progress }>();
   let drawnAt = 0;
 
-  const finish = () => {
-    if (current === undefined) return;
-    const took = duration(performance.now() - startedAt);
-    if (mode === 'terminal') stream.write(`\r\u001b[2K  ${oneLine(current.step)} ${took}\n`);
-    else stream.write(`${oneLine(current.step)} done in ${took}\n`);
-    current = undefined;
-  };
+  function finish(step: string): void {
+    const { startedAt } = going.get(step)!;
+    going.delete(step);
+    const clear = mode === 'terminal' ? '\r\u001b[2K' : '';
+    stream.write(`${clear}  ${oneLine(step)}: done in ${duration(performance.now() - startedAt)}\n`);
+  }
+  function redraw(now: number): void {
+    if (now - drawnAt < REDRAW_MS) return;
+    drawnAt = now;
+    const line = [...going.values()].map(({ latest }) => describe(latest)).join(' | ');
+    stream.write(`\r\u001b[2K  ${line.slice(0, (stream.columns ?? 80) - 4)}`);
+  }
   return {
     show(progress) {
       if (mode === 'none') return;
-      if (progress.step !== current?.step) {
-        finish();
-        startedAt = performance.now();
-        drawnAt = 0;
-        if (mode === 'lines') stream.write(`${describe(progress)}\n`);
-      }
-      current = progress;
       const now = performance.now();
-      if (mode === 'terminal' && now - drawnAt >= REDRAW_MS) {
-        drawnAt = now;
-        stream.write(`\r\u001b[2K  ${describe(progress).slice(0, (stream.columns ?? 80) - 4)}`);
+      const { step, done, total } = progress;
+      const known = going.get(step);
+      if (known === undefined) {
+        // A step that counts may go on beside others; one that does not ends when the next begins.
+        for (const [name, { latest }] of going) if (latest.total === undefined) finish(name);
+        going.set(step, { startedAt: now, latest: progress });
+        if (mode === 'lines') stream.write(`  ${describe(progress)}\n`);
+      } else {
+        known.latest = progress;
       }
+      if (total !== undefined && done === total) finish(step);
+      else if (mode === 'terminal') redraw(now);
     },
-    [Symbol.dispose]: finish,
+    [Symbol.dispose]() {
+      for (const step of [...going.keys()]) finish(step);
+    },
   };
 }
 
