@@ -153,7 +153,7 @@ async function restore(
   try {
     for (;;) {
       const one = await next();
-      switch (one[0]) {
+      switch (one[0]!) {
         case KIND.blob: {
           const { digest, size } = parse(one, blobShape);
           await content.put(bytesOf(size), { ...options, expect: digest });
