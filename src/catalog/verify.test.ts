@@ -29,7 +29,7 @@ async function published(place: string): Promise<Bundle> {
     { 'a.txt': place },
   );
   await catalog.publishPackage(await catalog.signPackage(await hypermesh.stageFolder(source)));
-  return catalog.bundle('verify/me');
+  return await catalog.bundle('verify/me');
 }
 
 type Tree = { [key: string]: unknown };

@@ -25,8 +25,8 @@ for (const { name, version, path } of here) {
   const says = JSON.parse(await readFile(join(path, 'data.json'), 'utf8')) as { n: number };
   acknowledge(`found ${name}@${version} ${says.n}`);
 }
-for (const problem of await hypermesh.node.assets.checkInstallation(root))
-  acknowledge(`damaged ${problem.path}: ${problem.problem}`);
+const problems = here.length === 0 ? [] : await hypermesh.node.assets.checkInstallation(root);
+for (const { path, problem } of problems) acknowledge(`damaged ${path}: ${problem}`);
 for (const record of await hypermesh.node.assets.versions('crash/test')) {
   await catalog.verify({ ref: `crash/test@${record.version}` });
   acknowledge(`published ${record.version}`);

@@ -66,7 +66,7 @@ test(`killing the process at ${KILLS} random moments leaves the state before or 
   for (let kill = 0; kill < KILLS; kill++) {
     // Some kills come while the node is still opening, or looking.
     const from = random() < 0.15 ? 'start' : 'checked';
-    const { lines, ended, errors } = await live(folder.path, next, from, random() * (from === 'start' ? 1_500 : 700));
+    const { lines, ended, errors } = await live(folder.path, next, from, random() * 1_500);
     const context = `kill ${kill}, seed ${SEED}\n${lines.join('\n')}\n${errors}`;
     assert.equal(ended, false, context);
     assert.deepEqual(
