@@ -69,6 +69,10 @@ export class BinaryWriter {
     this.#buffer = new Uint8Array(Math.max(capacity, 16));
   }
 
+  get length(): number {
+    return this.#length;
+  }
+
   byte(value: number): this {
     this.#reserve(1);
     this.#buffer[this.#length++] = value;

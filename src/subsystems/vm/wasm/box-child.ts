@@ -152,11 +152,12 @@ class Run {
 
   /** The global fell below zero: stops the program or gives it the next slice. */
   #refill(): void {
-    this.#look();
-    if (this.#granted >= this.#budget)
-      throw new Stopped('fuel', `The program used up its fuel of ${this.#budget} units.`);
-    this.#grant();
-    if (this.#fuel!.value < 0n) this.#refill();
+    while (this.#fuel!.value < 0n) {
+      this.#look();
+      if (this.#granted >= this.#budget)
+        throw new Stopped('fuel', `The program used up its fuel of ${this.#budget} units.`);
+      this.#grant();
+    }
   }
 
   #grant(): void {

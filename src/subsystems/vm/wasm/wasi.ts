@@ -273,8 +273,9 @@ export class Wasi {
             case 'node': {
               const file = this.#tmpFile(fd);
               if (open.append) open.offset = file.size;
-              this.#pay(open.offset - file.size);
+              const gap = open.offset - file.size;
               this.#files.write(file, open.offset, bytes);
+              this.#pay(gap);
               open.offset += length;
             }
           }
@@ -288,8 +289,9 @@ export class Wasi {
         let at = length64(offset);
         const from = at;
         for (const [pointer, length] of this.#vectors(vectors, count)) {
-          this.#pay(length + Math.max(0, at - file.size));
+          const gap = Math.max(0, at - file.size);
           this.#files.write(file, at, this.#bytes(pointer, length));
+          this.#pay(length + gap);
           at += length;
         }
         target.setUint32(0, at - from, true);
@@ -553,8 +555,9 @@ export class Wasi {
   }
 
   #resize(file: TmpFile, size: number): void {
-    this.#pay(Math.abs(size - file.size));
+    const moved = Math.abs(size - file.size);
     this.#files.resize(file, size);
+    this.#pay(moved);
   }
 
   #pay(bytes: number): void {
