@@ -5,6 +5,9 @@ import type { Lock, LockedPackage } from '../wire/lock.ts';
 import type { PackageManifest } from '../wire/manifest.ts';
 import type { AssetId, AssetType, PackageName, PrivacyLevel } from '../wire/names.ts';
 import type { ShardSummary } from '../wire/package.ts';
+import type { TreeEntry } from '../wire/tree.ts';
+
+export type { TreeEntry } from '../wire/tree.ts';
 
 /** What the content store knows of one blob. */
 export interface BlobInfo {
@@ -88,16 +91,6 @@ export interface Dependent {
   readonly kind: 'package' | 'installation';
   /** `scope/name@version`, or the folder of the installation. */
   readonly ref: string;
-}
-
-/** One file, folder or link of a package tree. */
-export interface TreeEntry {
-  readonly path: string;
-  readonly kind: 'file' | 'directory' | 'symlink';
-  readonly size: number;
-  readonly executable: boolean;
-  /** Of a symlink. */
-  readonly target?: string;
 }
 
 export interface InstalledPackage extends LockedPackage {

@@ -650,7 +650,12 @@ export class ContentStore implements AsyncDisposable {
     try {
       return this.#database.transact(write);
     } catch (error) {
-      throw storageError(error, doing);
+      // SQLITE_FULL is the disk's ENOSPC.
+      const full = ((error as { errcode?: number }).errcode ?? 0) % 256 === 13;
+      throw storageError(
+        full ? Object.assign(new Error('SQLITE_FULL', { cause: error }), { code: 'ENOSPC' }) : error,
+        doing,
+      );
     }
   }
 
