@@ -156,12 +156,12 @@ export class Installations {
       checkCancelled(options.signal);
       await storing(`installing into ${home.root}`, async () => {
         await writeGeneration(home, next);
-        const copy = writeTemporary(home, encodeLock(next.lock));
+        const copy = await writeTemporary(home, encodeLock(next.lock));
         // The commit point: `packages` leads to the old generation before, to the new one after, at every instant.
-        turnLink(home, next.generation);
+        await turnLink(home, next.generation);
         // A crash here leaves the lock file of the generation before beside the new packages; the next look at this root finishes the copy.
         fs.renameSync(copy, home.lock);
-        syncFolder(home.root);
+        await syncFolder(home.root);
       });
     } catch (error) {
       this.#registry.retainInstallation(home.root, before);
@@ -225,8 +225,8 @@ export class Installations {
         unfinished.map((generation) => join(home.generations, String(generation))),
       );
       if (now !== null && lockIsOld(home, now)) {
-        fs.renameSync(writeTemporary(home, encodeLock(now.lock)), home.lock);
-        syncFolder(home.root);
+        fs.renameSync(await writeTemporary(home, encodeLock(now.lock)), home.lock);
+        await syncFolder(home.root);
       }
       const kept = generations(home);
       // The root may have been made by another node, or this node's records restored: the disk decides.
@@ -441,43 +441,34 @@ async function writeGeneration(home: Home, { generation, lock }: Generation): Pr
     fs.symlinkSync(treeLink(layers[0]!), join(folder, name));
     await slice.turn();
   }
-  writeSynced(join(folder, 'lock.json'), encodeLock(lock));
-  for (const scope of scopes) syncFolder(scope);
-  syncFolder(folder);
-  syncFolder(home.trees);
+  await fs.promises.writeFile(join(folder, 'lock.json'), encodeLock(lock), { mode: 0o644, flush: true });
+  for (const scope of scopes) await syncFolder(scope);
+  await syncFolder(folder);
+  await syncFolder(home.trees);
   fs.renameSync(folder, join(home.generations, String(generation)));
-  syncFolder(home.generations);
+  await syncFolder(home.generations);
 }
 
-function turnLink(home: Home, generation: number): void {
+async function turnLink(home: Home, generation: number): Promise<void> {
   const link = join(home.temporary, randomName());
   fs.symlinkSync(`.hypermesh/generations/${generation}`, link);
   fs.renameSync(link, home.packages);
-  syncFolder(home.root);
+  await syncFolder(home.root);
 }
 
-function writeTemporary(home: Home, text: string): string {
+async function writeTemporary(home: Home, text: string): Promise<string> {
   const path = join(home.temporary, randomName());
-  writeSynced(path, text);
+  await fs.promises.writeFile(path, text, { flag: 'wx', mode: 0o644, flush: true });
   return path;
 }
 
-function writeSynced(path: string, text: string): void {
-  const file = fs.openSync(path, 'wx', 0o644);
+/** Unlike other calls, a sync may wait for the disk for long: it never happens in place. */
+async function syncFolder(path: string): Promise<void> {
+  const folder = await fs.promises.open(path, constants.O_RDONLY | constants.O_DIRECTORY);
   try {
-    fs.writeFileSync(file, text);
-    fs.fsyncSync(file);
+    await folder.sync();
   } finally {
-    fs.closeSync(file);
-  }
-}
-
-function syncFolder(path: string): void {
-  const folder = fs.openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);
-  try {
-    fs.fsyncSync(folder);
-  } finally {
-    fs.closeSync(folder);
+    await folder.close();
   }
 }
 
