@@ -73,7 +73,10 @@ export async function packFolder(folder: string, options: FolderOptions = {}): P
   const manifest = parseManifest(manifestYaml);
   const found = await walk(root, manifest.exclude, options);
   const rules = new TreeRules(options.entriesMax);
-  for (const { entry } of found) rules.admit(entry);
+  for (const { entry } of found) {
+    rules.admit(entry);
+    if (rules.count % 4_096 === 0) await breathe();
+  }
   checkNamed(manifest, found);
   const bytes = encodedSize(found.map(({ entry }) => entry));
   const files = found.filter(({ entry }) => entry.kind !== 'directory').length;

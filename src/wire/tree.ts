@@ -191,7 +191,7 @@ function checkTarget(path: string, target: string): void {
 /** The header blocks of an entry: one ustar block, after a pax header where ustar has no room. The content follows, padded to 512 bytes. */
 export function encodeHeader(entry: TreeEntry): Uint8Array {
   const name = utf8(entry.kind === 'directory' ? `${entry.path}/` : entry.path);
-  const target = utf8(entry.target ?? '');
+  const target = entry.target === undefined ? NOTHING : utf8(entry.target);
   const records = [
     name.length > 100 ? paxRecord('path', name) : null,
     target.length > 100 ? paxRecord('linkpath', target) : null,
@@ -208,7 +208,7 @@ export function encodeHeader(entry: TreeEntry): Uint8Array {
   const out = new Uint8Array(BLOCK + padded(body) + BLOCK);
   writeHeader(out.subarray(0, BLOCK), {
     name: utf8(PAX_NAME),
-    target: new Uint8Array(),
+    target: NOTHING,
     mode: 0o644,
     size: body,
     flag: FLAG.pax,
@@ -222,27 +222,36 @@ export function encodeHeader(entry: TreeEntry): Uint8Array {
   return out;
 }
 
+/** The fields that are the same in every header: owner, date, magic, device numbers, and spaces for the checksum. */
+const HEADER = new Uint8Array(BLOCK);
+for (const at of [108, 116, 329, 337]) writeOctal(HEADER, at, 7, 0);
+writeOctal(HEADER, 136, 11, 0);
+HEADER.fill(0x20, 148, 156);
+HEADER.set(utf8('ustar\u000000'), 257);
+
 function writeHeader(
   block: Uint8Array,
   header: { name: Uint8Array; target: Uint8Array; mode: number; size: number; flag: string },
 ): void {
-  const octal = (at: number, width: number, value: number) =>
-    block.set(utf8(value.toString(8).padStart(width - 1, '0')), at);
+  block.set(HEADER);
   block.set(header.name.subarray(0, 100), 0);
-  octal(100, 8, header.mode);
-  octal(108, 8, 0); // uid
-  octal(116, 8, 0); // gid
-  octal(124, 12, header.size);
-  octal(136, 12, 0); // mtime
-  block.fill(0x20, 148, 156); // the checksum counts itself as spaces
+  writeOctal(block, 100, 7, header.mode);
+  writeOctal(block, 124, 11, header.size);
   block[156] = header.flag.charCodeAt(0);
   block.set(header.target.subarray(0, 100), 157);
-  block.set(utf8('ustar\u000000'), 257);
-  octal(329, 8, 0); // device numbers
-  octal(337, 8, 0);
   let sum = 0;
-  for (const byte of block) sum += byte;
-  block.set(utf8(`${sum.toString(8).padStart(6, '0')}\u0000 `), 148);
+  for (let i = 0; i < BLOCK; i++) sum += block[i]!;
+  writeOctal(block, 148, 6, sum);
+  block[154] = 0;
+}
+
+/** As many digits as there is room for; the NUL after them is there already. */
+function writeOctal(block: Uint8Array, at: number, digits: number, value: number): void {
+  let rest = value;
+  for (let i = at + digits - 1; i >= at; i--) {
+    block[i] = 0x30 + (rest % 8);
+    rest = Math.floor(rest / 8);
+  }
 }
 
 /** `<length> <key>=<value>\n`, where the length counts its own digits. */
@@ -302,11 +311,15 @@ export async function* encodeTree(
     rules.admit(entry);
     yield* add(encodeHeader(entry));
     let left = entry.size;
-    const parts = content === undefined ? [] : content instanceof Uint8Array ? [content] : content;
-    for await (const part of parts) {
-      left -= part.length;
-      if (left < 0) break;
-      yield* add(part);
+    if (content instanceof Uint8Array) {
+      left -= content.length;
+      if (left === 0) yield* add(content);
+    } else if (content !== undefined) {
+      for await (const part of content) {
+        left -= part.length;
+        if (left < 0) break;
+        yield* add(part);
+      }
     }
     if (left !== 0) {
       throw invalid(entry.path, `has ${left < 0 ? 'more' : 'fewer'} bytes than the ${entry.size} announced`, {
@@ -320,6 +333,7 @@ export async function* encodeTree(
 }
 
 const ZEROS = new Uint8Array(2 * BLOCK);
+const NOTHING = new Uint8Array();
 
 /** Called while a tree is scanned, in its order. What is thrown here stops the scan. */
 export interface TreeVisitor {
