@@ -2,34 +2,17 @@ import type { Duplex } from 'node:stream';
 import { deserialize, serialize } from 'node:v8';
 import type { CallOptions, Progress } from '../base/call.ts';
 import { fromProblem, HyperMeshError, isCoded, type ProblemDocument, toProblem } from '../base/errors.ts';
+import {
+  CELL_CALLS_MAX,
+  CELL_FRAME_BYTES_MAX,
+  CELL_STREAMS_MAX,
+  CELL_WINDOW,
+  type CellMessage,
+  type CellParcel,
+  type CellProblem,
+  decodeCellMessage,
+} from '../wire/cell.ts';
 import { isAsyncIterable, plainCopy } from './plain.ts';
-
-/** Of one frame, header not counted. Content goes by stream in pieces of at most 1 MiB. */
-const FRAME_BYTES_MAX = 16 * 2 ** 20;
-/** Calls of one side that the other is working on. */
-const CALLS_MAX = 1_024;
-/** Streams that one side may have open at the other. */
-const STREAMS_MAX = 256;
-/** Items that may be under way before the reader asks for more. */
-const WINDOW = 4;
-
-/** An argument or a result on the wire: plain data, the number of a stream, or call options without what cannot travel. */
-type Parcel =
-  | { readonly data: unknown }
-  | { readonly stream: number }
-  | { readonly options: unknown; readonly signal: boolean; readonly progress: boolean };
-
-/** docs/protocol/cell.md. */
-type Message =
-  | readonly ['call', call: number, target: string, method: string, args: readonly Parcel[]]
-  | readonly ['done', call: number, result: Parcel]
-  | readonly ['fail', call: number, problem: ProblemDocument]
-  | readonly ['cancel', call: number]
-  | readonly ['progress', call: number, progress: Progress]
-  | readonly ['pull', stream: number, items: number]
-  | readonly ['item', stream: number, value: unknown]
-  | readonly ['end', stream: number, problem: ProblemDocument | null]
-  | readonly ['stop', stream: number];
 
 /** Works on a call of the other side. A stream answers with an async iterable. */
 export type Answer = (target: string, method: string, args: unknown[]) => Promise<unknown>;
@@ -83,7 +66,7 @@ export class Border {
   /** Calls `method` of `target` on the other side. A stream resolves to an async iterable that can be read once. */
   call(target: string, method: string, args: readonly unknown[]): Promise<unknown> {
     if (this.#ended !== null) return Promise.reject(this.#gone());
-    if (this.#asked.size >= CALLS_MAX) return Promise.reject(tooMany('calls'));
+    if (this.#asked.size >= CELL_CALLS_MAX) return Promise.reject(tooMany('calls'));
     const id = ++this.#serial;
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
     const { signal, onProgress } = optionsAmong(args);
@@ -124,7 +107,7 @@ export class Border {
 
   // Frames: four bytes of length, big-endian, then the message in the serialization format of V8.
 
-  #send(message: Message): void {
+  #send(message: CellMessage): void {
     if (this.#ended !== null) return;
     let body: Buffer;
     try {
@@ -135,10 +118,10 @@ export class Border {
         `Only plain data, bytes, byte streams and call options cross this border: ${(error as Error).message}`,
       );
     }
-    if (body.length > FRAME_BYTES_MAX) {
+    if (body.length > CELL_FRAME_BYTES_MAX) {
       throw new HyperMeshError(
         'limit-exceeded',
-        `A message of ${body.length} bytes; at most ${FRAME_BYTES_MAX} cross at once.`,
+        `A message of ${body.length} bytes; at most ${CELL_FRAME_BYTES_MAX} cross at once.`,
         {
           hint: 'Pass large content as a stream or by its digest, and long lists in pages.',
         },
@@ -159,12 +142,13 @@ export class Border {
       while (this.#ended === null && this.#buffered >= 4) {
         const first = this.#chunks[0]!.length >= 4 ? this.#chunks[0]! : this.#join();
         const length = first.readUInt32BE(0);
-        if (length > FRAME_BYTES_MAX) throw new RangeError(`${length} bytes, at most ${FRAME_BYTES_MAX} may come`);
+        if (length > CELL_FRAME_BYTES_MAX)
+          throw new RangeError(`${length} bytes, at most ${CELL_FRAME_BYTES_MAX} may come`);
         if (this.#buffered < 4 + length) return;
         const all = this.#join();
         this.#chunks = all.length === 4 + length ? [] : [all.subarray(4 + length)];
         this.#buffered -= 4 + length;
-        this.#take(deserialize(all.subarray(4, 4 + length)) as Message);
+        this.#take(decodeCellMessage(deserialize(all.subarray(4, 4 + length))));
       }
     } catch (error) {
       this.end(`a message could not be understood: ${(error as Error).message}`);
@@ -176,9 +160,8 @@ export class Border {
     return this.#chunks[0]!;
   }
 
-  #take(message: Message): void {
+  #take(message: CellMessage): void {
     const [kind, id] = message;
-    if (!Number.isSafeInteger(id)) throw new TypeError('a number was expected');
     switch (kind) {
       case 'call':
         void this.#serve(message);
@@ -227,8 +210,6 @@ export class Border {
         source.iterator.return?.()?.catch(() => {});
         break;
       }
-      default:
-        throw new TypeError('a message of unknown kind came');
     }
   }
 
@@ -242,19 +223,18 @@ export class Border {
   #grant(id: number, items: number): void {
     const source = this.#sources.get(id);
     if (source === undefined) return;
-    if (!(items > 0 && source.credit + items <= WINDOW))
-      throw new RangeError('more was asked for than the window holds');
+    if (source.credit + items > CELL_WINDOW) throw new RangeError('more was asked for than the window holds');
     source.credit += items;
     void this.#pump(id, source);
   }
 
   // The side that answers
 
-  async #serve([, id, target, method, parcels]: Extract<Message, readonly ['call', ...unknown[]]>): Promise<void> {
+  async #serve([, id, target, method, parcels]: Extract<CellMessage, readonly ['call', ...unknown[]]>): Promise<void> {
     const controller = new AbortController();
     const finish = () => this.#serving.delete(id);
     try {
-      if (this.#serving.size >= CALLS_MAX || this.#serving.has(id)) throw tooMany('calls');
+      if (this.#serving.size >= CELL_CALLS_MAX || this.#serving.has(id)) throw tooMany('calls');
       this.#serving.set(id, controller);
       const args = parcels.map((parcel) => this.#unpack(parcel, id, controller.signal));
       const result = await this.#answer(String(target), String(method), args);
@@ -267,21 +247,23 @@ export class Border {
     }
   }
 
-  #unpack(parcel: Parcel, call: number, signal: AbortSignal): unknown {
+  #unpack(parcel: CellParcel, call: number, signal: AbortSignal): unknown {
     if ('stream' in parcel) return this.#sink(parcel.stream, () => {});
     if ('options' in parcel) {
       return {
         ...(plainCopy(parcel.options, 'options') as object),
         ...(parcel.signal ? { signal } : {}),
-        ...(parcel.progress ? { onProgress: (progress: Progress) => this.#send(['progress', call, progress]) } : {}),
+        ...(parcel.progress
+          ? { onProgress: (progress: Progress) => this.#send(['progress', call, { ...progress }]) }
+          : {}),
       };
     }
     return plainCopy(parcel.data, 'argument');
   }
 
-  #pack(value: unknown, onEnd: () => void): Parcel {
+  #pack(value: unknown, onEnd: () => void): CellParcel {
     if (isAsyncIterable(value)) {
-      if (this.#sources.size >= STREAMS_MAX) throw tooMany('streams');
+      if (this.#sources.size >= CELL_STREAMS_MAX) throw tooMany('streams');
       const stream = ++this.#serial;
       this.#sources.set(stream, { iterator: value[Symbol.asyncIterator](), credit: 0, pumping: false, onEnd });
       return { stream };
@@ -324,7 +306,7 @@ export class Border {
   }
 
   #sink(id: number, onEnd: () => void): AsyncIterable<unknown> {
-    if (this.#sinks.size >= STREAMS_MAX) throw tooMany('streams');
+    if (this.#sinks.size >= CELL_STREAMS_MAX) throw tooMany('streams');
     const items: unknown[] = [];
     let ended: { readonly error: HyperMeshError | null } | null = null;
     let wake = (): void => {};
@@ -352,7 +334,7 @@ export class Border {
       if (started) throw new TypeError('a stream can be read once');
       started = true;
       try {
-        pull(WINDOW);
+        pull(CELL_WINDOW);
         while (true) {
           if (items.length > 0) {
             const value = items.shift();
@@ -395,7 +377,7 @@ function tooMany(what: string): HyperMeshError {
 }
 
 /** The other side's word, so nothing in it is taken for granted. */
-function problemError(problem: ProblemDocument): HyperMeshError {
+function problemError(problem: CellProblem): HyperMeshError {
   const error = fromProblem(plainCopy(problem, 'problem') as ProblemDocument);
   return isCoded(error) ? error : new HyperMeshError('extension-failed', 'The extension failed.');
 }

@@ -296,7 +296,7 @@ describe('cell', () => {
       const extensions = new Extensions({ lendable: () => ({ capabilities: {}, release: async () => {} }) }, { version: '1.0.0' });
       const orphan = await extensions.load({ folder: ${JSON.stringify(folder)} }, { grants: [], mode: 'cell' });
       const { readdirSync, readFileSync } = await import('node:fs');
-      console.log(readFileSync('/proc/self/task/' + process.pid + '/children', 'utf8'));
+      process.stdout.write(readFileSync('/proc/self/task/' + process.pid + '/children', 'utf8'));
       setInterval(() => {}, 1000);`;
     const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
       stdio: ['ignore', 'pipe', 'inherit'],

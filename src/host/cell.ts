@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { realpathSync } from 'node:fs';
+import { existsSync, realpathSync } from 'node:fs';
 import { join, sep } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -22,6 +22,13 @@ import { notGranted } from './lend.ts';
 import { isAsyncIterable } from './plain.ts';
 
 const START_TIMEOUT_MS = 30_000;
+/**
+ * The border closes when the host is gone, and the cell ends by itself; one that loops and never looks is killed by the kernel, where
+ * that can be asked for.
+ */
+const SETPRIV = '/usr/bin/setpriv';
+const DIES_WITH_HOST =
+  process.platform === 'linux' && existsSync(SETPRIV) ? [SETPRIV, '--pdeathsig', 'KILL', '--'] : [];
 /** Of standard error, kept to explain an end. */
 const STDERR_CHARS_MAX = 8_192;
 
@@ -52,7 +59,8 @@ const handlerList = z.array(z.object({ type: z.string().max(64), methods: method
 export async function openCell(folder: ExtensionFolder, options: CellOptions): Promise<Cell> {
   const entry = pathToFileURL(join(folder.path, folder.manifest.entry)).href;
   const script = fileURLToPath(siblingModule(import.meta.url, './cell-child'));
-  const child = spawn(process.execPath, [...permissions(folder.path, options), script, entry], {
+  const command = [...DIES_WITH_HOST, process.execPath, ...permissions(folder.path, options), script, entry];
+  const child = spawn(command[0]!, command.slice(1), {
     cwd: folder.path,
     env: {},
     stdio: ['ignore', 'ignore', 'pipe', 'pipe'],

@@ -3,73 +3,31 @@ import { lstat, readdir, readFile, realpath } from 'node:fs/promises';
 import { registerHooks } from 'node:module';
 import { join, sep } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { z } from 'zod';
-import { equal, fromUtf8 } from '../base/bytes.ts';
+import { equal } from '../base/bytes.ts';
 import { HyperMeshError, isCoded, storageError } from '../base/errors.ts';
 import { siblingModule } from '../base/module.ts';
-import { CAPABILITY_NAMES, type ExtensionDefinition } from '../capabilities/extension.ts';
+import { CAPABILITY_NAMES, type CapabilityName, type ExtensionDefinition } from '../capabilities/extension.ts';
 import type { Trust } from '../capabilities/trust.ts';
-import { semverRange, semverVersion } from '../wire/names.ts';
+import {
+  decodeExtensionManifest,
+  decodeExtensionSignature,
+  EXTENSION_FILES_MAX,
+  EXTENSION_PAYLOAD_TYPE,
+  type ExtensionManifest,
+} from '../wire/extension.ts';
 
-/** Limits of a folder; an extension is a program, not a data set. */
-const FILES_MAX = 1_000;
+/** Of all files of a folder; an extension is a program, not a data set. */
 const BYTES_MAX = 16 * 2 ** 20;
 const MANIFEST = 'extension.json';
 const SIGNATURE = 'extension.sig.json';
-/** DSSE payload type of a detached signature over the exact bytes of `extension.json`. */
-export const EXTENSION_PAYLOAD_TYPE = 'application/vnd.hypermesh.extension.v1+json';
-
-export const extensionId = z
-  .string()
-  .regex(/^[a-z][a-z0-9]*([.-][a-z0-9]+)*$/, 'expected lower-case words joined by "-" or "."')
-  .max(64);
-const relativeFile = z
-  .string()
-  .max(512)
-  .regex(/^(?!.*(^|\/)\.\.?(\/|$))[^/\\\0][^\\\0]*$/, 'expected a relative path inside the folder');
-
-/** `extension.json` (docs/protocol/extension.md). */
-const manifestSchema = z.strictObject({
-  formatVersion: z.literal(1),
-  id: extensionId,
-  version: semverVersion,
-  /** The module that exports `extension`, an ExtensionDefinition. */
-  entry: relativeFile,
-  hypermesh: semverRange,
-  dependencies: z
-    .array(z.strictObject({ id: extensionId, range: semverRange, optional: z.boolean().default(false) }))
-    .max(64)
-    .default([]),
-  needs: z.array(z.enum(CAPABILITY_NAMES)).max(CAPABILITY_NAMES.length),
-  provides: z.array(z.string().regex(/^[a-z][a-z0-9-]{0,63}$/)).max(64),
-  /** Every file of the folder but this one and the signature, with its SHA-256 in hexadecimal. */
-  files: z.record(relativeFile, z.string().regex(/^[0-9a-f]{64}$/)),
-});
-
-const signatureSchema = z.strictObject({
-  envelope: z.strictObject({
-    payloadType: z.literal(EXTENSION_PAYLOAD_TYPE),
-    payload: z.base64().max(2 ** 20),
-    signatures: z
-      .array(
-        z.strictObject({
-          keyid: z.string().max(128),
-          alg: z.enum(['falcon1024-r3-padded', 'ed25519']),
-          sig: z.base64().max(4_096),
-        }),
-      )
-      .length(2),
-  }),
-  chain: z.array(z.base64().max(65_536)).min(1).max(8),
-});
-
-export type ExtensionManifest = z.infer<typeof manifestSchema>;
+/** `extension.json`, with the needs that this host knows. */
+export type CheckedManifest = Omit<ExtensionManifest, 'needs'> & { readonly needs: readonly CapabilityName[] };
 
 /** A folder whose every file is the one that its manifest names. */
 export interface ExtensionFolder {
   /** Absolute, without links. */
   readonly path: string;
-  readonly manifest: ExtensionManifest;
+  readonly manifest: CheckedManifest;
   /** Key id of the publisher; null when the folder is not signed. */
   readonly signer: string | null;
 }
@@ -98,9 +56,7 @@ export async function readExtensionFolder(
     if (bytes === null) {
       throw new HyperMeshError('extension-not-found', `${folder} has no ${MANIFEST}, so it is not an extension.`);
     }
-    const manifest = parse(manifestSchema, bytes, MANIFEST);
-    if (!(manifest.entry in manifest.files))
-      throw invalid(manifest.id, `its entry ${manifest.entry} is not among its files`);
+    const manifest = withKnownNeeds(decodeExtensionManifest(bytes));
     await checkFiles(folder, manifest);
     return { path: folder, manifest, signer: await checkSignature(folder, manifest, bytes, policy, trust) };
   } catch (error) {
@@ -158,12 +114,12 @@ export async function importDefinition(folder: ExtensionFolder): Promise<Extensi
   return definition;
 }
 
-async function checkFiles(folder: string, manifest: ExtensionManifest): Promise<void> {
+async function checkFiles(folder: string, manifest: CheckedManifest): Promise<void> {
   const missing = new Set(Object.keys(manifest.files));
   let bytesLeft = BYTES_MAX;
   const entries = await readdir(folder, { recursive: true, withFileTypes: true });
-  if (entries.length > FILES_MAX) {
-    throw new HyperMeshError('limit-exceeded', `${manifest.id} has more than ${FILES_MAX} files.`);
+  if (entries.length > EXTENSION_FILES_MAX) {
+    throw new HyperMeshError('limit-exceeded', `${manifest.id} has more than ${EXTENSION_FILES_MAX} files.`);
   }
   for (const entry of entries) {
     if (entry.isDirectory()) continue;
@@ -189,7 +145,7 @@ async function checkFiles(folder: string, manifest: ExtensionManifest): Promise<
 
 async function checkSignature(
   folder: string,
-  manifest: ExtensionManifest,
+  manifest: CheckedManifest,
   bytes: Uint8Array,
   policy: SignaturePolicy,
   trust: Pick<Trust, 'verify'> | undefined,
@@ -205,7 +161,8 @@ async function checkSignature(
       },
     );
   }
-  const { envelope, chain } = parse(signatureSchema, document, SIGNATURE);
+  const { envelope, chain } = decodeExtensionSignature(document);
+  if (envelope.payloadType !== EXTENSION_PAYLOAD_TYPE) throw invalid(manifest.id, `${SIGNATURE} signs something else`);
   if (trust === undefined) throw invalid(manifest.id, 'this node cannot check signatures');
   const verified = await trust.verify(envelope, chain, { role: 'publisher' });
   if (!equal(verified.payload, bytes)) throw invalid(manifest.id, `${SIGNATURE} signs another ${MANIFEST}`);
@@ -234,20 +191,14 @@ async function readLimited(path: string): Promise<Uint8Array | null> {
   return new Uint8Array(await readFile(path));
 }
 
-function parse<T>(schema: z.ZodType<T>, bytes: Uint8Array, file: string): T {
-  let value: unknown;
-  try {
-    value = JSON.parse(fromUtf8(bytes));
-  } catch (error) {
-    throw new HyperMeshError('extension-invalid', `${file} is not JSON: ${(error as Error).message}`, { cause: error });
-  }
-  const parsed = schema.safeParse(value);
-  if (parsed.success) return parsed.data;
-  const issue = parsed.error.issues[0]!;
-  throw new HyperMeshError(
-    'extension-invalid',
-    `${file}: ${issue.path.join('.') || 'the document'}: ${issue.message}.`,
-  );
+function withKnownNeeds(manifest: ExtensionManifest): CheckedManifest {
+  const needs = manifest.needs.map((need) => {
+    const known = CAPABILITY_NAMES.find((name) => name === need);
+    if (known === undefined)
+      throw invalid(manifest.id, `it needs ${need}, and there are ${CAPABILITY_NAMES.join(', ')}`);
+    return known;
+  });
+  return { ...manifest, needs };
 }
 
 function invalid(id: string, why: string): HyperMeshError {

@@ -4,14 +4,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
 import { systemClock } from '../base/clock.ts';
-import { type ErrorCode, HyperMeshError, isCoded } from '../base/errors.ts';
+import { type ErrorCode, isCoded } from '../base/errors.ts';
 import type { CapabilityName } from '../capabilities/extension.ts';
-import type { Trust } from '../capabilities/trust.ts';
 import { openMonitoring } from '../subsystems/monitoring/index.ts';
 import { openResources } from '../subsystems/resources/index.ts';
 import { openState } from '../subsystems/state/index.ts';
 import { writeExtension } from '../testing/extension-folder.ts';
-import { Extensions, type ExtensionsLent, type ExtensionsOptions, type LoadOptions } from './extensions.ts';
+import { Extensions, type ExtensionsOptions, type LoadOptions } from './extensions.ts';
 import { Snapshots } from './snapshots.ts';
 
 const base = await mkdtemp(join(tmpdir(), 'extensions-'));
@@ -29,7 +28,7 @@ const code =
     isCoded(error, ...codes);
 const NONE: LoadOptions = { grants: [] };
 
-async function host(options: ExtensionsOptions = {}, lent: Partial<ExtensionsLent> = {}) {
+async function host(options: ExtensionsOptions = {}) {
   const directory = await fresh();
   const stack = new AsyncDisposableStack();
   const clock = systemClock;
@@ -49,7 +48,6 @@ async function host(options: ExtensionsOptions = {}, lent: Partial<ExtensionsLen
           release: () => resources.releaseAll(id),
         }),
         monitoring: monitoring.for('host'),
-        ...lent,
       },
       { version: '1.2.3', snapshots, ...options },
     ),
@@ -172,36 +170,6 @@ describe('Extensions', () => {
       'extension-invalid',
     );
     assert.deepEqual(node.extensions.list(), []);
-  });
-
-  it('loads signed folders only, by trusted publishers only, when told so', async () => {
-    const folder = await writeExtension(await fresh(), { id: 'signed' });
-    let payload = new Uint8Array(await readFile(join(folder, 'extension.json')));
-    const trust: Pick<Trust, 'verify'> = {
-      async verify(envelope) {
-        if (envelope.payload !== 'AAAA') throw new HyperMeshError('signature-invalid', 'not signed by anybody');
-        return { signer: 'ada', payload, certificate: {} as never };
-      },
-    };
-    const open = (trustedPublishers: string[]) => host({ requireSignature: true, trustedPublishers }, { trust });
-    const sign = (text: string) => {
-      const signatures = ['falcon1024-r3-padded', 'ed25519'].map((alg) => ({ keyid: 'k', alg, sig: 'AAAA' }));
-      const payloadType = 'application/vnd.hypermesh.extension.v1+json';
-      const document = { envelope: { payloadType, payload: text, signatures }, chain: ['AAAA'] };
-      return writeFile(join(folder, 'extension.sig.json'), JSON.stringify(document));
-    };
-    await using strict = await open(['ada']);
-    await assert.rejects(strict.extensions.load({ folder }, NONE), code('extension-invalid'));
-    await sign('BBBB');
-    await assert.rejects(strict.extensions.load({ folder }, NONE), code('signature-invalid'));
-    await sign('AAAA');
-    await strict.extensions.load({ folder }, NONE);
-    assert.equal(strict.extensions.list()[0]!.signer, 'ada');
-    await using other = await open(['grace']);
-    await assert.rejects(other.extensions.load({ folder }, NONE), code('extension-invalid'));
-    payload = new Uint8Array([1, 2, 3]);
-    await using replaced = await open(['ada']);
-    await assert.rejects(replaced.extensions.load({ folder }, NONE), code('extension-invalid'));
   });
 
   it('ends what fails while starting, and lets it be loaded again', async () => {

@@ -21,15 +21,10 @@ import {
 } from '../capabilities/extension.ts';
 import type { Monitoring } from '../capabilities/monitoring.ts';
 import type { Trust } from '../capabilities/trust.ts';
+import { assetTypeName, extensionId } from '../wire/extension.ts';
 import { type AssetType, type PrivacyLevel, semverRange, semverVersion } from '../wire/names.ts';
 import { type Cell, openCell } from './cell.ts';
-import {
-  discoverFolders,
-  type ExtensionFolder,
-  extensionId,
-  importDefinition,
-  readExtensionFolder,
-} from './extension-folder.ts';
+import { discoverFolders, type ExtensionFolder, importDefinition, readExtensionFolder } from './extension-folder.ts';
 import { type Loan, lend, notGranted } from './lend.ts';
 import { plainCopy } from './plain.ts';
 import type { Snapshots } from './snapshots.ts';
@@ -149,7 +144,7 @@ const metadataSchema = z.strictObject({
   hypermesh: semverRange,
   dependencies: z.array(z.strictObject({ id: extensionId, range: semverRange, optional: z.boolean() })).max(64),
   needs: z.array(z.enum(CAPABILITY_NAMES)).max(CAPABILITY_NAMES.length),
-  provides: z.array(z.string().regex(/^[a-z][a-z0-9-]{0,63}$/)).max(64),
+  provides: z.array(assetTypeName).max(64),
 });
 
 const requestSchema = z.looseObject({

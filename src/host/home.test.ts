@@ -40,7 +40,7 @@ describe('openHome()', () => {
   it('is free again after the process that held it was killed', async () => {
     const path = fresh();
     const script = `const { openHome } = await import(${JSON.stringify(new URL('./home.ts', import.meta.url).href)});
-      globalThis.home = await openHome(${JSON.stringify(path)}); console.log('open'); setInterval(() => {}, 1000);`;
+      globalThis.home = await openHome(${JSON.stringify(path)}); process.stdout.write('open'); setInterval(() => {}, 1000);`;
     const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });

@@ -6,7 +6,7 @@ import { HyperMeshError, storageError } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
 import type { ExtensionSnapshot } from '../capabilities/extension.ts';
 import type { StateSection } from '../capabilities/state.ts';
-import { extensionId } from './extension-folder.ts';
+import { extensionId } from '../wire/extension.ts';
 
 const PIECE_BYTES = 2 ** 20;
 const SNAPSHOTS_BYTES_MAX = 64 * 2 ** 20;

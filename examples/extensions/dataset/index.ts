@@ -41,7 +41,7 @@ const METADATA = {
 const NEEDS = ['assets', 'monitoring', 'state'] as const;
 const CONTENT_BYTES_MAX = 16 * 2 ** 20;
 
-/** What is remembered of one dataset, under its id. */
+/** What is remembered of one dataset; its id is the key. */
 interface Description {
   readonly format: Table['format'];
   readonly columns: readonly string[];
@@ -85,7 +85,7 @@ class DatasetHandler implements AssetExtensionHandler {
       size,
     });
     const remembered: Description = { format, columns, rows: rows.length, notes: spec.metadata };
-    await state.write({ [keyOf(record.id)]: remembered as unknown as Json });
+    await state.write({ [record.id]: remembered as unknown as Json });
     await monitoring.emit({ type: 'dataset.created', data: { id: record.id, rows: rows.length } });
     return record.id;
   }
@@ -93,13 +93,13 @@ class DatasetHandler implements AssetExtensionHandler {
   async updateAsset(id: AssetId, update: { readonly metadata?: Json }): Promise<void> {
     const { notes, ...rest } = await this.describe(id);
     await this.#lent.state.write({
-      [keyOf(id)]: { ...rest, notes: update.metadata === undefined ? notes : update.metadata } as unknown as Json,
+      [id]: { ...rest, notes: update.metadata === undefined ? notes : update.metadata } as unknown as Json,
     });
   }
 
   async deleteAsset(id: AssetId): Promise<void> {
     await this.#lent.assets.delete(id);
-    await this.#lent.state.write({ [keyOf(id)]: undefined });
+    await this.#lent.state.write({ [id]: undefined });
   }
 
   async queryAssets(query: AssetQuery): Promise<readonly AssetId[]> {
@@ -134,7 +134,7 @@ class DatasetHandler implements AssetExtensionHandler {
   }
 
   async describe(id: AssetId): Promise<Description> {
-    const found = await this.#lent.state.get(keyOf(id));
+    const found = await this.#lent.state.get(id);
     if (found === undefined) throw new HyperMeshError('asset-not-found', `No dataset has the id ${id}.`);
     return found as unknown as Description;
   }
@@ -224,10 +224,6 @@ class DatasetExtension implements HyperMeshExtension {
     }
     return all;
   }
-}
-
-function keyOf(id: AssetId): string {
-  return id;
 }
 
 function manifestOf({ name, version, description, tags, privacy }: AssetCreation): AssetRecord['manifest'] {
