@@ -20,6 +20,8 @@ export const ZEROS = 1_024;
 export const LABEL_IV = 1_088;
 /** 32 bytes: the state after the first block of the work message, eight words. */
 export const MIDSTATE = 1_120;
+/** 256 bytes each: the message words of a label's two blocks, round constants added. Worked out once, used in every iteration. */
+const SCHEDULES = 1_152;
 
 export interface Kernel {
   readonly memory: { readonly buffer: ArrayBuffer };
@@ -123,58 +125,44 @@ const lanes: Lane = {
   majority: (a, b, c) => [...get(c), ...get(a), ...get(a), ...get(b), ...simd(0x51), ...BITSELECT],
 };
 
-/**
- * 64 rounds over the locals `s`..`s+7`; the message is in the locals `w`..`w+15`, or is the constant `words`. `t` is a spare local.
- * The locals change roles instead of moving.
- */
-function rounds(
-  lane: Lane,
-  s: number,
-  t: number,
-  message: { readonly w: number } | { readonly words: readonly number[] },
-): Code {
-  const out: number[] = [];
-  const emit = (code: Code) => {
-    for (const byte of code) out.push(byte);
-  };
-  const sigma = (local: number, first: number, second: number, third: number, shift: boolean): Code =>
-    lane.xor(
-      lane.xor(lane.rotr(local, first), lane.rotr(local, second)),
-      shift ? lane.shr(get(local), third) : lane.rotr(local, third),
-    );
-  const constants = 'words' in message ? expand(message.words) : undefined;
-  for (let i = 0; i < 64; i++) {
-    const [a, b, c, d, e, f, g, h] = Array.from({ length: 8 }, (_, j) => s + ((j - i) & 7)) as [
-      number,
-      number,
-      number,
-      number,
-      number,
-      number,
-      number,
-      number,
-    ];
-    let word: Code;
-    if (constants !== undefined) word = lane.constant((K[i]! + constants[i]!) | 0);
-    else {
-      const w = (message as { w: number }).w;
-      const at = (j: number) => w + (j & 15);
-      if (i >= 16) {
-        const old = lane.add(get(at(i)), sigma(at(i - 15), 7, 18, 3, true));
-        emit([...lane.add(lane.add(old, get(at(i - 7))), sigma(at(i - 2), 17, 19, 10, true)), ...set(at(i))]);
-      }
-      word = lane.add(get(at(i)), lane.constant(K[i]!));
-    }
-    emit([
-      ...lane.add(lane.add(lane.add(get(h), word), sigma(e, 6, 11, 25, false)), lane.choose(e, f, g)),
+/** Where the 64 message words come from: sixteen locals, a constant block, or memory (constants added) at the address in a local. */
+type Message = { readonly w: number } | { readonly words: readonly number[] } | { readonly at: number };
+
+/** 64 rounds over the locals `s`..`s+7`; `t` is a spare local. The locals change roles instead of moving. */
+function rounds(lane: Lane, s: number, t: number, message: Message): Code {
+  const constants = 'words' in message ? expand(message.words) : [];
+  return range(64, (i) => {
+    const role = (j: number) => s + ((j - i) & 7);
+    const [a, b, c, d, e, f, g, h] = [role(0), role(1), role(2), role(3), role(4), role(5), role(6), role(7)];
+    const word =
+      'words' in message
+        ? lane.constant((K[i]! + constants[i]!) | 0)
+        : 'at' in message
+          ? load(get(message.at), i * 4)
+          : [...nextWord(lane, message.w, i), ...lane.add(get(message.w + (i & 15)), lane.constant(K[i]!))];
+    return [
+      ...lane.add(lane.add(lane.add(word, get(h)), sigma(lane, e, 6, 11, 25)), lane.choose(e, f, g)),
       ...set(t),
       ...lane.add(get(d), get(t)),
       ...set(d),
-      ...lane.add(lane.add(get(t), sigma(a, 2, 13, 22, false)), lane.majority(a, b, c)),
+      ...lane.add(lane.add(get(t), sigma(lane, a, 2, 13, 22)), lane.majority(a, b, c)),
       ...set(h),
-    ]);
-  }
-  return out;
+    ];
+  });
+}
+
+/** From word 16 on, replaces the oldest of the sixteen locals by word `i`. */
+function nextWord(lane: Lane, w: number, i: number): Code {
+  if (i < 16) return [];
+  const at = (j: number) => w + (j & 15);
+  const small = (local: number, first: number, second: number, shift: number) =>
+    lane.xor(lane.xor(lane.rotr(local, first), lane.rotr(local, second)), lane.shr(get(local), shift));
+  const old = lane.add(get(at(i)), small(at(i - 15), 7, 18, 3));
+  return [...lane.add(lane.add(old, get(at(i - 7))), small(at(i - 2), 17, 19, 10)), ...set(at(i))];
+}
+
+function sigma(lane: Lane, local: number, first: number, second: number, third: number): Code {
+  return lane.xor(lane.xor(lane.rotr(local, first), lane.rotr(local, second)), lane.rotr(local, third));
 }
 
 function expand(words: readonly number[]): readonly number[] {
@@ -190,22 +178,36 @@ function expand(words: readonly number[]): readonly number[] {
   return w;
 }
 
-/** compress(state, lower, upper): eight words at each address, in the machine's order. */
-function compressFunction(): Code {
-  const [state, lower, upper, w, s, t] = [0, 1, 2, 3, 19, 27];
+/** schedule(lower, upper, to): the message words of a block, eight words at each address in the machine's order. */
+function scheduleFunction(): Code {
+  const [lower, upper, to, w] = [0, 1, 2, 3];
   return functionBody(
-    [[25, I32]],
+    [[16, I32]],
     [
       ...range(16, (i) => [...load(get(i < 8 ? lower : upper), (i & 7) * 4), ...set(w + i)]),
+      ...range(64, (i) => [
+        ...nextWord(scalar, w, i),
+        ...store(get(to), i * 4, scalar.add(get(w + (i & 15)), i32(K[i]!))),
+      ]),
+    ],
+  );
+}
+
+/** compress(state, words): eight words of state, and what `schedule` wrote. */
+function compressFunction(): Code {
+  const [state, words, s, t] = [0, 1, 2, 10];
+  return functionBody(
+    [[9, I32]],
+    [
       ...range(8, (i) => [...load(get(state), i * 4), ...set(s + i)]),
-      ...rounds(scalar, s, t, { w }),
+      ...rounds(scalar, s, t, { at: words }),
       ...range(8, (i) => store(get(state), i * 4, [...load(get(state), i * 4), ...get(s + i), ADD])),
     ],
   );
 }
 
 /** labels(layer, from, to, n, iterations, current, previous): see docs/protocol/proofs.md, "Labels". */
-function labelsFunction(compress: number): Code {
+function labelsFunction(schedule: number, compress: number): Code {
   const [layer, i, to, n, iterations, current, previous] = [0, 1, 2, 3, 4, 5, 6];
   const [label, before, parent, below, step, bits] = [7, 8, 9, 10, 11, 12];
   const [mixed, distance] = [13, 14];
@@ -246,10 +248,10 @@ function labelsFunction(compress: number): Code {
       ...range(8, (word) => store(get(label), word * 4, load(i32(LABEL_IV), word * 4))),
       ...store(get(label), 0, [...load(get(label), 0), ...get(i), XOR]),
       ...store(get(label), 4, [...load(get(label), 4), ...get(layer), XOR]),
+      ...[...get(before), ...get(parent), ...i32(SCHEDULES), 0x10, schedule],
+      ...[...get(below), ...get(before), ...i32(SCHEDULES + 256), 0x10, schedule],
       ...[...i32(0), ...set(step), 0x03, 0x40],
-      ...[...get(step), ...i32(1), AND, 0x04, 0x40],
-      ...[...get(label), ...get(below), ...get(before), 0x10, compress, 0x05],
-      ...[...get(label), ...get(before), ...get(parent), 0x10, compress, 0x0b],
+      ...[...get(label), ...i32(SCHEDULES), ...get(step), ...i32(1), AND, ...i32(8), SHL, ADD, 0x10, compress],
       ...[...get(step), ...i32(1), ADD, ...tee(step), ...get(iterations), 0x49, 0x0d, 0, 0x0b],
       ...[...get(i), ...i32(1), ADD, ...set(i), 0x0c, 0, 0x0b, 0x0b],
     ],
@@ -314,12 +316,13 @@ function kernelModule(): Uint8Array {
     ...[parameters, ...Array<number>(parameters).fill(I32)],
     ...(result === undefined ? [0] : [1, result]),
   ];
-  const types = [type(3, undefined), type(7, undefined), type(4, I32)];
+  const types = [type(3, undefined), type(2, undefined), type(7, undefined), type(4, I32)];
   const functions: readonly { readonly name?: string; readonly type: number; readonly body: Code }[] = [
-    { type: 0, body: compressFunction() },
-    { name: 'labels', type: 1, body: labelsFunction(0) },
+    { type: 0, body: scheduleFunction() },
+    { type: 1, body: compressFunction() },
+    { name: 'labels', type: 2, body: labelsFunction(0, 1) },
     { name: 'pairs', type: 0, body: pairsFunction() },
-    { name: 'search', type: 2, body: searchFunction() },
+    { name: 'search', type: 3, body: searchFunction() },
   ];
   const exported = functions.flatMap(({ name }, index) => (name === undefined ? [] : [[...text(name), 0, index]]));
   return Uint8Array.from([
