@@ -28,7 +28,7 @@ export const DEFAULT_LIMITS: ExecutionLimits = {
   memoryBytesMax: 1024 * MiB,
   wallMsMax: 3_600_000,
   cpuCoresMax: availableParallelism(),
-  outputBytesMax: 64 * MiB,
+  outputBytesMax: 16 * MiB,
   tmpBytesMax: 512 * MiB,
   inputBytesMax: 16 * MiB,
   moduleBytesMax: 32 * MiB,

@@ -78,9 +78,12 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
     this.#limits = options.limits;
   }
 
-  probe(): Promise<RuntimeStatus> {
+  async probe(): Promise<RuntimeStatus> {
     this.#probed ??= this.#probe();
-    return this.#probed;
+    const status = await this.#probed;
+    // Only what works is remembered: a machine that was out of processes may have some now.
+    if (!status.available) this.#probed = undefined;
+    return status;
   }
 
   async run(request: RunRequest, options: CallOptions = {}): Promise<RunResult> {
