@@ -134,6 +134,7 @@ export class ContentStore implements AsyncDisposable {
          ON CONFLICT (digest) DO UPDATE SET untilMs = max(untilMs, excluded.untilMs)`,
       ),
       leased: raw.prepare('SELECT 1 FROM leases WHERE digest = ? AND untilMs > ?'),
+      endLease: raw.prepare('DELETE FROM leases WHERE digest = ?'),
       expireLeases: raw.prepare('DELETE FROM leases WHERE untilMs <= ?'),
       page: raw.prepare('SELECT digest FROM blobs WHERE digest > ? ORDER BY digest LIMIT 512'),
       totals: raw.prepare('SELECT blobs, bytes FROM totals'),
@@ -166,13 +167,15 @@ export class ContentStore implements AsyncDisposable {
 
   /** Leases blobs for another `leaseMs`, durably; returns those that are not here. */
   async hold(digests: Iterable<Digest>): Promise<readonly Digest[]> {
-    const missing: Digest[] = [];
-    const present: Digest[] = [];
-    for (const digest of new Set(digests)) ((await this.has(digest)) ? present : missing).push(digest);
-    this.#transact('holding blobs', () => {
-      for (const digest of present) this.#sql.lease.run(digest, this.#clock.nowMs() + this.#limits.leaseMs);
+    const wanted = [...new Set(digests)];
+    for (const digest of wanted) await this.has(digest);
+    const untilMs = this.#clock.nowMs() + this.#limits.leaseMs;
+    // No removal comes between looking and leasing.
+    return this.#transact('holding blobs', () => {
+      const present = wanted.filter((digest) => this.#sql.find.get(digest) !== undefined);
+      for (const digest of present) this.#sql.lease.run(digest, untilMs);
+      return wanted.filter((digest) => !present.includes(digest));
     });
-    return missing;
   }
 
   /**
@@ -311,6 +314,7 @@ export class ContentStore implements AsyncDisposable {
   async scrub(options: CallOptions = {}): Promise<ScrubReport> {
     let checked = 0;
     const damaged: Digest[] = [];
+    const { blobs: total } = await this.totals();
     for await (const digest of this.#files()) {
       checkCancelled(options.signal);
       const sound = await this.#inTurn(digest, async () => {
@@ -331,7 +335,7 @@ export class ContentStore implements AsyncDisposable {
       });
       checked += 1;
       if (!sound) damaged.push(digest);
-      options.onProgress?.({ step: 'scrub', done: checked, total: Number(this.cacheFigures().l2.items) });
+      options.onProgress?.({ step: 'scrub', done: checked, total });
     }
     // A row whose file is gone is damage too: its blob can no longer be served.
     for await (const digest of this.list()) {
@@ -534,8 +538,9 @@ export class ContentStore implements AsyncDisposable {
 
   /** In the turn of `digest`. */
   async #removeUnleased(digest: Digest): Promise<number | null> {
-    if (this.#sql.leased.get(digest, this.#clock.nowMs()) !== undefined) return null;
     const size = await fileSize(this.#path(digest));
+    // Nothing is awaited between this look and the row's removal: a hold comes before both or finds no row.
+    if (this.#sql.leased.get(digest, this.#clock.nowMs()) !== undefined) return null;
     return (await this.#remove(digest)) ? size : 0;
   }
 
@@ -558,14 +563,14 @@ export class ContentStore implements AsyncDisposable {
     );
   }
 
-  /** Row, lease and everything in memory. The shards go with the row. */
+  /** Row and lease; the shards go with the row. What memory holds stays true (equal digest, equal bytes) and is only served with a row. */
   #forget(digest: Digest): void {
-    this.#transact('forgetting a blob', (raw) => {
+    this.#transact('forgetting a blob', () => {
       this.#sql.remove.run(digest);
-      raw.prepare('DELETE FROM leases WHERE digest = ?').run(digest);
+      this.#sql.endLease.run(digest);
     });
     this.#trees.delete(digest);
-    for (const key of [...this.#memory.keys()]) if (key.startsWith(digest)) this.#memory.delete(key);
+    this.#memory.delete(digest);
   }
 
   #remember(digest: Digest, listing: TreeListing | null): void {
@@ -763,7 +768,11 @@ async function* readPieces(
   end: number,
   options: { readonly signal?: AbortSignal | undefined; readonly reuse?: boolean },
 ): AsyncGenerator<Uint8Array, void, undefined> {
-  const file = await storing('opening a blob', () => open(path, constants.O_RDONLY | (constants.O_NOFOLLOW ?? 0)));
+  const file = await open(path, constants.O_RDONLY | (constants.O_NOFOLLOW ?? 0)).catch((error: unknown) => {
+    if (isMissing(error))
+      throw new HyperMeshError('blob-not-found', 'The blob was removed meanwhile.', { cause: error });
+    throw storageError(error, 'opening a blob');
+  });
   try {
     let buffer = new Uint8Array(Math.min(PIECE, Math.max(0, end - offset)));
     for (let at = offset; at < end; ) {
