@@ -1,4 +1,5 @@
 import type { DatabaseSync } from 'node:sqlite';
+import { setImmediate } from 'node:timers/promises';
 import { hex } from '../../base/bytes.ts';
 import { HyperMeshError } from '../../base/errors.ts';
 import { emptyRoot, LEAF_BYTES_MAX, leafHash, nodeHash } from '../../wire/log.ts';
@@ -30,6 +31,8 @@ export class TransparencyLog {
   readonly #waitingMax: number;
   #waiting: Waiting[] = [];
   #running: Promise<void> | undefined;
+  /** Batches, and what must not fall into one, take turns. */
+  #turn: Promise<unknown> = Promise.resolve();
 
   constructor(lent: LogLent, options: { readonly waitingMax: number }) {
     this.#lent = lent;
@@ -48,9 +51,7 @@ export class TransparencyLog {
     const own = leaf.slice();
     return new Promise((resolve, reject) => {
       this.#waiting.push({ leaf: own, hash: leafHash(own), resolve, reject });
-      this.#running ??= this.#run().finally(() => {
-        this.#running = undefined;
-      });
+      this.#running ??= this.#run();
     });
   }
 
@@ -60,6 +61,13 @@ export class TransparencyLog {
     if (stored !== undefined) return stored;
     const head = await this.#lent.signHead(0, emptyRoot());
     return this.#storedHead() ?? head;
+  }
+
+  /** Runs `work` while nothing is being appended. */
+  between<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#turn.then(work);
+    this.#turn = result.catch(() => undefined);
+    return result;
   }
 
   /** Resolves once nothing is being appended. */
@@ -78,14 +86,18 @@ export class TransparencyLog {
 
   async #run(): Promise<void> {
     while (this.#waiting.length > 0) {
+      // One turn of the event loop, so that leaves that arrive together are taken together.
+      await setImmediate();
       const batch = this.#waiting.splice(0, BATCH_MAX);
       try {
-        const answers = await this.#appendBatch(batch);
+        const answers = await this.between(() => this.#appendBatch(batch));
         for (const [at, waiting] of batch.entries()) waiting.resolve(answers[at]!);
       } catch (error) {
         for (const waiting of batch) waiting.reject(error);
       }
     }
+    // In the same step as the check above: a leaf that arrives from here on starts the next run.
+    this.#running = undefined;
   }
 
   async #appendBatch(batch: readonly Waiting[]): Promise<LogInclusion[]> {

@@ -162,7 +162,8 @@ export class TrustChain implements Trust, AsyncDisposable {
       directory: options.directory,
       checkKeys: (texts) => this.#unlockFor(texts),
       switched: (unlock) => this.#switched(unlock),
-      exclusive: (change) => this.#exclusive(change),
+      // The log first: a batch that is under way may need a renewal to finish.
+      exclusive: (change) => this.#log.between(() => this.#exclusive(change)),
     });
   }
 
