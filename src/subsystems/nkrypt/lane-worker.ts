@@ -1,11 +1,13 @@
 /** The worker's side of a lane. */
 import { parentPort } from 'node:worker_threads';
 import type { LaneJob, LaneNews } from './lane.ts';
+import { yieldPriority } from './yield-priority.ts';
 
 /** Answers each job with what `work` returns. `stopped` is cheap: ask between batches. */
 export function serveLane<J, R>(
   work: (job: J, stopped: () => boolean, progress: (done: number) => void) => R | undefined | Promise<R | undefined>,
 ): void {
+  yieldPriority();
   const tell = (news: LaneNews<R>) => parentPort?.postMessage(news);
   const answer = async ({ job, stop }: LaneJob<J>) => {
     try {

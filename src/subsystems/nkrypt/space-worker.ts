@@ -13,6 +13,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { KERNEL_BASE, type Kernel, LABEL_IV, openKernel } from './kernel.ts';
 import { STORED_LEVEL, treeBytes, widths } from './merkle.ts';
 import { LABEL_BYTES, LAYERS } from './space-graph.ts';
+import { yieldPriority } from './yield-priority.ts';
 
 export interface SpaceJob {
   readonly directory: string;
@@ -151,6 +152,7 @@ function tell(news: SpaceNews): void {
 }
 
 try {
+  yieldPriority();
   tell({ kind: 'done', roots: await build(workerData as SpaceJob) });
 } catch (error) {
   tell({ kind: 'failed', message: (error as Error).message, code: (error as NodeJS.ErrnoException).code });

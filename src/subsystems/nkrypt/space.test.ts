@@ -5,6 +5,7 @@ import { open, readdir, readFile, truncate, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { after, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import fc from 'fast-check';
 import { hex } from '../../base/bytes.ts';
 import { isCoded } from '../../base/errors.ts';
@@ -81,6 +82,27 @@ test('a commitment resumes after the last finished layer, and notices a damaged 
   assert.equal(await resumed.ready(), root);
   assert.equal(resumed.status().state, 'ready');
   assert.deepEqual(await readFile(path.join(directory, 'layer-3')), kept);
+});
+
+test('a commitment that is stopped again and again comes to the same root', async () => {
+  const directory = path.join(folder, 'stopped');
+  const lent = registry();
+  for (let delayMs = 40; delayMs < 160; delayMs += 15) {
+    const space = commitment(directory, lent);
+    const made = space.ready().then(
+      () => undefined,
+      (error: unknown) => error,
+    );
+    await delay(delayMs);
+    await space[Symbol.asyncDispose]();
+    const error = await made;
+    assert.ok(error === undefined || isCoded(error, 'cancelled'), String(error));
+  }
+  await using space = commitment(directory, lent);
+  const root = await space.ready();
+  await using fresh = commitment(path.join(folder, 'undisturbed'), registry());
+  assert.equal(await fresh.ready(), root);
+  assert.deepEqual((await readdir(directory)).sort(), ['layer-3', 'tree-3']);
 });
 
 test('each layer on the disk fits its tree from the first label to the last', async () => {
