@@ -88,6 +88,10 @@ test('install() puts exactly the files of each package in place, with their mode
   assert.deepEqual(await store.installation(root), installation);
   assert.deepEqual(await store.checkInstallation(root), []);
   assert.deepEqual(await store.install(root, lock), installation);
+  await rm(join(root, '.hypermesh/trees', lock.packages[0]!.layers[0]!.slice(7)), { recursive: true });
+  assert.equal((await store.checkInstallation(root))[0]?.problem, 'is missing');
+  assert.deepEqual(await store.install(root, lock), installation);
+  assert.deepEqual(await store.checkInstallation(root), []);
 });
 
 test('install() replaces the whole set, reuses trees, and history goes back three generations', async (t) => {

@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import fs, { constants } from 'node:fs';
-import { isAbsolute, join, normalize } from 'node:path';
+import { dirname, isAbsolute, join, normalize } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import type { CallOptions } from '../../base/call.ts';
@@ -9,6 +9,7 @@ import { HyperMeshError, isCoded, storageError } from '../../base/errors.ts';
 import type { Installation } from '../../capabilities/assets.ts';
 import { checkLock, decodeLock, encodeLock, type Lock } from '../../wire/lock.ts';
 import type { TreeFile } from '../../wire/tree.ts';
+import { asErrno } from './sqlite-error.ts';
 
 /** What an installation takes from the content store. */
 export interface Layers {
@@ -40,6 +41,7 @@ const DIFFERENCES_MAX = 1_000;
 /** The event loop gets a turn after this much work with files. */
 const SLICE_MS = 8;
 const WAIT_MS_MAX = 60_000;
+const SQLITE_BUSY = 5;
 const LINK = /^\.hypermesh\/generations\/([1-9]\d{0,8})$/;
 
 /**
@@ -75,7 +77,12 @@ export class Installations {
           { hint: 'Another command changed the installation at the same time; run yours again.' },
         );
       }
-      if (now !== null && encodeLock(now.lock) === encodeLock(lock)) return describe(home, now);
+      if (now !== null && encodeLock(now.lock) === encodeLock(lock)) {
+        // Nothing to switch; a tree that somebody removed is put back.
+        await this.#holdAll(lock);
+        await this.#unpackMissing(home, lock, options);
+        return describe(home, now);
+      }
       return this.#switchTo(home, { generation: generation + 1, lock }, options);
     });
   }
@@ -142,17 +149,11 @@ export class Installations {
    */
   async #switchTo(home: Home, next: Generation, options: CallOptions): Promise<Installation> {
     const before = generations(home);
-    const layers = new Map(next.lock.packages.map((entry) => [entry.layers[0]!, `${entry.name}@${entry.version}`]));
     await this.#holdAll(next.lock);
     // From here on collection keeps the blobs of the new generation. A crash leaves a row too many until the next look at this root.
     this.#registry.registerInstallation(home.root, next.generation, next.lock);
     try {
-      let done = 0;
-      for (const [layer, ref] of layers) {
-        options.onProgress?.({ step: 'unpack', done, total: layers.size, unit: 'packages', note: ref });
-        if (!fs.existsSync(tree(home, layer))) await this.#unpack(home, layer, options);
-        done += 1;
-      }
+      await this.#unpackMissing(home, next.lock, options);
       checkCancelled(options.signal);
       await storing(`installing into ${home.root}`, async () => {
         await writeGeneration(home, next);
@@ -174,6 +175,16 @@ export class Installations {
     // The switch is done; what cannot be tidied up now is tidied up next time.
     await this.#tidy(home, next.generation).catch(() => {});
     return describe(home, next);
+  }
+
+  async #unpackMissing(home: Home, lock: Lock, options: CallOptions): Promise<void> {
+    const layers = new Map(lock.packages.map(({ name, version, layers: [first] }) => [first!, `${name}@${version}`]));
+    let done = 0;
+    for (const [layer, ref] of layers) {
+      options.onProgress?.({ step: 'unpack', done, total: layers.size, unit: 'packages', note: ref });
+      if (!fs.existsSync(tree(home, layer))) await this.#unpack(home, layer, options);
+      done += 1;
+    }
   }
 
   async #holdAll(lock: Lock): Promise<void> {
@@ -338,13 +349,20 @@ function prepareRoot(root: string): Home {
   try {
     fs.mkdirSync(normalize(root), { recursive: true });
   } catch (error) {
-    if (['ENOTDIR', 'EEXIST'].includes((error as NodeJS.ErrnoException).code ?? '')) throw notAFolder(root);
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOTDIR' || code === 'EEXIST') throw notAFolder(root);
+    // What Node reports when a parent cannot be written; asking the parent gives the reason.
+    if (code === 'ENOENT') fs.accessSync(nearestFolder(root), constants.W_OK);
     throw error;
   }
   const home = homeOf(fs.realpathSync(root));
   current(home);
   for (const folder of [home.generations, home.trees, home.temporary]) fs.mkdirSync(folder, { recursive: true });
   return home;
+}
+
+function nearestFolder(path: string): string {
+  return fs.existsSync(path) ? path : nearestFolder(dirname(path));
 }
 
 function notAFolder(path: string): HyperMeshError {
@@ -495,8 +513,7 @@ async function lockRoot(home: Home, signal: AbortSignal | undefined): Promise<Da
         return database;
       } catch (error) {
         const { errcode = 0 } = error as { errcode?: number };
-        if ((errcode & 0xff) !== 5)
-          throw Object.assign(new Error('locking', { cause: error }), { code: sqliteReason(errcode) });
+        if ((errcode & 0xff) !== SQLITE_BUSY) throw error;
         if (waitedMs >= WAIT_MS_MAX) {
           throw new HyperMeshError(
             'installation-changed',
@@ -516,11 +533,6 @@ async function lockRoot(home: Home, signal: AbortSignal | undefined): Promise<Da
   }
 }
 
-function sqliteReason(errcode: number): string {
-  const primary = errcode & 0xff;
-  return primary === 13 ? 'ENOSPC' : primary === 8 || primary === 14 ? 'EROFS' : `SQLITE_${errcode}`;
-}
-
 function checkCancelled(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw new HyperMeshError('cancelled', 'The operation was cancelled.', { cause: signal.reason });
 }
@@ -529,7 +541,7 @@ async function storing<T>(doing: string, work: () => T | Promise<T>): Promise<T>
   try {
     return await work();
   } catch (error) {
-    throw storageError(error, doing);
+    throw storageError(asErrno(error), doing);
   }
 }
 

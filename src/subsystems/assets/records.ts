@@ -21,6 +21,7 @@ import { type AssetId, assetId, type PackageName, packageName, privacyLevel, sem
 import { precedenceKey } from './precedence.ts';
 import { ASSET_MIGRATIONS, type AssetTables } from './schema.ts';
 import { documentOf, search, spellingKeys, textRow } from './search.ts';
+import { asErrno } from './sqlite-error.ts';
 
 export const RECORD_LIMITS = {
   versionsPerPackageMax: 10_000,
@@ -376,7 +377,7 @@ export class Records implements Disposable {
     try {
       return this.#store.transact(write);
     } catch (error) {
-      throw storageError(error, doing);
+      throw storageError(asErrno(error), doing);
     }
   }
 
@@ -384,7 +385,7 @@ export class Records implements Disposable {
     try {
       return read();
     } catch (error) {
-      throw storageError(error, 'searching');
+      throw storageError(asErrno(error), 'searching');
     }
   }
 }
