@@ -15,15 +15,6 @@ export const MEDIA = {
   blob: 'application/octet-stream',
 } as const;
 
-/** An OCI content descriptor. */
-export interface Descriptor {
-  readonly mediaType: string;
-  readonly digest: Digest;
-  /** Bytes. */
-  readonly size: number;
-  readonly annotations?: Readonly<Record<string, string>>;
-}
-
 /** How a blob is cut for transfer: FastCDC boundaries, BLAKE3 per shard, a Merkle root over the list. */
 export interface ShardSummary {
   readonly algorithm: 'fastcdc-v1';
