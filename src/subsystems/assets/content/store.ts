@@ -12,6 +12,7 @@ import type { BlobInfo, CollectReport, PutOptions, TreeEntry } from '../../../ca
 import type { ShardSummary } from '../../../wire/package.ts';
 import { averageFor, type Blake3, loadBlake3, type Shard, ShardCutter } from '../../../wire/shards.ts';
 import { type TreeFile, TreeScanner } from '../../../wire/tree.ts';
+import { asErrno } from '../sqlite-error.ts';
 import { CONTENT_MIGRATIONS, type ContentTables } from './schema.ts';
 
 export interface ContentLimits {
@@ -655,12 +656,7 @@ export class ContentStore implements AsyncDisposable {
     try {
       return this.#database.transact(write);
     } catch (error) {
-      // SQLITE_FULL is the disk's ENOSPC.
-      const full = ((error as { errcode?: number }).errcode ?? 0) % 256 === 13;
-      throw storageError(
-        full ? Object.assign(new Error('SQLITE_FULL', { cause: error }), { code: 'ENOSPC' }) : error,
-        doing,
-      );
+      throw storageError(asErrno(error), doing);
     }
   }
 
