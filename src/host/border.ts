@@ -187,7 +187,7 @@ export class Border {
         this.#serving.get(id)?.abort();
         break;
       case 'progress':
-        this.#asked.get(id)?.onProgress?.(plainCopy(message[2], 'progress') as Progress);
+        this.#progress(id, plainCopy(message[2], 'progress') as Progress);
         break;
       case 'pull':
         this.#grant(id, message[2]);
@@ -217,7 +217,21 @@ export class Border {
     const asked = this.#asked.get(id);
     if (asked === undefined) return;
     this.#asked.delete(id);
-    how(asked);
+    try {
+      how(asked);
+    } catch (error) {
+      // One answer that is not plain data concerns one call.
+      asked.unlink();
+      asked.reject(error as HyperMeshError);
+    }
+  }
+
+  #progress(id: number, progress: Progress): void {
+    try {
+      this.#asked.get(id)?.onProgress?.(progress);
+    } catch {
+      // What the listener does with it is no reason to end the border.
+    }
   }
 
   #grant(id: number, items: number): void {
@@ -243,7 +257,7 @@ export class Border {
       if ('data' in parcel) finish();
     } catch (error) {
       finish();
-      this.#send(['fail', id, toProblem(error)]);
+      this.#send(['fail', id, problemOf(error)]);
     }
   }
 
@@ -294,7 +308,7 @@ export class Border {
     } catch (error) {
       this.#forget(id, source);
       source.iterator.return?.()?.catch(() => {});
-      this.#send(['end', id, toProblem(error)]);
+      this.#send(['end', id, problemOf(error)]);
     } finally {
       source.pumping = false;
     }
@@ -374,6 +388,16 @@ function optionsAmong(args: readonly unknown[]): CallOptions {
 
 function tooMany(what: string): HyperMeshError {
   return new HyperMeshError('quota-exceeded', `Too many ${what} are open between the extension and its host.`);
+}
+
+/** Details that are no plain data or very large stay on this side. */
+function problemOf(error: unknown): ProblemDocument {
+  const { details, ...problem } = toProblem(error);
+  try {
+    return details === undefined || serialize(details).length > 65_536 ? problem : { ...problem, details };
+  } catch {
+    return problem;
+  }
 }
 
 /** The other side's word, so nothing in it is taken for granted. */

@@ -1,5 +1,5 @@
 /** The process of one extension. It holds nothing but this border: environment, files, network and processes are closed to it. */
-import { registerHooks } from 'node:module';
+import { registerHooks, syncBuiltinESMExports } from 'node:module';
 import { Socket } from 'node:net';
 import { HyperMeshError, isCoded } from '../base/errors.ts';
 import { siblingModule } from '../base/module.ts';
@@ -16,6 +16,15 @@ registerHooks({
   resolve: (specifier, context, next) =>
     specifier === 'hypermesh/extension' ? { url: face, shortCircuit: true } : next(specifier, context),
 });
+
+// The permission model leaves signals to other processes open; a cell has nobody to signal.
+for (const name of ['kill', '_kill', '_debugProcess']) {
+  const refuse = () => {
+    throw new HyperMeshError('capability-not-granted', `An extension cannot use process.${name}().`);
+  };
+  Object.defineProperty(process, name, { value: refuse, configurable: false, writable: false });
+}
+syncBuiltinESMExports();
 
 let definition: ExtensionDefinition | undefined;
 let extension: HyperMeshExtension | undefined;

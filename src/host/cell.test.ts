@@ -99,6 +99,7 @@ describe('cell', () => {
           },
           spawn: async () => (await import('node:child_process')).spawnSync('true').error ?? null,
           worker: async () => new (await import('node:worker_threads')).Worker('1', { eval: true }),
+          signal: async () => process.kill(process.ppid, 0),
           addon: async () => process.dlopen({ exports: {} }, 'x.node'),
           foreignModule: async () => import('zod'),
         };
@@ -118,10 +119,12 @@ describe('cell', () => {
       foreignModule,
       fetch: fetched,
       addon,
+      signal,
       ...codes
     } = (await probe.ask('try')) as Record<string, string>;
     for (const [attempt, result] of Object.entries(codes)) assert.equal(result, 'ERR_ACCESS_DENIED', attempt);
     assert.equal(addon, 'ERR_DLOPEN_DISABLED');
+    assert.equal(signal, 'capability-not-granted');
     assert.notEqual(fetched, 'worked');
     assert.notEqual(foreignModule, 'worked');
     assert.equal(environment, '');
@@ -217,6 +220,7 @@ describe('cell', () => {
             if (method === 'function') await lent.state.write({ a: () => {} });
             if (method === 'large') await lent.state.write({ a: 'x'.repeat(20_000_000) });
             if (method === 'method') await lent.state.drop();
+            if (method === 'map') data = new Map([[1, 2]]);
           } catch (error) { data = error.code ?? error.name; }
           if (method === 'secret') throw new Error('a secret')`),
       },

@@ -2,9 +2,11 @@ import { createHash } from 'node:crypto';
 import { lstat, readdir, readFile, realpath } from 'node:fs/promises';
 import { registerHooks } from 'node:module';
 import { join, sep } from 'node:path';
-import { pathToFileURL } from 'node:url';
-import { equal } from '../base/bytes.ts';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { equal, utf8 } from '../base/bytes.ts';
+import { digestHex, digestOf } from '../base/digest.ts';
 import { HyperMeshError, isCoded, storageError } from '../base/errors.ts';
+import { canonicalJson } from '../base/json.ts';
 import { siblingModule } from '../base/module.ts';
 import { CAPABILITY_NAMES, type CapabilityName, type ExtensionDefinition } from '../capabilities/extension.ts';
 import type { Trust } from '../capabilities/trust.ts';
@@ -40,7 +42,6 @@ export interface SignaturePolicy {
 
 /**
  * Reads and checks the folder of an extension without running anything of it.
- * Who can write the folder afterwards can still change it: keep it writable for the operator only.
  * Errors: `extension-not-found`, `extension-invalid`, `limit-exceeded`, those of `trust.verify`.
  */
 export async function readExtensionFolder(
@@ -81,37 +82,62 @@ export async function discoverFolders(directories: readonly string[]): Promise<r
   return found;
 }
 
-let hooked = false;
+/** Folders whose code was imported, by the mark that the URL of each of their modules carries. */
+const admitted = new Map<string, ExtensionFolder>();
+const MARK = '?extension=';
 
-/** Imports the entry into this process and returns its definition. The module may import nothing but its own files and `hypermesh/extension`. */
+/**
+ * Imports the entry into this process and returns its definition. Each module of it is held against its hash once more as it is loaded, and
+ * may import only files of the folder, Node's own modules and `hypermesh/extension`. Errors: `extension-invalid`.
+ */
 export async function importDefinition(folder: ExtensionFolder): Promise<ExtensionDefinition> {
-  if (!hooked) {
-    const face = siblingModule(import.meta.url, '../capabilities/index').href;
-    registerHooks({
-      resolve: (specifier, context, next) =>
-        specifier === 'hypermesh/extension' ? { url: face, shortCircuit: true } : next(specifier, context),
-    });
-    hooked = true;
-  }
-  const { id, entry } = folder.manifest;
+  if (admitted.size === 0) hookImports();
+  const { id, entry, files } = folder.manifest;
+  // Other files give another mark, so a folder that changed is not answered from the cache of modules.
+  const mark = digestHex(digestOf(utf8(canonicalJson([folder.path, files]))));
+  admitted.set(mark, folder);
   let module: { extension?: unknown };
   try {
-    module = (await import(pathToFileURL(join(folder.path, entry)).href)) as { extension?: unknown };
+    module = (await import(pathToFileURL(join(folder.path, entry)).href + MARK + mark)) as { extension?: unknown };
   } catch (error) {
     if (isCoded(error)) throw error;
-    throw new HyperMeshError(
-      'extension-invalid',
-      `The entry ${entry} of ${id} cannot be loaded: ${(error as Error).message}`,
-      {
-        cause: error,
-      },
-    );
+    throw new HyperMeshError('extension-invalid', `The entry ${entry} of ${id} cannot be loaded.`, { cause: error });
   }
   const definition = module.extension as ExtensionDefinition | undefined;
   if (typeof definition?.create !== 'function' || typeof definition.metadata !== 'object') {
     throw invalid(id, `its entry ${entry} does not export \`extension\`, made by defineExtension()`);
   }
   return definition;
+}
+
+function hookImports(): void {
+  const face = siblingModule(import.meta.url, '../capabilities/index').href;
+  const markOf = (url: string | undefined) => url?.split(MARK)[1];
+  registerHooks({
+    resolve(specifier, context, next) {
+      if (specifier === 'hypermesh/extension') return { url: face, shortCircuit: true };
+      const resolved = next(specifier, context);
+      const mark = markOf(context.parentURL);
+      if (mark === undefined || resolved.url.startsWith('node:')) return resolved;
+      return { ...resolved, url: resolved.url + MARK + mark };
+    },
+    load(url, context, next) {
+      const folder = admitted.get(markOf(url) ?? '');
+      if (folder === undefined) return next(url, context);
+      const path = fileURLToPath(url.split(MARK)[0]!);
+      const name = path.slice(folder.path.length + 1).replaceAll(sep, '/');
+      const expected = path.startsWith(folder.path + sep) ? folder.manifest.files[name] : undefined;
+      const { id } = folder.manifest;
+      if (expected === undefined) throw invalid(id, `it imports ${path}, which is none of its files`);
+      const loaded = next(url, context);
+      const { source } = loaded;
+      if (source === undefined || source === null)
+        throw invalid(id, `${name} is no module of JavaScript or TypeScript`);
+      const bytes = typeof source === 'string' ? utf8(source) : new Uint8Array(source as Uint8Array);
+      if (digestHex(digestOf(bytes)) !== expected) throw invalid(id, `${name} was changed after it was checked`);
+      return loaded;
+    },
+  });
 }
 
 async function checkFiles(folder: string, manifest: CheckedManifest): Promise<void> {

@@ -172,6 +172,25 @@ describe('Extensions', () => {
     assert.deepEqual(node.extensions.list(), []);
   });
 
+  it('runs the code that was checked: a new version of a folder is new code, a foreign module is refused', async () => {
+    await using node = await host();
+    const { extensions } = node;
+    const directory = await fresh();
+    const answer = (text: string) =>
+      `async handleRequest({ id }) { return { requestId: id, ok: true, data: '${text}' }; }`;
+    for (const text of ['old', 'new']) {
+      const folder = await writeExtension(directory, { id: 'probe', members: answer(text) });
+      await extensions.load({ folder }, NONE);
+      assert.deepEqual(await extensions.route('probe', echo), { requestId: 'r', ok: true, data: text });
+      await extensions.unload('probe');
+    }
+    for (const foreign of ['zod', new URL('./node.ts', import.meta.url).href, 'data:text/javascript,1']) {
+      const before = `import ${JSON.stringify(foreign)};`;
+      const folder = await writeExtension(await fresh(), { id: 'probe', before });
+      await assert.rejects(extensions.load({ folder }, NONE), code('extension-invalid'), foreign);
+    }
+  });
+
   it('ends what fails while starting, and lets it be loaded again', async () => {
     await using node = await host({ operationTimeoutMs: 200 });
     const start = async (members: string, grants: CapabilityName[] = []) => {
