@@ -84,7 +84,8 @@ export async function checkRegistration(
     await turn();
   }
   const zero = new Uint8Array(LABEL_BYTES);
-  for (const { layer, label } of checked) {
+  for (const [i, { layer, label }] of checked.entries()) {
+    if (i % 16 === 15) await turn();
     const parents = parentsOf(layer, label, n);
     const of = (from: number, at: number | undefined) => (at === undefined ? zero : labels[from - 1]!.get(at)!);
     const expected = labelOf(
