@@ -83,8 +83,9 @@ export class Keys implements AsyncDisposable {
     const worker = new Worker(siblingModule(import.meta.url, './key-worker'), {
       workerData: { unlock: this.#unlock, sealed: this.#sealed } satisfies KeyWorkerData,
       name: 'hypermesh-keys',
-      // Nothing of the environment, which may hold the passphrase, is needed there.
+      // Nothing of the environment, which may hold the passphrase, is needed there; nor are flags meant for the main module.
       env: {},
+      execArgv: [],
     });
     worker.on('message', (reply: KeyReply) => {
       const waiting = this.#waiting.get(reply.id);

@@ -118,7 +118,10 @@ export function unsealKeys(text: string, unlock: Unlock): Map<KeyName, SecretKey
       throw new HyperMeshError('key-invalid', 'The key store has the wrong length.');
     }
     let at = 0;
-    const next = (length: number) => plain.slice(at, (at += length));
+    const next = (length: number) => {
+      at += length;
+      return plain.slice(at - length, at);
+    };
     return new Map(
       head.keys.map((name) => [
         name,
