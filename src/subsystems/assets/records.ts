@@ -20,7 +20,7 @@ import { packageManifest } from '../../wire/manifest.ts';
 import { type AssetId, assetId, type PackageName, packageName, privacyLevel, semverVersion } from '../../wire/names.ts';
 import { precedenceKey } from './precedence.ts';
 import { ASSET_MIGRATIONS, type AssetTables } from './schema.ts';
-import { documentOf, search, spellingKeys, textRow } from './search.ts';
+import { documentOf, Search, spellingKeys, textRow } from './search.ts';
 import { asErrno } from './sqlite-error.ts';
 
 export const RECORD_LIMITS = {
@@ -89,6 +89,7 @@ export class Records implements Disposable {
   readonly #store: SqliteStore<AssetTables>;
   readonly #clock: Clock;
   readonly #sql: ReturnType<typeof statements>;
+  readonly #search: Search;
 
   /** Errors: `storage-*`, `home-too-new`. */
   constructor(path: string, clock: Clock) {
@@ -96,6 +97,7 @@ export class Records implements Disposable {
     this.#clock = clock;
     this.#store = openSqlite<AssetTables>(path, ASSET_MIGRATIONS);
     this.#sql = statements(this.#store.raw);
+    this.#search = new Search(this.#store.raw);
   }
 
   /** `draft` is what `checkDraft` returned. Safe to repeat. Errors: `version-exists`, `limit-exceeded`. */
@@ -144,7 +146,7 @@ export class Records implements Disposable {
   }
 
   query(query: AssetQuery): AssetPage {
-    const page = this.#reading(() => search(this.#store.raw, query));
+    const page = this.#reading(() => this.#search.page(query));
     const hits = page.hits.map(({ package: seq, score }) => {
       return { record: recordOf(this.#sql.head.get(seq) as unknown as AssetRow), score };
     });

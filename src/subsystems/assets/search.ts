@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto';
-import type { DatabaseSync } from 'node:sqlite';
+import type { DatabaseSync, StatementSync } from 'node:sqlite';
 import { z } from 'zod';
 import { HyperMeshError } from '../../base/errors.ts';
 import type { AssetQuery, AssetRecord } from '../../capabilities/assets.ts';
@@ -125,105 +125,121 @@ const queryShape = z.strictObject({
  *
  * Why not a score by frequency (bm25): it has to look at every match (30 to 120 ms for a common word among 100,000 packages, here 1 to 4), and
  * it moves with every package that is added, which no cursor survives.
- *
- * Errors: `usage`.
  */
-export function search(db: DatabaseSync, query: AssetQuery): SearchPage {
-  const parsed = queryShape.safeParse(query);
-  if (!parsed.success) {
-    const [{ path, message }] = parsed.error.issues as [z.core.$ZodIssue];
-    throw new HyperMeshError('usage', `The search has a wrong ${path.join('.') || 'form'}: ${message}.`);
-  }
-  const { limit, cursor: after, ...asked } = parsed.data;
-  const words = wordsOf(asked.text);
-  if (words.length > SEARCH_LIMITS.wordsMax) {
-    throw new HyperMeshError('usage', `Expected at most ${SEARCH_LIMITS.wordsMax} words, but got ${words.length}.`);
-  }
-  const fingerprint = hash('sha256', JSON.stringify(asked), 'hex').slice(0, 16);
-  const from = after === undefined ? null : decodeCursor(after, fingerprint);
-  const where = filters(asked);
-  // Text without a single letter or digit, or a filter that nothing can have, finds nothing: never everything.
-  if (where === null || (words.length === 0 && asked.text.trim() !== '')) return { hits: [], total: 0, cursor: null };
+export class Search {
+  readonly #db: DatabaseSync;
+  readonly #newest: Index;
+  readonly #texts: Index;
 
-  const plan = words.length === 0 ? browsing(db, where, from) : ranking(db, words, where, from);
-  const found: { tier: number; row: number }[] = [];
-  for (let tier = from?.[2] ?? 0; tier < plan.tiers.length && found.length <= limit; tier++) {
-    const row = from !== null && tier === from[2] ? from[3] : plan.start;
-    const rows = plan.page.all(plan.tiers[tier]!, row, limit + 1 - found.length) as { rowid: number }[];
-    for (const { rowid } of rows) found.push({ tier, row: rowid });
+  constructor(db: DatabaseSync) {
+    this.#db = db;
+    const count = (table: string) => db.prepare(`SELECT count(*) AS n FROM ${table} WHERE ${table} MATCH ?`);
+    this.#newest = {
+      count: count('newest'),
+      page: db.prepare('SELECT rowid FROM newest WHERE newest MATCH ? AND rowid < ? ORDER BY rowid DESC LIMIT ?'),
+      start: Number.MAX_SAFE_INTEGER,
+    };
+    this.#texts = {
+      count: count('texts'),
+      page: db.prepare('SELECT rowid FROM texts WHERE texts MATCH ? AND rowid > ? ORDER BY rowid LIMIT ?'),
+      start: 0,
+    };
   }
-  const shown = found.slice(0, limit);
-  const last = shown.at(-1);
-  return {
-    hits: shown.map(({ tier, row }) => ({ package: row % SEQ_SPAN, score: plan.tiers.length - tier })),
-    total: plan.total,
-    cursor:
-      found.length > limit && last
-        ? encodeCursor([1, fingerprint, last.tier, last.row, plan.total, plan.corrections])
-        : null,
-  };
-}
 
-interface Plan {
-  /** Match expressions, best first; no two of them match the same package. */
-  readonly tiers: readonly string[];
-  /** (expression, row of the last hit, limit) -> rows */
-  readonly page: { all(...values: (string | number)[]): unknown[] };
-  /** The row before all others in the direction of reading. */
-  readonly start: number;
-  readonly total: number;
-  readonly corrections: Cursor[5];
-}
+  /** Errors: `usage`. */
+  page(query: AssetQuery): SearchPage {
+    const parsed = queryShape.safeParse(query);
+    if (!parsed.success) {
+      const [{ path, message }] = parsed.error.issues as [z.core.$ZodIssue];
+      throw new HyperMeshError('usage', `The search has a wrong ${path.join('.') || 'form'}: ${message}.`);
+    }
+    const { limit, cursor: after, ...asked } = parsed.data;
+    const words = wordsOf(asked.text);
+    if (words.length > SEARCH_LIMITS.wordsMax) {
+      throw new HyperMeshError('usage', `Expected at most ${SEARCH_LIMITS.wordsMax} words, but got ${words.length}.`);
+    }
+    const fingerprint = hash('sha256', JSON.stringify(asked), 'hex').slice(0, 16);
+    const from = after === undefined ? null : decodeCursor(after, fingerprint);
+    const where = filters(asked);
+    // Text without a single letter or digit, or a filter that nothing can have, finds nothing: never everything.
+    if (where === null || (words.length === 0 && asked.text.trim() !== '')) return { hits: [], total: 0, cursor: null };
 
-function browsing(db: DatabaseSync, where: Filters, from: Cursor | null): Plan {
-  const expression = excluding([ALL, ...where.all].join(' AND '), where.none);
-  return {
-    tiers: [expression],
-    page: db.prepare('SELECT rowid FROM newest WHERE newest MATCH ? AND rowid < ? ORDER BY rowid DESC LIMIT ?'),
-    start: Number.MAX_SAFE_INTEGER,
-    total: from?.[4] ?? count(db, 'newest', expression),
-    corrections: null,
-  };
+    const plan = words.length === 0 ? this.#browsing(where, from) : this.#ranking(words, where, from);
+    // On the first page the total is of this moment: when that many are found, further tiers have nothing.
+    const wanted = from === null ? Math.min(limit + 1, plan.total) : limit + 1;
+    const found: { tier: number; row: number }[] = [];
+    for (let tier = from?.[2] ?? 0; tier < plan.tiers.length && found.length < wanted; tier++) {
+      const row = from !== null && tier === from[2] ? from[3] : plan.index.start;
+      const rows = plan.index.page.all(plan.tiers[tier]!, row, wanted - found.length) as { rowid: number }[];
+      for (const { rowid } of rows) found.push({ tier, row: rowid });
+    }
+    const shown = found.slice(0, limit);
+    const last = shown.at(-1);
+    return {
+      hits: shown.map(({ tier, row }) => ({ package: row % SEQ_SPAN, score: plan.tiers.length - tier })),
+      total: plan.total,
+      cursor:
+        found.length > limit && last
+          ? encodeCursor([1, fingerprint, last.tier, last.row, plan.total, plan.corrections])
+          : null,
+    };
+  }
+
+  #browsing(where: Filters, from: Cursor | null): Plan {
+    const expression = excluding([ALL, ...where.all].join(' AND '), where.none);
+    const total = from?.[4] ?? count(this.#newest, expression);
+    return { index: this.#newest, tiers: [expression], total, corrections: null };
+  }
+
+  #ranking(words: readonly string[], where: Filters, from: Cursor | null): Plan {
+    const columns = (upTo: number) => `{${COLUMNS.slice(0, upTo).join(' ')}}`;
+    const all = (prefix: string) =>
+      words.map((word, i) => `"${word}"${i === words.length - 1 ? prefix : ''}`).join(' AND ');
+    // Each is contained in the next; a tier is what the one before did not have.
+    const nested = [
+      `facets : ${facet('exact', words.join(' '))}`,
+      `name : (${all('')})`,
+      ...COLUMNS.map((_, index) => `${columns(index + 1)} : (${all('*')})`),
+    ];
+    const restrict = (expression: string) =>
+      [expression, ...where.all.map((one) => `facets : ${one}`)].map(group).join(' AND ');
+    const none = where.none.map((one) => `facets : ${one}`);
+    const strict = from === null ? count(this.#texts, excluding(restrict(nested.at(-1)!), none)) : 0;
+    const corrections = from ? from[5] : strict < FORGIVE_BELOW ? correct(this.#db, words) : null;
+    if (corrections !== null) {
+      const near = corrections.map((options, i) =>
+        group(options.map((one, at) => `"${one}"${at === 0 && i === words.length - 1 ? '*' : ''}`).join(' OR ')),
+      );
+      nested.push(`${columns(COLUMNS.length)} : (${near.join(' AND ')})`);
+    }
+    const tiers = nested.map((expression, index) =>
+      excluding(restrict(expression), index === 0 ? none : [nested[index - 1]!, ...none]),
+    );
+    const total = from?.[4] ?? strict + (corrections === null ? 0 : count(this.#texts, tiers.at(-1)!));
+    return { index: this.#texts, tiers, total, corrections };
+  }
 }
 
 const COLUMNS = ['name', 'keywords', 'description', 'authors'] as const;
 
-function ranking(db: DatabaseSync, words: readonly string[], where: Filters, from: Cursor | null): Plan {
-  const columns = (upTo: number) => `{${COLUMNS.slice(0, upTo).join(' ')}}`;
-  const all = (prefix: string) =>
-    words.map((word, i) => `"${word}"${i === words.length - 1 ? prefix : ''}`).join(' AND ');
-  // Each is contained in the next; a tier is what the one before did not have.
-  const nested = [
-    `facets : ${facet('exact', words.join(' '))}`,
-    `name : (${all('')})`,
-    ...COLUMNS.map((_, index) => `${columns(index + 1)} : (${all('*')})`),
-  ];
-  const restrict = (expression: string) =>
-    [expression, ...where.all.map((one) => `facets : ${one}`)].map(group).join(' AND ');
-  const none = where.none.map((one) => `facets : ${one}`);
-  const strict = count(db, 'texts', excluding(restrict(nested.at(-1)!), none), from);
-  const corrections = from ? from[5] : strict < FORGIVE_BELOW ? correct(db, words) : null;
-  if (corrections !== null) {
-    const near = corrections.map((options, i) =>
-      group(options.map((one, at) => `"${one}"${at === 0 && i === words.length - 1 ? '*' : ''}`).join(' OR ')),
-    );
-    nested.push(`${columns(COLUMNS.length)} : (${near.join(' AND ')})`);
-  }
-  const tiers = nested.map((expression, index) =>
-    excluding(restrict(expression), index === 0 ? none : [nested[index - 1]!, ...none]),
-  );
-  return {
-    tiers,
-    page: db.prepare('SELECT rowid FROM texts WHERE texts MATCH ? AND rowid > ? ORDER BY rowid LIMIT ?'),
-    start: 0,
-    total: from?.[4] ?? strict + (corrections === null ? 0 : count(db, 'texts', tiers.at(-1)!)),
-    corrections,
-  };
+interface Index {
+  readonly count: StatementSync;
+  /** (expression, row of the last hit, limit) -> rows */
+  readonly page: StatementSync;
+  /** The row before all others in the direction of reading. */
+  readonly start: number;
 }
 
-function count(db: DatabaseSync, table: 'texts' | 'newest', expression: string, from: Cursor | null = null): number {
-  if (from !== null) return from[4];
-  return (db.prepare(`SELECT count(*) AS n FROM ${table} WHERE ${table} MATCH ?`).get(expression) as { n: number }).n;
+interface Plan {
+  readonly index: Index;
+  /** Match expressions, best first; no two of them match the same package. */
+  readonly tiers: readonly string[];
+  readonly total: number;
+  readonly corrections: Cursor[5];
+}
+
+function count(index: Index, expression: string): number {
+  return (index.count.get(expression) as { n: number }).n;
 }
 
 interface Filters {
