@@ -262,7 +262,7 @@ test('killed at random moments, an installation is always one whole set', {
     const { openAssets } = await import(${JSON.stringify(new URL('./index.ts', import.meta.url).href)});
     const store = await openAssets({ directory: ${JSON.stringify(home)}, clock: { nowMs: () => 1000 } });
     const locks = ${JSON.stringify(locks)};
-    console.log('ready');
+    process.stdout.write('ready');
     for (let i = 1; ; i++) await store.install(${JSON.stringify(root)}, locks[i % locks.length]);`;
   const seed = Date.now() % 100_000;
   t.diagnostic(`seed ${seed}`);
