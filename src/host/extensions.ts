@@ -45,13 +45,22 @@ export interface ExtensionsOptions {
   readonly cellAnswerTimeoutMs?: number;
 }
 
-/** What an extension may use when the operator says nothing else. */
-export const DEFAULT_LIMITS: ExtensionLimits = {
+/** What the folder of an extension may use when the operator says nothing else. */
+const FOLDER_LIMITS: ExtensionLimits = {
   concurrentCalls: 100,
   callsPerSecond: 1_000,
   callTimeoutMs: 300_000,
   assets: 10_000,
   stateBytes: 64 * 2 ** 20,
+};
+
+/** The same for a definition handed over as a value: code of the operator's own process, where limits only catch what runs away. */
+const DEFINITION_LIMITS: ExtensionLimits = {
+  concurrentCalls: 10_000,
+  callsPerSecond: 1_000_000,
+  callTimeoutMs: 300_000,
+  assets: 10_000_000,
+  stateBytes: 256 * 2 ** 20,
 };
 
 export interface LoadOptions {
@@ -248,7 +257,8 @@ export class Extensions implements AsyncDisposable {
     this.#checkTypes(claimed);
     this.#checkGrants(claimed, options.grants);
 
-    const loaded = this.#enroll(claimed, mode, folder?.signer ?? null, options.limits);
+    const limits = { ...(folder === null ? DEFINITION_LIMITS : FOLDER_LIMITS), ...options.limits };
+    const loaded = this.#enroll(claimed, mode, folder?.signer ?? null, limits);
     try {
       await this.#start(loaded, folder, definition, options);
     } catch (error) {
@@ -465,18 +475,13 @@ export class Extensions implements AsyncDisposable {
     if (missing !== undefined) throw notGranted(id, missing);
   }
 
-  #enroll(
-    claimed: Claimed,
-    mode: Loaded['mode'],
-    signer: string | null,
-    limits: Partial<ExtensionLimits> = {},
-  ): Loaded {
+  #enroll(claimed: Claimed, mode: Loaded['mode'], signer: string | null, limits: ExtensionLimits): Loaded {
     const { id, version, needs, provides, hypermesh, dependencies } = claimed;
     const loaded: Loaded = {
       metadata: { id, version, needs, provides, hypermesh, dependencies },
       mode,
       signer,
-      limits: { ...DEFAULT_LIMITS, ...limits },
+      limits,
       startedAtMs: this.#clock.nowMs(),
       state: 'initializing',
       why: null,

@@ -15,8 +15,8 @@ export function ownAssets(
     assetsMax,
   }: { readonly extension: string; readonly provides: readonly AssetType[]; readonly assetsMax: number },
 ): Assets {
-  // Counted when first needed, then kept; nobody else creates assets of these types.
-  let held: Promise<number> | null = null;
+  // At least as many as there are: each creation adds one, whether it made a new package or a version. Counted exactly when it matters.
+  let heldMost: number | null = null;
   const count = async () => {
     const pages = await Promise.all(provides.map((type) => assets.query({ type, includeYanked: true, limit: 1 })));
     return pages.reduce((sum, page) => sum + page.total, 0);
@@ -34,22 +34,23 @@ export function ownAssets(
     ...bound(assets),
     async create(draft: AssetDraft) {
       own(draft.type);
-      const isNew = (await assets.versions(draft.name)).length === 0;
-      if (!isNew) return assets.create(draft);
-      held ??= count().catch((error: unknown) => {
-        held = null;
-        throw error;
-      });
-      const before = await held;
-      if (before >= assetsMax) {
-        throw new HyperMeshError('quota-exceeded', `${extension} holds ${before} assets and may hold ${assetsMax}.`, {
-          hint: 'Delete some, or raise the limit of the extension.',
-          details: { extension },
-        });
+      heldMost ??= await count();
+      if (heldMost >= assetsMax) {
+        heldMost = await count();
+        const isNew = (await assets.versions(draft.name)).length === 0;
+        if (isNew && heldMost >= assetsMax) {
+          throw new HyperMeshError(
+            'quota-exceeded',
+            `${extension} holds ${heldMost} packages and may hold ${assetsMax}.`,
+            {
+              hint: 'Delete some, or raise the limit of the extension.',
+              details: { extension },
+            },
+          );
+        }
       }
-      const record = await assets.create(draft);
-      held = Promise.resolve((await held) + 1);
-      return record;
+      heldMost += 1;
+      return assets.create(draft);
     },
     async setState(id, state, reason) {
       ownId(id);
@@ -62,7 +63,6 @@ export function ownAssets(
     async delete(id) {
       ownId(id);
       await assets.delete(id);
-      held = null;
     },
   };
 }
