@@ -21,6 +21,7 @@ import {
 } from '../../wire/proof.ts';
 import type { TrustAnchor } from '../../wire/signature.ts';
 import { openTrust } from '../trustchain/index.ts';
+import { foundNetwork } from './found.ts';
 import { checkEndorsement, type NKrypt, type NKryptOptions, openConsensus } from './index.ts';
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'nkrypt-'));
@@ -389,6 +390,22 @@ test('prove() stops when the caller gives up, and refuses what is not its own', 
   const running = assert.rejects(slow.prove(challenge), coded('cancelled'));
   await slow[Symbol.asyncDispose]();
   await running;
+});
+
+test('a founder who says nothing gets the table of the documentation', async () => {
+  const { requirements, space, stake } = await foundNetwork(trust, clock, {});
+  assert.deepEqual(requirements.publish, {
+    kind: 'publish',
+    space: { bytesMin: 104_857_600, deadlineMs: 2_000, openings: 64 },
+    stake: { amountMin: 1_000 },
+    work: { hexDigits: 6 },
+    time: { squarings: 4_194_304, windowMs: 300_000 },
+  });
+  assert.deepEqual([requirements.install.stake, requirements.execute.work], [null, null]);
+  assert.deepEqual(requirements.install.time, { squarings: 65_536, windowMs: 60_000 });
+  assert.deepEqual([space.bytes, space.iterations], [104_857_600, 10]);
+  const { keyId } = await trust.identity('publisher');
+  assert.deepEqual(stake.accounts, [{ account: keyId, balance: 1_000_000, locked: 1_000 }]);
 });
 
 test('bad arguments are refused with a code', async () => {

@@ -21,7 +21,7 @@ const ACCESS: Omit<Requirements, 'kind'> = {
 };
 
 /** What a network asks for unless its founder says otherwise. */
-export const DEFAULT_REQUIREMENTS: Readonly<Record<OperationKind, Requirements>> = {
+const DEFAULT_REQUIREMENTS: Readonly<Record<OperationKind, Requirements>> = {
   publish: {
     kind: 'publish',
     space: { bytesMin: 100 * MIB, deadlineMs: DEADLINE_MS, openings: OPENINGS },

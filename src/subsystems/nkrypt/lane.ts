@@ -57,7 +57,7 @@ export class Lane<J, R> implements AsyncDisposable {
     if (this.#closed) throw closed();
     if (Atomics.load(stop, 0) !== 0) return undefined;
     clearTimeout(this.#idle);
-    this.#worker ??= new Worker(this.#module, { env: {} });
+    this.#worker ??= this.#start();
     const worker = this.#worker;
     worker.ref();
     const { promise, resolve, reject } = Promise.withResolvers<R | undefined>();
@@ -78,6 +78,15 @@ export class Lane<J, R> implements AsyncDisposable {
         this.#idle = after(() => void this.#end(), this.#idleMs).unref();
       }
     }
+  }
+
+  #start(): Worker {
+    const worker = new Worker(this.#module, { env: {} });
+    // A worker that died is not given the next job; who waits for it hears of it through `#do`.
+    worker.once('exit', () => {
+      if (this.#worker === worker) this.#worker = undefined;
+    });
+    return worker;
   }
 
   async #end(): Promise<void> {

@@ -107,7 +107,12 @@ export class SpaceCommitment implements AsyncDisposable {
       return await this.#settle(roots.at(-1)!);
     } catch (error) {
       if (this.#state === 'building') this.#state = 'absent';
-      throw isCoded(error) ? error : storageError(error, 'making the space commitment');
+      if (isCoded(error)) throw error;
+      if ((error as NodeJS.ErrnoException).code !== undefined) throw storageError(error, 'making the space commitment');
+      throw new HyperMeshError('space-unavailable', 'The space commitment could not be made.', {
+        hint: `Making it takes twice its ${this.#job.bytes} bytes of free memory; close something and try again.`,
+        cause: error,
+      });
     }
   }
 
