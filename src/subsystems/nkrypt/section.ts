@@ -44,16 +44,17 @@ export function stateSection(store: Store, directory: string, replaced: () => Pr
     name: 'nkrypt',
     version: VERSION,
     async *export() {
-      // Read in one transaction into text, bounded by what the store keeps; the pieces are then given out at the reader's pace.
-      const pieces = store.transact((raw) =>
-        Object.entries(TABLES).flatMap(([table, columns]) => {
-          const rows = raw.prepare(`SELECT ${columns.join(', ')} FROM ${table} ORDER BY rowid`).iterate() as Iterable<
-            Record<string, Json>
-          >;
-          return cut(table, columns, rows);
-        }),
-      );
-      for (const text of pieces) yield utf8(text);
+      // A connection of its own: its read transaction sees one moment, however slowly the pieces are taken, and blocks nobody.
+      const reader = openStore(directory);
+      try {
+        reader.raw.exec('BEGIN');
+        for (const [table, columns] of Object.entries(TABLES)) {
+          const rows = reader.raw.prepare(`SELECT ${columns.join(', ')} FROM ${table} ORDER BY rowid`).iterate();
+          yield* cut(table, columns, rows as Iterable<Record<string, Json>>);
+        }
+      } finally {
+        await reader[Symbol.asyncDispose]();
+      }
     },
     async import(version, pieces) {
       if (version > VERSION) throw invalid(`version ${version} is newer than ${VERSION}`);
@@ -85,23 +86,19 @@ export function stateSection(store: Store, directory: string, replaced: () => Pr
   };
 }
 
-function cut(table: string, columns: readonly string[], rows: Iterable<Record<string, Json>>): readonly string[] {
-  const out: string[] = [];
+function* cut(table: string, columns: readonly string[], rows: Iterable<Record<string, Json>>): Iterable<Uint8Array> {
   let batch: Json[][] = [];
   let size = 0;
-  const close = () => {
-    if (batch.length > 0) out.push(canonicalJson({ table, rows: batch }));
-    batch = [];
-    size = 0;
-  };
   for (const row of rows) {
     const values = columns.map((column) => row[column] ?? null);
     batch.push(values);
     size += canonicalJson(values).length;
-    if (size > PIECE_BYTES || batch.length === PIECE_ROWS) close();
+    if (size <= PIECE_BYTES && batch.length < PIECE_ROWS) continue;
+    yield utf8(canonicalJson({ table, rows: batch }));
+    batch = [];
+    size = 0;
   }
-  close();
-  return out;
+  if (batch.length > 0) yield utf8(canonicalJson({ table, rows: batch }));
 }
 
 function insert(staged: Store, bytes: Uint8Array): void {
