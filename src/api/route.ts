@@ -108,7 +108,7 @@ export function register(app: FastifyInstance, definition: AnyRoute, serving: Se
         return sendLines(reply, work, signal, serving.log);
       }
       const result = await work().catch((error: unknown) => {
-        throw signal.aborted && !isCoded(error) ? signal.reason : error;
+        throw cause(error, signal);
       });
       if (definition.kind === 'stream' && definition.sends !== undefined) {
         reply.headers({ ...definition.headers, 'content-type': definition.sends });
@@ -141,6 +141,11 @@ export function check<T extends z.ZodType>(schema: T, value: unknown, where: str
   });
 }
 
+/** What goes wrong because the client went away is no defect. */
+function cause(error: unknown, signal: AbortSignal): unknown {
+  return signal.aborted && (!isCoded(error) || isCoded(error, 'internal')) ? signal.reason : error;
+}
+
 /** Progress lines are dropped while the client does not keep up; the last line, result or error, never is. */
 function sendLines(
   reply: FastifyReply,
@@ -167,8 +172,10 @@ function sendLines(
   }).then(
     (result) => finish({ result: result ?? null }),
     (error: unknown) => {
-      if (!isCoded(error) && !signal.aborted) log.error({ err: error }, 'operation failed');
-      finish({ error: toHttpProblem(signal.aborted && !isCoded(error) ? signal.reason : error) });
+      const reported = cause(error, signal);
+      const problem = toHttpProblem(reported);
+      if (problem.code === 'internal') log.error({ err: reported }, 'operation failed');
+      finish({ error: problem });
     },
   );
   return reply.header('content-type', NDJSON).send(lines);

@@ -36,6 +36,8 @@ const LIMITS = {
   requestTimeoutMs: 3_600_000,
   /** How long requests may go on after a stop was asked for, before they are cancelled. */
   drainMs: 5_000,
+  /** How long cancelled requests may take to say so, before their connections are cut. */
+  farewellMs: 1_000,
 } as const;
 
 /** The HTTP face of a node. Errors: `usage` when the address cannot be used. */
@@ -49,8 +51,13 @@ export async function serve(node: ApiNode, options: ServerOptions, log: ApiLog):
   return {
     url: `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`,
     async [Symbol.asyncDispose]() {
-      const impatient = setTimeout(() => closing.abort(stopping()), LIMITS.drainMs);
-      await app.close().finally(() => clearTimeout(impatient));
+      const cancel = setTimeout(() => closing.abort(stopping()), LIMITS.drainMs);
+      // A client that does not read or does not finish its request must not keep the node up.
+      const cut = setTimeout(() => app.server.closeAllConnections(), LIMITS.drainMs + LIMITS.farewellMs);
+      await app.close().finally(() => {
+        clearTimeout(cancel);
+        clearTimeout(cut);
+      });
     },
   };
 }

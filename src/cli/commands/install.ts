@@ -18,7 +18,7 @@ export async function list(context: Context, options: To): Promise<Outcome> {
     text:
       packages.length === 0
         ? 'Nothing is installed.'
-        : table(packages.map((each) => [each.name, each.version, each.path])),
+        : table(packages.map((each) => [each.name, each.version, linkOf(each)])),
   };
 }
 
@@ -66,6 +66,11 @@ function rootOf({ to }: To): string | undefined {
   return to === undefined ? undefined : path.resolve(to);
 }
 
+/** What a person types: the link that stays when the version changes, beside `.hypermesh/trees/<digest>`. */
+function linkOf({ path: tree, name }: InstalledPackage): string {
+  return path.join(tree, '..', '..', '..', 'packages', name);
+}
+
 function summary({ id, name, version, digest, path: at }: InstalledPackage) {
   return { id, name, version, digest, path: at };
 }
@@ -74,7 +79,7 @@ function describe(result: InstallResult): Outcome {
   const { root, generation, installed, unchanged, removed } = result;
   const data = { root, generation, installed: installed.map(summary), unchanged: unchanged.map(summary), removed };
   const lines = [
-    ...(installed.length === 0 ? [] : [table(installed.map((each) => [`+ ${each.name}`, each.version, each.path]))]),
+    ...(installed.length === 0 ? [] : [table(installed.map((each) => [`+ ${each.name}`, each.version, linkOf(each)]))]),
     ...removed.map((name) => plain(`- ${name}`)),
     `${count(installed.length, 'package')} installed, ${unchanged.length} unchanged, ${removed.length} removed in ${plain(root)}.`,
   ];

@@ -1,0 +1,81 @@
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { after, before, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { bytes, oneLine, plain, table } from './terminal.ts';
+
+const bin = fileURLToPath(new URL('../../bin/hypermesh.js', import.meta.url));
+let folder: string;
+before(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), 'hm-cli-'));
+});
+after(() => rm(folder, { recursive: true, force: true }));
+
+function hypermesh(...args: string[]): Promise<{ exit: number; stdout: string; stderr: string }> {
+  const { promise, resolve } = Promise.withResolvers<{ exit: number; stdout: string; stderr: string }>();
+  const env = { PATH: process.env['PATH'], HYPERMESH_HOME: path.join(folder, 'home') };
+  const child = execFile(process.execPath, [bin, ...args], { cwd: folder, env }, (_error, stdout, stderr) =>
+    resolve({ exit: child.exitCode ?? -1, stdout, stderr }),
+  );
+  return promise;
+}
+
+test('--help lists the commands, and every command explains itself with an example', async () => {
+  const { exit, stdout } = await hypermesh('--help');
+  assert.equal(exit, 0);
+  for (const name of ['up', 'publish', 'install', 'verify', 'proof', 'state'])
+    assert.match(stdout, new RegExp(`^ {2}${name} `, 'm'));
+  assert.match((await hypermesh('install', '--help')).stdout, /Example:\n {2}hypermesh install/);
+});
+
+test('a wrong command line exits with 2 and says why, as JSON when asked', async () => {
+  const unknown = await hypermesh('publsh');
+  assert.deepEqual([unknown.exit, unknown.stdout], [2, '']);
+  assert.match(unknown.stderr, /^Error: Unknown command 'publsh'.*\nHint: /);
+  const missing = await hypermesh('info', '--json');
+  assert.equal(missing.exit, 2);
+  assert.equal(JSON.parse(missing.stdout).error.code, 'usage');
+  assert.equal((await hypermesh('run', 'a/b', '--input', '{')).exit, 2);
+});
+
+test('status works without a node, and a stale node file counts as none', async () => {
+  const home = path.join(folder, 'home');
+  const { exit, stdout } = await hypermesh('status', '--json');
+  assert.equal(exit, 0);
+  assert.deepEqual(JSON.parse(stdout), { running: false, home });
+});
+
+test('verify --offline needs no home, and tells a missing file from a damaged one', async () => {
+  const missing = await hypermesh('verify', './none.json', '--offline', '--json');
+  assert.deepEqual([missing.exit, JSON.parse(missing.stdout).error.code], [5, 'file-not-found']);
+  await writeFile(path.join(folder, 'cut.json'), '{"formatVersion":1');
+  const cut = await hypermesh('verify', 'cut.json', '--offline', '--json');
+  assert.deepEqual([cut.exit, JSON.parse(cut.stdout).error.code], [7, 'bundle-invalid']);
+});
+
+test('new makes a package that has the name it was given, and never overwrites', async () => {
+  const { exit, stdout } = await hypermesh('new', 'library', 'words', '--name', 'ada/words', '--json');
+  assert.equal(exit, 0);
+  assert.equal(JSON.parse(stdout).name, 'ada/words');
+  assert.match(await readFile(path.join(folder, 'words', 'catalog.yaml'), 'utf8'), /^name: ada\/words$/m);
+  const packed = await hypermesh('pack', 'words', '--out', 'words.hmp', '--json');
+  assert.equal(JSON.parse(packed.stdout).name, 'ada/words', packed.stderr);
+  assert.equal((await hypermesh('new', 'library', 'words')).exit, 2);
+  assert.equal((await hypermesh('new', 'nothing', 'other')).exit, 5);
+});
+
+test('text from outside cannot steer a terminal', () => {
+  assert.equal(plain('a\u001b[2Jb\u202ec\r\nd\te'), 'a\\u{1b}[2Jb\\u{202e}c\\u{d}\nd\te');
+  assert.equal(oneLine('a\nb  c', 4), 'a b…');
+  assert.equal(
+    table([
+      ['a', '\u0007b'],
+      ['ccc', 'd'],
+    ]),
+    'a    \\u{7}b\nccc  d',
+  );
+  assert.deepEqual([0, 1023, 1024, 2 ** 30].map(bytes), ['0 B', '1023 B', '1.0 KiB', '1.0 GiB']);
+});
