@@ -205,6 +205,12 @@ export const ERRORS = {
     retry: false,
     when: 'Only the publisher of a version may yank, deprecate or delete it.',
   },
+  'operation-unsupported': {
+    status: 422,
+    exit: EXIT.invalid,
+    retry: false,
+    when: 'This kind of asset does not have that operation.',
+  },
   'template-not-found': { status: 404, exit: EXIT.notFound, retry: false, when: 'No template has that name.' },
   // trust
   'key-locked': {
@@ -323,12 +329,6 @@ export const ERRORS = {
     exit: EXIT.invalid,
     retry: false,
     when: 'The program is not a valid module of its kind, or asks for a feature that the sandbox does not offer.',
-  },
-  'program-failed': {
-    status: 422,
-    exit: EXIT.program,
-    retry: false,
-    when: 'The program ran and failed, or was stopped by a limit.',
   },
   'policy-refused': {
     status: 403,
@@ -468,10 +468,19 @@ export function fromProblem(problem: ProblemDocument): HyperMeshError {
   return new HyperMeshError(code, problem.message, problem);
 }
 
-/** Maps an error of the file system to a coded one: a full or read-only disk is the user's to mend, not a bug. */
+/** Primary result codes of SQLite that stand for what the operating system would have said. */
+const SQLITE_AS_ERRNO: Readonly<Record<number, string>> = { 8: 'EROFS', 10: 'EIO', 13: 'ENOSPC', 14: 'EACCES' };
+
+/** The system's code of a failed file or database operation: `ENOSPC`, `EROFS`, …; undefined when it is no such failure. */
+export function storageCode(error: unknown): string | undefined {
+  const { code, errcode } = (error ?? {}) as { code?: string; errcode?: number };
+  return errcode === undefined ? code : SQLITE_AS_ERRNO[errcode & 0xff];
+}
+
+/** Maps an error of the file system or of SQLite to a coded one: a full or read-only disk is the user's to mend, not a bug. */
 export function storageError(error: unknown, doing: string): HyperMeshError {
   if (isCoded(error)) return error;
-  const code = (error as NodeJS.ErrnoException | null)?.code;
+  const code = storageCode(error);
   switch (code) {
     case 'ENOSPC':
     case 'EDQUOT':

@@ -94,7 +94,7 @@ export interface Dependent {
 }
 
 export interface InstalledPackage extends LockedPackage {
-  /** Absolute path of the package's files. */
+  /** Absolute path of the folder that holds the package's files; `ROOT/packages/<scope>/<name>` is a link to it. */
   readonly path: string;
 }
 
@@ -122,6 +122,8 @@ export interface Assets {
    * Errors: `limit-exceeded`, `blob-mismatch`, `storage-*`, `cancelled`.
    */
   put(content: AsyncIterable<Uint8Array>, options?: PutOptions): Promise<BlobInfo>;
+  /** {@link put} of a tree layer, checked as it arrives: nothing unsafe or not canonical is stored. Errors: also `tree-invalid`. */
+  putTree(content: AsyncIterable<Uint8Array>, options?: PutOptions): Promise<BlobInfo>;
   /** What the store knows of a blob, or null. */
   stat(digest: Digest): Promise<BlobInfo | null>;
   /** Verified when written and again by `scrub`; pieces of at most 1 MiB. Errors: `blob-not-found`. */

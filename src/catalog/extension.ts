@@ -46,7 +46,7 @@ import { publishPackage } from './publish.ts';
 import { answer } from './requests.ts';
 import { deleteVersion, setState } from './retire.ts';
 import { type RunOptions, run } from './run.ts';
-import { signPackage, stageLayer, stagePackage } from './stage.ts';
+import { signPackage, stagePackage } from './stage.ts';
 import { verifyBundle, verifyPublished } from './verify.ts';
 import { newestInRange } from './versions.ts';
 
@@ -178,7 +178,7 @@ export class CatalogExtension implements Catalog, AssetLibraryExtension {
   // Publish
 
   stageLayer(tree: AsyncIterable<Uint8Array>, options: CallOptions = {}): Promise<BlobInfo> {
-    return stageLayer(this.#lent.assets, tree, { ...options, sizeMax: this.#ready.settings.packageSizeMax });
+    return this.#lent.assets.putTree(tree, { ...options, sizeMax: this.#ready.settings.packageSizeMax });
   }
 
   stagePackage(manifestYaml: string, layer: Digest, options: CallOptions = {}): Promise<StagedPackage> {

@@ -2,7 +2,7 @@ import type { CallOptions } from '../base/call.ts';
 import type { Digest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { once } from '../base/streams.ts';
-import type { Assets, BlobInfo } from '../capabilities/assets.ts';
+import type { Assets } from '../capabilities/assets.ts';
 import type { Capabilities } from '../capabilities/extension.ts';
 import { parseManifest } from '../wire/manifest.ts';
 import { assetId } from '../wire/names.ts';
@@ -11,17 +11,6 @@ import { encodeStatement, STATEMENT_TYPE } from '../wire/statement.ts';
 import type { SignedPackage, StagedPackage } from './api.ts';
 
 /** The two steps before a publish: content and manifest into the store, then the publisher's signature over them. */
-
-/** Stores a tree layer and refuses one that is unsafe or not canonical. What was refused goes with the next collection. */
-export async function stageLayer(
-  assets: Pick<Assets, 'put' | 'tree'>,
-  tree: AsyncIterable<Uint8Array>,
-  options: CallOptions & { readonly sizeMax: number },
-): Promise<BlobInfo> {
-  const info = await assets.put(tree, options);
-  await assets.tree(info.digest, options);
-  return info;
-}
 
 export async function stagePackage(
   assets: Pick<Assets, 'put' | 'tree' | 'stat'>,

@@ -19,6 +19,7 @@ const call: Crossing = { kind: 'call' };
 export const CROSSINGS = {
   assets: {
     put: { kind: 'long', content: 0, options: 1 },
+    putTree: { kind: 'long', content: 0, options: 1 },
     stat: call,
     read: { kind: 'stream', options: 1 },
     tree: { kind: 'call', options: 1 },

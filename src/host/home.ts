@@ -102,8 +102,7 @@ async function lock(path: string): Promise<() => void> {
         ...(Number.isInteger(pid) ? { details: { pid } } : {}),
       });
     }
-    const code = primary === 13 ? 'ENOSPC' : primary === 8 || primary === 14 ? 'EACCES' : 'EIO';
-    throw storageError(Object.assign(new Error((error as Error).message), { code }), `locking the home ${path}`);
+    throw storageError(error, `locking the home ${path}`);
   }
 }
 

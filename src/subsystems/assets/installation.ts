@@ -9,7 +9,6 @@ import { HyperMeshError, isCoded, storageError } from '../../base/errors.ts';
 import type { Installation } from '../../capabilities/assets.ts';
 import { checkLock, decodeLock, encodeLock, type Lock } from '../../wire/lock.ts';
 import type { TreeFile } from '../../wire/tree.ts';
-import { asErrno } from './sqlite-error.ts';
 
 /** What an installation takes from the content store. */
 export interface Layers {
@@ -419,7 +418,7 @@ function treeLink(layer: Digest): string {
 }
 
 function describe(home: Home, { generation, lock }: Generation): Installation {
-  const packages = lock.packages.map((entry) => ({ ...entry, path: join(home.packages, entry.name) }));
+  const packages = lock.packages.map((entry) => ({ ...entry, path: tree(home, entry.layers[0]!) }));
   return { root: home.root, generation, lock, packages };
 }
 
@@ -541,7 +540,7 @@ async function storing<T>(doing: string, work: () => T | Promise<T>): Promise<T>
   try {
     return await work();
   } catch (error) {
-    throw storageError(asErrno(error), doing);
+    throw storageError(error, doing);
   }
 }
 

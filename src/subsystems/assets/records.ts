@@ -21,7 +21,6 @@ import { type AssetId, assetId, type PackageName, packageName, privacyLevel, sem
 import { precedenceKey } from './precedence.ts';
 import { ASSET_MIGRATIONS, type AssetTables } from './schema.ts';
 import { documentOf, Search, spellingKeys, textRow } from './search.ts';
-import { asErrno } from './sqlite-error.ts';
 
 export const RECORD_LIMITS = {
   versionsPerPackageMax: 10_000,
@@ -86,7 +85,7 @@ export function blobsOf(record: Pick<AssetRecord, 'digest' | 'blobs' | 'layers' 
  */
 export class Records implements Disposable {
   readonly path: string;
-  readonly #store: SqliteStore<AssetTables>;
+  readonly #store: SqliteStore;
   readonly #clock: Clock;
   readonly #sql: ReturnType<typeof statements>;
   readonly #search: Search;
@@ -95,7 +94,7 @@ export class Records implements Disposable {
   constructor(path: string, clock: Clock) {
     this.path = path;
     this.#clock = clock;
-    this.#store = openSqlite<AssetTables>(path, ASSET_MIGRATIONS);
+    this.#store = openSqlite(path, ASSET_MIGRATIONS);
     this.#sql = statements(this.#store.raw);
     this.#search = new Search(this.#store.raw);
   }
@@ -379,7 +378,7 @@ export class Records implements Disposable {
     try {
       return this.#store.transact(write);
     } catch (error) {
-      throw storageError(asErrno(error), doing);
+      throw storageError(error, doing);
     }
   }
 
@@ -387,7 +386,7 @@ export class Records implements Disposable {
     try {
       return read();
     } catch (error) {
-      throw storageError(asErrno(error), 'searching');
+      throw storageError(error, 'searching');
     }
   }
 }

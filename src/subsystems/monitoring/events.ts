@@ -62,7 +62,7 @@ interface Waiting {
  * so that a slow one costs no memory and there is no seam between history and what is new.
  */
 export class EventLog {
-  readonly #store: SqliteStore<unknown>;
+  readonly #store: SqliteStore;
   readonly #clock: Clock;
   readonly #limits: EventLimits;
   readonly #wakers = new Set<() => void>();

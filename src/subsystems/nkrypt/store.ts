@@ -38,7 +38,7 @@ const MIGRATIONS: readonly Migration[] = [
   },
 ];
 
-export type Store = SqliteStore<unknown>;
+export type Store = SqliteStore;
 
 export function openStore(directory: string, file = 'nkrypt.db'): Store {
   return openSqlite(join(directory, file), MIGRATIONS);

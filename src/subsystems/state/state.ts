@@ -94,7 +94,7 @@ export async function openState(options: {
     throw storageError(error, `making the folder ${options.directory}`);
   });
   const path = join(options.directory, 'state.db');
-  const store = openSqlite<unknown>(path, MIGRATIONS);
+  const store = openSqlite(path, MIGRATIONS);
   // A staged copy that a crash left behind belongs to an import that will be done again from the start, or never.
   store.raw.exec('DELETE FROM staged');
 
@@ -118,11 +118,11 @@ export async function openState(options: {
 }
 
 class Space implements State {
-  readonly #store: SqliteStore<unknown>;
+  readonly #store: SqliteStore;
   readonly #id: string;
   readonly #limits: StateLimits;
 
-  constructor(store: SqliteStore<unknown>, id: string, limits: StateLimits) {
+  constructor(store: SqliteStore, id: string, limits: StateLimits) {
     this.#store = store;
     this.#id = id;
     this.#limits = limits;
@@ -252,7 +252,7 @@ class Space implements State {
   }
 }
 
-function totalsOf(store: SqliteStore<unknown>, id: string): Totals {
+function totalsOf(store: SqliteStore, id: string): Totals {
   const row = store.raw.prepare('SELECT keys, bytes FROM spaces WHERE space = ?').get(id) as Totals | undefined;
   return { keys: row?.keys ?? 0, bytes: row?.bytes ?? 0 };
 }
@@ -338,7 +338,7 @@ const LINE_BYTES_MAX = VALUE_BYTES_MAX + 8_192;
 const lineSchema = z.tuple([z.string().regex(SPACE_ID), z.custom<string>(isKey), z.unknown()]);
 
 async function stageEntries(
-  store: SqliteStore<unknown>,
+  store: SqliteStore,
   pieces: AsyncIterable<Uint8Array>,
   limits: StateLimits,
   { signal }: CallOptions = {},

@@ -1,13 +1,6 @@
 import type { Verified } from '../../capabilities/trust.ts';
 import type { CertificateChain, Envelope, TrustAnchor } from '../../wire/signature.ts';
-import type { ChainCache } from './chain-cache.ts';
-
-export interface VerifyOptions {
-  readonly role: 'publisher' | 'validator';
-  /** The time that counts, milliseconds since the epoch. */
-  readonly atMs: number;
-  readonly cache?: ChainCache;
-}
+import type { VerifyOptions } from './verify.ts';
 
 /**
  * Checks an envelope against a root with nothing but these arguments: no disk, no network, no home.

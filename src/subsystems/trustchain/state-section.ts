@@ -47,7 +47,7 @@ const line = z.discriminatedUnion('kind', [
 type Line = z.infer<typeof line>;
 
 export interface SectionLent {
-  readonly store: SqliteStore<unknown>;
+  readonly store: SqliteStore;
   readonly directory: string;
   /** What opens these sealed documents in this home. Errors: `key-locked`, `key-invalid`. */
   checkKeys(sealed: readonly string[]): Promise<Unlock>;
@@ -136,7 +136,7 @@ async function importPieces(
   if (version > VERSION)
     throw new HyperMeshError('state-too-new', `The trust data has version ${version}; this node knows ${VERSION}.`);
   const path = join(lent.directory, `${STAGED_PREFIX}${hex(randomBytes(8))}.db`);
-  const staged = openSqlite<unknown>(path, MIGRATIONS);
+  const staged = openSqlite(path, MIGRATIONS);
   const drop = async () => {
     await staged[Symbol.asyncDispose]();
     for (const suffix of ['', '-wal', '-shm']) await rm(path + suffix, { force: true });
@@ -335,7 +335,7 @@ function checkSameKeys(staged: DatabaseSync, live: DatabaseSync): void {
  * The commit point: one transaction. Before it the old state is complete, after it the new one is.
  * Restoring an older export of the same network never un-revokes a certificate and never shortens the log: both only grow.
  */
-function switchTo(path: string, store: SqliteStore<unknown>, withKeys: boolean): void {
+function switchTo(path: string, store: SqliteStore, withKeys: boolean): void {
   store.raw.prepare('ATTACH ? AS staged').run(path);
   try {
     store.transact((raw) => {

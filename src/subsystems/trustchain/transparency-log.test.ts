@@ -11,7 +11,7 @@ import { type LogLent, TransparencyLog } from './transparency-log.ts';
 
 /** A log in memory whose heads are not signed: signatures are tested with the whole subsystem. */
 function openLog(lent: Partial<LogLent> = {}, waitingMax = 1_000) {
-  const store = openSqlite<unknown>(':memory:', MIGRATIONS);
+  const store = openSqlite(':memory:', MIGRATIONS);
   const envelope = { payloadType: 'none/none', payload: '', signatures: [] };
   let heads = 0;
   const log = new TransparencyLog(

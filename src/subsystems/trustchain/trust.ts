@@ -91,7 +91,7 @@ export async function openTrust(options: TrustOptions): Promise<TrustChain> {
   } catch (error) {
     throw storageError(error, `opening ${directory}`);
   }
-  const store = openSqlite<unknown>(join(directory, 'trust.db'), MIGRATIONS);
+  const store = openSqlite(join(directory, 'trust.db'), MIGRATIONS);
   try {
     return await TrustChain.open(store, { ...options, network, subject, limits: { ...LIMITS, ...options.limits } });
   } catch (error) {
@@ -109,7 +109,7 @@ interface Settled extends TrustOptions {
 /** The trust subsystem of one home. Secret keys stay in the key worker; everything else is in `trust.db`. */
 export class TrustChain implements Trust, AsyncDisposable {
   readonly section: StateSection;
-  readonly #store: SqliteStore<unknown>;
+  readonly #store: SqliteStore;
   readonly #options: Settled;
   readonly #cache: ChainCache;
   readonly #log: TransparencyLog;
@@ -119,7 +119,7 @@ export class TrustChain implements Trust, AsyncDisposable {
   #changing: Promise<unknown> = Promise.resolve();
 
   /** Use {@link openTrust}. */
-  static async open(store: SqliteStore<unknown>, options: Settled): Promise<TrustChain> {
+  static async open(store: SqliteStore, options: Settled): Promise<TrustChain> {
     const ready = store.raw.prepare('SELECT value FROM setting WHERE name = ?').get('network');
     if (ready !== undefined && options.network !== 'local' && ready['value'] !== options.network) {
       throw new HyperMeshError(
@@ -144,7 +144,7 @@ export class TrustChain implements Trust, AsyncDisposable {
     }
   }
 
-  private constructor(store: SqliteStore<unknown>, options: Settled, keys: Keys) {
+  private constructor(store: SqliteStore, options: Settled, keys: Keys) {
     this.#store = store;
     this.#options = options;
     this.#keys = keys;
@@ -553,7 +553,7 @@ function listLifeLeftMin(issuer: 'root' | 'intermediate'): number {
   return issuer === 'root' ? 180 * DAY_MS : 3 * DAY_MS;
 }
 
-function sealedIn(store: SqliteStore<unknown>): string[] {
+function sealedIn(store: SqliteStore): string[] {
   return store.raw
     .prepare('SELECT sealed FROM keystore ORDER BY name')
     .all()

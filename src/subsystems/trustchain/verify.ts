@@ -11,10 +11,17 @@ import {
   type PublicKeys,
 } from '../../wire/certificate.ts';
 import { certificateChain, firstIssue, openEnvelope, trustAnchor } from '../../wire/signature.ts';
+import type { ChainCache } from './chain-cache.ts';
 import { verifyEd25519 } from './ed25519.ts';
 import { falconVerifier } from './falcon.ts';
-import type { VerifyOptions } from './offline.ts';
 import { type ValidPath, validatePath } from './path.ts';
+
+export interface VerifyOptions {
+  readonly role: 'publisher' | 'validator';
+  /** The time that counts, milliseconds since the epoch. */
+  readonly atMs: number;
+  readonly cache?: ChainCache;
+}
 
 /** The work behind `verifyEnvelope`, on the calling thread. */
 export function checkEnvelope(envelope: unknown, chain: unknown, anchor: unknown, options: VerifyOptions): Verified {

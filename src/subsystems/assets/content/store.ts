@@ -12,7 +12,6 @@ import type { BlobInfo, CollectReport, PutOptions, TreeEntry } from '../../../ca
 import type { ShardSummary } from '../../../wire/package.ts';
 import { averageFor, type Blake3, loadBlake3, type Shard, ShardCutter } from '../../../wire/shards.ts';
 import { type TreeFile, TreeScanner } from '../../../wire/tree.ts';
-import { asErrno } from '../sqlite-error.ts';
 import { CONTENT_MIGRATIONS, type ContentTables } from './schema.ts';
 
 export interface ContentLimits {
@@ -72,7 +71,7 @@ export async function openContentStore(options: {
   } catch (error) {
     throw storageError(error, `opening the content store ${directory}`);
   }
-  const database = openSqlite<ContentTables>(join(directory, 'content.db'), CONTENT_MIGRATIONS);
+  const database = openSqlite(join(directory, 'content.db'), CONTENT_MIGRATIONS);
   return new ContentStore(
     { directory, clock, database, blake3: await loadBlake3() },
     { ...CONTENT_LIMITS, ...options.limits },
@@ -89,7 +88,7 @@ export async function openContentStore(options: {
 export class ContentStore implements AsyncDisposable {
   readonly #directory: string;
   readonly #clock: Clock;
-  readonly #database: SqliteStore<ContentTables>;
+  readonly #database: SqliteStore;
   readonly #blake3: Blake3;
   readonly #limits: ContentLimits;
   readonly #memory: LRUCache<string, Uint8Array>;
@@ -103,7 +102,7 @@ export class ContentStore implements AsyncDisposable {
     lent: {
       readonly directory: string;
       readonly clock: Clock;
-      readonly database: SqliteStore<ContentTables>;
+      readonly database: SqliteStore;
       readonly blake3: Blake3;
     },
     limits: ContentLimits,
@@ -652,11 +651,11 @@ export class ContentStore implements AsyncDisposable {
     return join(this.#directory, 'sha256', digits.slice(0, 2), digits.slice(2));
   }
 
-  #transact<T>(doing: string, write: (raw: SqliteStore<ContentTables>['raw']) => T): T {
+  #transact<T>(doing: string, write: (raw: SqliteStore['raw']) => T): T {
     try {
       return this.#database.transact(write);
     } catch (error) {
-      throw storageError(asErrno(error), doing);
+      throw storageError(error, doing);
     }
   }
 
