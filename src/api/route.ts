@@ -102,7 +102,8 @@ export function register(app: FastifyInstance, definition: AnyRoute, serving: Se
       });
       const signal = AbortSignal.any([gone.signal, serving.closing]);
       const input = readInput(definition, request);
-      const work = (onProgress?: (progress: Progress) => void) =>
+      // Async, so that a handler that throws at once rejects like one that throws later.
+      const work = async (onProgress?: (progress: Progress) => void) =>
         definition.handle(input as never, { node: serving.node, signal, onProgress });
       if (definition.long === true && (request.headers.accept ?? '').includes(NDJSON)) {
         return sendLines(reply, work, signal, serving.log);

@@ -128,18 +128,15 @@ function listenError(error: unknown, { host, port }: ServerOptions): unknown {
   if (isCoded(error)) return error;
   const code = (error as NodeJS.ErrnoException).code;
   const where = `${host}:${port}`;
-  switch (code) {
-    case 'EADDRINUSE':
-      return new HyperMeshError('config-invalid', `Cannot listen on ${where}: another program uses that port.`, {
-        hint: 'Choose another port with --http, or 0 to let the system choose.',
-      });
-    case 'EADDRNOTAVAIL':
-    case 'ENOTFOUND':
-    case 'EACCES':
-      return new HyperMeshError('config-invalid', `Cannot listen on ${where}: ${code}.`, {
-        hint: 'Choose an address of this machine and a port above 1023 with --http.',
-      });
-    default:
-      return storageError(error, `listening on ${where}`);
+  if (code === 'EADDRINUSE') {
+    return new HyperMeshError('config-invalid', `Cannot listen on ${where}: another program uses that port.`, {
+      hint: 'Choose another port with --http, or 0 to let the system choose.',
+    });
   }
+  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND' || code === 'EACCES') {
+    return new HyperMeshError('config-invalid', `Cannot listen on ${where}: ${code}.`, {
+      hint: 'Choose an address of this machine and a port above 1023 with --http.',
+    });
+  }
+  return storageError(error, `listening on ${where}`);
 }
