@@ -75,6 +75,14 @@ describe('openHome()', () => {
     assert.equal((await stat(open)).mode & 0o777, 0o755);
   });
 
+  it('refuses a place where nothing can be made', { skip: process.platform !== 'linux' }, async () => {
+    await assert.rejects(openHome('/proc/no-such-home'), (error) =>
+      isCoded(error, 'storage-failed', 'storage-read-only'),
+    );
+    const deep = join(fresh(), 'a', 'b');
+    await (await openHome(deep))[Symbol.asyncDispose]();
+  });
+
   it('heals what a crash before a rename left', async () => {
     const path = fresh();
     await (await openHome(path))[Symbol.asyncDispose]();
