@@ -57,11 +57,11 @@ try {
   say(`The node answers at ${http}`);
 
   await hypermesh(['publish', join(project, 'examples', 'packages', 'phrases'), '--verbose']);
-  await hypermesh(['publish', join(project, 'examples', 'packages', 'greeter'), '--verbose']);
+  const bundle = join(folder, 'greeter.bundle');
+  await hypermesh(['publish', join(project, 'examples', 'packages', 'greeter'), '--bundle', bundle, '--verbose']);
   await hypermesh(['search', 'greet']);
   await hypermesh(['install', 'hello/greeter', '--to', join(folder, 'here')]);
-  await hypermesh(['bundle', 'hello/greeter', '--output', join(folder, 'greeter.bundle')]);
-  await hypermesh(['verify', join(folder, 'greeter.bundle'), '--offline']);
+  await hypermesh(['verify', bundle, '--offline']);
   await hypermesh(['run', 'hello/greeter', '--input', '{"name": "Ada", "language": "fr"}']);
 
   say(`\nDone in ${Math.round((performance.now() - startedAt) / 1000)} s. Status page: ${http}/`);

@@ -110,6 +110,12 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
     }),
   );
   const assets = stack.use(await openAssets({ directory: await home.folder('assets'), clock }));
+  for (const figure of ['hits', 'misses'] as const) {
+    monitoring.observe({
+      ...{ name: `catalog.cache.${figure}`, kind: 'counter', unit: '1' },
+      read: () => Object.entries(assets.cacheFigures()).map(([level, of]) => ({ value: of[figure], tags: { level } })),
+    });
+  }
   const consensus = stack.use(
     await openConsensus(
       { trust },

@@ -63,6 +63,14 @@ interface Sdk {
   shutdown(): Promise<void>;
 }
 
+/** What is read when somebody asks, instead of being reported when it changes. */
+export interface Observed {
+  readonly name: string;
+  readonly kind: 'counter' | 'gauge';
+  readonly unit: 'bytes' | 'ms' | '1';
+  read(): readonly { readonly value: number; readonly tags?: Readonly<Record<string, string>> }[];
+}
+
 /**
  * The measurements of one node, kept by the OpenTelemetry SDK.
  * The SDK is loaded at the first read, or when the buffer before it is full, so that a start does not pay for it.
@@ -76,6 +84,7 @@ export class MetricStore {
   readonly #tagSets = new Set<string>();
   readonly #perSource = new Map<string, number>();
   #rejected = 0;
+  #observed: Observed[] = this.#ofProcess();
   #buffer: { readonly series: Series; readonly value: number; readonly tags: Readonly<Record<string, string>> }[] = [];
   #loading: Promise<Sdk> | undefined;
   #meter: Meter | undefined;
@@ -87,6 +96,11 @@ export class MetricStore {
 
   status(): { series: number; rejected: number; delayP99Ms: number } {
     return { series: this.#tagSets.size, rejected: this.#rejected, delayP99Ms: this.#delayP99Ms() };
+  }
+
+  /** For the parts of the node, before the first read. */
+  observe(observed: Observed): void {
+    this.#observed.push(observed);
   }
 
   record(source: string, metric: Metric): void {
@@ -173,25 +187,34 @@ export class MetricStore {
       serialize: (metrics) => serializer.serialize(metrics),
       shutdown: () => provider.shutdown(),
     };
-    this.#observeProcess(sdk.meter);
+    for (const observed of this.#observed) this.#register(sdk.meter, observed);
     this.#meter = sdk.meter;
     for (const { series, value, tags } of this.#buffer.splice(0)) this.#write(series, value, tags);
     return sdk;
   }
 
-  #observeProcess(meter: Meter): void {
-    const observe = (name: string, unit: string, read: () => number) => {
-      const series: Series = { name, kind: 'gauge', unit: undefined, record: undefined };
-      this.#series.set(expositionName(name, 'gauge'), series);
-      meter
-        .createObservableGauge(name, { unit, description: describe(name) })
-        .addCallback((result: ObservableResult) => result.observe(read()));
-    };
-    observe('process.memory.rss', 'bytes', () => process.memoryUsage.rss());
-    observe('process.memory.heap', 'bytes', () => process.memoryUsage().heapUsed);
-    observe('process.eventloop.delay.p99', 'ms', () => this.#delayP99Ms());
-    observe('process.handles', '1', () => process.getActiveResourcesInfo().length);
-    observe('process.uptime', 'ms', () => Math.round(process.uptime() * 1_000));
+  #register(meter: Meter, { name, kind, unit, read }: Observed): void {
+    this.#series.set(expositionName(name, kind), { name, kind, unit, record: undefined });
+    const options = { unit, description: describe(name) };
+    const instrument =
+      kind === 'gauge' ? meter.createObservableGauge(name, options) : meter.createObservableCounter(name, options);
+    instrument.addCallback((result: ObservableResult) => {
+      for (const { value, tags } of read()) result.observe(value, tags);
+    });
+  }
+
+  #ofProcess(): Observed[] {
+    const gauge = (name: string, unit: Observed['unit'], read: () => number): Observed => ({
+      ...{ name, kind: 'gauge', unit },
+      read: () => [{ value: read() }],
+    });
+    return [
+      gauge('process.memory.rss', 'bytes', () => process.memoryUsage.rss()),
+      gauge('process.memory.heap', 'bytes', () => process.memoryUsage().heapUsed),
+      gauge('process.eventloop.delay.p99', 'ms', () => this.#delayP99Ms()),
+      gauge('process.handles', '1', () => process.getActiveResourcesInfo().length),
+      gauge('process.uptime', 'ms', () => Math.round(process.uptime() * 1_000)),
+    ];
   }
 
   /** Of the last one to two minutes at most: the window starts anew when it was read and is older than a minute. */

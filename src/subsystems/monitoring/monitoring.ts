@@ -4,7 +4,7 @@ import { storageError } from '../../base/errors.ts';
 import type { MetricSample, Monitoring } from '../../capabilities/monitoring.ts';
 import type { EventLimits } from './events.ts';
 import { EventLog } from './events.ts';
-import { type MetricLimits, MetricStore } from './metrics.ts';
+import { type MetricLimits, MetricStore, type Observed } from './metrics.ts';
 
 export interface MonitoringLimits extends EventLimits, MetricLimits {}
 
@@ -34,6 +34,8 @@ interface NodeHealth {
 export interface MonitoringSubsystem extends AsyncDisposable {
   /** The capability with `source` (an extension's or a subsystem's id) bound to every event and counted against its series. */
   for(source: string): Monitoring;
+  /** Figures of a part of the node that are read when somebody asks. Call it while the node is being opened. */
+  observe(observed: Observed): void;
   metrics(pattern: string): Promise<readonly MetricSample[]>;
   /** All metrics in the Prometheus text format 0.0.4. */
   prometheus(): Promise<string>;
@@ -63,6 +65,7 @@ export async function openMonitoring(options: {
       metrics: (pattern) => metrics.samples(pattern),
       events: (range) => events.read(range),
     }),
+    observe: (observed) => metrics.observe(observed),
     metrics: (pattern) => metrics.samples(pattern),
     prometheus: () => metrics.prometheus(),
     async health() {
