@@ -26,7 +26,7 @@ import type { ProofSet, Requirements } from '../wire/proof.ts';
 import type { CertificateChain, SignedTreeHead, TrustAnchor } from '../wire/signature.ts';
 import { readEvents, readLines, readProblem } from './answer.ts';
 
-export interface ClientOptions {
+interface ClientOptions {
   /** Base URL of the node, for example `http://127.0.0.1:40123`. */
   readonly http: string;
   /** Without it only reads are allowed. */
@@ -35,7 +35,7 @@ export interface ClientOptions {
 
 type Identity = CertificateInfo & { readonly chain: CertificateChain };
 
-export interface NetworkInfo {
+interface NetworkInfo {
   readonly networkId: Digest;
   readonly document: Json;
   readonly anchor: TrustAnchor;
@@ -316,7 +316,7 @@ async function* reportBytes(
   }
 }
 
-export function connectionError(error: unknown, http: string, signal: AbortSignal | undefined): unknown {
+function connectionError(error: unknown, http: string, signal: AbortSignal | undefined): unknown {
   if (error instanceof HyperMeshError) return error;
   if (signal?.aborted === true)
     return new HyperMeshError('cancelled', 'The operation was cancelled.', { cause: error });

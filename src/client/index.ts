@@ -7,6 +7,5 @@ export type {
 export type { StakeAccount } from '../capabilities/consensus.ts';
 export type { Event } from '../capabilities/monitoring.ts';
 export type { CertificateInfo } from '../capabilities/trust.ts';
-export type { RuntimeStatus } from '../capabilities/vm.ts';
 export type { CatalogRun, InstallResult, PublishResult, VerifyResult } from '../catalog/api.ts';
-export { Client, type ClientOptions, type NetworkInfo } from './client.ts';
+export { Client } from './client.ts';
