@@ -96,8 +96,8 @@ describe('a manifest', () => {
   test('with a dependency that does not exist', async () =>
     refuses(
       ['publish', await folderOf({ ...MANIFEST, dependencies: { 'no/such': '^1.0.0' } })],
-      5,
-      'package-not-found',
+      6,
+      'dependency-conflict',
       /no\/such/,
     ));
 

@@ -12,7 +12,11 @@ test('the lifecycle of a package: sign, publish, install, execute, observe, expo
   const backup: Uint8Array[] = [];
   let greeter: string;
   {
-    await using hypermesh = await HyperMesh.create({ home: join(folder.path, 'home'), network: SMALL_NETWORK, passphrase: 'only in this test' });
+    await using hypermesh = await HyperMesh.create({
+      home: join(folder.path, 'home'),
+      network: SMALL_NETWORK,
+      passphrase: 'only in this test',
+    });
     const catalog = await hypermesh.loadExtension('catalog');
 
     await catalog.publishPackage(await catalog.signPackage(await hypermesh.stageFolder(join(examples, 'phrases'))));
@@ -53,7 +57,11 @@ test('the lifecycle of a package: sign, publish, install, execute, observe, expo
     for await (const piece of hypermesh.exportState()) backup.push(piece);
   }
 
-  await using restored = await HyperMesh.create({ home: join(folder.path, 'restored'), network: SMALL_NETWORK, passphrase: 'only in this test' });
+  await using restored = await HyperMesh.create({
+    home: join(folder.path, 'restored'),
+    network: SMALL_NETWORK,
+    passphrase: 'only in this test',
+  });
   await restored.importState(stream(backup));
   const catalog = await restored.loadExtension('catalog');
   assert.equal((await catalog.resolve('hello/greeter')).id, greeter);

@@ -1,8 +1,7 @@
 import { spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join, relative } from 'node:path';
+import { join } from 'node:path';
 import type { NodeConfig } from '../../src/host/node.ts';
 
 export const PROJECT = join(import.meta.dirname, '..', '..');
@@ -127,22 +126,4 @@ export async function writePackage(
     await writeFile(join(folder, path), content);
   }
   return folder;
-}
-
-/** Path -> kind, mode and content of everything below a folder: two folders are alike when these are equal. */
-export async function describeFolder(folder: string): Promise<Record<string, string>> {
-  const found: Record<string, string> = {};
-  for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
-    const path = join(entry.parentPath, entry.name);
-    const executable = entry.isFile() && ((await stat(path)).mode & 0o100) !== 0 ? 'x' : '-';
-    const content = entry.isFile()
-      ? createHash('sha256')
-          .update(await readFile(path))
-          .digest('hex')
-      : entry.isDirectory()
-        ? 'directory'
-        : 'link';
-    found[relative(folder, path)] = `${executable} ${content}`;
-  }
-  return found;
 }
