@@ -1,8 +1,10 @@
 import { spawn } from 'node:child_process';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Client } from '../../src/client/index.ts';
 import type { NodeConfig } from '../../src/host/node.ts';
+import { decodeNodeFile, type NodeFile } from '../../src/wire/node-file.ts';
 
 export const PROJECT = join(import.meta.dirname, '..', '..');
 
@@ -87,6 +89,12 @@ export async function freshHome(env: NodeJS.ProcessEnv = {}): Promise<Home> {
       await folder[Symbol.asyncDispose]();
     },
   };
+}
+
+/** The node that is up on a home, with a client of its own: far cheaper than a process for each question. */
+export async function nodeOf({ home }: Home): Promise<NodeFile & { readonly client: Client }> {
+  const file = decodeNodeFile(await readFile(join(home, 'node.json'), 'utf8'));
+  return { ...file, client: new Client(file) };
 }
 
 export function command(args: readonly string[], env: NodeJS.ProcessEnv): Promise<Ran> {
