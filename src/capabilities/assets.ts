@@ -14,7 +14,7 @@ export interface BlobInfo {
   readonly digest: Digest;
   readonly size: number;
   readonly shards: ShardSummary;
-  /** Of those shards, how many some other local blob already held when this one arrived. */
+  /** Of those shards, how many were in the store already when this blob last arrived. */
   readonly shardsReused: number;
   readonly bytesReused: number;
 }

@@ -1,4 +1,5 @@
 import type { CallOptions } from '../base/call.ts';
+import type { Digest } from '../base/digest.ts';
 import type { Json } from '../base/json.ts';
 import type { AssetId, AssetType, PrivacyLevel } from '../wire/names.ts';
 import type { ProofSet } from '../wire/proof.ts';
@@ -174,6 +175,12 @@ export interface AssetExtensionHandler {
   handleOperation(id: AssetId, operation: AssetOperation): Promise<OperationResult>;
 }
 
+/** What is to be published: `catalog.yaml` and a tree layer that is in the store already. */
+export interface PackageSpec {
+  readonly manifestYaml: string;
+  readonly layer: Digest;
+}
+
 /** Specification interface 3: an extension that is a library of packages. */
 export interface AssetLibraryExtension extends HyperMeshExtension {
   listPackages(filter: AssetQuery): Promise<readonly AssetId[]>;
@@ -182,7 +189,7 @@ export interface AssetLibraryExtension extends HyperMeshExtension {
   uninstallPackage(id: AssetId, options: { readonly root: string }): Promise<void>;
   updatePackage(id: AssetId, range: string, options: { readonly root: string }): Promise<Json>;
   searchPackages(query: string, options: AssetQuery): Promise<readonly AssetId[]>;
-  publishPackage(spec: { readonly manifestYaml: string; readonly layer: string }, proofs?: ProofSet): Promise<Json>;
+  publishPackage(spec: PackageSpec, options?: CallOptions): Promise<unknown>;
   verifyPackage(id: AssetId): Promise<Json>;
 }
 

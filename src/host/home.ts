@@ -1,8 +1,9 @@
 import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { z } from 'zod';
 import { HyperMeshError, storageError } from '../base/errors.ts';
+import { makeFolders } from '../base/folders.ts';
 
 /** The folder that one node owns while it runs. `home.json` holds the format version. */
 export interface Home extends AsyncDisposable {
@@ -52,7 +53,7 @@ export async function openHome(directory: string): Promise<Home> {
 
 async function makeFolder(path: string): Promise<void> {
   try {
-    await makeMissing(path);
+    makeFolders(path, 0o700);
     const found = await stat(path);
     if (!found.isDirectory()) throw notAFolder(path);
     if (process.platform === 'win32' || (found.mode & 0o077) === 0) return;
@@ -71,21 +72,6 @@ async function makeFolder(path: string): Promise<void> {
     const code = (error as NodeJS.ErrnoException).code;
     if (code === 'EEXIST' || code === 'ENOTDIR') throw notAFolder(path);
     throw storageError(error, `making the home ${path}`);
-  }
-}
-
-/** Folder by folder: the recursive `mkdir` of Node never returns where the parent exists and yet nothing can be made (/proc). */
-async function makeMissing(path: string): Promise<void> {
-  const make = () => mkdir(path, { mode: 0o700 });
-  try {
-    await make();
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === 'EEXIST') return;
-    const parent = dirname(path);
-    if (code !== 'ENOENT' || parent === path || (await stat(parent).catch(() => null)) !== null) throw error;
-    await makeMissing(parent);
-    await make();
   }
 }
 

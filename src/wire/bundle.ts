@@ -73,7 +73,7 @@ export function decodeBundle(bytes: Uint8Array): Bundle {
     value = JSON.parse(text);
   } catch (error) {
     throw new HyperMeshError('bundle-invalid', 'The file is not a bundle: it is not JSON, or it was cut short.', {
-      hint: 'Get a fresh copy: hypermesh info --bundle scope/name',
+      hint: 'Get a fresh copy: hypermesh bundle scope/name FILE',
       cause: error,
     });
   }

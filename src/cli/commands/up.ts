@@ -1,8 +1,9 @@
 import { spawn } from 'node:child_process';
-import { mkdir, open } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { fromProblem, HyperMeshError, type ProblemDocument, storageError } from '../../base/errors.ts';
+import { makeFolders } from '../../base/folders.ts';
 import { siblingModule } from '../../base/module.ts';
 import { Client } from '../../client/index.ts';
 import type { Loaded } from '../../config.ts';
@@ -42,9 +43,11 @@ async function detach(context: Context, loaded: Loaded): Promise<Up> {
   const { home } = loaded.config;
   const logFile = path.join(home, 'logs', 'node.log');
   // Only what a crash prints goes here directly; the node itself keeps its log bounded.
-  await mkdir(path.dirname(logFile), { recursive: true, mode: 0o700 }).catch((error: unknown) => {
+  try {
+    makeFolders(path.dirname(logFile), 0o700);
+  } catch (error) {
     throw storageError(error, `making the folder of ${logFile}`);
-  });
+  }
   await using crash = await open(path.join(home, 'logs', 'crash.log'), 'w', 0o600);
   const child = spawn(process.execPath, [fileURLToPath(siblingModule(import.meta.url, '../../daemon'))], {
     cwd: home,

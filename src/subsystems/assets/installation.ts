@@ -6,6 +6,7 @@ import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promi
 import type { CallOptions } from '../../base/call.ts';
 import { type Digest, digestHex } from '../../base/digest.ts';
 import { HyperMeshError, isCoded, storageError } from '../../base/errors.ts';
+import { makeFolders } from '../../base/folders.ts';
 import type { Installation } from '../../capabilities/assets.ts';
 import { checkLock, decodeLock, encodeLock, type Lock } from '../../wire/lock.ts';
 import type { TreeFile } from '../../wire/tree.ts';
@@ -346,7 +347,7 @@ function existingRoot(root: string): Home | null {
 function prepareRoot(root: string): Home {
   existingRoot(root);
   try {
-    fs.mkdirSync(normalize(root), { recursive: true });
+    makeFolders(normalize(root));
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === 'ENOTDIR' || code === 'EEXIST') throw notAFolder(root);

@@ -123,6 +123,7 @@ export class ContentStore implements AsyncDisposable {
       ),
       remove: raw.prepare('DELETE FROM blobs WHERE digest = ?'),
       markTree: raw.prepare('UPDATE blobs SET isTree = 1 WHERE digest = ?'),
+      markReused: raw.prepare('UPDATE blobs SET shardsReused = shardCount, bytesReused = size WHERE digest = ?'),
       insertShard: raw.prepare('INSERT INTO shards (blob, position, hash, offset, length) VALUES (?, ?, ?, ?, ?)'),
       knowsShard: raw.prepare('SELECT 1 FROM shards WHERE hash = ? LIMIT 1'),
       shardsOf: raw.prepare('SELECT hash, offset, length FROM shards WHERE blob = ? ORDER BY position'),
@@ -439,9 +440,10 @@ export class ContentStore implements AsyncDisposable {
       this.#transact('renewing a lease', () => {
         this.#sql.lease.run(digest, untilMs);
         if (listing !== null) this.#sql.markTree.run(digest);
+        this.#sql.markReused.run(digest);
       });
       this.#remember(digest, listing);
-      return blobInfo(known);
+      return { ...blobInfo(known), shardsReused: known.shardCount, bytesReused: known.size };
     }
     const path = this.#path(digest);
     await storing('storing a blob', async () => {
