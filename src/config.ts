@@ -4,6 +4,7 @@ import path from 'node:path';
 import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
 import { HyperMeshError, storageError } from './base/errors.ts';
+import { CAPABILITY_NAMES } from './capabilities/extension.ts';
 import { byteCount } from './wire/manifest.ts';
 import type { OperationKind, Requirements } from './wire/proof.ts';
 
@@ -66,6 +67,18 @@ const network = z.strictObject({
   stakeInitial: z.int().min(0).max(Number.MAX_SAFE_INTEGER).optional(),
 });
 
+/** A third party's extension: started with the node, given exactly what is granted here. */
+const extension = z.strictObject({
+  /** Absolute path of the folder with its `extension.json`. */
+  folder: z.string().min(1).max(4_096).refine(path.isAbsolute, 'expected an absolute path'),
+  grants: z.array(z.enum(CAPABILITY_NAMES)).default([]),
+  /** `cell`: a process of its own, without rights on this machine. */
+  mode: z.enum(['cell', 'in-process']).default('cell'),
+  settings: z.json().optional(),
+});
+
+export type ExtensionSetting = z.infer<typeof extension>;
+
 /** `HOME/config.yaml`. Every key is optional; an unknown one is refused. */
 const configFile = z.strictObject({
   http: z.string().max(300).optional(),
@@ -73,6 +86,7 @@ const configFile = z.strictObject({
   subject: z.string().min(1).max(64).optional(),
   threads: z.int().min(1).max(256).optional(),
   network: network.optional(),
+  extensions: z.array(extension).max(100).optional(),
 });
 
 /** `network:` of the file, each requirement with its kind. */
@@ -96,6 +110,8 @@ export interface Config {
   readonly threads?: number;
   /** `network:` of a new home. */
   readonly network: NetworkConfig;
+  /** `extensions:`; default: none but the catalog. */
+  readonly extensions: readonly ExtensionSetting[];
 }
 
 /** Kept apart from {@link Config} so that it can never be printed with it. */
@@ -133,6 +149,7 @@ export function loadConfig(flags: Flags = {}, env: NodeJS.ProcessEnv = process.e
     ...(file.subject === undefined ? {} : { subject: file.subject }),
     ...(file.threads === undefined ? {} : { threads: file.threads }),
     network: file.network === undefined ? {} : networkOf(file.network),
+    extensions: file.extensions ?? [],
   };
   const passphrase =
     flags.passphraseFile === undefined ? env['HYPERMESH_PASSPHRASE'] : readPassphrase(flags.passphraseFile);

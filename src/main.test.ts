@@ -40,6 +40,7 @@ before(async () => {
     home: path.join(folder, 'home'),
     http: { host: '127.0.0.1', port: 0 },
     logLevel: 'silent',
+    extensions: [],
     network,
   } as const;
   const log = { info() {}, error: console.error };

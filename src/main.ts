@@ -23,11 +23,11 @@ export interface StartOptions {
   readonly announce: boolean;
 }
 
-/** Configuration -> node with the catalog -> API. Disposed in reverse. Errors: `home-in-use`, `key-locked`, `config-invalid`, `storage-*`. */
+/** Configuration -> node with the catalog -> API. Disposed in reverse. Errors: `home-in-use`, `key-locked`, `config-invalid`, `extension-*`, `capability-not-granted`, `storage-*`. */
 export async function startNode({ config, secrets }: Loaded, options: StartOptions): Promise<RunningNode> {
   const [{ HyperMesh }, { serve }] = await Promise.all([import('./hypermesh.ts'), import('./api/server.ts')]);
   await using stack = new AsyncDisposableStack();
-  const { home, http, network, subject, threads } = config;
+  const { home, http, network, subject, threads, extensions } = config;
   const hypermesh = stack.use(
     await HyperMesh.create({
       home,
@@ -38,6 +38,9 @@ export async function startNode({ config, secrets }: Loaded, options: StartOptio
     }),
   );
   const catalog = await hypermesh.loadExtension('catalog');
+  for (const { folder, grants, mode, settings } of extensions) {
+    await hypermesh.loadExtension({ folder }, { grants, mode, ...(settings === undefined ? {} : { settings }) });
+  }
   const { node } = hypermesh;
   const { promise: stopAsked, resolve: stop } = Promise.withResolvers<void>();
   const token = randomBytes(32).toString('base64url');

@@ -34,7 +34,7 @@ export const ARROWS: Readonly<Record<string, readonly string[]>> = {
   dashboard: [],
   testing: ['hypermesh.ts', 'host', 'catalog', 'subsystems/*', 'capabilities', 'wire', 'base'],
   // the assembly, in order of who composes whom
-  'config.ts': ['host', 'wire', 'base'],
+  'config.ts': ['capabilities', 'wire', 'base'],
   'hypermesh.ts': ['host', 'catalog', 'client', 'capabilities', 'wire', 'base'],
   'main.ts': ['config.ts', 'hypermesh.ts', 'catalog/api.ts', 'api', 'wire', 'base'],
   'daemon.ts': ['config.ts', 'main.ts', 'log-file.ts', 'base'],
