@@ -78,3 +78,28 @@ checks('links in the documentation lead somewhere', (all) => deadLinks(all, (pat
   content: '[gone](protocol/gone.md)\n',
   says: /dead link protocol\/gone\.md/,
 });
+
+test('the lock file is whole: every platform is in it, every pinned Node has its hash, no address is', () => {
+  interface Locked {
+    readonly version?: string;
+    readonly integrity?: string;
+    readonly resolved?: string;
+    readonly optionalDependencies?: Readonly<Record<string, string>>;
+  }
+  const lock = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8')) as {
+    packages: Record<string, Locked>;
+  };
+  // npm leaves out what its registry did not have at that moment; `npm ci` then refuses to run at all.
+  for (const [path, { optionalDependencies = {} }] of Object.entries(lock.packages)) {
+    for (const [name, version] of Object.entries(optionalDependencies)) {
+      assert.equal(lock.packages[`node_modules/${name}`]?.version, version, `${name} of ${path || 'this package'}`);
+    }
+  }
+  for (const name of Object.keys(lock.packages['']!.optionalDependencies!)) {
+    assert.match(lock.packages[`node_modules/${name}`]!.integrity!, /^sha512-/, name);
+  }
+  assert.deepEqual(
+    Object.entries(lock.packages).filter(([, entry]) => entry.resolved !== undefined),
+    [],
+  );
+});

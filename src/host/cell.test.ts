@@ -289,7 +289,8 @@ describe('cell', () => {
       {},
       { operationTimeoutMs: 1_000, cellAnswerTimeoutMs: 500 },
     );
-    await assert.rejects(probe.ask('loop'), code('timeout'));
+    // Whichever notices first on a busy machine: the caller's clock or the keeper of the cell.
+    await assert.rejects(probe.ask('loop'), (error) => isCoded(error, 'timeout', 'extension-failed'));
     await waitFor(() => probe.extensions.list()[0]!.state === 'error');
   });
 
