@@ -1,7 +1,7 @@
 import type { AddressInfo } from 'node:net';
-import Fastify, { type FastifyError, type FastifyInstance } from 'fastify';
+import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply } from 'fastify';
 import { HyperMeshError, isCoded, storageError } from '../base/errors.ts';
-import { HTTP_LIMITS, PROBLEM, STATE_EXPORT, TREE } from '../wire/http.ts';
+import { HTTP_LIMITS, type HttpProblem, PROBLEM, STATE_EXPORT, TREE } from '../wire/http.ts';
 import { servePage } from './dashboard.ts';
 import { guard } from './guard.ts';
 import { installationRoutes } from './installations.ts';
@@ -74,6 +74,10 @@ export function createApp(
     requestTimeout: LIMITS.requestTimeoutMs,
     forceCloseConnections: 'idle',
     exposeHeadRoutes: false,
+    // What is no URL never reaches a handler.
+    frameworkErrors: (error, _request, reply) => {
+      sendProblem(reply as FastifyReply, toHttpProblem(error));
+    },
     http: { maxHeaderSize: LIMITS.headerBytesMax, headersTimeout: LIMITS.headersTimeoutMs },
   });
   app.server.maxConnections = LIMITS.connectionsMax;
@@ -100,7 +104,7 @@ export function createApp(
       log.error({ err: error, method: request.method, url: request.url }, 'request failed');
     // A body that was not read to its end must not be taken for the next request.
     if (request.raw.complete === false) reply.header('connection', 'close');
-    return reply.code(problem.status).header('content-type', PROBLEM).send(JSON.stringify(problem));
+    return sendProblem(reply, problem);
   });
 
   const streams = new AbortController();
@@ -111,6 +115,10 @@ export function createApp(
   }
   servePage(app);
   return app;
+}
+
+function sendProblem(reply: FastifyReply, problem: HttpProblem): FastifyReply {
+  return reply.code(problem.status).header('content-type', PROBLEM).send(JSON.stringify(problem));
 }
 
 const SECURITY_HEADERS = {

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { equal, fromBase64, utf8 } from '../base/bytes.ts';
 import type { CallOptions } from '../base/call.ts';
 import { type Digest, digestOf } from '../base/digest.ts';
-import { HyperMeshError } from '../base/errors.ts';
+import { HyperMeshError, isCoded } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
 import type { AssetRecord } from '../capabilities/assets.ts';
 import type { Consensus, ProofVerdict } from '../capabilities/consensus.ts';
@@ -36,7 +36,7 @@ export async function verifyBundle(
   const checks: VerifyResult['checks'][number][] = [];
   const passed = (check: string, says: string) => void checks.push({ check, ok: true, says });
 
-  const content = decodePackage(fromBase64(bundle.manifest), fromBase64(bundle.config));
+  const content = packageOf(bundle);
   const ref = `${content.config.manifest.name}@${content.config.manifest.version}`;
   passed('manifest', `${ref} is ${content.digest}`);
 
@@ -117,6 +117,17 @@ export async function verifyPublished(
   }
   const says = `${record.layers.length} layer(s), ${record.size} bytes, hashed from disk`;
   return { ...result, offline: false, checks: [...result.checks, { check: 'content', ok: true, says }] };
+}
+
+function packageOf(bundle: Bundle): DecodedPackage {
+  try {
+    return decodePackage(fromBase64(bundle.manifest), fromBase64(bundle.config));
+  } catch (error) {
+    if (!isCoded(error)) throw error;
+    throw new HyperMeshError('bundle-invalid', `The package in the bundle is not whole. ${error.message}`, {
+      cause: error,
+    });
+  }
 }
 
 function checkNetwork(bundle: Bundle, pinned: Digest | undefined): void {

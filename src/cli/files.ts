@@ -1,6 +1,7 @@
+import { randomBytes } from 'node:crypto';
 import { open, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
-import { fromUtf8, utf8 } from '../base/bytes.ts';
+import { concat, fromUtf8, utf8 } from '../base/bytes.ts';
 import { HyperMeshError, storageError } from '../base/errors.ts';
 import type { Json } from '../base/json.ts';
 
@@ -8,10 +9,16 @@ import type { Json } from '../base/json.ts';
 export async function readFileBounded(file: string, bytesMax: number): Promise<Uint8Array> {
   try {
     await using handle = await open(file, 'r');
-    const { size } = await handle.stat();
-    if (size > bytesMax)
-      throw new HyperMeshError('limit-exceeded', `Expected at most ${bytesMax} bytes, but ${file} has ${size}.`);
-    return await handle.readFile();
+    // Read to the limit and not to the end: a device or a pipe has no size.
+    const pieces: Uint8Array[] = [];
+    let size = 0;
+    for await (const piece of handle.createReadStream({ autoClose: false })) {
+      pieces.push(piece);
+      size += piece.length;
+      if (size > bytesMax)
+        throw new HyperMeshError('limit-exceeded', `Expected at most ${bytesMax} bytes, but ${file} has more.`);
+    }
+    return concat(...pieces);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === 'ENOENT' || code === 'ENOTDIR')
@@ -45,12 +52,12 @@ export async function writeWhole(
   file: string,
   content: Uint8Array | string | AsyncIterable<Uint8Array>,
 ): Promise<number> {
-  const temporary = path.join(path.dirname(file), `.${path.basename(file)}.${process.pid}.tmp`);
+  const temporary = path.join(path.dirname(file), `.${path.basename(file)}.${randomBytes(6).toString('hex')}.tmp`);
   const pieces = typeof content === 'string' ? [utf8(content)] : content instanceof Uint8Array ? [content] : content;
   let size = 0;
   try {
     {
-      await using handle = await open(temporary, 'w', 0o644);
+      await using handle = await open(temporary, 'wx', 0o644);
       for await (const piece of pieces) {
         await handle.writeFile(piece);
         size += piece.length;

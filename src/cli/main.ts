@@ -5,7 +5,7 @@ import { ERRORS, EXIT, HyperMeshError, isCoded, toProblem } from '../base/errors
 import type { Flags } from '../config.ts';
 import type { CommandSpec, Outcome } from './command.ts';
 import { COMMANDS, GROUPS } from './commands.ts';
-import { plain } from './terminal.ts';
+import { json as jsonText, plain } from './terminal.ts';
 
 /** The command line. Sets the exit status of the process; never throws. */
 export async function main(argv: readonly string[]): Promise<void> {
@@ -93,7 +93,7 @@ async function execute(spec: CommandSpec, options: GlobalOptions, args: unknown[
 }
 
 function print(outcome: Outcome, json: boolean): void {
-  if (json) process.stdout.write(`${JSON.stringify(outcome.data, null, 2)}\n`);
+  if (json) process.stdout.write(`${jsonText(outcome.data)}\n`);
   else if (outcome.text !== '') process.stdout.write(outcome.text.endsWith('\n') ? outcome.text : `${outcome.text}\n`);
 }
 
@@ -101,7 +101,7 @@ function print(outcome: Outcome, json: boolean): void {
 function report(error: unknown, json: boolean): number {
   const problem = toProblem(error);
   if (!isCoded(error)) console.error(error);
-  if (json) process.stdout.write(`${JSON.stringify({ error: problem }, null, 2)}\n`);
+  if (json) process.stdout.write(`${jsonText({ error: problem })}\n`);
   else {
     console.error(`Error: ${plain(problem.message)} (${problem.code})`);
     if (problem.hint !== undefined) console.error(`Hint: ${plain(problem.hint)}`);

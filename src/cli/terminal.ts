@@ -11,6 +11,15 @@ export function plain(text: string): string {
 /** Controls, formats, half surrogates, line and paragraph separators, but not tab and line feed. */
 const UNSAFE = /(?![\t\n])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
 
+/** JSON for people and programs alike: what {@link plain} would make visible is escaped, so the document stays the same value. */
+export function json(value: unknown): string {
+  return JSON.stringify(value, null, 2).replace(UNSAFE, (character) =>
+    [...Array(character.length).keys()]
+      .map((at) => `\\u${character.charCodeAt(at).toString(16).padStart(4, '0')}`)
+      .join(''),
+  );
+}
+
 /** {@link plain} on one line, at most `max` characters. */
 export function oneLine(text: string, max = 200): string {
   const line = plain(text).replaceAll(/\s+/g, ' ').trim();

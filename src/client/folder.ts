@@ -85,8 +85,14 @@ export async function packFolder(folder: string, options: FolderOptions = {}): P
 
 function readManifest(path: string): string {
   try {
-    const file = openSync(path, constants.O_RDONLY);
+    // A pipe in the place of the manifest must not keep us waiting.
+    const file = openSync(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
     try {
+      if (!fstatSync(file).isFile()) {
+        throw new HyperMeshError('manifest-invalid', `Expected a file at ${path}, but it is something else.`, {
+          hint: 'Name the folder that has a catalog.yaml, or a file with --manifest.',
+        });
+      }
       // One byte more than allowed is enough to see that it is too large.
       const buffer = new Uint8Array(MANIFEST_BYTES_MAX + 1);
       let filled = 0;
@@ -241,8 +247,8 @@ async function* sources(
   }
 }
 
-/** Never through a link that took the file's place. */
-const READ = constants.O_RDONLY | (constants.O_NOFOLLOW ?? 0);
+/** Never through a link, and never waiting for a pipe, that took the file's place. */
+const READ = constants.O_RDONLY | (constants.O_NOFOLLOW ?? 0) | (constants.O_NONBLOCK ?? 0);
 
 function readSmall(root: string, entry: TreeEntry, stats: BigIntStats): Uint8Array {
   try {

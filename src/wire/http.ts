@@ -23,17 +23,18 @@ export const PROBLEM = 'application/problem+json';
 export const TREE = 'application/x-tar';
 export const STATE_EXPORT = 'application/vnd.hypermesh.state';
 
-/** JSON of bounded depth. */
+/** JSON of bounded depth; its numbers are finite, which those that JavaScript parses need not be (`1e999`). */
 export const json = z
   .custom<Json>((value) => value !== undefined)
   .refine(
-    (value) => depthWithin(value, HTTP_LIMITS.jsonDepthMax),
-    `expected at most ${HTTP_LIMITS.jsonDepthMax} levels`,
+    (value) => isBounded(value, HTTP_LIMITS.jsonDepthMax),
+    `expected at most ${HTTP_LIMITS.jsonDepthMax} levels, and no number past the range of a double`,
   );
 
-function depthWithin(value: unknown, levels: number): boolean {
+function isBounded(value: unknown, levels: number): boolean {
+  if (typeof value === 'number') return Number.isFinite(value);
   if (value === null || typeof value !== 'object') return true;
-  return levels > 0 && Object.values(value).every((member) => depthWithin(member, levels - 1));
+  return levels > 0 && Object.values(value).every((member) => isBounded(member, levels - 1));
 }
 
 export const digest = z.custom<Digest>(isDigest, 'expected "sha256:" and 64 hexadecimal digits');

@@ -5,7 +5,7 @@ import type { CatalogRun } from '../../client/index.ts';
 import { byteCount } from '../../wire/manifest.ts';
 import type { Context, Outcome } from '../command.ts';
 import { parseJson, readTextFile } from '../files.ts';
-import { plain } from '../terminal.ts';
+import { json, plain } from '../terminal.ts';
 
 interface RunOptions {
   readonly input?: string;
@@ -48,7 +48,7 @@ function describe(context: Context, result: CatalogRun): Outcome {
   }
   return {
     data: { output, usage, exit: exitCode, termination, reason, text, stderr, ref, id, enforcedBy },
-    text: text === null ? (output === null ? '' : JSON.stringify(output, null, 2)) : plain(text),
+    text: text === null ? (output === null ? '' : json(output)) : plain(text),
     ...(failed ? { exit: EXIT.program } : {}),
   };
 }

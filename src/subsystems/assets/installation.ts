@@ -8,7 +8,7 @@ import { type Digest, digestHex } from '../../base/digest.ts';
 import { HyperMeshError, isCoded, storageError } from '../../base/errors.ts';
 import { makeFolders } from '../../base/folders.ts';
 import type { Installation } from '../../capabilities/assets.ts';
-import { checkLock, decodeLock, encodeLock, type Lock } from '../../wire/lock.ts';
+import { checkLock, decodeLock, encodeLock, LOCK_LIMITS, type Lock } from '../../wire/lock.ts';
 import type { TreeFile } from '../../wire/tree.ts';
 
 /** What an installation takes from the content store. */
@@ -80,10 +80,10 @@ export class Installations {
       if (now !== null && encodeLock(now.lock) === encodeLock(lock)) {
         // Nothing to switch; a tree that somebody removed is put back.
         await this.#holdAll(lock);
-        await this.#unpackMissing(home, lock, options);
+        await this.#unpackMissing(home, lock, now, options);
         return describe(home, now);
       }
-      return this.#switchTo(home, { generation: generation + 1, lock }, options);
+      return this.#switchTo(home, now, { generation: generation + 1, lock }, options);
     });
   }
 
@@ -110,7 +110,10 @@ export class Installations {
     const now = current(home)!;
     return generations(home)
       .filter((generation) => generation <= now.generation)
-      .map((generation) => ({ generation, lock: readLock(home, generation) }));
+      .flatMap((generation) => {
+        const lock = generation === now.generation ? now.lock : readOlderLock(home, generation);
+        return lock === null ? [] : [{ generation, lock }];
+      });
   }
 
   /** See `Assets.checkInstallation`. At most 1,000 differences. */
@@ -134,10 +137,10 @@ export class Installations {
     return found.slice(0, DIFFERENCES_MAX);
   }
 
-  /** Forgets roots that are gone; returns those that are left. */
+  /** Forgets roots that are gone, or are no installation any more; returns those that are left. */
   prune(roots: readonly string[]): string[] {
     return roots.filter((root) => {
-      if (existingRoot(root) !== null) return true;
+      if (isInstallation(root)) return true;
       this.#registry.retainInstallation(root, []);
       return false;
     });
@@ -147,13 +150,13 @@ export class Installations {
    * The steps of an installation. Until the link is turned nothing that is in use has changed: an error takes back what was begun, a crash
    * leaves it to `#heal`.
    */
-  async #switchTo(home: Home, next: Generation, options: CallOptions): Promise<Installation> {
+  async #switchTo(home: Home, now: Generation | null, next: Generation, options: CallOptions): Promise<Installation> {
     const before = generations(home);
     await this.#holdAll(next.lock);
     // From here on collection keeps the blobs of the new generation. A crash leaves a row too many until the next look at this root.
     this.#registry.registerInstallation(home.root, next.generation, next.lock);
     try {
-      await this.#unpackMissing(home, next.lock, options);
+      await this.#unpackMissing(home, next.lock, now, options);
       checkCancelled(options.signal);
       await storing(`installing into ${home.root}`, async () => {
         await writeGeneration(home, next);
@@ -177,14 +180,26 @@ export class Installations {
     return describe(home, next);
   }
 
-  async #unpackMissing(home: Home, lock: Lock, options: CallOptions): Promise<void> {
+  /** A tree that is in use is taken as it is; any other that bears the right name may have been put there by anybody, so it is compared first. */
+  async #unpackMissing(home: Home, lock: Lock, now: Generation | null, options: CallOptions): Promise<void> {
+    const inUse = new Set(now?.lock.packages.map(({ layers: [first] }) => first!));
     const layers = new Map(lock.packages.map(({ name, version, layers: [first] }) => [first!, `${name}@${version}`]));
     let done = 0;
     for (const [layer, ref] of layers) {
       options.onProgress?.({ step: 'unpack', done, total: layers.size, unit: 'packages', note: ref });
-      if (!fs.existsSync(tree(home, layer))) await this.#unpack(home, layer, options);
+      const path = tree(home, layer);
+      const found = fs.lstatSync(path, { throwIfNoEntry: false }) !== undefined;
+      const sound = found && (inUse.has(layer) || (await this.#isWhole(home, layer, options)));
+      if (found && !sound) await storing(`removing ${path}`, () => removeAll(home, [path]));
+      if (!sound) await this.#unpack(home, layer, options);
       done += 1;
     }
+  }
+
+  async #isWhole(home: Home, layer: Digest, options: CallOptions): Promise<boolean> {
+    const found: Difference[] = [];
+    await this.#compare(home, layer, '', found, options);
+    return found.length === 0;
   }
 
   async #holdAll(lock: Lock): Promise<void> {
@@ -220,8 +235,8 @@ export class Installations {
   }
 
   /**
-   * Brings a root back to what its link says, whatever a crash left: temporary files go; a generation that was never switched to goes; the
-   * lock file is finished if it still is that of the generation before. Only while nobody else works on the root.
+   * Brings a root back to what its link says, whatever a crash left: temporary files go; a generation that was never switched to goes, and
+   * an older one that can no longer be read; the lock file is finished if it still is that of the generation before. Only while nobody else works on the root.
    */
   async #heal(home: Home): Promise<Generation | null> {
     return storing(`reading ${home.root}`, async () => {
@@ -230,10 +245,14 @@ export class Installations {
         home,
         fs.readdirSync(home.temporary).map((name) => join(home.temporary, name)),
       );
-      const unfinished = generations(home).filter((generation) => generation > (now?.generation ?? 0));
+      const unfit = generations(home).filter(
+        (generation) =>
+          generation > (now?.generation ?? 0) ||
+          (generation !== now?.generation && readOlderLock(home, generation) === null),
+      );
       await removeAll(
         home,
-        unfinished.map((generation) => join(home.generations, String(generation))),
+        unfit.map((generation) => join(home.generations, String(generation))),
       );
       if (now !== null && lockIsOld(home, now)) {
         fs.renameSync(await writeTemporary(home, encodeLock(now.lock)), home.lock);
@@ -341,7 +360,36 @@ function existingRoot(root: string): Home | null {
   if (found === undefined) return null;
   if (!found.isDirectory()) throw notAFolder(root);
   const home = homeOf(fs.realpathSync(root));
+  checkPlaces(home);
   return fs.existsSync(home.generations) && fs.existsSync(home.temporary) ? home : null;
+}
+
+function isInstallation(root: string): boolean {
+  try {
+    return existingRoot(root) !== null;
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * What is written and removed must lie in the root: a folder prepared by somebody else could hold links that lead out of it.
+ * Errors: `usage`.
+ */
+function checkPlaces(home: Home): void {
+  for (const path of [dirname(home.generations), home.generations, home.trees, home.temporary]) {
+    const found = fs.lstatSync(path, { throwIfNoEntry: false });
+    if (found !== undefined && !found.isDirectory()) throw notOurs(path, 'is not a folder');
+  }
+  const exclusive = fs.lstatSync(home.exclusive, { throwIfNoEntry: false });
+  if (exclusive !== undefined && !exclusive.isFile()) throw notOurs(home.exclusive, 'is not a file');
+  if (fs.lstatSync(home.lock, { throwIfNoEntry: false })?.isDirectory()) throw notOurs(home.lock, 'is a folder');
+}
+
+function notOurs(path: string, problem: string): HyperMeshError {
+  return new HyperMeshError('usage', `${path} ${problem} and was not made by an installation; nothing was changed.`, {
+    hint: 'Move it away, or choose another folder with --to.',
+  });
 }
 
 function prepareRoot(root: string): Home {
@@ -377,9 +425,7 @@ function current(home: Home): Generation | null {
   if (target === undefined) return null;
   const generation = target === null ? null : LINK.exec(target);
   if (!generation) {
-    throw new HyperMeshError('usage', `${home.packages} exists and was not made by an installation.`, {
-      hint: 'Move it away, or choose another folder with --to.',
-    });
+    throw notOurs(home.packages, 'is not a link of this form');
   }
   return { generation: Number(generation[1]), lock: readLock(home, Number(generation[1])) };
 }
@@ -405,8 +451,45 @@ function generations(home: Home): number[] {
     .sort((a, b) => b - a);
 }
 
+/** Errors: `lock-invalid`, which says how to begin again. */
 function readLock(home: Home, generation: number): Lock {
-  return decodeLock(fs.readFileSync(join(home.generations, String(generation), 'lock.json'), 'utf8'));
+  const path = join(home.generations, String(generation), 'lock.json');
+  try {
+    return decodeLock(readPlain(path) ?? '');
+  } catch (error) {
+    if (!isCoded(error, 'lock-invalid') && (error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    throw new HyperMeshError('lock-invalid', `${path} is damaged: ${(error as Error).message}`, {
+      hint: `Remove ${home.packages}; then install the packages again, with --locked if hypermesh.lock is whole.`,
+      cause: error,
+    });
+  }
+}
+
+/** Null when it is damaged: an older generation can be done without. */
+function readOlderLock(home: Home, generation: number): Lock | null {
+  try {
+    return readLock(home, generation);
+  } catch (error) {
+    if (isCoded(error, 'lock-invalid')) return null;
+    throw error;
+  }
+}
+
+/** The text of a file of the size that a lock may have; null when it is something else, such as a link, a pipe or a device. */
+function readPlain(path: string): string | null {
+  let file: number;
+  try {
+    file = fs.openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ELOOP') return null;
+    throw error;
+  }
+  try {
+    const found = fs.fstatSync(file);
+    return found.isFile() && found.size <= LOCK_LIMITS.bytesMax ? fs.readFileSync(file, 'utf8') : null;
+  } finally {
+    fs.closeSync(file);
+  }
 }
 
 function tree(home: Home, layer: Digest): string {
@@ -436,15 +519,16 @@ function leftovers(home: Home): boolean {
 /** The lock file is missing, or still that of the generation before. One that a person changed is theirs. */
 function lockIsOld(home: Home, now: Generation): boolean {
   const previous = generations(home).find((generation) => generation < now.generation);
-  let text: string;
+  let text: string | null;
   try {
-    text = fs.readFileSync(home.lock, 'utf8');
+    text = readPlain(home.lock);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return true;
     throw error;
   }
   if (previous === undefined || text === encodeLock(now.lock)) return false;
-  return text === encodeLock(readLock(home, previous));
+  const before = readOlderLock(home, previous);
+  return before !== null && text === encodeLock(before);
 }
 
 async function writeGeneration(home: Home, { generation, lock }: Generation): Promise<void> {
@@ -682,7 +766,7 @@ function compareEntry(path: string, entry: TreeFile): string | null {
 }
 
 function equalPart(path: string, bytes: Uint8Array, at: number, buffer: Buffer): boolean {
-  const file = fs.openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+  const file = fs.openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   try {
     for (let done = 0; done < bytes.length; ) {
       const read = fs.readSync(file, buffer, 0, Math.min(buffer.length, bytes.length - done), at + done);
