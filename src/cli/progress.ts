@@ -7,17 +7,19 @@ export interface ProgressView extends Disposable {
 
 type Mode = 'terminal' | 'lines' | 'none';
 
-/** How progress is shown on `stream`: redrawn in place on a terminal, two lines per step with --verbose, else not at all. */
+/** How progress is shown on `stream`: redrawn in place on a terminal, a line now and then with --verbose, else not at all. */
 export function progressMode(stream: { readonly isTTY?: boolean }, verbose: boolean): Mode {
   if (stream.isTTY === true && process.env['TERM'] !== 'dumb') return 'terminal';
   return verbose ? 'lines' : 'none';
 }
 
 const REDRAW_MS = 80;
+/** A log is not a terminal: a step that takes long says so every few seconds. */
+const LINE_MS = 5_000;
 
 /** Steps may go on side by side, such as the proofs; each is reported when it begins and when it ends. */
 export function showProgress(stream: NodeJS.WritableStream & { columns?: number }, mode: Mode): ProgressView {
-  const going = new Map<string, { readonly startedAt: number; latest: Progress }>();
+  const going = new Map<string, { readonly startedAt: number; shownAt: number; latest: Progress }>();
   let drawnAt = 0;
 
   function finish(step: string): void {
@@ -41,10 +43,14 @@ export function showProgress(stream: NodeJS.WritableStream & { columns?: number 
       if (known === undefined) {
         // A step that counts may go on beside others; one that does not ends when the next begins.
         for (const [name, { latest }] of going) if (latest.total === undefined) finish(name);
-        going.set(step, { startedAt: now, latest: progress });
+        going.set(step, { startedAt: now, shownAt: now, latest: progress });
         if (mode === 'lines') stream.write(`  ${describe(progress)}\n`);
       } else {
         known.latest = progress;
+        if (mode === 'lines' && now - known.shownAt >= LINE_MS && done !== total) {
+          known.shownAt = now;
+          stream.write(`  ${describe(progress)}\n`);
+        }
       }
       if (total !== undefined && done === total) finish(step);
       else if (mode === 'terminal') redraw(now);
