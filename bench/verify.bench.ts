@@ -3,8 +3,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { HyperMesh, offlineJudges, verifyBundleOffline } from '../src/index.ts';
 import { createFalcon } from '../src/subsystems/trustchain/falcon.ts';
-import { SMALL_NETWORK, writePackage } from '../test/system/support.ts';
+import { writePackage } from '../test/system/support.ts';
 import { type Bench, inTurn, timed } from './harness.ts';
+import { DEFAULT_PROOFS } from './networks.ts';
 
 export const bench: Bench = {
   name: 'verify',
@@ -12,21 +13,7 @@ export const bench: Bench = {
   async run() {
     const folder = await mkdtemp(join(tmpdir(), 'hypermesh-bench-'));
     try {
-      // The proofs of the default network, except that the space commitment is small so that the bench does not wait for it.
-      const { space: _space, ...publish } = SMALL_NETWORK.requirements.publish;
-      const network = {
-        ...SMALL_NETWORK,
-        requirements: {
-          ...SMALL_NETWORK.requirements,
-          publish: {
-            ...publish,
-            space: { ...SMALL_NETWORK.requirements.publish.space, openings: 64 },
-            work: { hexDigits: 6 },
-            time: { squarings: 2 ** 22, windowMs: 300_000 },
-          },
-        },
-      };
-      await using hypermesh = await HyperMesh.create({ home: join(folder, 'home'), network });
+      await using hypermesh = await HyperMesh.create({ home: join(folder, 'home'), network: DEFAULT_PROOFS });
       const catalog = await hypermesh.loadExtension('catalog');
       const source = await writePackage(join(folder, 'source'), {
         name: 'bench/verify',

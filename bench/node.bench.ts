@@ -1,0 +1,147 @@
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import { HyperMesh } from '../src/index.ts';
+import { PROJECT, SMALL_NETWORK } from '../test/system/support.ts';
+import type { Bench, Comparison } from './harness.ts';
+import { addPackages } from './packages.ts';
+
+const ROUNDS = 5;
+const IDLE_MS = 5_000;
+const START_MS_MAX = 60_000;
+const [FEW, MANY] = [10, 100_000] as const;
+const PEERS = join(import.meta.dirname, 'peers');
+
+interface Figures {
+  /** From the start of the process to its first answer. */
+  readonly coldMs: number[];
+  /** Resident memory of the process, idle since it answered. */
+  readonly idleMiB: number[];
+}
+
+export const bench: Bench = {
+  name: 'node',
+  about: `cold start and idle memory of a node with ${FEW} and with ${MANY.toLocaleString('en')} packages, against Verdaccio with none`,
+  async run() {
+    const folder = await mkdtemp(join(tmpdir(), 'hypermesh-bench-'));
+    try {
+      const few = await homeWith(join(folder, 'few'), FEW);
+      const many = await homeWith(join(folder, 'many'), MANY);
+      const verdaccio = await verdaccioIn(join(folder, 'verdaccio'));
+      const measured = { few: none(), many: none(), verdaccio: none() };
+      // The first round warms the files that all of them read, and is not counted.
+      for (let round = 0; round <= ROUNDS; round++) {
+        const into = round === 0 ? { few: none(), many: none(), verdaccio: none() } : measured;
+        const idleMs = round === 0 ? 0 : IDLE_MS;
+        await measure(into.few, up(few), '/v1/status', idleMs);
+        if (verdaccio !== null) await measure(into.verdaccio, verdaccio, '/-/ping', idleMs);
+        await measure(into.many, up(many), '/v1/status', idleMs);
+      }
+      return [
+        ...(verdaccio === null ? [] : against('Verdaccio', measured.few, measured.verdaccio, [1.2, 1.1])),
+        ...against(`${FEW} packages`, measured.many, measured.few, [1.1, 1.1]),
+      ];
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
+  },
+};
+
+function against(reference: string, ours: Figures, theirs: Figures, ratios: readonly [number, number]): Comparison[] {
+  return [
+    { name: 'cold start', unit: 'ms', reference, ratioMax: ratios[0], ours: ours.coldMs, theirs: theirs.coldMs },
+    { name: 'idle memory', unit: 'MiB', reference, ratioMax: ratios[1], ours: ours.idleMiB, theirs: theirs.idleMiB },
+  ];
+}
+
+function none(): Figures {
+  return { coldMs: [], idleMiB: [] };
+}
+
+/** A home whose space commitment is ready, with that many packages in its index. */
+async function homeWith(home: string, packages: number): Promise<string> {
+  {
+    await using hypermesh = await HyperMesh.create({ home, network: SMALL_NETWORK });
+    await hypermesh.loadExtension('catalog');
+    while ((await hypermesh.node.consensus.space()).state !== 'ready') await sleep(50);
+  }
+  addPackages(join(home, 'assets'), 0, packages);
+  return home;
+}
+
+type Start = (port: number) => ChildProcess;
+
+function up(home: string): Start {
+  const entry = join(PROJECT, 'bin', 'hypermesh.js');
+  return (port) =>
+    spawn(process.execPath, [entry, 'up', '--home', home, '--http', `127.0.0.1:${port}`], { stdio: 'ignore' });
+}
+
+/** Null when it is not installed and cannot be installed now. */
+async function verdaccioIn(folder: string): Promise<Start | null> {
+  const entry = join(PEERS, 'node_modules', 'verdaccio', 'bin', 'verdaccio');
+  if (!existsSync(entry)) {
+    process.stderr.write('  installing Verdaccio (npm ci in bench/peers) …\n');
+    try {
+      await promisify(execFile)('npm', ['ci', '--ignore-scripts'], { cwd: PEERS });
+    } catch (error) {
+      const [why] = (error as Error).message.split('\n').filter((line) => line.startsWith('npm error'));
+      process.stderr.write(`  reference unavailable: Verdaccio cannot be installed here (${why ?? 'npm ci failed'})\n`);
+      return null;
+    }
+  }
+  await mkdir(folder);
+  const config = join(folder, 'config.yaml');
+  await writeFile(
+    config,
+    JSON.stringify({
+      storage: join(folder, 'storage'),
+      auth: { htpasswd: { file: join(folder, 'htpasswd') } },
+      packages: { '**': { access: '$all', publish: '$authenticated' } },
+      log: { type: 'stdout', format: 'json', level: 'warn' },
+    }),
+  );
+  return (port) =>
+    spawn(process.execPath, [entry, '--config', config, '--listen', `127.0.0.1:${port}`], { stdio: 'ignore' });
+}
+
+async function measure(into: Figures, start: Start, path: string, idleMs: number): Promise<void> {
+  const port = await freePort();
+  const startedAt = performance.now();
+  const child = start(port);
+  const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()));
+  try {
+    for (;;) {
+      const answered = await fetch(`http://127.0.0.1:${port}${path}`).catch(() => null);
+      await answered?.arrayBuffer();
+      if (answered?.ok) break;
+      if (child.exitCode !== null || performance.now() - startedAt > START_MS_MAX)
+        throw new Error(`no answer at ${path}: exit status ${child.exitCode}, answer ${answered?.status ?? 'none'}`);
+      await sleep(2);
+    }
+    into.coldMs.push(performance.now() - startedAt);
+    await sleep(idleMs);
+    into.idleMiB.push(await residentMiB(child.pid!));
+  } finally {
+    child.kill('SIGTERM');
+    await ended;
+  }
+}
+
+async function residentMiB(pid: number): Promise<number> {
+  const [, kib] = /^VmRSS:\s+(\d+) kB$/m.exec(await readFile(`/proc/${pid}/status`, 'utf8'))!;
+  return Number(kib) / 1024;
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as { port: number };
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
