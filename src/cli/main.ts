@@ -23,7 +23,7 @@ export async function main(argv: readonly string[]): Promise<void> {
 export function createProgram(): Command {
   const program = new Command('hypermesh')
     .description('Publish, find, install, verify and run packages without a central registry.')
-    .configureHelp({ showGlobalOptions: true, sortSubcommands: false })
+    .configureHelp({ sortSubcommands: false })
     .configureOutput({ writeErr: () => undefined })
     .showHelpAfterError(false)
     .exitOverride()
