@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { createCipheriv, createHash } from 'node:crypto';
+import { createCipheriv, createHash, randomFillSync } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { fromBase64, utf8 } from '../../base/bytes.ts';
@@ -135,6 +135,22 @@ test('sign() refuses bytes that are not a secret key', () => {
       () => createFalcon().sign(utf8('x'), secretKey),
       (error) => isCoded(error, 'key-invalid'),
     );
+  }
+});
+
+test('generate() and sign() leave nothing in the memory that they used', () => {
+  const used = new Set<ArrayBufferLike>();
+  const falcon = createFalcon((bytes) => {
+    used.add(bytes.buffer);
+    randomFillSync(bytes);
+  });
+  const { secretKey } = falcon.generate();
+  for (const length of [0, 64, 1_000_000]) falcon.sign(new Uint8Array(length).fill(7), secretKey);
+  const fresh = new Uint8Array(instantiateFalcon(() => {}).memory.buffer);
+  assert.equal(used.size, 4);
+  for (const buffer of used) {
+    const left = new Uint8Array(buffer).findIndex((byte, at) => byte !== 0 && byte !== fresh[at]);
+    assert.equal(left, -1, `byte ${left} is left`);
   }
 });
 
