@@ -97,14 +97,15 @@ test('every command that a text of the product names is one that the command und
   assert.ok(texts.length > 5);
 });
 
-/** `hypermesh …` between backticks in messages, hints and inline code of the pages. */
+/** `hypermesh …` between backticks or at the end of a message or hint, and in inline code of the pages. */
 function readTexts(): readonly { readonly path: string; readonly call: string }[] {
   const sources = [...readSources(PROJECT, ['src', 'docs', 'templates', 'examples'])];
   return sources
     .filter(([path]) => /\.(ts|md)$/.test(path) && !path.endsWith('.test.ts'))
     .flatMap(([path, source]) => {
       const text = source.replace(/^```[\s\S]*?^```$/gm, '');
-      return [...text.matchAll(/(?<!`)`(hypermesh [a-z][^`\\$]*)\\?`/g)].map((match) => ({ path, call: match[1]! }));
+      const calls = text.matchAll(/(?<!`)`(hypermesh [a-z][^`\\$]*)\\?`|[a-z]: (hypermesh [a-z][^`'\\$]*)[`'$]/g);
+      return [...calls].map((match) => ({ path, call: match[1] ?? match[2]! }));
     });
 }
 
@@ -130,7 +131,7 @@ test('the commands of the README do what it says, one after the other', async ()
 });
 
 for (const example of all) {
-  if (!/^ts|js$/.test(example.language) || !/from 'hypermesh'/.test(example.text)) continue;
+  if (!/^(ts|js)$/.test(example.language) || !/from 'hypermesh(\/extension)?'/.test(example.text)) continue;
   test(`the program at ${example.page}:${example.line} runs`, async () => {
     await using folder = await temporaryFolder();
     const output = await runProgram(example, folder.path);
