@@ -29,6 +29,7 @@ import {
 import type { Bundle } from '../wire/bundle.ts';
 import type { Lock } from '../wire/lock.ts';
 import { type AssetId, type AssetType, type PackageName, packageType } from '../wire/names.ts';
+import { proofSet } from '../wire/proof.ts';
 import type {
   Catalog,
   CatalogRun,
@@ -99,7 +100,7 @@ export class CatalogExtension implements Catalog, AssetLibraryExtension {
       );
     }
     this.#context = { lent: this.#lent, settings: settings.data, clock: this.#clock };
-    await this.#forgetFinishedPublishes();
+    await this.#forgetOldNotes();
     await this.#reportTotals();
   }
 
@@ -374,14 +375,16 @@ export class CatalogExtension implements Catalog, AssetLibraryExtension {
     await monitoring.report({ name: 'catalog.storage.bytes', kind: 'gauge', unit: 'bytes', value: bytes });
   }
 
-  /** A crash right after the commit point of a publish leaves its note behind. */
-  async #forgetFinishedPublishes(): Promise<void> {
+  /** Notes of publishes: a crash right after the commit point leaves one behind, and proofs that nobody used expire. */
+  async #forgetOldNotes(): Promise<void> {
     for (const { key, value } of await this.#lent.state.list('publish/')) {
-      const operation = (value as { challenge?: { operation?: { ref?: string } } }).challenge?.operation;
-      const name = operation?.ref?.split('@')[0];
-      const records = name === undefined ? [] : await this.#lent.assets.versions(name as PackageName);
-      if (records.some((record) => key === `publish/${record.digest}`))
-        await this.#lent.state.write({ [key]: undefined });
+      const kept = proofSet.safeParse(value);
+      const { operation, anchor, requirements } = kept.data?.challenge ?? {};
+      const usable =
+        anchor !== undefined && anchor.issuedAtMs + (requirements?.time?.windowMs ?? 0) > this.#clock.nowMs();
+      const record = operation && (await this.#lent.assets.versions(operation.ref.split('@')[0] as PackageName));
+      const published = record?.some(({ digest }) => digest === operation?.subject);
+      if (!usable || published === true) await this.#lent.state.write({ [key]: undefined });
     }
   }
 }

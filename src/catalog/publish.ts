@@ -1,18 +1,23 @@
 import { base64 } from '../base/bytes.ts';
 import type { CallOptions } from '../base/call.ts';
+import type { Digest } from '../base/digest.ts';
 import { HyperMeshError, isCoded } from '../base/errors.ts';
 import type { Json } from '../base/json.ts';
 import { hold } from '../base/lease.ts';
 import { collect, once } from '../base/streams.ts';
-import type { AssetRecord } from '../capabilities/assets.ts';
+import type { AssetRecord, BlobInfo } from '../capabilities/assets.ts';
 import type { ResourceRequest } from '../capabilities/resources.ts';
 import { type Bundle, encodeBundle, inclusionLeaf } from '../wire/bundle.ts';
-import { OCI_MANIFEST_BYTES_MAX } from '../wire/package.ts';
+import type { PackageManifest } from '../wire/manifest.ts';
+import { type AssetId, assetId } from '../wire/names.ts';
+import { type DecodedPackage, decodePackage, OCI_MANIFEST_BYTES_MAX } from '../wire/package.ts';
 import { type Endorsement, type ProofSet, proofSet } from '../wire/proof.ts';
+import type { CertificateChain, Envelope } from '../wire/signature.ts';
 import type { PublishResult, SignedPackage } from './api.ts';
 import { readBundle } from './bundle.ts';
 import type { CatalogContext } from './context.ts';
 import { type Candidate, resolve, type VersionSource } from './resolve.ts';
+import { checkStatement } from './verify.ts';
 
 /**
  * The publish ladder, top to bottom; each step names its error exit.
@@ -26,53 +31,90 @@ export async function publishPackage(
   signed: SignedPackage,
   options: CallOptions = {},
 ): Promise<PublishResult> {
-  const { lent } = context;
-  const published = await alreadyPublished(context, signed); // version-exists
-  if (published !== null) return resultOf(context, signed, published, false);
-  const signer = await checkSignature(context, signed); // signature-*, certificate-*
-  await checkDependencies(context, signed, options); // dependency-*, package-not-found
+  const publication = await checkSigned(context, signed); // blob-not-found, signature-*, certificate-*, bundle-invalid
+  const published = await alreadyPublished(context, publication); // version-exists
+  if (published !== null) return resultOf(context, publication, published, false);
+  await checkDependencies(context, publication, options); // dependency-*
 
-  await using _lease = await hold(lent.resources, leaseRequest(signed.layer.size), options); // quota-exceeded
-  const proofs = await proveOnce(context, signed, options); // stake-insufficient, cancelled
-  const endorsement = await admit(context, signed, proofs, options); // proof-*, equivocation
-  const bundle = await assemble(context, signed, proofs, endorsement);
-  const record = await commit(context, signed, signer, bundle);
+  const { lent } = context;
+  await using _lease = await hold(lent.resources, leaseRequest(publication.layer.size), options); // quota-exceeded
+  const proofs = await proveOnce(context, publication, options); // stake-insufficient, cancelled
+  const endorsement = await admit(context, publication, proofs, options); // proof-*, equivocation
+  const bundle = await assemble(context, publication, proofs, endorsement);
+  const record = await commit(context, publication, bundle);
   await announce(context, record);
-  return resultOf(context, signed, record, true);
+  return resultOf(context, publication, record, true);
+}
+
+/** A signed package after it was checked: everything here comes from the store and from what was signed, nothing from the caller. */
+interface Publication {
+  readonly ref: string;
+  readonly id: AssetId;
+  readonly manifest: PackageManifest;
+  readonly content: DecodedPackage;
+  readonly manifestBytes: Uint8Array;
+  readonly configBytes: Uint8Array;
+  readonly layer: BlobInfo;
+  readonly envelope: Envelope;
+  readonly chain: CertificateChain;
+  /** Key id of the publisher. */
+  readonly signer: string;
+}
+
+async function checkSigned({ lent, clock }: CatalogContext, signed: SignedPackage): Promise<Publication> {
+  const [manifestBytes, configBytes] = await Promise.all(
+    [signed.digest, signed.config].map((digest) => collect(lent.assets.read(digest), OCI_MANIFEST_BYTES_MAX)),
+  );
+  const content = decodePackage(manifestBytes!, configBytes!);
+  const { manifest, layers } = content.config;
+  const layer = await lent.assets.stat(layers[0]!.digest);
+  if (layer === null)
+    throw new HyperMeshError('blob-not-found', `The content store has no layer ${layers[0]!.digest}.`);
+  const [{ chain }, { networkId }] = await Promise.all([lent.trust.identity('publisher'), lent.consensus.genesis()]);
+  const { envelope } = signed;
+  const { signer, payload } = await lent.trust.verify(envelope, chain, { role: 'publisher', atMs: clock.nowMs() });
+  checkStatement(envelope, payload, content, networkId);
+  const ref = `${manifest.name}@${manifest.version}`;
+  const id = assetId(manifest.type, content.digest);
+  return {
+    ref,
+    id,
+    manifest,
+    content,
+    manifestBytes: manifestBytes!,
+    configBytes: configBytes!,
+    layer,
+    envelope,
+    chain,
+    signer,
+  };
 }
 
 /** Publishing the same bytes again is not an error; other bytes under a published version are. */
-async function alreadyPublished({ lent }: CatalogContext, signed: SignedPackage): Promise<AssetRecord | null> {
-  const { name, version } = signed.manifest;
+async function alreadyPublished(
+  { lent }: CatalogContext,
+  { ref, manifest, content }: Publication,
+): Promise<AssetRecord | null> {
+  const { name, version } = manifest;
   const existing = (await lent.assets.versions(name)).find((record) => record.version === version);
   if (existing === undefined) return null;
-  if (existing.digest === signed.digest) return existing;
-  throw new HyperMeshError(
-    'version-exists',
-    `${signed.ref} was published before with other content (${existing.digest}).`,
-    {
-      hint: 'A published version never changes: raise `version` in catalog.yaml and publish again.',
-      details: { published: existing.digest, offered: signed.digest },
-    },
-  );
-}
-
-async function checkSignature({ lent, clock }: CatalogContext, signed: SignedPackage): Promise<string> {
-  const { chain } = await lent.trust.identity('publisher');
-  const verified = await lent.trust.verify(signed.envelope, chain, { role: 'publisher', atMs: clock.nowMs() });
-  return verified.signer;
+  if (existing.digest === content.digest) return existing;
+  throw new HyperMeshError('version-exists', `${ref} was published before with other content (${existing.digest}).`, {
+    hint: 'A published version never changes: raise `version` in catalog.yaml and publish again.',
+    details: { published: existing.digest, offered: content.digest },
+  });
 }
 
 /** Nothing may be listed that could not be installed: the whole graph must resolve, and must not lead back to this package. */
-async function checkDependencies({ lent }: CatalogContext, signed: SignedPackage, options: CallOptions): Promise<void> {
-  const { manifest, layer, ...rest } = signed;
+async function checkDependencies(
+  { lent }: CatalogContext,
+  { id, manifest, content, layer }: Publication,
+  options: CallOptions,
+): Promise<void> {
   const arriving: Candidate = {
-    ...rest,
+    ...{ id, manifest, digest: content.digest, layers: [layer.digest], state: 'published' },
     name: manifest.name,
     version: manifest.version,
-    layers: [layer.digest],
-    state: 'published',
-    manifest,
   };
   const source: VersionSource = {
     async versions(name) {
@@ -84,18 +126,22 @@ async function checkDependencies({ lent }: CatalogContext, signed: SignedPackage
 }
 
 /** Proofs cost seconds, so they are kept until the package is committed: repeating a publish that was cut short continues here. */
-async function proveOnce({ lent }: CatalogContext, signed: SignedPackage, options: CallOptions): Promise<ProofSet> {
-  const kept = proofSet.safeParse(await lent.state.get(noteKey(signed)));
+async function proveOnce(
+  { lent }: CatalogContext,
+  { ref, content }: Publication,
+  options: CallOptions,
+): Promise<ProofSet> {
+  const kept = proofSet.safeParse(await lent.state.get(noteKey(content)));
   if (kept.success) return kept.data;
-  const challenge = await lent.consensus.challenge('publish', signed.digest, signed.ref);
+  const challenge = await lent.consensus.challenge('publish', content.digest, ref);
   const proofs = await lent.consensus.prove(challenge, options);
-  await lent.state.write({ [noteKey(signed)]: proofs as unknown as Json });
+  await lent.state.write({ [noteKey(content)]: proofs as unknown as Json });
   return proofs;
 }
 
 async function admit(
   context: CatalogContext,
-  signed: SignedPackage,
+  publication: Publication,
   proofs: ProofSet,
   options: CallOptions,
 ): Promise<Endorsement> {
@@ -104,31 +150,30 @@ async function admit(
   try {
     return await lent.consensus.admit(proofs, options);
   } catch (error) {
-    await lent.state.write({ [noteKey(signed)]: undefined });
+    await lent.state.write({ [noteKey(publication.content)]: undefined });
     // Kept proofs can outlive their window; fresh ones can not, so this repeats once at most.
     if (isCoded(error, 'proof-expired'))
-      return lent.consensus.admit(await proveOnce(context, signed, options), options);
+      return lent.consensus.admit(await proveOnce(context, publication, options), options);
     throw error;
   }
 }
 
 async function assemble(
   { lent }: CatalogContext,
-  signed: SignedPackage,
+  { content, manifestBytes, configBytes, envelope, chain }: Publication,
   proofs: ProofSet,
   endorsement: Endorsement,
 ): Promise<Bundle> {
-  const [{ chain }, anchor, genesis, inclusion] = await Promise.all([
-    lent.trust.identity('publisher'),
+  const [anchor, genesis, inclusion] = await Promise.all([
     lent.trust.anchor(),
     lent.consensus.genesis(),
-    lent.trust.logAppend(inclusionLeaf(signed.digest, endorsement)),
+    lent.trust.logAppend(inclusionLeaf(content.digest, endorsement)),
   ]);
   return {
     formatVersion: 1,
-    manifest: base64(await collect(lent.assets.read(signed.digest), OCI_MANIFEST_BYTES_MAX)),
-    config: base64(await collect(lent.assets.read(signed.config), OCI_MANIFEST_BYTES_MAX)),
-    signature: { envelope: signed.envelope, chain },
+    manifest: base64(manifestBytes),
+    config: base64(configBytes),
+    signature: { envelope, chain },
     proofs,
     endorsement,
     inclusion,
@@ -138,26 +183,24 @@ async function assemble(
 
 async function commit(
   { lent }: CatalogContext,
-  signed: SignedPackage,
-  owner: string,
+  { manifest, content, layer, signer }: Publication,
   bundle: Bundle,
 ): Promise<AssetRecord> {
-  const { manifest, layer } = signed;
   const stored = await lent.assets.put(once(encodeBundle(bundle)));
   const record = await lent.assets.create({
-    digest: signed.digest,
+    digest: content.digest,
     type: manifest.type,
     name: manifest.name,
     version: manifest.version,
-    owner,
+    owner: signer,
     privacy: manifest.privacy,
     manifest,
-    blobs: [signed.digest, signed.config, layer.digest, stored.digest],
+    blobs: [content.digest, content.configDigest, layer.digest, stored.digest],
     layers: [layer.digest],
     bundle: stored.digest,
     size: layer.size,
   });
-  await lent.state.write({ [noteKey(signed)]: undefined });
+  await lent.state.write({ [noteKey(content)]: undefined });
   return record;
 }
 
@@ -170,7 +213,7 @@ async function announce({ lent }: CatalogContext, record: AssetRecord): Promise<
 
 async function resultOf(
   { lent }: CatalogContext,
-  signed: SignedPackage,
+  { layer }: Publication,
   record: AssetRecord,
   created: boolean,
 ): Promise<PublishResult> {
@@ -183,9 +226,9 @@ async function resultOf(
     bundle: record.bundle,
     size: record.size,
     shards: {
-      total: signed.layer.shards.count,
-      reused: signed.layer.shardsReused,
-      bytesReused: signed.layer.bytesReused,
+      total: layer.shards.count,
+      reused: layer.shardsReused,
+      bytesReused: layer.bytesReused,
     },
     proofs: await lent.consensus.verify(bundle.proofs, { atMs: bundle.endorsement.admittedAtMs }),
     created,
@@ -196,6 +239,7 @@ function leaseRequest(bytes: number): ResourceRequest {
   return { operation: 'publish', cpuCores: 1, memoryBytes: 256 * 2 ** 20, storageBytes: bytes, priority: 'normal' };
 }
 
-function noteKey(signed: SignedPackage): string {
-  return `publish/${signed.digest}`;
+/** `publish/<digest>` */
+function noteKey({ digest }: { readonly digest: Digest }): string {
+  return `publish/${digest}`;
 }

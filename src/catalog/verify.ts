@@ -11,6 +11,7 @@ import { type Bundle, inclusionLeaf } from '../wire/bundle.ts';
 import { TREE_HEAD_TYPE, treeHeadPayload, verifyInclusion } from '../wire/log.ts';
 import { type DecodedPackage, decodePackage } from '../wire/package.ts';
 import { proofsDigest } from '../wire/proof.ts';
+import type { Envelope } from '../wire/signature.ts';
 import { decodeStatement, STATEMENT_TYPE } from '../wire/statement.ts';
 import type { VerifyResult } from './api.ts';
 import { readBundle } from './bundle.ts';
@@ -153,27 +154,37 @@ async function checkSignature(bundle: Bundle, content: DecodedPackage, { trust }
     atMs: bundle.endorsement.admittedAtMs,
     anchor: bundle.network.anchor,
   });
+  checkStatement(envelope, signer.payload, content, bundle.network.id);
+  return signer;
+}
+
+/** What was signed is a statement about exactly this package in this network. Errors: `signature-invalid`, `bundle-invalid`. */
+export function checkStatement(
+  envelope: Envelope,
+  payload: Uint8Array,
+  content: DecodedPackage,
+  network: Digest,
+): void {
   if (envelope.payloadType !== STATEMENT_TYPE) {
     throw new HyperMeshError(
       'signature-invalid',
       `Expected a signed ${STATEMENT_TYPE}, but it is ${envelope.payloadType.slice(0, 100)}.`,
     );
   }
-  const says = decodeStatement(signer.payload);
+  const says = decodeStatement(payload);
   const { name, version } = content.config.manifest;
   if (
     says.manifest !== content.digest ||
     says.config !== content.configDigest ||
     says.name !== name ||
     says.version !== version ||
-    says.network !== bundle.network.id
+    says.network !== network
   ) {
     throw new HyperMeshError(
       'bundle-invalid',
       `The signature is about ${says.name}@${says.version} (${says.manifest}), not about this package.`,
     );
   }
-  return signer;
 }
 
 async function checkProofs(
