@@ -1,4 +1,4 @@
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { CallOptions } from './base/call.ts';
 import type { Digest } from './base/digest.ts';
 import type { HyperMeshExtension } from './capabilities/extension.ts';
@@ -38,7 +38,8 @@ export class HyperMesh implements AsyncDisposable {
   /** Opens the home (and founds a network in a new one). Errors: `home-in-use`, `home-too-new`, `key-locked`, `storage-*`. */
   static async create(config: HyperMeshConfig): Promise<HyperMesh> {
     const { installRoot, ...nodeConfig } = config;
-    return new HyperMesh(await openNode(nodeConfig), installRoot ?? join(config.home, 'installed'));
+    const home = resolve(config.home);
+    return new HyperMesh(await openNode({ ...nodeConfig, home }), resolve(installRoot ?? join(home, 'installed')));
   }
 
   /** Loads the catalog (once), or a third party's extension from its folder with exactly the capabilities that are granted. */

@@ -2,14 +2,20 @@
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
 
 /**
- * Canonical JSON (RFC 8785 for the values we use): keys sorted by UTF-16 code unit, no white space, `undefined` members left out.
- * Numbers must be safe integers or finite doubles as ECMAScript prints them. Equal values give equal bytes.
+ * Canonical JSON (RFC 8785): keys sorted by UTF-16 code unit, no white space, numbers as ECMAScript prints them. Equal values give equal text.
+ * `undefined` members are left out. Throws a TypeError on what JSON cannot say: NaN, Infinity, functions, a bigint.
  */
 export function canonicalJson(value: unknown): string {
-  return JSON.stringify(value, (_key, member: unknown) => {
-    if (typeof member === 'number' && !Number.isFinite(member))
-      throw new TypeError('canonical JSON has no NaN or Infinity');
-    if (member === null || typeof member !== 'object' || Array.isArray(member)) return member;
-    return Object.fromEntries(Object.entries(member).sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0)));
-  });
+  if (Array.isArray(value)) return `[${value.map((member) => canonicalJson(member)).join()}]`;
+  if (value !== null && typeof value === 'object') {
+    // Keys are written one by one: an object made from sorted entries would put keys that look like integers first.
+    const members = Object.entries(value)
+      .filter(([, member]) => member !== undefined)
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+      .map(([key, member]) => `${JSON.stringify(key)}:${canonicalJson(member)}`);
+    return `{${members.join()}}`;
+  }
+  const text = typeof value === 'number' && !Number.isFinite(value) ? undefined : JSON.stringify(value);
+  if (text === undefined) throw new TypeError(`canonical JSON has no ${String(value)}`);
+  return text;
 }

@@ -147,7 +147,11 @@ test('revoke() counts at once; renew() helps unless the key was stolen', async (
   await trust.verify(await trust.sign('publisher', TYPE, PAYLOAD), again.chain, { role: 'publisher' });
 
   await trust.renew('publisher');
+  // What the superseded certificate signed before stays good, until the key itself is known to be stolen.
+  const early = { role: 'publisher', atMs: START - 60_000 } as const;
+  await trust.verify(envelope, chain, early);
   await trust.revoke(again.fingerprint, 'key-compromise');
+  await refused(trust.verify(envelope, chain, early), 'certificate-revoked');
   await refused(trust.sign('publisher', TYPE, PAYLOAD), 'certificate-revoked');
   await refused(trust.renew('publisher'), 'certificate-revoked');
   await refused(

@@ -256,7 +256,8 @@ export class TrustChain implements Trust, AsyncDisposable {
       // The other certificates of a stolen key are as good to the thief as this one.
       const targets = this.#rows().filter(
         (row) =>
-          row.revoked_at_ms === null &&
+          // A reason is never weakened, but a certificate that was only superseded is worth nothing once its key is stolen.
+          (row.revoked_at_ms === null || (reason === 'key-compromise' && row.revoked_reason !== 'key-compromise')) &&
           (row.fingerprint === fingerprint || (reason === 'key-compromise' && row.key_id === target.key_id)),
       );
       if (targets.length === 0) return;
@@ -367,7 +368,7 @@ export class TrustChain implements Trust, AsyncDisposable {
       { role, network: this.#network() ?? network, subject, keys: keysIn(known), nowMs: this.#nowMs, issuer },
       this.#keys.authority(authority),
     );
-    this.#putCertificate(row);
+    this.#store.transact(() => this.#putCertificate(row));
     return row;
   }
 
@@ -424,8 +425,9 @@ export class TrustChain implements Trust, AsyncDisposable {
     // Any certificate of the authority will do: they share name and keys.
     const issuer = this.#rows().find((row) => row.role === authority)!;
     const number = (this.#lists().find((list) => list.issuer === authority)?.number ?? 0) + 1;
+    const replaced = new Set(added.map(({ serial }) => serial));
     const before = this.#rows()
-      .filter((row) => authorityOf(row.role) === authority && row.role !== 'root')
+      .filter((row) => authorityOf(row.role) === authority && row.role !== 'root' && !replaced.has(row.serial))
       .flatMap(({ serial, revoked_at_ms: atMs, revoked_reason: reason }) =>
         atMs === null || reason === null ? [] : [{ serial, atMs, reason }],
       );
