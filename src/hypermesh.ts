@@ -1,9 +1,11 @@
 import { join, resolve } from 'node:path';
 import type { CallOptions } from './base/call.ts';
+import { type Clock, systemClock } from './base/clock.ts';
 import type { Digest } from './base/digest.ts';
 import type { HyperMeshExtension } from './capabilities/extension.ts';
 import type { MetricSample } from './capabilities/monitoring.ts';
 import type { Catalog, StagedPackage, VerifyResult } from './catalog/api.ts';
+import { NEEDS } from './catalog/context.ts';
 import { type CatalogExtension, catalogExtension } from './catalog/extension.ts';
 import { verifyBundle } from './catalog/verify.ts';
 import { packFolder } from './client/folder.ts';
@@ -28,18 +30,21 @@ export interface HyperMeshConfig extends NodeConfig {
 export class HyperMesh implements AsyncDisposable {
   readonly node: HostNode;
   readonly #installRoot: string;
+  readonly #clock: Clock;
   #catalog: Promise<CatalogExtension> | null = null;
 
-  private constructor(node: HostNode, installRoot: string) {
+  private constructor(node: HostNode, installRoot: string, clock: Clock) {
     this.node = node;
     this.#installRoot = installRoot;
+    this.#clock = clock;
   }
 
   /** Opens the home (and founds a network in a new one). Errors: `home-in-use`, `home-too-new`, `key-locked`, `storage-*`. */
   static async create(config: HyperMeshConfig): Promise<HyperMesh> {
     const { installRoot, ...nodeConfig } = config;
     const home = resolve(config.home);
-    return new HyperMesh(await openNode({ ...nodeConfig, home }), resolve(installRoot ?? join(home, 'installed')));
+    const node = await openNode({ ...nodeConfig, home });
+    return new HyperMesh(node, resolve(installRoot ?? join(home, 'installed')), config.clock ?? systemClock);
   }
 
   /** Loads the catalog (once), or a third party's extension from its folder with exactly the capabilities that are granted. */
@@ -47,8 +52,8 @@ export class HyperMesh implements AsyncDisposable {
   loadExtension(source: { readonly folder: string }, options: LoadOptions): Promise<HyperMeshExtension>;
   loadExtension(source: 'catalog' | { readonly folder: string }, options?: LoadOptions): Promise<HyperMeshExtension> {
     if (source !== 'catalog') return this.node.extensions.load(source, options!);
-    this.#catalog ??= this.node.extensions.load(catalogExtension, {
-      grants: catalogExtension.needs,
+    this.#catalog ??= this.node.extensions.load(catalogExtension(this.#clock), {
+      grants: NEEDS,
       settings: { installRoot: this.#installRoot },
     });
     return this.#catalog;

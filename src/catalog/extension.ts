@@ -1,6 +1,6 @@
 import { utf8 } from '../base/bytes.ts';
 import type { CallOptions } from '../base/call.ts';
-import { type Clock, systemClock } from '../base/clock.ts';
+import type { Clock } from '../base/clock.ts';
 import { type Digest, digestOf } from '../base/digest.ts';
 import { HyperMeshError, toProblem } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
@@ -78,7 +78,7 @@ export class CatalogExtension implements Catalog, AssetLibraryExtension {
   #requests = 0;
   #errors = 0;
 
-  constructor(lent: Lent, clock: Clock = systemClock) {
+  constructor(lent: Lent, clock: Clock) {
     this.#lent = lent;
     this.#clock = clock;
     this.#startedAtMs = clock.nowMs();
@@ -389,8 +389,7 @@ export class CatalogExtension implements Catalog, AssetLibraryExtension {
   }
 }
 
-export const catalogExtension = defineExtension({
-  metadata: METADATA,
-  needs: NEEDS,
-  create: (lent) => new CatalogExtension(lent),
-});
+/** The definition that a host loads; `clock` is the one that the host itself goes by. */
+export function catalogExtension(clock: Clock) {
+  return defineExtension({ metadata: METADATA, needs: NEEDS, create: (lent) => new CatalogExtension(lent, clock) });
+}

@@ -4,7 +4,7 @@ import { digestOf } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
 import { hold } from '../base/lease.ts';
-import { mapBounded } from '../base/streams.ts';
+import { mapBounded, together } from '../base/streams.ts';
 import type { Installation, InstalledPackage } from '../capabilities/assets.ts';
 import type { ResourceRequest } from '../capabilities/resources.ts';
 import type { Lock, LockedPackage } from '../wire/lock.ts';
@@ -90,8 +90,14 @@ async function switchTo(
   const arriving = lock.packages.filter((entry) => before.get(entry.name)?.digest !== entry.digest);
   await using _lease = await hold(lent.resources, leaseRequest(arriving), options); // quota-exceeded, cancelled
   if (arriving.length > 0) {
-    await verifyAll(context, arriving, options); // signature-*, certificate-*, endorsement-invalid, log-invalid, blob-*
-    await proveAccess(context, arriving, options); // proof-*
+    await together(options.signal, [
+      // A moment of one processor, while the others and the disk do the rest.
+      (signal) => proveAccess(context, arriving, { ...options, signal }), // proof-*
+      async (signal) => {
+        await verifyAll(context, arriving, { ...options, signal }); // signature-*, certificate-*, endorsement-invalid, log-invalid, blob-*
+        await lent.assets.prepareInstallation(options.root, lock, { ...options, signal }); // lock-invalid, storage-*
+      },
+    ]);
   }
   const after = await lent.assets.install(options.root, lock, {
     ...options,

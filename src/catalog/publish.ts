@@ -61,7 +61,7 @@ interface Publication {
   readonly signer: string;
 }
 
-async function checkSigned({ lent, clock }: CatalogContext, signed: SignedPackage): Promise<Publication> {
+async function checkSigned({ lent }: CatalogContext, signed: SignedPackage): Promise<Publication> {
   const [manifestBytes, configBytes] = await Promise.all(
     [signed.digest, signed.config].map((digest) => collect(lent.assets.read(digest), OCI_MANIFEST_BYTES_MAX)),
   );
@@ -72,7 +72,7 @@ async function checkSigned({ lent, clock }: CatalogContext, signed: SignedPackag
     throw new HyperMeshError('blob-not-found', `The content store has no layer ${layers[0]!.digest}.`);
   const [{ chain }, { networkId }] = await Promise.all([lent.trust.identity('publisher'), lent.consensus.genesis()]);
   const { envelope } = signed;
-  const { signer, payload } = await lent.trust.verify(envelope, chain, { role: 'publisher', atMs: clock.nowMs() });
+  const { signer, payload } = await lent.trust.verify(envelope, chain, { role: 'publisher' });
   checkStatement(envelope, payload, content, networkId);
   const ref = `${manifest.name}@${manifest.version}`;
   const id = assetId(manifest.type, content.digest);
