@@ -41,3 +41,23 @@ export async function mapBounded<T, R>(
   await Promise.all(Array.from({ length: Math.min(concurrency, items.length) }, lane));
   return results;
 }
+
+/**
+ * Waits for all of `works`, which go on at the same time. The first failure is the one that counts: it aborts the others through the
+ * signal that each is given, and nothing is under way any more when it is thrown.
+ */
+export async function together(
+  signal: AbortSignal | undefined,
+  works: readonly ((signal: AbortSignal) => Promise<unknown>)[],
+): Promise<void> {
+  const failed = new AbortController();
+  const either = AbortSignal.any(signal === undefined ? [failed.signal] : [failed.signal, signal]);
+  const all = works.map(async (work) => work(either));
+  try {
+    await Promise.all(all);
+  } catch (error) {
+    failed.abort(error);
+    await Promise.allSettled(all);
+    throw error;
+  }
+}

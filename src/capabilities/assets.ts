@@ -175,6 +175,11 @@ export interface Assets {
     lock: Lock,
     options?: CallOptions & { readonly expectGeneration?: number },
   ): Promise<Installation>;
+  /**
+   * Writes what `install` of the same lock will need beside what is installed, which stays as it is: the slow part, ahead of the decision.
+   * What is not installed after all goes with the next change. Errors: as `install`, but for `installation-changed`.
+   */
+  prepareInstallation(root: string, lock: Lock, options?: CallOptions): Promise<void>;
   /** Heals what a crash left, then tells what is installed; null when nothing ever was. Errors: `usage`, `storage-*`. */
   installation(root: string): Promise<Installation | null>;
   /** What was installed before, newest generation first, as far back as it can be rolled back to (at least three). */

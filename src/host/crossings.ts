@@ -33,6 +33,7 @@ export const CROSSINGS = {
     delete: call,
     totals: call,
     install: { kind: 'long', options: 2 },
+    prepareInstallation: { kind: 'long', options: 2 },
     installation: call,
     installationHistory: call,
     checkInstallation: { kind: 'long', options: 1 },

@@ -157,6 +157,41 @@ test('install() refuses bad roots, bad locks and missing content, and leaves not
   assert.deepEqual(await readdir(join(root, '.hypermesh/generations')), ['1']);
 });
 
+test('prepareInstallation() writes the trees and changes nothing that is installed', async (t) => {
+  const { store, root } = await opened(t);
+  const lock = lockOf({ 'ada/x@1.0.0': await layerOf(store, 'x') });
+  await store.prepareInstallation(root, lock);
+  assert.equal(await store.installation(root), null);
+  const [name] = await readdir(join(root, '.hypermesh', 'trees'));
+  const tree = join(root, '.hypermesh', 'trees', name!);
+  const { ino } = await lstat(tree);
+  await store.install(root, lock);
+  assert.equal((await lstat(tree)).ino, ino, 'the prepared tree is used');
+  assert.deepEqual(await store.checkInstallation(root), []);
+
+  const next = lockOf({ 'ada/x@2.0.0': await layerOf(store, 'x2') });
+  await store.prepareInstallation(root, next);
+  assert.equal((await store.installation(root))!.packages[0]!.version, '1.0.0');
+  const other = lockOf({ 'ada/x@3.0.0': await layerOf(store, 'x3') });
+  await store.install(root, other);
+  const trees = await readdir(join(root, '.hypermesh', 'trees'));
+  assert.equal(trees.length, 2, 'what was prepared and not installed goes with the next change');
+});
+
+test('prepareInstallation() is not believed when another folder has taken the place of the prepared one', async (t) => {
+  const { store, root } = await opened(t);
+  const lock = lockOf({ 'ada/x@1.0.0': await layerOf(store, 'x') });
+  await store.prepareInstallation(root, lock);
+  const trees = join(root, '.hypermesh', 'trees');
+  const [name] = await readdir(trees);
+  await mkdir(join(trees, 'forged'));
+  await writeFile(join(trees, 'forged', 'note.txt'), 'forged');
+  await rm(join(trees, name!), { recursive: true });
+  fs.renameSync(join(trees, 'forged'), join(trees, name!));
+  await store.install(root, lock);
+  assert.deepEqual(await store.checkInstallation(root), []);
+});
+
 test('installation() is null where nothing is installed', async (t) => {
   const { store, root, directory } = await opened(t);
   assert.equal(await store.installation(root), null);

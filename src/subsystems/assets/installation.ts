@@ -3,6 +3,7 @@ import fs, { constants } from 'node:fs';
 import { dirname, isAbsolute, join, normalize } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
+import { LRUCache } from 'lru-cache';
 import type { CallOptions } from '../../base/call.ts';
 import { type Digest, digestHex } from '../../base/digest.ts';
 import { HyperMeshError, isCoded, storageError } from '../../base/errors.ts';
@@ -38,6 +39,7 @@ export interface Difference {
 /** Older generations that stay for a rollback. */
 const GENERATIONS_KEPT = 3;
 const DIFFERENCES_MAX = 1_000;
+const TREES_REMEMBERED_MAX = 10_000;
 /** The event loop gets a turn after this much work with files. */
 const SLICE_MS = 8;
 const WAIT_MS_MAX = 60_000;
@@ -51,6 +53,8 @@ const LINK = /^\.hypermesh\/generations\/([1-9]\d{0,8})$/;
 export class Installations {
   readonly #layers: Layers;
   readonly #registry: Registry;
+  /** Trees written ahead of their installation, each with the number by which the file system knows its folder. */
+  readonly #prepared = new LRUCache<string, bigint>({ max: TREES_REMEMBERED_MAX });
   /** The end of the work under way for a root. */
   readonly #turns = new Map<string, Promise<void>>();
 
@@ -84,6 +88,23 @@ export class Installations {
         return describe(home, now);
       }
       return this.#switchTo(home, now, { generation: generation + 1, lock }, options);
+    });
+  }
+
+  /** See `Assets.prepareInstallation`. */
+  async prepare(root: string, wanted: Lock, options: CallOptions = {}): Promise<void> {
+    const lock = checkLock(wanted);
+    const home = await storing(`creating ${root}`, () => prepareRoot(root));
+    await this.#alone(home, options.signal, async () => {
+      const now = await this.#heal(home);
+      try {
+        await this.#holdAll(lock);
+        for (const path of await this.#unpackMissing(home, lock, now, options))
+          this.#prepared.set(path, inodeOf(path)!);
+      } catch (error) {
+        await emptyTemporary(home).catch(() => {});
+        throw error;
+      }
     });
   }
 
@@ -169,10 +190,7 @@ export class Installations {
       });
     } catch (error) {
       this.#registry.retainInstallation(home.root, before);
-      await removeAll(
-        home,
-        fs.readdirSync(home.temporary).map((name) => join(home.temporary, name)),
-      ).catch(() => {});
+      await emptyTemporary(home).catch(() => {});
       throw error;
     }
     // The switch is done; what cannot be tidied up now is tidied up next time.
@@ -180,20 +198,30 @@ export class Installations {
     return describe(home, next);
   }
 
-  /** A tree that is in use is taken as it is; any other that bears the right name may have been put there by anybody, so it is compared first. */
-  async #unpackMissing(home: Home, lock: Lock, now: Generation | null, options: CallOptions): Promise<void> {
+  /**
+   * Returns the trees that it wrote. One that is in use, or was prepared a moment ago, is taken as it is; any other that bears the right
+   * name may have been put there by anybody, so it is compared first.
+   */
+  async #unpackMissing(home: Home, lock: Lock, now: Generation | null, options: CallOptions): Promise<string[]> {
+    const written: string[] = [];
     const inUse = new Set(now?.lock.packages.map(({ layers: [first] }) => first!));
     const layers = new Map(lock.packages.map(({ name, version, layers: [first] }) => [first!, `${name}@${version}`]));
     let done = 0;
     for (const [layer, ref] of layers) {
       options.onProgress?.({ step: 'unpack', done, total: layers.size, unit: 'packages', note: ref });
       const path = tree(home, layer);
-      const found = fs.lstatSync(path, { throwIfNoEntry: false }) !== undefined;
-      const sound = found && (inUse.has(layer) || (await this.#isWhole(home, layer, options)));
-      if (found && !sound) await storing(`removing ${path}`, () => removeAll(home, [path]));
-      if (!sound) await this.#unpack(home, layer, options);
+      const found = inodeOf(path);
+      const known = inUse.has(layer) || this.#prepared.get(path) === found;
+      this.#prepared.delete(path);
+      const sound = found !== undefined && (known || (await this.#isWhole(home, layer, options)));
+      if (found !== undefined && !sound) await storing(`removing ${path}`, () => removeAll(home, [path]));
+      if (!sound) {
+        await this.#unpack(home, layer, options);
+        written.push(path);
+      }
       done += 1;
     }
+    return written;
   }
 
   async #isWhole(home: Home, layer: Digest, options: CallOptions): Promise<boolean> {
@@ -241,10 +269,7 @@ export class Installations {
   async #heal(home: Home): Promise<Generation | null> {
     return storing(`reading ${home.root}`, async () => {
       const now = current(home);
-      await removeAll(
-        home,
-        fs.readdirSync(home.temporary).map((name) => join(home.temporary, name)),
-      );
+      await emptyTemporary(home);
       const unfit = generations(home).filter(
         (generation) =>
           generation > (now?.generation ?? 0) ||
@@ -531,6 +556,11 @@ function lockIsOld(home: Home, now: Generation): boolean {
   return before !== null && text === encodeLock(before);
 }
 
+/** Undefined when there is nothing. */
+function inodeOf(path: string): bigint | undefined {
+  return fs.lstatSync(path, { bigint: true, throwIfNoEntry: false })?.ino;
+}
+
 async function writeGeneration(home: Home, { generation, lock }: Generation): Promise<void> {
   const folder = join(home.temporary, randomName());
   fs.mkdirSync(folder);
@@ -581,6 +611,13 @@ async function removeAll(home: Home, paths: readonly string[]): Promise<void> {
     fs.renameSync(path, away);
     await fs.promises.rm(away, { recursive: true, force: true });
   }
+}
+
+async function emptyTemporary(home: Home): Promise<void> {
+  await removeAll(
+    home,
+    fs.readdirSync(home.temporary).map((name) => join(home.temporary, name)),
+  );
 }
 
 function randomName(): string {

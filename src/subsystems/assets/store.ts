@@ -163,6 +163,10 @@ export class AssetStore implements Assets, AsyncDisposable {
     return this.#installations.install(root, lock, options);
   }
 
+  prepareInstallation(root: string, lock: Lock, options?: CallOptions): Promise<void> {
+    return this.#installations.prepare(root, lock, options);
+  }
+
   installation(root: string): Promise<Installation | null> {
     return this.#installations.installation(root);
   }

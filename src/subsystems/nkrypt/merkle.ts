@@ -5,12 +5,14 @@
  */
 import { hash } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
-import { setImmediate as turn } from 'node:timers/promises';
 import { HyperMeshError } from '../../base/errors.ts';
+import { mapBounded } from '../../base/streams.ts';
 import { LABEL_BYTES } from './space-graph.ts';
 
 const NODE = 32;
 const ABSENT = new Uint8Array(NODE);
+
+const READS_MAX = 16;
 
 /** Levels below this one are not stored: they are recomputed from a block of 64 labels. */
 export const STORED_LEVEL = 6;
@@ -43,7 +45,7 @@ export function ascending(positions: Iterable<number>): readonly number[] {
 
 /**
  * Reads what is needed to open `positions` (ascending, distinct) and nothing else: a block of 2 KiB for each, and the upper tree.
- * Gives way to other work every few blocks. Errors: `space-unavailable` when a block does not belong to the tree any more.
+ * Errors: `space-unavailable` when a block does not belong to the tree any more.
  */
 export async function openLabels(
   files: { readonly labels: FileHandle; readonly tree: Uint8Array },
@@ -51,13 +53,10 @@ export async function openLabels(
   positions: readonly number[],
 ): Promise<Opening> {
   const levels = widths(count);
-  const blocks = new Map<number, readonly Uint8Array[]>();
-  for (const position of positions) {
-    const block = Math.floor(position / BLOCK_LABELS);
-    if (blocks.has(block)) continue;
-    if (blocks.size % 16 === 15) await turn();
-    blocks.set(block, await readBlock(files, block));
-  }
+  const wanted = [...new Set(positions.map((position) => Math.floor(position / BLOCK_LABELS)))];
+  // Several at a time: while others keep the event loop busy, each turn of it counts.
+  const read = await mapBounded(wanted, READS_MAX, (block) => readBlock(files, block));
+  const blocks = new Map(wanted.map((block, i) => [block, read[i]!]));
   const stored = (level: number, index: number) => storedNode(files.tree, levels, level, index);
   const node = (level: number, index: number): Uint8Array => {
     if (level >= STORED_LEVEL) return stored(level, index);

@@ -504,7 +504,9 @@ export class ContentStore implements AsyncDisposable {
   async #require(digest: Digest): Promise<BlobRow> {
     const row = await this.#find(digest);
     if (row !== null) return row;
-    throw new HyperMeshError('blob-not-found', `The content store has no blob ${digest}.`);
+    throw new HyperMeshError('blob-not-found', `The content store has no blob ${digest}.`, {
+      hint: 'If it belongs to a package, publish that again from its folder: equal content is put back.',
+    });
   }
 
   /** In the turn of `digest`: makes row and file agree. */
