@@ -29,6 +29,6 @@ async function run({ logFile, ...loaded }: Loaded & { readonly logFile: string }
     process.send?.({ error: toProblem(error) });
     process.exitCode = 1;
   } finally {
-    process.disconnect?.();
+    if (process.connected) process.disconnect?.();
   }
 }

@@ -444,6 +444,9 @@ export function isCoded(error: unknown, ...codes: ErrorCode[]): error is HyperMe
   return error instanceof HyperMeshError && (codes.length === 0 || codes.includes(error.code));
 }
 
+/** In the place of a system's code: the file is there and readable, and is not what it should be. */
+const DAMAGED = 'damaged';
+
 /** The form in which an error crosses a process or network border. */
 export interface ProblemDocument {
   readonly code: ErrorCode;
@@ -452,7 +455,9 @@ export interface ProblemDocument {
   readonly details?: Readonly<Record<string, unknown>>;
 }
 
-export function toProblem(error: unknown): ProblemDocument {
+export function toProblem(thrown: unknown): ProblemDocument {
+  // A full, read-only or damaged disk is never a defect, wherever it is met.
+  const error = isDiskState(thrown) ? storageError(thrown, 'working with the files of the home') : thrown;
   if (!isCoded(error))
     return { code: 'internal', message: 'An internal error occurred; the log of the node has the details.' };
   return {
@@ -468,13 +473,28 @@ export function fromProblem(problem: ProblemDocument): HyperMeshError {
   return new HyperMeshError(code, problem.message, problem);
 }
 
-/** Primary result codes of SQLite that stand for what the operating system would have said. */
-const SQLITE_AS_ERRNO: Readonly<Record<number, string>> = { 8: 'EROFS', 10: 'EIO', 13: 'ENOSPC', 14: 'EACCES' };
+/** "I/O error", although it only says that the index of the journal found no room. */
+const SQLITE_IOERR_SHMSIZE = 4_874;
+
+/** Primary result codes of SQLite that stand for what the operating system would have said, or for a damaged file. */
+const SQLITE_AS_ERRNO: Readonly<Record<number, string>> = {
+  8: 'EROFS',
+  10: 'EIO',
+  11: DAMAGED,
+  13: 'ENOSPC',
+  14: 'EACCES',
+  26: DAMAGED,
+};
 
 /** The system's code of a failed file or database operation: `ENOSPC`, `EROFS`, …; undefined when it is no such failure. */
 export function storageCode(error: unknown): string | undefined {
   const { code, errcode } = (error ?? {}) as { code?: string; errcode?: number };
-  return errcode === undefined ? code : SQLITE_AS_ERRNO[errcode & 0xff];
+  if (errcode === undefined) return code;
+  return errcode === SQLITE_IOERR_SHMSIZE ? 'ENOSPC' : SQLITE_AS_ERRNO[errcode & 0xff];
+}
+
+function isDiskState(error: unknown): boolean {
+  return !isCoded(error) && ['ENOSPC', 'EDQUOT', 'EROFS', DAMAGED].includes(storageCode(error) ?? '');
 }
 
 /** Maps an error of the file system or of SQLite to a coded one: a full or read-only disk is the user's to mend, not a bug. */
@@ -493,6 +513,11 @@ export function storageError(error: unknown, doing: string): HyperMeshError {
     case 'EPERM':
       return new HyperMeshError('storage-read-only', `Permission denied while ${doing}.`, {
         hint: 'Check who owns the folder, or choose another one with --home or --to.',
+        cause: error,
+      });
+    case DAMAGED:
+      return new HyperMeshError('storage-failed', `A damaged database was met while ${doing}.`, {
+        hint: 'Restore the home from a backup, or begin a new one and import a state export there.',
         cause: error,
       });
     default:

@@ -30,8 +30,8 @@ export function openSqlite(path: string, migrations: readonly Migration[]): Sqli
       'PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000;',
     );
     const transact = <T>(write: (raw: DatabaseSync) => T): T => {
-      raw.exec('BEGIN IMMEDIATE');
       try {
+        raw.exec('BEGIN IMMEDIATE');
         const result = write(raw);
         raw.exec('COMMIT');
         return result;

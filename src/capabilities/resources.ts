@@ -39,7 +39,7 @@ export interface ResourceUsage {
 export interface Resources {
   /**
    * Waits in order of priority, then of arrival. Who waits long rises: one level every 10 s, so nobody waits for ever.
-   * Errors: `quota-exceeded` when it could never be granted, or when too many wait already; `usage`; `cancelled`.
+   * Errors: `quota-exceeded` when it could never be granted, or when too many wait already; `storage-full`; `usage`; `cancelled`.
    */
   allocate(request: ResourceRequest, options?: CallOptions): Promise<Lease>;
   /** Safe to repeat, also after the lease expired. */

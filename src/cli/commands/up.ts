@@ -48,7 +48,10 @@ async function detach(context: Context, loaded: Loaded): Promise<Up> {
   } catch (error) {
     throw storageError(error, `making the folder of ${logFile}`);
   }
-  await using crash = await open(path.join(home, 'logs', 'crash.log'), 'w', 0o600);
+  const crashFile = path.join(home, 'logs', 'crash.log');
+  await using crash = await open(crashFile, 'w', 0o600).catch((error: unknown) => {
+    throw storageError(error, `opening ${crashFile}`);
+  });
   const child = spawn(process.execPath, [fileURLToPath(siblingModule(import.meta.url, '../../daemon'))], {
     cwd: home,
     detached: true,

@@ -152,7 +152,7 @@ test('what could never be granted, and what makes no sense, is refused at once',
   await assert.rejects(catalog.allocate(request({ operation: 'execute', cpuCores: 5 })), coded('quota-exceeded'));
   await assert.rejects(catalog.allocate(request({ operation: 'search', cpuCores: 2 })), coded('quota-exceeded'));
   await assert.rejects(catalog.allocate(request({ memoryBytes: 2 * GIB })), coded('quota-exceeded'));
-  await assert.rejects(catalog.allocate(request({ storageBytes: 101 * GIB })), coded('quota-exceeded'));
+  await assert.rejects(catalog.allocate(request({ storageBytes: 101 * GIB })), coded('storage-full'));
   await assert.rejects(catalog.allocate(request({ cpuCores: -1 })), coded('usage'));
   await assert.rejects(catalog.allocate(request({ memoryBytes: Number.NaN })), coded('usage'));
   await assert.rejects(catalog.allocate(request({ priority: 'royal' as Priority })), coded('usage'));

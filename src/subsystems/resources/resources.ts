@@ -173,7 +173,8 @@ class Allocator implements ResourcesSubsystem {
     }
     const request = parsed.data;
     const { signal } = options;
-    await this.#refreshStorage();
+    // A figure that would refuse the request is read again: space may have been freed a moment ago.
+    await this.#refreshStorage(request.storageBytes > this.#capacity.storageBytes);
     if (signal?.aborted === true) throw cancelled();
     if (this.#closed) throw new HyperMeshError('cancelled', 'The node is stopping.');
     this.#refuseImpossible(request);
@@ -222,6 +223,7 @@ class Allocator implements ResourcesSubsystem {
     };
     for (const kind of ['cpuCores', 'memoryBytes', 'storageBytes'] as const) {
       if (request[kind] <= most[kind] + CPU_SLACK) continue;
+      if (kind === 'storageBytes') throw diskFull(request, most.storageBytes);
       throw new HyperMeshError(
         'quota-exceeded',
         `${request.operation} asks for ${request[kind]} ${kind}; this node can give it ${most[kind]} at most.`,
@@ -254,7 +256,7 @@ class Allocator implements ResourcesSubsystem {
       }
       if (waiting.request.storageBytes > this.#capacity.storageBytes) {
         served.add(waiting);
-        waiting.failed(new HyperMeshError('quota-exceeded', 'The disk filled up while the request waited.'));
+        waiting.failed(diskFull(waiting.request, this.#capacity.storageBytes));
         continue;
       }
       if (!this.#fitsMachine(waiting.request)) break;
@@ -316,9 +318,10 @@ class Allocator implements ResourcesSubsystem {
     if (!this.#closed) this.#serve();
   }
 
-  async #refreshStorage(): Promise<void> {
+  async #refreshStorage(atOnce: boolean): Promise<void> {
     const now = this.#clock.nowMs();
-    if (this.#readStorage === undefined || now - this.#storageReadAtMs < STORAGE_AGE_MS_MAX) return;
+    if (this.#readStorage === undefined) return;
+    if (!atOnce && now - this.#storageReadAtMs < STORAGE_AGE_MS_MAX) return;
     this.#storageReadAtMs = now;
     try {
       this.#capacity = { ...this.#capacity, storageBytes: await this.#readStorage() };
@@ -337,6 +340,17 @@ class Allocator implements ResourcesSubsystem {
     if (!Number.isFinite(first)) return;
     this.#expiry = setTimeout(() => this.#serve(), Math.max(1, first - now)).unref();
   }
+}
+
+function diskFull({ operation, storageBytes }: ResourceRequest, free: number): HyperMeshError {
+  return new HyperMeshError(
+    'storage-full',
+    `${operation} needs ${storageBytes} bytes of the disk, which has ${free} free.`,
+    {
+      hint: 'Free some space, or run `hypermesh gc`, and try again; nothing was begun.',
+      details: { asked: storageBytes, free },
+    },
+  );
 }
 
 function effectiveLevel({ request, sinceMs }: Waiting, nowMs: number): number {
