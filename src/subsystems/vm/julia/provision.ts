@@ -1,0 +1,215 @@
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import {
+  chmod,
+  lstat,
+  lutimes,
+  mkdir,
+  mkdtemp,
+  open,
+  readdir,
+  readFile,
+  readlink,
+  rename,
+  rm,
+  statfs,
+  writeFile,
+} from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import type { CallOptions } from '../../../base/call.ts';
+import { type Digest, digestHex } from '../../../base/digest.ts';
+import { HyperMeshError, isCoded, storageError } from '../../../base/errors.ts';
+import { decodeRuntimeImage, encodeRuntimeImage, type RuntimeImage } from '../../../wire/runtime-image.ts';
+import { type AptSource, fetchPackages, readAptSources, unpackPackage } from './apt.ts';
+
+/** An image that is complete: `root` is what programs get as `/`. */
+export interface JuliaImage extends RuntimeImage {
+  readonly root: string;
+}
+
+export interface ProvisionOptions extends CallOptions {
+  /** Where packages come from; by default what apt on this machine is configured with. */
+  readonly sources?: readonly AptSource[];
+}
+
+/** The last release of Debian that has Julia; its mirrors still carry it. */
+const SUITES = ['bullseye'];
+/** All that Julia needs of its packages: no shell, no package tools, no documentation. */
+const KEPT = ['lib', 'lib64', 'usr/bin/julia', 'usr/lib', 'usr/share/julia', 'etc/julia'];
+const FREE_BYTES_MIN = 2 ** 30;
+const FILES_MAX = 100_000;
+/** Set on every file, so that the same packages give the same tree. */
+const MTIME = new Date('2000-01-01T00:00:00Z');
+const NEW = '.new-';
+
+/**
+ * Adds Julia to the images in `folder`, from packages of Debian: verified by apt, unpacked without running any of their scripts, trimmed, and
+ * sealed under a digest. Repeating it gives the image that is there. Steps: `index`, `download`, `unpack`, `seal`.
+ * Errors: `runtime-unavailable` (no apt, no source with Julia), `limit-exceeded`, `storage-*`, `cancelled`.
+ */
+export async function addJulia(folder: string, { sources, ...options }: ProvisionOptions = {}): Promise<JuliaImage> {
+  const there = await findJulia(folder);
+  if (there !== null) return there;
+  await checkSpace(folder);
+  const work = await mkdtemp(join(folder, NEW));
+  try {
+    const root = join(work, 'image', 'root');
+    await mkdir(root, { recursive: true, mode: 0o755 });
+    const fetched = await fetchPackages('julia', sources ?? (await readAptSources('/etc/apt')), {
+      ...options,
+      work,
+      suites: SUITES,
+    });
+    const packages = await unpack(fetched.files, root, options);
+    await trim(root);
+    const sealed = await seal(root, options);
+    const julia = packages.find(({ name }) => name === 'julia')!;
+    const image: RuntimeImage = {
+      formatVersion: 1,
+      runtime: 'julia',
+      version: julia.version,
+      architecture: julia.architecture,
+      suite: fetched.suite,
+      ...sealed,
+      packages,
+      addedAtMs: Date.now(),
+    };
+    // Whatever the umask: the users of boxes must reach the files.
+    for (const path of [root, join(root, '..')]) await chmod(path, 0o755);
+    await writeFile(join(work, 'image', 'image.json'), encodeRuntimeImage(image), { mode: 0o644 });
+    await syncAll(join(work, 'image'));
+    // Commit point: before it a folder that the next opening removes, after it an image.
+    await rename(join(work, 'image'), join(folder, nameOf(image.digest)));
+    return { ...image, root: join(folder, nameOf(image.digest), 'root') };
+  } catch (error) {
+    throw isCoded(error) ? error : storageError(error, `adding Julia below ${folder}`);
+  } finally {
+    await rm(work, { recursive: true, force: true });
+  }
+}
+
+/** The newest complete image in `folder`, or null. Errors: `config-invalid`, `storage-*`. */
+export async function findJulia(folder: string): Promise<JuliaImage | null> {
+  const names = (await readdir(folder)).filter((name) => name.startsWith('julia-'));
+  const images = await Promise.all(
+    names.map(async (name) => ({
+      ...decodeRuntimeImage(await readFile(join(folder, name, 'image.json'), 'utf8')),
+      root: join(folder, name, 'root'),
+    })),
+  );
+  return images.sort((one, other) => other.addedAtMs - one.addedAtMs)[0] ?? null;
+}
+
+/** Removes every image of Julia in `folder`; whether there was one. */
+export async function removeJulia(folder: string): Promise<boolean> {
+  const names = (await readdir(folder)).filter((name) => name.startsWith('julia-'));
+  for (const name of names) {
+    // One step takes it away, whatever happens to the rest.
+    const gone = await mkdtemp(join(folder, NEW));
+    await rename(join(folder, name), join(gone, name));
+    await rm(gone, { recursive: true, force: true });
+  }
+  return names.length > 0;
+}
+
+/** Removes what a crash left of images that were being added or removed. Only the owner of the folder may, before anything else. */
+export async function removeUnfinished(folder: string): Promise<void> {
+  for (const name of await readdir(folder))
+    if (name.startsWith(NEW)) await rm(join(folder, name), { recursive: true, force: true });
+}
+
+function nameOf(digest: Digest): string {
+  return `julia-${digestHex(digest).slice(0, 32)}`;
+}
+
+async function checkSpace(folder: string): Promise<void> {
+  const { bavail, bsize } = await statfs(folder);
+  if (bavail * bsize >= FREE_BYTES_MIN) return;
+  throw new HyperMeshError('storage-full', `Julia needs ${FREE_BYTES_MIN} bytes below ${folder} while it is added.`, {
+    hint: 'Free some space; half a gigabyte is taken when it is done.',
+  });
+}
+
+async function unpack(files: readonly string[], root: string, options: CallOptions): Promise<RuntimeImage['packages']> {
+  const packages: RuntimeImage['packages'] = [];
+  for (const file of files) {
+    options.onProgress?.({ step: 'unpack', unit: 'packages', done: packages.length, total: files.length });
+    const [name = '', version = '', architecture = ''] = decodeURIComponent(basename(file, '.deb')).split('_');
+    await unpackPackage(file, root, options);
+    packages.push({ name, version, architecture, digest: `sha256:${(await hashOf(file)).toString('hex')}` });
+  }
+  options.onProgress?.({ step: 'unpack', unit: 'packages', done: packages.length, total: files.length });
+  return packages;
+}
+
+async function trim(root: string): Promise<void> {
+  const isAbove = (path: string) => KEPT.some((kept) => kept.startsWith(`${path}/`));
+  const isKept = (path: string) => KEPT.some((kept) => path === kept || path.startsWith(`${kept}/`));
+  async function visit(folder: string): Promise<void> {
+    for (const entry of await readdir(join(root, folder), { withFileTypes: true })) {
+      const path = folder === '' ? entry.name : `${folder}/${entry.name}`;
+      if (isKept(path)) continue;
+      if (isAbove(path) && entry.isDirectory()) await visit(path);
+      else if (!isAbove(path)) await rm(join(root, path), { recursive: true, force: true });
+    }
+  }
+  await visit('');
+}
+
+/** Plain modes and one time for everything; nothing but files, folders and links; and the digest of it all. */
+async function seal(
+  root: string,
+  { signal, onProgress }: CallOptions,
+): Promise<Pick<RuntimeImage, 'digest' | 'files' | 'bytes'>> {
+  const all = createHash('sha256');
+  let files = 0;
+  let bytes = 0;
+  async function visit(folder: string): Promise<void> {
+    for (const name of (await readdir(join(root, folder))).sort()) {
+      const path = folder === '' ? name : `${folder}/${name}`;
+      const at = join(root, path);
+      const info = await lstat(at);
+      files += 1;
+      if (signal?.aborted === true)
+        throw new HyperMeshError('cancelled', 'The caller gave up.', { cause: signal.reason });
+      if (files > FILES_MAX) throw new HyperMeshError('limit-exceeded', `Julia has more than ${FILES_MAX} files.`);
+      if (info.isSymbolicLink()) {
+        all.update(`link ${path}\0${await readlink(at)}\0`);
+      } else if (info.isDirectory()) {
+        all.update(`folder ${path}\0`);
+        await chmod(at, 0o755);
+        await visit(path);
+      } else if (info.isFile()) {
+        const mode = (info.mode & 0o100) === 0 ? 0o644 : 0o755;
+        all.update(`file ${mode.toString(8)} ${path}\0`).update(await hashOf(at));
+        bytes += info.size;
+        await chmod(at, mode);
+        onProgress?.({ step: 'seal', unit: 'files', done: files });
+      } else {
+        throw new HyperMeshError('runtime-unavailable', `A package of Julia holds ${path}, which is no file.`);
+      }
+      await lutimes(at, MTIME, MTIME);
+    }
+  }
+  await visit('');
+  return { digest: `sha256:${all.digest('hex')}`, files, bytes };
+}
+
+async function hashOf(file: string): Promise<Buffer> {
+  const hash = createHash('sha256');
+  for await (const piece of createReadStream(file)) hash.update(piece as Uint8Array);
+  return hash.digest();
+}
+
+/** Everything below `folder` is on the disk when it returns. */
+async function syncAll(folder: string): Promise<void> {
+  for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
+    if (!entry.isFile() && !entry.isDirectory()) continue;
+    await using handle = await open(join(entry.parentPath, entry.name));
+    await handle.sync();
+  }
+  for (const path of [folder, dirname(folder)]) {
+    await using handle = await open(path);
+    await handle.sync();
+  }
+}
