@@ -1,7 +1,7 @@
 import { utf8 } from '../base/bytes.ts';
 import type { CallOptions } from '../base/call.ts';
 import { digestOf } from '../base/digest.ts';
-import { HyperMeshError } from '../base/errors.ts';
+import { HyperMeshError, isCoded } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
 import { hold } from '../base/lease.ts';
 import { mapBounded, together } from '../base/streams.ts';
@@ -13,6 +13,7 @@ import type { InstallResult } from './api.ts';
 import type { CatalogContext } from './context.ts';
 import { resolve } from './resolve.ts';
 import { verifyRecord } from './verify.ts';
+import { nearest } from './versions.ts';
 
 export type InstallOptions = CallOptions & { readonly root: string };
 
@@ -122,11 +123,20 @@ async function resolveLock(
   options: CallOptions,
 ): Promise<Lock> {
   options.onProgress?.({ step: 'resolve', note: 'choosing versions' });
-  return resolve(requested, lent.assets, {
-    ...(locked ? { locked } : {}),
-    prefer: 'locked',
-    signal: options.signal,
-  });
+  try {
+    return await resolve(requested, lent.assets, {
+      ...(locked ? { locked } : {}),
+      prefer: 'locked',
+      signal: options.signal,
+    });
+  } catch (error) {
+    const name = isCoded(error, 'package-not-found') ? error.details?.['name'] : undefined;
+    if (typeof name !== 'string') throw error;
+    throw new HyperMeshError('package-not-found', (error as Error).message, {
+      hint: await nearest(lent.assets, name),
+      details: { name },
+    });
+  }
 }
 
 /** With `--locked`, nothing is chosen: the lock file says everything, or it is out of date. */

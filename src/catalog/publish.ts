@@ -139,6 +139,16 @@ async function proveOnce(
   return proofs;
 }
 
+/** After these, the same proofs will never be admitted; anything else (cancelled, a full disk) leaves them as good as they were. */
+const CONDEMNED = [
+  'proof-expired',
+  'proof-rejected',
+  'proof-replayed',
+  'proof-invalid',
+  'equivocation',
+  'network-mismatch',
+] as const;
+
 async function admit(
   context: CatalogContext,
   publication: Publication,
@@ -150,6 +160,7 @@ async function admit(
   try {
     return await lent.consensus.admit(proofs, options);
   } catch (error) {
+    if (!isCoded(error, ...CONDEMNED)) throw error;
     await lent.state.write({ [noteKey(publication.content)]: undefined });
     // Kept proofs can outlive their window; fresh ones can not, so this repeats once at most.
     if (isCoded(error, 'proof-expired'))
