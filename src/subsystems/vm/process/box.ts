@@ -1,0 +1,60 @@
+import type { Duplex, Readable, Writable } from 'node:stream';
+import type { Termination } from '../../../capabilities/vm.ts';
+
+/** What a box may have. All are held for the whole box, not for each process, except `fileBytes`: the largest size of one file. */
+export interface BoxLimits {
+  /** Memory of all processes together; what lies in `/tmp` counts, too. */
+  readonly memoryBytes: number;
+  readonly cpuCores: number;
+  readonly wallMs: number;
+  /** Processes and threads at the same time. */
+  readonly pids: number;
+  readonly tmpBytes: number;
+  readonly fileBytes: number;
+  /** Standard output and error together. */
+  readonly outputBytes: number;
+}
+
+export interface BoxSpec {
+  /** Absolute path inside the box, and arguments. */
+  readonly command: readonly string[];
+  /** A folder whose entries are seen under `/`, read-only; `host`: `/usr`, the libraries and the linker's cache of this machine. */
+  readonly root: string;
+  /** Seen read-only in the box. Sources lie in the folder of the sandbox, and were made by the node. */
+  readonly mounts: readonly { readonly source: string; readonly at: string }[];
+  readonly environment: Readonly<Record<string, string>>;
+  readonly limits: BoxLimits;
+}
+
+export interface BoxExit {
+  readonly termination: Exclude<Termination, 'fuel'>;
+  /** Why it was stopped; null after `exit`. */
+  readonly reason: string | null;
+  readonly exitCode: number | null;
+  /** Name of the signal that ended the program, such as `SIGSEGV`. */
+  readonly signal: string | null;
+  readonly usage: { readonly wallMs: number; readonly cpuMs: number; readonly peakMemoryBytes: number };
+  readonly enforcedBy: Readonly<Record<string, string>>;
+}
+
+/** One program that runs. The streams end with the box. */
+export interface Box {
+  readonly stdin: Writable;
+  /** Both must be read to their end: a box whose output is not read waits, like any program with a full pipe. */
+  readonly stdout: Readable;
+  readonly stderr: Readable;
+  /** Descriptor 3 of the program; a socket pair. */
+  readonly control: Duplex;
+  /** Never rejects. When it resolves, no process of the box is left. */
+  readonly exit: Promise<BoxExit>;
+  /** Ends the box with everything in it: `exit` says `cancelled`. */
+  kill(): void;
+}
+
+export interface SandboxStatus {
+  readonly available: boolean;
+  readonly reason: string | null;
+  readonly remedy: string | null;
+  /** Limit -> the mechanism that holds it on this machine. */
+  readonly enforces: Readonly<Record<string, string>>;
+}

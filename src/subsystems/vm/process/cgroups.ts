@@ -1,0 +1,263 @@
+import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+
+export type Controller = 'memory' | 'pids' | 'cpu' | 'cpuacct';
+
+/** What a box may have; the kernel holds it for all processes of the box together. */
+export interface CgroupLimits {
+  readonly memoryBytes: number;
+  readonly pids: number;
+  readonly cpuCores: number;
+}
+
+export interface CgroupUsage {
+  readonly peakMemoryBytes: number;
+  readonly cpuMs: number;
+  /** Processes that the kernel killed because the memory was used up. */
+  readonly oomKills: number;
+}
+
+const PERIOD_US = 100_000;
+const REMOVE_MS_MAX = 3_000;
+const CONTROLLERS_V2: readonly Controller[] = ['memory', 'pids', 'cpu'];
+
+/** One folder of the kernel's tree in which boxes get folders of their own. */
+interface Branch {
+  readonly version: 1 | 2;
+  readonly controllers: readonly Controller[];
+  readonly folder: string;
+}
+
+/**
+ * The control groups that this process may make, all under one name. Whatever the name holds when it is opened was left by a
+ * node that was killed: it is ended and removed.
+ */
+export class Cgroups {
+  /** Controllers by which limits are really held, and the words for it. */
+  readonly enforces: ReadonlyMap<Controller, string>;
+  readonly #branches: readonly Branch[];
+
+  private constructor(branches: readonly Branch[]) {
+    this.#branches = branches;
+    this.enforces = new Map(
+      branches.flatMap(({ version, controllers }) => controllers.map((one) => [one, `cgroup v${version}`] as const)),
+    );
+  }
+
+  /** `name`: one for each home. Never fails: what the machine does not let us make is not in {@link enforces}. */
+  static async open(name: string): Promise<Cgroups> {
+    const branches: Branch[] = [];
+    for (const { version, controllers, parents } of await hierarchies()) {
+      for (const parent of parents) {
+        const folder = path.join(parent, name);
+        const found = await settle(folder, version, controllers).catch(() => []);
+        if (found.length === 0) continue;
+        branches.push({ version, controllers: found, folder });
+        break;
+      }
+    }
+    return new Cgroups(branches);
+  }
+
+  /** Null where the machine lends none. A crash after this leaves empty folders, which the next {@link open} removes. */
+  async create(id: string, limits: CgroupLimits): Promise<Cgroup | null> {
+    if (this.#branches.length === 0) return null;
+    const folders: { readonly folder: string; readonly branch: Branch }[] = [];
+    try {
+      for (const branch of this.#branches) {
+        const folder = path.join(branch.folder, id);
+        await mkdir(folder);
+        folders.push({ folder, branch });
+        for (const [file, value, needed] of settings(branch, limits)) {
+          await writeFile(path.join(folder, file), value).catch((error: unknown) => {
+            if (needed) throw error;
+          });
+        }
+      }
+    } catch (error) {
+      for (const { folder } of folders) await remove(folder);
+      throw error;
+    }
+    return new Cgroup(folders);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const { folder } of this.#branches) {
+      await clear(folder);
+      await remove(folder);
+    }
+  }
+}
+
+/** The groups of one box. */
+export class Cgroup {
+  /** Files to which a process writes `0` to join. */
+  readonly entrances: readonly string[];
+  readonly #folders: readonly { readonly folder: string; readonly branch: Branch }[];
+
+  constructor(folders: readonly { readonly folder: string; readonly branch: Branch }[]) {
+    this.#folders = folders;
+    this.entrances = folders.map(({ folder }) => path.join(folder, 'cgroup.procs'));
+  }
+
+  async usage(): Promise<CgroupUsage> {
+    let usage: CgroupUsage = { peakMemoryBytes: 0, cpuMs: 0, oomKills: 0 };
+    for (const { folder, branch } of this.#folders) usage = { ...usage, ...(await usageOf(folder, branch)) };
+    return usage;
+  }
+
+  /** Ends every process of the box, and removes the folders when all are gone. */
+  async remove(): Promise<void> {
+    for (const { folder } of this.#folders) await remove(folder);
+  }
+}
+
+function settings(
+  { version, controllers }: Branch,
+  limits: CgroupLimits,
+): [file: string, value: string, needed: boolean][] {
+  const memory = String(limits.memoryBytes);
+  const quota = String(Math.max(1_000, Math.round(limits.cpuCores * PERIOD_US)));
+  const all: Record<Controller, [string, string, boolean][]> =
+    version === 1
+      ? {
+          memory: [
+            ['memory.limit_in_bytes', memory, true],
+            // Missing where the kernel does not count swap.
+            ['memory.memsw.limit_in_bytes', memory, false],
+          ],
+          pids: [['pids.max', String(limits.pids), true]],
+          cpu: [
+            ['cpu.cfs_period_us', String(PERIOD_US), true],
+            ['cpu.cfs_quota_us', quota, true],
+          ],
+          cpuacct: [],
+        }
+      : {
+          memory: [
+            ['memory.max', memory, true],
+            ['memory.swap.max', '0', false],
+            ['memory.oom.group', '1', false],
+          ],
+          pids: [['pids.max', String(limits.pids), true]],
+          cpu: [['cpu.max', `${quota} ${PERIOD_US}`, true]],
+          cpuacct: [],
+        };
+  return controllers.flatMap((controller) => all[controller]);
+}
+
+async function usageOf(folder: string, { version, controllers }: Branch): Promise<Partial<CgroupUsage>> {
+  const read = (file: string) => readFile(path.join(folder, file), 'latin1').catch(() => '');
+  const field = (text: string, name: string) => Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
+  const has = (controller: Controller) => controllers.includes(controller);
+  if (version === 1) {
+    return {
+      ...(has('memory')
+        ? {
+            peakMemoryBytes: Number(await read('memory.max_usage_in_bytes')),
+            oomKills: field(await read('memory.oom_control'), 'oom_kill'),
+          }
+        : {}),
+      ...(has('cpuacct') ? { cpuMs: Math.round(Number(await read('cpuacct.usage')) / 1e6) } : {}),
+    };
+  }
+  return {
+    ...(has('memory')
+      ? {
+          peakMemoryBytes: Number(await read('memory.peak')),
+          oomKills: field(await read('memory.events'), 'oom_kill'),
+        }
+      : {}),
+    ...(has('cpuacct') ? { cpuMs: Math.round(field(await read('cpu.stat'), 'usage_usec') / 1e3) } : {}),
+  };
+}
+
+interface Hierarchy {
+  readonly version: 1 | 2;
+  readonly controllers: readonly Controller[];
+  /** Folders to try, the nearest first. */
+  readonly parents: readonly string[];
+}
+
+/**
+ * Boxes lie beneath our own group, so that a limit on the node holds for its programs too. In version 2 a group that holds processes cannot pass
+ * controllers on: there the nearest group above that passes them on is taken.
+ */
+async function hierarchies(): Promise<Hierarchy[]> {
+  const own = await readFile('/proc/self/cgroup', 'latin1').catch(() => '');
+  const mounts = await readFile('/proc/self/mountinfo', 'latin1').catch(() => '');
+  const found: Hierarchy[] = [];
+  for (const line of mounts.split('\n')) {
+    const [before, after] = line.split(' - ');
+    const [type, , options] = after?.split(' ') ?? [];
+    const at = before?.split(' ')[4];
+    if (at === undefined || options === undefined) continue;
+    if (type === 'cgroup') {
+      const names = options.split(',');
+      const controllers = (['memory', 'pids', 'cpu', 'cpuacct'] as const).filter((one) => names.includes(one));
+      if (controllers.length === 0) continue;
+      const below = own.split('\n').find((one) => one.split(':')[1]?.split(',').includes(controllers[0]!));
+      found.push({ version: 1, controllers, parents: [path.join(at, below?.split(':')[2] ?? '/'), at] });
+    } else if (type === 'cgroup2') {
+      const below =
+        own
+          .split('\n')
+          .find((one) => one.startsWith('0::'))
+          ?.slice(3) ?? '/';
+      const parents: string[] = [];
+      for (let one = path.join(at, below); one.startsWith(at) && parents.length < 32; one = path.dirname(one))
+        parents.push(one);
+      found.push({ version: 2, controllers: CONTROLLERS_V2, parents });
+    }
+  }
+  // A controller is in one hierarchy only.
+  return found;
+}
+
+/** Makes the folder, empties it of leftovers, and returns the controllers that work in it. */
+async function settle(folder: string, version: 1 | 2, wanted: readonly Controller[]): Promise<Controller[]> {
+  if (version === 1) {
+    await mkdir(folder, { recursive: true });
+    await clear(folder);
+    return [...wanted];
+  }
+  const passed = (await readFile(path.join(path.dirname(folder), 'cgroup.subtree_control'), 'latin1'))
+    .trim()
+    .split(' ');
+  const available = wanted.filter((one) => passed.includes(one));
+  if (available.length === 0) return [];
+  await mkdir(folder, { recursive: true });
+  await clear(folder);
+  await writeFile(path.join(folder, 'cgroup.subtree_control'), available.map((one) => `+${one}`).join(' '));
+  return available.includes('cpu') ? [...available, 'cpuacct'] : available;
+}
+
+async function clear(folder: string): Promise<void> {
+  const entries = await readdir(folder, { withFileTypes: true }).catch(() => []);
+  for (const entry of entries) if (entry.isDirectory()) await remove(path.join(folder, entry.name));
+}
+
+/** Gives up after some seconds: an empty group costs little, and the next start tries again. */
+async function remove(folder: string): Promise<void> {
+  const deadline = performance.now() + REMOVE_MS_MAX;
+  for (let waitMs = 1; ; waitMs = Math.min(waitMs * 2, 50)) {
+    try {
+      await rmdir(folder);
+      return;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EBUSY' || performance.now() > deadline) return;
+    }
+    const members = await readFile(path.join(folder, 'cgroup.procs'), 'latin1').catch(() => '');
+    for (const pid of members.split('\n').map(Number)) if (pid > 1) killQuietly(pid);
+    await pause(waitMs);
+  }
+}
+
+function killQuietly(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // gone meanwhile
+  }
+}

@@ -1,0 +1,143 @@
+import assert from 'node:assert/strict';
+import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { text } from 'node:stream/consumers';
+import { after, describe, it } from 'node:test';
+import type { BoxExit, BoxSpec } from './box.ts';
+import { openProcessSandbox } from './sandbox.ts';
+
+const MiB = 2 ** 20;
+const LIMITS = {
+  memoryBytes: 64 * MiB,
+  cpuCores: 1,
+  wallMs: 10_000,
+  pids: 16,
+  tmpBytes: MiB,
+  fileBytes: MiB,
+  outputBytes: 64 * 1024,
+};
+
+const directory = await mkdtemp(path.join(tmpdir(), 'hypermesh-sandbox-'));
+
+// With the kernel's control groups where there are some, and as on a machine that lends none.
+for (const cgroups of [true, false]) {
+  const sandbox = await openProcessSandbox({ directory: path.join(directory, String(cgroups)), cgroups });
+  const status = await sandbox.probe();
+
+  describe(`process sandbox, control groups ${cgroups ? 'used' : 'not used'}`, { skip: status.reason ?? false }, () => {
+    after(() => sandbox[Symbol.asyncDispose]());
+
+    async function run(
+      script: string,
+      more: Partial<Omit<BoxSpec, 'limits'>> & { limits?: Partial<BoxSpec['limits']>; signal?: AbortSignal } = {},
+    ): Promise<{ printed: string; complaint: string; exit: BoxExit }> {
+      const { limits, signal, ...spec } = more;
+      const box = await sandbox.start(
+        {
+          command: ['/bin/sh', '-c', script],
+          root: 'host',
+          mounts: [],
+          environment: {},
+          ...spec,
+          limits: { ...LIMITS, ...limits },
+        },
+        { signal },
+      );
+      box.stdin.end('in');
+      const [printed, complaint, exit] = await Promise.all([text(box.stdout), text(box.stderr), box.exit]);
+      return { printed, complaint, exit };
+    }
+
+    it('names a mechanism for every limit', () => {
+      for (const limit of ['isolation', 'memory', 'cpu', 'pids', 'wall', 'output', 'tmp', 'files', 'network'])
+        assert.ok(status.enforces[limit], limit);
+    });
+
+    it('passes the streams, the environment and the status', async () => {
+      const { printed, complaint, exit } = await run('cat; echo $A; echo no >&2; exit 7', {
+        environment: { A: 'b c' },
+      });
+      assert.deepEqual([printed, complaint], ['inb c\n', 'no\n']);
+      assert.deepEqual([exit.termination, exit.exitCode, exit.reason], ['exit', 7, null]);
+      assert.deepEqual(exit.enforcedBy, status.enforces);
+    });
+
+    it('gives the program a socket to the node as descriptor 3', async () => {
+      const box = await sandbox.start({
+        command: ['/bin/sh', '-c', 'read line <&3; echo "got $line" >&3'],
+        root: 'host',
+        mounts: [],
+        environment: {},
+        limits: LIMITS,
+      });
+      box.control.write('hello\n');
+      box.stdout.resume();
+      box.stderr.resume();
+      assert.equal(await text(box.control), 'got hello\n');
+      assert.equal((await box.exit).exitCode, 0);
+    });
+
+    it('stops at each limit, and says at which', async () => {
+      const ends = await Promise.all([
+        run('while :; do :; done', { limits: { wallMs: 300 } }),
+        run('cat /dev/zero'),
+        run('cat /dev/zero >&2'),
+        run('exec tail -n 1 /dev/zero'),
+        run('exec head -c 3000000 /dev/zero > /tmp/large', { limits: { tmpBytes: 8 * MiB } }),
+        run('kill -SEGV $$'),
+      ]);
+      assert.deepEqual(
+        ends.map(({ exit }) => [exit.termination, exit.exitCode]),
+        [
+          ['timeout', null],
+          ['output', null],
+          ['output', null],
+          ['memory', null],
+          ['error', null],
+          ['error', null],
+        ],
+      );
+      assert.equal(ends[1]!.printed.length, LIMITS.outputBytes);
+      assert.match(ends[4]!.exit.reason ?? '', /a file larger than/);
+    });
+
+    it('bounds what is in /tmp, the processes and where can be written', async () => {
+      const { printed, complaint } = await run(
+        'for i in 1 2 3; do head -c 900000 /dev/zero > /tmp/$i || echo full; done; echo x > /usr/x; echo x > /x; echo x > /etc/x',
+      );
+      assert.match(printed, /full/);
+      assert.equal(complaint.match(/Read-only file system/g)?.length, 3);
+      assert.doesNotMatch((await run('for i in $(seq 40); do sleep 9 & done; echo all')).printed, /all/);
+    });
+
+    it('leaves no process behind: neither daemons of the program, nor those of a caller who gives up', async () => {
+      const before = performance.now();
+      assert.equal((await run('setsid sleep 30 & exit 0')).exit.exitCode, 0);
+      const controller = new AbortController();
+      const running = run('echo; setsid sleep 30 & sleep 30', { signal: controller.signal });
+      setTimeout(() => controller.abort(), 100);
+      assert.equal((await running).exit.termination, 'cancelled');
+      await assert.rejects(run('echo', { signal: controller.signal }), { code: 'cancelled' });
+      assert.ok(performance.now() - before < 20_000);
+    });
+
+    it('shows folders of ours read-only, images as roots, and refuses all others', async () => {
+      const own = path.join(directory, String(cgroups));
+      await mkdir(path.join(own, 'trees/one'), { recursive: true });
+      await writeFile(path.join(own, 'trees/one/hello'), 'hello');
+      await symlink('/etc', path.join(own, 'trees/link')).catch(() => {});
+      const mount = (source: string) =>
+        run('cat /package/hello; echo x > /package/x', { mounts: [{ source, at: '/package' }] });
+      const { printed, complaint } = await mount(path.join(own, 'trees/one'));
+      assert.deepEqual([printed, /Read-only/.test(complaint)], ['hello', true]);
+      for (const source of ['/etc', own, path.join(own, 'trees/link'), path.join(own, '..')])
+        await assert.rejects(mount(source), { code: 'usage' }, source);
+      // An image without a shell: its entries are all there is.
+      const { exit } = await run('', { root: path.join(own, 'trees/one') });
+      assert.notEqual(exit.exitCode, 0);
+    });
+  });
+}
+
+after(() => rm(directory, { recursive: true, force: true }));

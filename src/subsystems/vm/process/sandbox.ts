@@ -1,0 +1,592 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { createHash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import {
+  chmod,
+  type FileHandle,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  readlink,
+  realpath,
+  writeFile,
+} from 'node:fs/promises';
+import path from 'node:path';
+import { type Duplex, type Readable, Transform, type Writable } from 'node:stream';
+import type { CallOptions } from '../../../base/call.ts';
+import { HyperMeshError } from '../../../base/errors.ts';
+import type { Box, BoxExit, BoxLimits, BoxSpec, SandboxStatus } from './box.ts';
+import { type Cgroup, Cgroups, type Controller } from './cgroups.ts';
+import { checkBox } from './probe.ts';
+import { measureTree } from './process-tree.ts';
+import { assembleFilter } from './seccomp.ts';
+
+export interface ProcessSandbox extends AsyncDisposable {
+  /** A real hardened run that tries to break out, once as long as it succeeds. */
+  probe(): Promise<SandboxStatus>;
+  /**
+   * Errors: `runtime-unavailable` when this machine cannot hold a box, `cancelled` before the start, `usage` on a source outside
+   * the folder of the sandbox. What happens later is in `exit`.
+   */
+  start(spec: BoxSpec, options?: Pick<CallOptions, 'signal'>): Promise<Box>;
+}
+
+export interface ProcessSandboxOptions {
+  /** Ours alone; package trees and images that boxes are shown lie in it. Made when missing. */
+  readonly directory: string;
+  /** `false`: do without control groups, as on a machine that lends none. */
+  readonly cgroups?: boolean;
+}
+
+/** Starts nothing; removes the groups that a killed node left behind. */
+export async function openProcessSandbox(options: ProcessSandboxOptions): Promise<ProcessSandbox> {
+  await mkdir(options.directory, { recursive: true });
+  const directory = await realpath(options.directory);
+  // Entered by the users of boxes, who cannot list it; what lies in it is not secret to programs that are shown it anyway.
+  await chmod(directory, 0o711);
+  const name = `hypermesh-${createHash('sha256').update(directory).digest('hex').slice(0, 16)}`;
+  const isUsable = process.platform === 'linux' && (process.arch === 'x64' || process.arch === 'arm64');
+  const cgroups = isUsable && options.cgroups !== false ? await Cgroups.open(name) : null;
+  return new Sandbox(directory, cgroups);
+}
+
+const WATCH_MS = 50;
+/**
+ * Users for boxes when the node runs as root: one for each box, so that limits by user are limits by box. Above what distributions
+ * and containers give away; the highest ones where only some users are mapped.
+ */
+const UID_FIRST = 2_000_000_000;
+const UIDS = 4_000;
+const NOBODY = 65_534;
+/** What the chain of programs around the box needs for itself. */
+const OWN_PIDS = 4;
+const OPEN_FILES = 256;
+const SHM_BYTES = 16 * 2 ** 20;
+/** Standard streams, control socket, filter and status: what a box is started with. */
+const OWN_FD_LAST = 5;
+const STATUS_BYTES_MAX = 4_096;
+/** Where the node's folder is seen by the users of boxes, in a mount namespace of the box alone. */
+const WINDOW = '/mnt';
+const HOST_FOLDERS = ['usr', 'bin', 'sbin', 'lib', 'lib32', 'lib64', 'libx32'];
+const HOST_FILES = ['/etc/ld.so.cache', '/etc/alternatives'];
+/** Entries of an image that the box makes itself. */
+const BOX_FOLDERS = new Set(['proc', 'sys', 'dev', 'tmp', 'run', 'package', 'packages', 'home', 'root', 'mnt', 'boot']);
+/** What `/proc` says about the machine and not about the box. */
+const MASKED = [
+  ...['buddyinfo', 'cmdline', 'config.gz', 'interrupts', 'iomem', 'ioports', 'kallsyms', 'kcore', 'key-users', 'keys'],
+  ...['kmsg', 'kpagecgroup', 'kpagecount', 'kpageflags', 'modules', 'pagetypeinfo', 'sched_debug', 'slabinfo', 'swaps'],
+  ...['sysrq-trigger', 'timer_list', 'vmallocinfo', 'zoneinfo'],
+].map((name) => `/proc/${name}`);
+/** Shell script: $1 mounts $2 where the user of the box finds it. */
+const SHOW = `"$1" --bind "$2" ${WINDOW} || exit 125; shift 2; `;
+/** Shell script: joins the control groups up to `--`, and becomes the rest. */
+const ENTER = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"';
+
+/** Signals that a shell's status 128+n stands for, as far as programs die of them. */
+const DEADLY: Readonly<Record<number, string>> = {
+  3: 'SIGQUIT',
+  4: 'SIGILL',
+  5: 'SIGTRAP',
+  6: 'SIGABRT',
+  7: 'SIGBUS',
+  8: 'SIGFPE',
+  9: 'SIGKILL',
+  11: 'SIGSEGV',
+  24: 'SIGXCPU',
+  25: 'SIGXFSZ',
+  31: 'SIGSYS',
+};
+
+interface Tools {
+  readonly bwrap: string;
+  readonly prlimit: string;
+  readonly taskset: string;
+  /** Only root needs them. */
+  readonly asRoot: {
+    readonly unshare: string;
+    readonly mount: string;
+    readonly setpriv: string;
+    readonly env: string;
+  } | null;
+}
+
+/** What is found out about the machine once. */
+interface Setup {
+  readonly tools: Tools;
+  /** Options of bubblewrap that show the `host` root. */
+  readonly root: readonly string[];
+  readonly masks: readonly string[];
+  /** The file with the seccomp program. */
+  readonly filter: string;
+  /** Open descriptors that the node was started with and that a program would be started with, too. */
+  readonly inherited: readonly number[];
+  readonly shell: readonly string[];
+  readonly uidFirst: number;
+  readonly processors: readonly number[];
+}
+
+class Sandbox implements ProcessSandbox {
+  readonly #directory: string;
+  readonly #cgroups: Cgroups | null;
+  readonly #uids = new Set<number>();
+  readonly #running = new Set<RunningBox>();
+  #setup: Promise<Setup> | undefined;
+  #probed: Promise<SandboxStatus> | undefined;
+  #turn = 0;
+  #closed = false;
+
+  constructor(directory: string, cgroups: Cgroups | null) {
+    this.#directory = directory;
+    this.#cgroups = cgroups;
+  }
+
+  async probe(): Promise<SandboxStatus> {
+    this.#probed ??= this.#probe();
+    const status = await this.#probed;
+    // A machine that was out of processes may have some now.
+    if (!status.available) this.#probed = undefined;
+    return status;
+  }
+
+  async start(spec: BoxSpec, options: Pick<CallOptions, 'signal'> = {}): Promise<Box> {
+    const { available, reason, remedy } = await this.probe();
+    if (!available) {
+      throw new HyperMeshError('runtime-unavailable', `This machine cannot hold a program in a box: ${reason}`, {
+        ...(remedy === null ? {} : { hint: remedy }),
+      });
+    }
+    return this.#start(spec, options);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true;
+    await Promise.all(
+      [...this.#running].map((box) => {
+        box.stop('cancelled', 'The node stopped.');
+        return box.exit;
+      }),
+    );
+    await this.#cgroups?.[Symbol.asyncDispose]();
+  }
+
+  async #probe(): Promise<SandboxStatus> {
+    const unavailable = (reason: string, remedy: string): SandboxStatus => ({
+      available: false,
+      reason,
+      remedy,
+      enforces: {},
+    });
+    if (process.platform !== 'linux' || (process.arch !== 'x64' && process.arch !== 'arm64'))
+      return unavailable(
+        `boxes for processes need Linux on x64 or arm64, this is ${process.platform} on ${process.arch}.`,
+        'Run packages of other languages than wasm on such a machine.',
+      );
+    const missing = ['bwrap', 'prlimit', 'taskset', ...(isRoot() ? ['unshare', 'mount', 'setpriv', 'env'] : [])].filter(
+      (name) => find(name) === null,
+    );
+    if (missing.length > 0)
+      return unavailable(
+        `${missing.join(', ')} ${missing.length === 1 ? 'is' : 'are'} not installed.`,
+        'Install bubblewrap and util-linux, for example with `apt-get install bubblewrap util-linux`.',
+      );
+    const enforces = this.#mechanisms();
+    const failure = await checkBox((spec) => this.#start(spec, {}), this.#directory).catch((error: unknown) =>
+      error instanceof Error ? error.message : String(error),
+    );
+    if (failure !== null)
+      return unavailable(
+        failure,
+        'User namespaces must be allowed (kernel.unprivileged_userns_clone, user.max_user_namespaces, AppArmor); a container needs the right to make them.',
+      );
+    return { available: true, reason: null, remedy: null, enforces };
+  }
+
+  /** Whether the kernel holds this limit for all processes of a box together. */
+  #holds(controller: Controller): boolean {
+    return this.#cgroups?.enforces.has(controller) ?? false;
+  }
+
+  /** What holds which limit here. */
+  #mechanisms(): Readonly<Record<string, string>> {
+    const by = (controller: Controller) => this.#cgroups?.enforces.get(controller);
+    return {
+      isolation: `bubblewrap: namespaces of its own, ${isRoot() ? 'a user of its own' : 'the user of the node'} without capabilities`,
+      syscalls: 'seccomp filter, an allow list',
+      memory: this.#holds('memory') ? `${by('memory')} memory` : WATCHDOG,
+      cpu: this.#holds('cpu') ? `${by('cpu')} quota` : 'affinity to that many processors, rounded up',
+      pids: this.#holds('pids')
+        ? `${by('pids')} pids`
+        : `RLIMIT_NPROC of ${isRoot() ? 'a user of its own' : 'this user, above what else he runs'}`,
+      wall: 'SIGKILL to the process namespace',
+      output: 'counted by the node',
+      tmp: 'tmpfs of that size',
+      fileSize: 'RLIMIT_FSIZE',
+      files: 'a root of its own, read-only but /tmp; only package folders are mounted',
+      network: 'an empty network namespace, sockets only AF_UNIX by seccomp',
+    };
+  }
+
+  async #start(spec: BoxSpec, { signal }: Pick<CallOptions, 'signal'>): Promise<Box> {
+    this.#setup ??= this.#prepare();
+    const setup = await this.#setup;
+    const uid = this.#takeUid(setup.uidFirst);
+    let cgroup: Cgroup | null = null;
+    let filter: FileHandle | undefined;
+    try {
+      const limits = { ...spec.limits, pids: spec.limits.pids + OWN_PIDS };
+      cgroup = (await this.#cgroups?.create(randomBytes(8).toString('hex'), limits)) ?? null;
+      const files = await this.#binds(spec);
+      filter = await open(setup.filter, 'r');
+      if (this.#closed || signal?.aborted)
+        throw new HyperMeshError('cancelled', 'The run was cancelled before the program started.', {
+          cause: signal?.reason,
+        });
+      const inner = [
+        ...this.#limited(spec.limits, uid, setup, await this.#userTasks()),
+        setup.tools.bwrap,
+        ...['--unshare-all', '--unshare-user', '--disable-userns', '--die-with-parent', '--new-session', '--clearenv'],
+        ...Object.entries(spec.environment).flatMap(([name, value]) => ['--setenv', name, value]),
+        ...['--hostname', 'box', '--proc', '/proc', '--dev', '/dev', '--perms', '0755', '--dir', '/etc'],
+        ...files,
+        ...['--size', String(Math.max(4096, spec.limits.tmpBytes)), '--perms', '1777', '--tmpfs', '/tmp'],
+        ...['--size', String(SHM_BYTES), '--perms', '1777', '--tmpfs', '/dev/shm', '--remount-ro', '/dev'],
+        ...setup.masks.flatMap((file) => ['--ro-bind', '/dev/null', file]),
+        ...['--remount-ro', '/', '--chdir', '/', '--cap-drop', 'ALL', '--uid', String(NOBODY), '--gid', String(NOBODY)],
+        ...['--seccomp', '4', '--json-status-fd', '5', '--', ...spec.command],
+      ];
+      const [program, ...args] = this.#entered(inner, cgroup, setup);
+      const child = spawn(program!, args, {
+        env: {},
+        cwd: '/',
+        detached: true,
+        stdio: ['pipe', 'pipe', 'pipe', 'pipe', filter.fd, 'pipe'],
+      });
+      const box = new RunningBox(child, spec.limits, cgroup, this.#mechanisms(), !this.#holds('memory'));
+      this.#running.add(box);
+      const cancel = () => box.stop('cancelled', 'The caller gave up.');
+      signal?.addEventListener('abort', cancel, { once: true });
+      void box.exit.finally(() => {
+        signal?.removeEventListener('abort', cancel);
+        this.#running.delete(box);
+        this.#uids.delete(uid);
+      });
+      return box;
+    } catch (error) {
+      this.#uids.delete(uid);
+      await cgroup?.remove();
+      throw error;
+    } finally {
+      await filter?.close();
+    }
+  }
+
+  async #prepare(): Promise<Setup> {
+    const need = (name: string) => find(name)!;
+    const tools: Tools = {
+      bwrap: need('bwrap'),
+      prlimit: need('prlimit'),
+      taskset: need('taskset'),
+      asRoot: isRoot()
+        ? { unshare: need('unshare'), mount: need('mount'), setpriv: need('setpriv'), env: need('env') }
+        : null,
+    };
+    const root: string[] = [];
+    for (const name of HOST_FOLDERS) root.push(...(await seen(`/${name}`, `/${name}`)));
+    for (const file of HOST_FILES) if (existsSync(file)) root.push('--ro-bind', file, file);
+    const filter = path.join(this.#directory, 'seccomp.bpf');
+    await writeFile(filter, assembleFilter(process.arch as 'x64' | 'arm64'));
+    const masks = MASKED.filter((file) => existsSync(file));
+    const inherited = await inheritedDescriptors();
+    // Other shells cannot name descriptors above 9.
+    const shell = inherited.length === 0 ? ['/bin/sh'] : ['/bin/bash', '--norc', '--noprofile'];
+    if (!existsSync(shell[0]!))
+      throw new Error(`${shell[0]} is needed to close descriptor ${inherited[0]}, with which the node was started`);
+    return {
+      tools,
+      root,
+      masks,
+      filter,
+      inherited,
+      shell,
+      uidFirst: await firstUid(),
+      processors: await ownProcessors(),
+    };
+  }
+
+  /** The root and the mounts, as options of bubblewrap. */
+  async #binds(spec: BoxSpec): Promise<string[]> {
+    const binds: string[] = [];
+    if (spec.root === 'host') {
+      binds.push(...(await this.#setup)!.root);
+    } else {
+      const image = await this.#ours(spec.root);
+      for (const name of await readdir(image)) {
+        if (BOX_FOLDERS.has(name)) continue;
+        binds.push(...(await seen(path.join(image, name), `/${name}`, this.#shown(path.join(image, name)))));
+      }
+    }
+    for (const { source, at } of spec.mounts) binds.push('--ro-bind', this.#shown(await this.#ours(source)), at);
+    return binds;
+  }
+
+  /** Bubblewrap follows a link in a source: only folders of ours that are no links are shown. */
+  async #ours(folder: string): Promise<string> {
+    const real = await realpath(folder);
+    const relative = path.relative(this.#directory, real);
+    if (relative === '' || relative.startsWith('..') || path.isAbsolute(relative))
+      throw new HyperMeshError('usage', `A box can be shown folders beneath ${this.#directory} only, not ${folder}.`);
+    return real;
+  }
+
+  /** The path by which the user of a box reaches a folder of ours. */
+  #shown(folder: string): string {
+    return isRoot() ? path.join(WINDOW, path.relative(this.#directory, folder)) : folder;
+  }
+
+  #limited(limits: BoxLimits, uid: number, { tools, processors }: Setup, userTasks: number): string[] {
+    const cpuSeconds = Math.ceil((limits.wallMs / 1_000) * limits.cpuCores) + 1;
+    const prlimit = [
+      tools.prlimit,
+      ...['--core=0', '--memlock=0', `--nofile=${OPEN_FILES}`, `--cpu=${cpuSeconds}`],
+      ...[`--fsize=${limits.fileBytes}`, `--nproc=${limits.pids + OWN_PIDS + userTasks}`],
+    ];
+    if (!this.#holds('cpu')) {
+      const count = Math.min(Math.ceil(limits.cpuCores), processors.length);
+      // In turn, or all boxes would share the first one.
+      const chosen = Array.from({ length: count }, () => processors[this.#turn++ % processors.length]);
+      prlimit.push(tools.taskset, '--cpu-list', chosen.join(','));
+    }
+    if (tools.asRoot === null) return prlimit;
+    const { setpriv, env } = tools.asRoot;
+    const user = [`--reuid=${uid}`, `--regid=${uid}`, '--clear-groups', '--no-new-privs'];
+    return [setpriv, ...user, ...prlimit, env, '-i'];
+  }
+
+  /** What happens before: leaked descriptors are closed, the control groups entered, and, as root, the folder shown. */
+  #entered(inner: string[], cgroup: Cgroup | null, { tools, shell, inherited }: Setup): string[] {
+    const entrances = cgroup?.entrances ?? [];
+    if (tools.asRoot === null && entrances.length === 0 && inherited.length === 0) return inner;
+    const close = inherited.length === 0 ? '' : `exec ${inherited.map((fd) => `${fd}>&-`).join(' ')}; `;
+    const enter = [...shell, '-c', `${close}${tools.asRoot === null ? '' : SHOW}${ENTER}`, 'sh'];
+    if (tools.asRoot === null) return [...enter, ...entrances, '--', ...inner];
+    const { unshare, mount } = tools.asRoot;
+    const space = [unshare, '--mount', '--propagation', 'private', '--'];
+    return [...space, ...enter, mount, this.#directory, ...entrances, '--', ...inner];
+  }
+
+  #takeUid(first: number): number {
+    for (let index = 0; index < UIDS; index++) {
+      const uid = first + index;
+      if (this.#uids.has(uid)) continue;
+      this.#uids.add(uid);
+      return uid;
+    }
+    throw new HyperMeshError('quota-exceeded', `${UIDS} boxes run already.`);
+  }
+
+  /** Where the limit on processes counts all that this user runs. */
+  async #userTasks(): Promise<number> {
+    if (isRoot()) return 0;
+    const uid = process.getuid!();
+    let tasks = 0;
+    for (const name of await readdir('/proc')) {
+      if (!/^\d+$/.test(name)) continue;
+      const status = await readFile(`/proc/${name}/status`, 'latin1').catch(() => '');
+      if (Number(/^Uid:\t(\d+)/m.exec(status)?.[1]) === uid) tasks += Number(/^Threads:\t(\d+)/m.exec(status)?.[1]);
+    }
+    return tasks;
+  }
+}
+
+const WATCHDOG = `watchdog on resident size every ${WATCH_MS} ms`;
+
+class RunningBox implements Box {
+  readonly stdin: Writable;
+  readonly stdout: Readable;
+  readonly stderr: Readable;
+  readonly control: Duplex;
+  readonly exit: Promise<BoxExit>;
+  readonly #child: ChildProcess;
+  readonly #limits: BoxLimits;
+  readonly #cgroup: Cgroup | null;
+  readonly #enforcedBy: Readonly<Record<string, string>>;
+  readonly #startMs = performance.now();
+  #stopped: { readonly termination: BoxExit['termination']; readonly reason: string } | undefined;
+  #outputBytes = 0;
+  #complaint = '';
+  #cpuMs = 0;
+  #peakBytes = 0;
+
+  constructor(
+    child: ChildProcess,
+    limits: BoxLimits,
+    cgroup: Cgroup | null,
+    enforcedBy: Readonly<Record<string, string>>,
+    isWatched: boolean,
+  ) {
+    this.#child = child;
+    this.#limits = limits;
+    this.#cgroup = cgroup;
+    this.#enforcedBy = enforcedBy;
+    const [stdin, stdout, stderr, control, , status] = child.stdio as unknown as Duplex[];
+    this.stdin = stdin!;
+    this.control = control!;
+    this.stdout = this.#counted(stdout!);
+    stderr!.on('data', (piece: Buffer) => {
+      if (this.#complaint.length < STATUS_BYTES_MAX) this.#complaint += piece.toString('utf8');
+    });
+    this.stderr = this.#counted(stderr!);
+    // A program may end before it has read everything.
+    this.stdin.on('error', () => {});
+    this.control.on('error', () => {});
+    this.exit = this.#follow(status!, isWatched);
+  }
+
+  kill(): void {
+    this.stop('cancelled', 'The caller gave up.');
+  }
+
+  stop(termination: BoxExit['termination'], reason: string): void {
+    this.#stopped ??= { termination, reason };
+    // The kernel ends everything in a process namespace with its first process, which dies with this one.
+    this.#child.kill('SIGKILL');
+  }
+
+  #counted(source: Readable): Readable {
+    const counter = new Transform({
+      transform: (piece: Buffer, _encoding, done) => {
+        const free = this.#limits.outputBytes - this.#outputBytes;
+        this.#outputBytes += piece.length;
+        if (piece.length > free) this.stop('output', `The program wrote more than ${this.#limits.outputBytes} bytes.`);
+        done(null, free <= 0 ? undefined : piece.subarray(0, free));
+      },
+    });
+    source.on('error', () => counter.end());
+    return source.pipe(counter);
+  }
+
+  async #follow(status: Readable, isWatched: boolean): Promise<BoxExit> {
+    const wall = setTimeout(
+      () => this.stop('timeout', `The program ran longer than its ${this.#limits.wallMs} ms.`),
+      this.#limits.wallMs,
+    );
+    const watch = isWatched ? setInterval(() => this.#watch(), WATCH_MS) : undefined;
+    let report = '';
+    status.on('data', (piece: Buffer) => {
+      if (report.length < STATUS_BYTES_MAX) report += piece.toString('latin1');
+    });
+    status.on('error', () => {});
+    const failure = await new Promise<Error | null>((resolve) => {
+      this.#child.once('exit', () => resolve(null));
+      this.#child.once('error', resolve);
+    });
+    clearTimeout(wall);
+    clearInterval(watch);
+    const wallMs = Math.round(performance.now() - this.#startMs);
+    if (!status.readableEnded && failure === null) await once(status, 'close').catch(() => {});
+    const kernel = await this.#cgroup?.usage();
+    await this.#cgroup?.remove();
+    this.control.destroy();
+    return {
+      ...this.#judge(failure, report, kernel?.oomKills ?? 0),
+      usage: {
+        wallMs,
+        cpuMs: kernel?.cpuMs ?? this.#cpuMs,
+        peakMemoryBytes: kernel?.peakMemoryBytes ?? this.#peakBytes,
+      },
+      enforcedBy: this.#enforcedBy,
+    };
+  }
+
+  #judge(failure: Error | null, report: string, oomKills: number): Omit<BoxExit, 'usage' | 'enforcedBy'> {
+    const none = { exitCode: null, signal: null };
+    if (this.#stopped !== undefined) return { ...this.#stopped, ...none };
+    const code = /"exit-code": (\d+)/.exec(report)?.[1];
+    const exitCode = code === undefined ? null : Number(code);
+    const signal = exitCode === null || exitCode <= 128 ? null : (DEADLY[exitCode - 128] ?? null);
+    if (oomKills > 0 && (exitCode === null || signal === 'SIGKILL'))
+      return {
+        termination: 'memory',
+        reason: `The program took more than its ${this.#limits.memoryBytes} bytes of memory.`,
+        ...none,
+        signal: 'SIGKILL',
+      };
+    if (exitCode === null) {
+      const why = failure?.message ?? (this.#complaint.trim().slice(0, 500) || 'it ended at once');
+      return { termination: 'sandbox', reason: `The box could not be set up: ${why}`, ...none };
+    }
+    if (signal === null) return { termination: 'exit', reason: null, exitCode, signal: null };
+    return { termination: 'error', reason: reasonFor(signal, this.#limits), exitCode: null, signal };
+  }
+
+  #watch(): void {
+    if (this.#child.pid === undefined) return;
+    const { residentBytes, cpuMs } = measureTree(this.#child.pid);
+    this.#cpuMs = Math.max(this.#cpuMs, cpuMs);
+    this.#peakBytes = Math.max(this.#peakBytes, residentBytes);
+    if (residentBytes > this.#limits.memoryBytes)
+      this.stop('memory', `The program took more than its ${this.#limits.memoryBytes} bytes of memory.`);
+  }
+}
+
+function reasonFor(signal: string, limits: BoxLimits): string {
+  if (signal === 'SIGXFSZ') return `The program made a file larger than ${limits.fileBytes} bytes.`;
+  if (signal === 'SIGXCPU') return 'The program used up its processor time.';
+  return `The program was ended by ${signal}.`;
+}
+
+function isRoot(): boolean {
+  return process.getuid?.() === 0;
+}
+
+/** Not from PATH, which belongs to whoever started the node. */
+function find(name: string): string | null {
+  return (
+    ['/usr/bin', '/bin', '/usr/sbin', '/sbin', '/usr/local/bin']
+      .map((folder) => path.join(folder, name))
+      .find(existsSync) ?? null
+  );
+}
+
+async function firstUid(): Promise<number> {
+  const map = await readFile('/proc/self/uid_map', 'latin1');
+  const ends = map.split('\n').flatMap((line) => {
+    const [inside, , count] = line.trim().split(/\s+/).map(Number);
+    return count === undefined ? [] : [inside! + count];
+  });
+  // 65,534 is nobody, to whom files of strangers seem to belong.
+  return Math.min(UID_FIRST, Math.max(...ends) - UIDS - 1_000);
+}
+
+/** Processors that this process may use, such as 0-3,8. */
+async function ownProcessors(): Promise<number[]> {
+  const list = /^Cpus_allowed_list:\t(.*)$/m.exec(await readFile('/proc/self/status', 'latin1'))?.[1] ?? '0';
+  return list.split(',').flatMap((span) => {
+    const [first = 0, last = first] = span.split('-').map(Number);
+    return Array.from({ length: last - first + 1 }, (_, index) => first + index);
+  });
+}
+
+/** One entry of a root: a link stays a link. */
+async function seen(file: string, at: string, shown = file): Promise<string[]> {
+  const entry = await lstat(file).catch(() => null);
+  if (entry === null) return [];
+  if (entry.isSymbolicLink()) return ['--symlink', await readlink(file), at];
+  return entry.isDirectory() || entry.isFile() ? ['--ro-bind', shown, at] : [];
+}
+
+const CLOSE_ON_EXEC = 0o2000000;
+
+/** Descriptors that this process was given and that a child would be given, too. What Node opens itself closes on exec. */
+async function inheritedDescriptors(): Promise<number[]> {
+  const found: number[] = [];
+  for (const name of await readdir('/proc/self/fdinfo')) {
+    const info = await readFile(`/proc/self/fdinfo/${name}`, 'latin1').catch(() => '');
+    const flags = Number.parseInt(/^flags:\t([0-7]+)/m.exec(info)?.[1] ?? '', 8);
+    if (Number(name) > OWN_FD_LAST && (flags & CLOSE_ON_EXEC) === 0) found.push(Number(name));
+  }
+  return found;
+}
