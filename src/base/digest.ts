@@ -1,4 +1,4 @@
-import { createHash, hash } from 'node:crypto';
+import { hash } from 'node:crypto';
 
 /** SHA-256 of some bytes, as text: the identity of every blob, manifest and record. */
 export type Digest = `sha256:${string}`;
@@ -10,7 +10,7 @@ export function isDigest(text: unknown): text is Digest {
 }
 
 export function sha256(bytes: Uint8Array): Uint8Array {
-  return new Uint8Array(createHash('sha256').update(bytes).digest());
+  return new Uint8Array(hash('sha256', bytes, 'buffer'));
 }
 
 export function digestOf(bytes: Uint8Array): Digest {

@@ -1,6 +1,5 @@
-import { createHash } from 'node:crypto';
-import { equal, fromHex, hex, utf8 } from '../base/bytes.ts';
-import { type Digest, digestHex } from '../base/digest.ts';
+import { concat, equal, fromHex, hex, utf8 } from '../base/bytes.ts';
+import { type Digest, digestHex, sha256 } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
 import type { LogInclusion, SignedTreeHead } from './signature.ts';
@@ -17,15 +16,15 @@ const LEAF = Uint8Array.of(0);
 const NODE = Uint8Array.of(1);
 
 export function leafHash(leaf: Uint8Array): Uint8Array {
-  return new Uint8Array(createHash('sha256').update(LEAF).update(leaf).digest());
+  return sha256(concat(LEAF, leaf));
 }
 
 export function nodeHash(left: Uint8Array, right: Uint8Array): Uint8Array {
-  return new Uint8Array(createHash('sha256').update(NODE).update(left).update(right).digest());
+  return sha256(concat(NODE, left, right));
 }
 
 export function emptyRoot(): Uint8Array {
-  return new Uint8Array(createHash('sha256').digest());
+  return sha256(new Uint8Array());
 }
 
 /** The exact bytes that the envelope of a head signs. A verifier compares them with the payload of the verified envelope. */

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { equal, fromBase64 } from '../../base/bytes.ts';
 import { HyperMeshError } from '../../base/errors.ts';
 import type { CertificateInfo, Verified } from '../../capabilities/trust.ts';
@@ -11,7 +11,7 @@ import {
   type PublicKeys,
 } from '../../wire/certificate.ts';
 import { certificateChain, firstIssue, openEnvelope, trustAnchor } from '../../wire/signature.ts';
-import type { ChainCache } from './chain-cache.ts';
+import { ChainCache } from './chain-cache.ts';
 import { verifyEd25519 } from './ed25519.ts';
 import { falconVerifier } from './falcon.ts';
 import { type ValidPath, validatePath } from './path.ts';
@@ -40,28 +40,30 @@ export function checkEnvelope(envelope: unknown, chain: unknown, anchor: unknown
   return { signer: leaf.keyId, certificate: describe(leaf, options.atMs, false), payload: opened.payload };
 }
 
-function resolvePath(chainInput: unknown, anchorInput: unknown, { role, atMs, cache }: VerifyOptions): ValidPath {
+function resolvePath(
+  chainInput: unknown,
+  anchorInput: unknown,
+  { role, atMs, cache = new ChainCache({ chainsMax: 1 }) }: VerifyOptions,
+): ValidPath {
   const chain = certificateChain.safeParse(chainInput);
   if (!chain.success) throw badCertificate(`The certificate chain is malformed: ${firstIssue(chain.error)}.`);
   const anchor = trustAnchor.safeParse(anchorInput);
   if (!anchor.success) throw badCertificate(`The trust anchor is malformed: ${firstIssue(anchor.error)}.`);
   const { root, revocations } = anchor.data;
-  const key = createHash('sha256')
-    .update([role, root, revocations.length, ...revocations, ...chain.data].join('\n'))
-    .digest('base64');
-  const cached = cache?.get(key, atMs);
+  const key = hash('sha256', [role, root, revocations.length, ...revocations, ...chain.data].join('\n'), 'base64');
+  const cached = cache.get(key, atMs);
   if (cached !== undefined) return cached;
   const path = validatePath(
-    chain.data.map((der) => decodeCertificate(fromBase64(der))),
+    chain.data.map((der) => cache.certificate(der, decodeCertificate)),
     {
       role,
       atMs,
       root: fromBase64(root),
-      revocations: revocations.map((der) => decodeRevocationList(fromBase64(der))),
-      verifies,
+      revocations: revocations.map((der) => cache.revocationList(der, decodeRevocationList)),
+      verifies: (signed, keys) => cache.genuine(signed, keys, () => verifies(signed, keys)),
     },
   );
-  cache?.set(key, path);
+  cache.set(key, path);
   return path;
 }
 
