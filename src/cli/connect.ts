@@ -22,6 +22,16 @@ export async function findNode(home: string): Promise<NodeFile | null> {
   return health?.pid === file.pid ? file : null;
 }
 
+/** Why node.json cannot be read although it is there; null when it can, or is not there. */
+export async function nodeFileProblem(home: string): Promise<HyperMeshError | null> {
+  try {
+    decodeNodeFile(await readFile(path.join(home, 'node.json'), 'utf8'));
+    return null;
+  } catch (error) {
+    return isCoded(error) ? error : null;
+  }
+}
+
 export function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
@@ -56,6 +66,13 @@ export async function connect(
       return { client: new Client(node), [Symbol.asyncDispose]: () => node[Symbol.asyncDispose]() };
     } catch (error) {
       if (!isCoded(error, 'home-in-use') || performance.now() > giveUpAt) throw error;
+      const damaged = await nodeFileProblem(loaded.config.home);
+      if (damaged !== null) {
+        throw new HyperMeshError(damaged.code, `${damaged.message} ${error.message}`, {
+          hint: 'End that process, which is safe at any moment, and start the node again.',
+          cause: damaged,
+        });
+      }
       if (turn === 0) options.note('Waiting for another command on this home …');
       await new Promise((resolve) => setTimeout(resolve, TURN_POLL_MS));
     }

@@ -12,10 +12,17 @@ export interface Home extends AsyncDisposable {
   readonly formatVersion: number;
   /** Makes (0700) and names a folder of its own for one part of the node. */
   folder(name: string): Promise<string>;
+  /**
+   * Once the home was complete, refuses to go on when one of these files is gone or empty: made anew in silence, it would take keys, a
+   * network or all packages with it. Errors: `storage-failed`.
+   */
+  require(files: readonly string[]): Promise<void>;
+  /** Everything of a new home is there. */
+  complete(): Promise<void>;
 }
 
 const FORMAT = 1;
-const homeFile = z.object({ formatVersion: z.int().positive() });
+const homeFile = z.object({ formatVersion: z.int().positive(), complete: z.boolean().default(false) });
 
 /**
  * Opens the home at `directory`, making it when it is not there, and keeps everybody else out until it is disposed or the process ends.
@@ -29,7 +36,7 @@ export async function openHome(directory: string): Promise<Home> {
     await removeLeftovers(path);
     // The pid also proves that the home can be written before anything else is opened.
     await writeWhole(join(path, 'pid'), `${process.pid}\n`);
-    const formatVersion = await readFormat(path);
+    const { formatVersion, complete } = await readFormat(path);
     return {
       directory: path,
       formatVersion,
@@ -39,6 +46,24 @@ export async function openHome(directory: string): Promise<Home> {
           throw storageError(error, `making the folder ${inner}`);
         });
         return inner;
+      },
+      async require(files) {
+        if (!complete) return;
+        for (const file of files.map((name) => join(path, name))) {
+          const found = await stat(file).catch(() => null);
+          if (found?.isFile() === true && found.size > 0) continue;
+          throw new HyperMeshError(
+            'storage-failed',
+            `${file} is ${found === null ? 'missing' : 'empty'}; the home had it before.`,
+            {
+              hint: 'Restore the home from a backup, or begin a new one and import a state export there.',
+            },
+          );
+        }
+      },
+      async complete() {
+        // The commit point of a new home's contents: before it what is missing is made, after it what is missing is damage.
+        if (!complete) await writeWhole(join(path, 'home.json'), homeText(true));
       },
       async [Symbol.asyncDispose]() {
         await rm(join(path, 'pid'), { force: true });
@@ -112,7 +137,11 @@ async function removeLeftovers(path: string): Promise<void> {
   for (const name of ['pid.new', 'home.json.new']) await rm(join(path, name), { force: true });
 }
 
-async function readFormat(path: string): Promise<number> {
+function homeText(complete: boolean): string {
+  return `${JSON.stringify({ formatVersion: FORMAT, ...(complete ? { complete } : {}) })}\n`;
+}
+
+async function readFormat(path: string): Promise<z.infer<typeof homeFile>> {
   const file = join(path, 'home.json');
   const text = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return null;
@@ -120,8 +149,8 @@ async function readFormat(path: string): Promise<number> {
   });
   if (text === null) {
     // Commit point of a new home: before the rename it is an empty folder that is opened as new again, after it a home.
-    await writeWhole(file, `${JSON.stringify({ formatVersion: FORMAT })}\n`);
-    return FORMAT;
+    await writeWhole(file, homeText(false));
+    return { formatVersion: FORMAT, complete: false };
   }
   let found: z.infer<typeof homeFile>;
   try {
@@ -141,7 +170,7 @@ async function readFormat(path: string): Promise<number> {
       },
     );
   }
-  return found.formatVersion;
+  return found;
 }
 
 /** Durable and all or nothing: temporary name, fsync, rename, fsync of the folder. */

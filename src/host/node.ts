@@ -98,6 +98,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
   await using stack = new AsyncDisposableStack();
 
   const home = stack.use(await openHome(config.home));
+  await home.require(['state/state.db', 'trust/trust.db', 'assets/index.db', 'consensus/nkrypt.db']);
   const monitoring = stack.use(await openMonitoring({ directory: await home.folder('monitoring'), clock }));
   const state = stack.use(await openState({ directory: await home.folder('state'), clock }));
   const resources = stack.use(await openResources({ directory: home.directory, clock }));
@@ -157,6 +158,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
   const sections = [state.section, trust.section, consensus.section, assets.section, snapshots.section(extensions)];
   const importing = { directory: await home.folder('import'), clock };
   await recoverImport(sections, importing);
+  await home.complete();
 
   const opened = stack.move();
   return {

@@ -6,9 +6,10 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ERRORS, type ErrorCode, isCoded } from '../../src/base/errors.ts';
+import { mapBounded } from '../../src/base/streams.ts';
 import type { Client } from '../../src/client/index.ts';
 import { assemble } from '../../src/testing/wat.ts';
-import { freshHome, type Home, nodeOf, PROJECT, type Ran, writePackage } from './support.ts';
+import { command, freshHome, type Home, nodeOf, PROJECT, type Ran, writePackage } from './support.ts';
 
 /**
  * The disk and the power fail at the worst moment: each command ends with a code and a status, nothing is lost or half-done, and when the
@@ -397,5 +398,138 @@ describe('kill -9', () => {
     await truncate(join(source, 'large.bin'), 100);
     await home.json(['pack', source, '--out', out]);
     assert.equal((await home.json<{ created: boolean }>(['publish', out])).created, true);
+  });
+});
+
+describe('a damaged file of a home', () => {
+  type Harm = 'empty' | 'garbled' | 'gone';
+  let whole: Home;
+
+  before(async () => {
+    whole = await freshHome();
+    const source = await writePackage(
+      join(whole.folder, 'source'),
+      { ...LIBRARY, name: 'a/b' },
+      { 'a.txt': 'a'.repeat(5_000) },
+    );
+    await whole.json(['publish', source]);
+    await whole.json(['install', 'a/b']);
+  });
+
+  after(() => whole[Symbol.asyncDispose]());
+
+  async function harm(file: string, how: Harm): Promise<void> {
+    if (how === 'gone') return rm(file);
+    if (how === 'empty') return truncate(file);
+    const bytes = await readFile(file);
+    for (let at = 0; at < bytes.length; at += Math.max(1, Math.floor(bytes.length / 97))) bytes[at]! ^= 0x55;
+    await writeFile(file, bytes);
+  }
+
+  /** The first file in the home whose path matches. */
+  async function fileLike(home: string, like: RegExp): Promise<string> {
+    const found = (await readdir(home, { recursive: true })).sort().find((path) => like.test(path));
+    assert.ok(found, String(like));
+    return join(home, found);
+  }
+
+  const DATABASE = { empty: 'storage-failed', garbled: 'storage-failed', gone: 'storage-failed' } as const;
+  /** What a command then says; `ok` means that the home mended itself. */
+  const cases: readonly (readonly [
+    like: RegExp,
+    command: readonly string[],
+    says: Readonly<Partial<Record<Harm, ErrorCode | 'ok'>>>,
+  ])[] = [
+    [/^config\.yaml$/, ['search'], { empty: 'ok', garbled: 'config-invalid', gone: 'ok' }],
+    [/^home\.json$/, ['search'], { empty: 'storage-failed', garbled: 'storage-failed', gone: 'ok' }],
+    [/^trust\/trust\.db$/, ['search'], DATABASE],
+    [/^consensus\/nkrypt\.db$/, ['search'], DATABASE],
+    [/^assets\/index\.db$/, ['search'], DATABASE],
+    [/^state\/state\.db$/, ['search'], DATABASE],
+    [/^assets\/content\/content\.db$/, ['verify', 'a/b'], { empty: 'ok', garbled: 'storage-failed', gone: 'ok' }],
+    [/^monitoring\/events\.db$/, ['search'], { empty: 'ok', garbled: 'storage-failed', gone: 'ok' }],
+    [/^trust\/unlock\.key$/, ['search'], { empty: 'key-invalid', garbled: 'key-invalid', gone: 'key-invalid' }],
+    [/^installed\/hypermesh\.lock$/, ['list'], { empty: 'ok', garbled: 'ok', gone: 'ok' }],
+    [
+      /^installed\/\.hypermesh\/generations\/1\/lock\.json$/,
+      ['list'],
+      { empty: 'lock-invalid', garbled: 'lock-invalid', gone: 'lock-invalid' },
+    ],
+  ];
+  const harms = cases.flatMap(([like, args, says]) =>
+    (Object.entries(says) as [Harm, ErrorCode | 'ok'][]).map(([how, code]) => ({ like, args, how, code })),
+  );
+
+  test('gives a code that names the file and says what to do, or is mended', async () => {
+    let copies = 0;
+    await mapBounded(harms, 2, async ({ like, args, how, code }) => {
+      const home = join(whole.folder, `copy-${copies++}`);
+      await cp(whole.home, home, { recursive: true, verbatimSymlinks: true });
+      const file = await fileLike(home, like);
+      await harm(file, how);
+      const ran = await command([...args, '--json'], { HYPERMESH_HOME: home });
+      assert.equal(told(ran, `${file} ${how}`), code, `${file} ${how}: ${ran.stdout}`);
+      if (code !== 'ok') {
+        const { message, hint } = (JSON.parse(ran.stdout) as Refused).error;
+        assert.ok(message.includes(file.slice(home.length + 1).replace(/^.*\/(?=unlock)/, '')), `${file}: ${message}`);
+        assert.ok(hint !== undefined && hint.length > 10, message);
+      }
+      await rm(home, { recursive: true });
+    });
+  });
+
+  test('among the stored content is found before it is used, and put back by publishing again', async () => {
+    await using home = await freshHome();
+    const source = await writePackage(
+      join(home.folder, 'source'),
+      { ...LIBRARY, name: 'a/b' },
+      { 'a.txt': 'a'.repeat(5_000) },
+    );
+    const { digest } = await home.json<{ digest: string }>(['publish', source]);
+    const [layer] = (await home.json<{ record: { layers: string[] } }>(['info', 'a/b'])).record.layers;
+    const blob = (name: string) => join(home.home, 'assets/content/sha256', name.slice(7, 9), name.slice(9));
+    for (const how of ['garbled', 'gone'] as const) {
+      await harm(blob(layer!), how);
+      for (const args of [
+        ['verify', 'a/b'],
+        ['install', 'a/b', '--to', join(home.folder, how)],
+      ]) {
+        const code = told(await home.run(...args, '--json'), `${args[0]} ${how}`);
+        assert.ok(code === 'blob-damaged' || code === 'blob-not-found', `${args[0]} ${how}: ${code}`);
+      }
+      assert.equal((await home.json<{ digest: string }>(['publish', source])).digest, digest);
+      await home.json(['verify', 'a/b']);
+      await home.json(['install', 'a/b', '--to', join(home.folder, how)]);
+    }
+  });
+
+  test('of the space commitment is noticed by the first proof, and made again', async () => {
+    const home = join(whole.folder, 'space');
+    await cp(whole.home, home, { recursive: true, verbatimSymlinks: true });
+    for (const [n, part] of [/^consensus\/space\/.*\/layer-/, /^consensus\/space\/.*\/tree-/].entries()) {
+      const file = await fileLike(home, part);
+      await writeFile(file, Buffer.alloc((await readFile(file)).length, 0x55));
+      const install = async (to: string) =>
+        told(await command(['install', 'a/b', '--to', join(whole.folder, to), '--json'], { HYPERMESH_HOME: home }), to);
+      const first = await install(`first-${n}`);
+      assert.ok(['ok', 'proof-rejected', 'space-unavailable'].includes(first), first);
+      assert.equal(await install(`second-${n}`), 'ok');
+    }
+  });
+
+  test('that tells where the node is makes commands say so at once, not wait', async () => {
+    await using home = await freshHome();
+    await home.json(['up', '--detach']);
+    const file = join(home.home, 'node.json');
+    const was = await readFile(file);
+    for (const how of ['empty', 'garbled'] as const) {
+      await harm(file, how);
+      for (const args of [['search'], ['down']]) {
+        const ran = await home.run(...args, '--json');
+        assert.equal(told(ran, `${args} ${how}`), 'config-invalid');
+        assert.match(ran.stdout, /node\.json/);
+      }
+      await writeFile(file, was);
+    }
   });
 });

@@ -9,7 +9,7 @@ import { Client } from '../../client/index.ts';
 import type { Loaded } from '../../config.ts';
 import { askPassphrase } from '../ask.ts';
 import type { Context, Outcome } from '../command.ts';
-import { findNode, isAlive, openWithPassphrase } from '../connect.ts';
+import { findNode, isAlive, nodeFileProblem, openWithPassphrase } from '../connect.ts';
 
 interface Up {
   readonly http: string;
@@ -96,7 +96,11 @@ const STOP_WAIT_MS = 30_000;
 export async function down(context: Context): Promise<Outcome> {
   const { home } = (await context.load()).config;
   const found = await findNode(home);
-  if (found === null) return { data: { stopped: false, home }, text: `No node runs on ${home}.` };
+  if (found === null) {
+    const damaged = await nodeFileProblem(home);
+    if (damaged !== null) throw damaged;
+    return { data: { stopped: false, home }, text: `No node runs on ${home}.` };
+  }
   await new Client(found).shutdown({ signal: context.signal });
   const giveUpAt = performance.now() + STOP_WAIT_MS;
   while (isAlive(found.pid)) {

@@ -6,7 +6,7 @@ import { LRUCache } from 'lru-cache';
 import type { CallOptions } from '../../../base/call.ts';
 import type { Clock } from '../../../base/clock.ts';
 import { type Digest, digestHex, digestOf, isDigest } from '../../../base/digest.ts';
-import { HyperMeshError, storageError } from '../../../base/errors.ts';
+import { HyperMeshError, isCoded, storageError } from '../../../base/errors.ts';
 import { openSqlite, type SqliteStore } from '../../../base/sqlite.ts';
 import type { BlobInfo, CollectReport, PutOptions, TreeEntry } from '../../../capabilities/assets.ts';
 import type { ShardSummary } from '../../../wire/package.ts';
@@ -587,7 +587,14 @@ export class ContentStore implements AsyncDisposable {
     const cached = this.#trees.get(layer);
     if (cached !== undefined) return cached;
     const listing = new TreeListing();
-    await this.#scan(layer, row, listing.scanner, signal);
+    try {
+      await this.#scan(layer, row, listing.scanner, signal);
+    } catch (error) {
+      // It was a tree when it came: what is wrong now is the disk.
+      if (row.isTree === 0 || !isCoded(error, 'tree-invalid', 'limit-exceeded')) throw error;
+      await this.#inTurn(layer, () => this.#setAside(layer));
+      throw damagedBlob(layer);
+    }
     if (row.isTree === 0) this.#transact('recording a tree', () => this.#sql.markTree.run(layer));
     this.#trees.set(layer, listing.files);
     return listing.files;
