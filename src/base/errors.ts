@@ -501,6 +501,7 @@ function isDiskState(error: unknown): boolean {
 export function storageError(error: unknown, doing: string): HyperMeshError {
   if (isCoded(error)) return error;
   const code = storageCode(error);
+  const hint = STORAGE_HINTS[code ?? ''];
   switch (code) {
     case 'ENOSPC':
     case 'EDQUOT':
@@ -524,7 +525,13 @@ export function storageError(error: unknown, doing: string): HyperMeshError {
       return new HyperMeshError(
         'storage-failed',
         `The operating system reported ${code ?? 'an error'} while ${doing}.`,
-        { cause: error },
+        { ...(hint === undefined ? {} : { hint }), cause: error },
       );
   }
 }
+
+const STORAGE_HINTS: Readonly<Record<string, string>> = {
+  ENOENT: 'There is no such file or folder; check the spelling, or make the folder first.',
+  EISDIR: 'A folder has that name; choose another one.',
+  ENOTDIR: 'Something on the way there is a file and not a folder; choose another path.',
+};

@@ -9,7 +9,8 @@ function page(): string {
   const sections = COMMANDS.map(({ name, args, summary, options = [], example }) => {
     const rows = options.map(([flags, says]) => `| \`${flags}\` | ${says} |`);
     const table = rows.length === 0 ? '' : `\n| Option | Meaning |\n|---|---|\n${rows.join('\n')}\n`;
-    return `### ${name}\n\n${summary}\n\n\`\`\`\nhypermesh ${name}${args === undefined ? '' : ` ${args}`}\n${example}\n\`\`\`\n${table}`;
+    const lines = new Set([`hypermesh ${name}${args === undefined ? '' : ` ${args}`}`, example]);
+    return `### ${name}\n\n${summary}\n\n\`\`\`\n${[...lines].join('\n')}\n\`\`\`\n${table}`;
   });
   const groups = Object.entries(GROUPS).map(([name, says]) => `- \`hypermesh ${name}\`: ${says}`);
   return `# The command line

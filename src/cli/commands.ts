@@ -226,7 +226,7 @@ export const COMMANDS: readonly CommandSpec[] = [
     summary: 'Revoke a certificate for good.',
     args: '<fingerprint>',
     options: [['--reason <reason>', 'key-compromise, superseded or cessation-of-operation.']],
-    example: 'hypermesh cert revoke 3f…c1 --reason superseded',
+    example: 'hypermesh cert revoke 2f5bb5f96e884670367300a00065de4ac999cac322bd864187092bc37e64f0d6',
     run: async (context, fingerprint: string, options: { reason?: string }) =>
       (await import('./commands/trust.ts')).revoke(context, fingerprint, options),
   },
@@ -242,7 +242,8 @@ export const COMMANDS: readonly CommandSpec[] = [
     summary: 'Make the proofs for an operation, without submitting them.',
     args: '<kind> <digest> [file]',
     options: [['--ref <ref>', 'For kind publish: scope/name@version.']],
-    example: 'hypermesh proof make default sha256:… proofs.json',
+    example:
+      'hypermesh proof make default sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 proofs.json',
     run: async (context, kind: string, digest: string, file: string | undefined, options: { ref?: string }) =>
       (await import('./commands/proof.ts')).proofMake(context, kind, digest, file, options),
   },
@@ -279,7 +280,7 @@ export const COMMANDS: readonly CommandSpec[] = [
     name: 'stake transfer',
     summary: 'Give tokens to another account.',
     args: '<account> <amount>',
-    example: 'hypermesh stake transfer 9c…e2 250',
+    example: 'hypermesh stake transfer 5fbd751770b41587d790452f6a3ead01292e09724599e83fdf13f9cfe9db43e6 250',
     run: async (context, account: string, amount: string) =>
       (await import('./commands/proof.ts')).stakeChange(context, 'transfer', amount, account),
   },

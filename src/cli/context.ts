@@ -47,10 +47,10 @@ export function createContext(options: Flags & { readonly json?: boolean; readon
       return await work(connection.client);
     },
     note(text) {
-      view[Symbol.dispose]();
+      view.end();
       process.stderr.write(`${oneLine(text, 500)}\n`);
     },
-    endProgress: () => view[Symbol.dispose](),
+    endProgress: () => view.end(),
     [Symbol.dispose]() {
       view[Symbol.dispose]();
       for (const signal of STOP_SIGNALS) process.off(signal, interrupt);

@@ -11,11 +11,12 @@ import { json as jsonText, plain } from './terminal.ts';
 export async function main(argv: readonly string[]): Promise<void> {
   quietOnClosedPipe();
   const json = argv.includes('--json');
+  const words = argv.length === 0 ? ['--help'] : argv;
   try {
-    await createProgram().parseAsync(argv, { from: 'user' });
+    await createProgram().parseAsync(words, { from: 'user' });
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return;
-    process.exitCode = report(error instanceof CommanderError ? usageError(error) : error, json);
+    process.exitCode = report(error instanceof CommanderError ? usageError(error, argv) : error, json);
   }
 }
 
@@ -109,11 +110,35 @@ function report(error: unknown, json: boolean): number {
   return ERRORS[problem.code].exit;
 }
 
-function usageError(error: CommanderError): HyperMeshError {
-  const message = error.message.replace(/^error: /, '').replace(/\n/g, ' ');
-  return new HyperMeshError('usage', message.charAt(0).toUpperCase() + message.slice(1), {
-    hint: 'hypermesh --help lists the commands; hypermesh COMMAND --help explains one.',
-  });
+/** Says in our words what the parser refused, and how the command is called that was meant. */
+function usageError(error: CommanderError, argv: readonly string[]): HyperMeshError {
+  const names = COMMANDS.map(({ name }) => name);
+  const known = new Set([...names.map((name) => name.split(' ')[0]), 'help']);
+  const words = argv
+    .slice(
+      Math.max(
+        0,
+        argv.findIndex((word) => known.has(word)),
+      ),
+    )
+    .filter((word) => !word.startsWith('-'));
+  const group = words.find((word) => Object.hasOwn(GROUPS, word));
+  const inGroup = names.filter((name) => name.split(' ')[0] === group);
+  const spec = COMMANDS.find(({ name }) => `${words.join(' ')} `.startsWith(`${name} `));
+  const hint =
+    spec !== undefined
+      ? `Usage: hypermesh ${spec.name}${spec.args === undefined ? '' : ` ${spec.args}`}; --help explains it.`
+      : group !== undefined
+        ? `Commands of this group: ${inGroup.join(', ')}.`
+        : '`hypermesh --help` lists the commands.';
+  const unknown = error.code === 'commander.excessArguments' && spec === undefined;
+  const message =
+    unknown || (error.code === 'commander.help' && words[0] === 'help')
+      ? `Unknown command '${words.slice(words[0] === 'help' ? 1 : 0).join(' ')}'.`
+      : error.code === 'commander.help'
+        ? 'Expected a command.'
+        : error.message.replace(/^error: /, '').replace(/\n/g, ' ');
+  return new HyperMeshError('usage', message.charAt(0).toUpperCase() + message.slice(1), { hint });
 }
 
 /** `hypermesh list | head` ends quietly when head has seen enough. */

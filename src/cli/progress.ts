@@ -1,8 +1,11 @@
 import type { Progress } from '../base/call.ts';
 import { bytes, duration, oneLine } from './terminal.ts';
 
+/** Disposed of before its end, it leaves nothing behind of what was still going on: that is not done. */
 export interface ProgressView extends Disposable {
   show(progress: Progress): void;
+  /** What is still going on is done. */
+  end(): void;
 }
 
 type Mode = 'terminal' | 'lines' | 'none';
@@ -22,17 +25,19 @@ export function showProgress(stream: NodeJS.WritableStream & { columns?: number 
   const going = new Map<string, { readonly startedAt: number; shownAt: number; latest: Progress }>();
   let drawnAt = 0;
 
+  const clear = mode === 'terminal' ? '\r\u001b[2K' : '';
+
   function finish(step: string): void {
-    const { startedAt } = going.get(step)!;
+    const took = Math.round(performance.now() - going.get(step)!.startedAt);
     going.delete(step);
-    const clear = mode === 'terminal' ? '\r\u001b[2K' : '';
-    stream.write(`${clear}  ${oneLine(step)}: done in ${duration(performance.now() - startedAt)}\n`);
+    stream.write(`${clear}  ${oneLine(step)}: done${took === 0 ? '' : ` in ${duration(took)}`}\n`);
   }
   function redraw(now: number): void {
     if (now - drawnAt < REDRAW_MS) return;
     drawnAt = now;
-    const line = [...going.values()].map(({ latest }) => describe(latest)).join(' | ');
-    stream.write(`\r\u001b[2K  ${line.slice(0, (stream.columns ?? 80) - 4)}`);
+    const latest = [...going.values()].map((each) => each.latest);
+    const line = latest.map(latest.length === 1 ? describe : brief).join('  ');
+    stream.write(`${clear}  ${line.slice(0, (stream.columns || 80) - 4)}`);
   }
   return {
     show(progress) {
@@ -44,7 +49,7 @@ export function showProgress(stream: NodeJS.WritableStream & { columns?: number 
         // A step that counts may go on beside others; one that does not ends when the next begins.
         for (const [name, { latest }] of going) if (latest.total === undefined) finish(name);
         going.set(step, { startedAt: now, shownAt: now, latest: progress });
-        if (mode === 'lines') stream.write(`  ${describe(progress)}\n`);
+        if (mode === 'lines' && (total === undefined || done !== total)) stream.write(`  ${describe(progress)}\n`);
       } else {
         known.latest = progress;
         if (mode === 'lines' && now - known.shownAt >= LINE_MS && done !== total) {
@@ -55,18 +60,32 @@ export function showProgress(stream: NodeJS.WritableStream & { columns?: number 
       if (total !== undefined && done === total) finish(step);
       else if (mode === 'terminal') redraw(now);
     },
-    [Symbol.dispose]() {
+    end() {
       for (const step of [...going.keys()]) finish(step);
+    },
+    [Symbol.dispose]() {
+      if (going.size > 0) stream.write(clear);
+      going.clear();
     },
   };
 }
 
-function describe({ step, done, total, unit, note }: Progress): string {
+/** `step  part  amount  note`, as far as each is known. */
+function describe(progress: Progress): string {
+  const { step, done, total, unit, note } = progress;
   const amount = (value: number) => (unit === 'bytes' ? bytes(value) : value.toLocaleString('en-US'));
   const parts = [oneLine(step)];
-  if (done !== undefined && total !== undefined && total > 0)
-    parts.push(`${Math.floor((100 * done) / total)}%`, `${amount(done)} of ${amount(total)}`);
-  else if (done !== undefined) parts.push(amount(done));
+  if (done !== undefined)
+    parts.push(total ? `${percent(done, total)}  ${amount(done)} of ${amount(total)}` : amount(done));
   if (note !== undefined) parts.push(oneLine(note));
   return parts.join('  ');
+}
+
+/** For steps side by side, which share a line. */
+function brief({ step, done, total }: Progress): string {
+  return done !== undefined && total ? `${oneLine(step)} ${percent(done, total)}` : oneLine(step);
+}
+
+function percent(done: number, total: number): string {
+  return `${Math.floor((100 * done) / total)}%`;
 }

@@ -35,8 +35,9 @@ export function bytes(count: number): string {
 export function duration(ms: number): string {
   if (ms < 1_000) return `${Math.round(ms)} ms`;
   if (ms < 60_000) return `${(ms / 1_000).toFixed(1)} s`;
-  if (ms < 3_600_000) return `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1_000)} s`;
-  return `${Math.floor(ms / 3_600_000)} h ${Math.round((ms % 3_600_000) / 60_000)} min`;
+  const [whole, part, units] = ms < 3_600_000 ? [60_000, 1_000, ['min', 's']] : [3_600_000, 60_000, ['h', 'min']];
+  const rest = Math.floor((ms % whole) / part);
+  return `${Math.floor(ms / whole)} ${units[0]}${rest === 0 ? '' : ` ${rest} ${units[1]}`}`;
 }
 
 export function date(ms: number): string {

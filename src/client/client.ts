@@ -2,7 +2,14 @@ import type { CallOptions, Progress } from '../base/call.ts';
 import type { Digest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import type { Json } from '../base/json.ts';
-import type { AssetPage, AssetRecord, BlobInfo, CollectReport, InstalledPackage } from '../capabilities/assets.ts';
+import type {
+  AssetPage,
+  AssetRecord,
+  Assets,
+  BlobInfo,
+  CollectReport,
+  InstalledPackage,
+} from '../capabilities/assets.ts';
 import type { ProofVerdict, SpaceStatus, StakeAccount } from '../capabilities/consensus.ts';
 import type { Event, MetricSample } from '../capabilities/monitoring.ts';
 import type { CertificateInfo } from '../capabilities/trust.ts';
@@ -196,7 +203,10 @@ export class Client {
     yield* readEvents(await this.#fetch('GET', path, { accept: 'text/event-stream' }, undefined, options));
   }
 
-  collect(scrub: boolean, options?: CallOptions): Promise<CollectReport & { readonly scrub?: Json }> {
+  collect(
+    scrub: boolean,
+    options?: CallOptions,
+  ): Promise<CollectReport & { readonly scrub?: Awaited<ReturnType<Assets['scrub']>> }> {
     return this.#long('/v1/gc', { scrub }, options);
   }
 

@@ -46,6 +46,9 @@ function nameFor(target: string): string {
   return `${word(userInfo().username) || 'me'}/${word(path.basename(target)) || 'package'}`;
 }
 
+/** The name that stands in the templates for the one of the package. */
+const TEMPLATE_NAME = 'my-scope/my-package';
+
 /** Everything is prepared beside the target; one rename makes it appear. */
 async function copy(from: string, target: string, name: string): Promise<void> {
   let prepared: string | undefined;
@@ -53,9 +56,10 @@ async function copy(from: string, target: string, name: string): Promise<void> {
     prepared = await mkdtemp(path.join(path.dirname(target), '.hypermesh-new-'));
     const inside = path.join(prepared, 'package');
     await cp(from, inside, { recursive: true });
-    const manifest = path.join(inside, 'catalog.yaml');
-    const yaml = await readFile(manifest, 'utf8');
-    await writeFile(manifest, yaml.replace(/^name:.*$/m, `name: ${name}`));
+    for (const file of ['catalog.yaml', 'README.md']) {
+      const text = await readFile(path.join(inside, file), 'utf8');
+      await writeFile(path.join(inside, file), text.replaceAll(TEMPLATE_NAME, name));
+    }
     await rename(inside, target);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;

@@ -16,10 +16,10 @@ export async function metrics(
   const samples = await context.withNode((client) => client.metrics(pattern ?? '*', context));
   const rows = samples.map(({ name, tags, value, count: times }) => [
     name,
+    times === undefined ? String(value) : `${value.toFixed(1)} (${times} times)`,
     Object.entries(tags)
       .map(([key, tag]) => `${key}=${tag}`)
       .join(' '),
-    times === undefined ? String(value) : `${value.toFixed(1)} (${times} times)`,
   ]);
   return { data: { metrics: samples }, text: rows.length === 0 ? 'No such metric yet.' : table(rows) };
 }
@@ -59,9 +59,14 @@ function line({ sequence, atMs, severity, source, type, data }: Event): string {
 export async function gc(context: Context, options: { readonly scrub?: boolean }): Promise<Outcome> {
   const report = await context.withNode((client) => client.collect(options.scrub === true, context));
   const { blobsRemoved, bytesFreed, blobsKept, scrub } = report;
-  const scrubbed = scrub === undefined ? '' : `\nScrub: ${oneLine(JSON.stringify(scrub), 2_000)}`;
+  const scrubbed =
+    scrub === undefined ? '' : `\nHashed ${count(scrub.checked, 'blob')} again: ${damaged(scrub.damaged)}.`;
   return {
     data: report,
     text: `Removed ${count(blobsRemoved, 'blob')}, freed ${bytes(bytesFreed)}, kept ${count(blobsKept, 'blob')}.${scrubbed}`,
   };
+}
+
+function damaged(digests: readonly string[]): string {
+  return digests.length === 0 ? 'none is damaged' : `set aside as damaged: ${plain(digests.join(', '))}`;
 }

@@ -20,7 +20,7 @@ export async function search(
         ...given('license'),
         ...given('cursor'),
         ...(options['yanked'] === true ? { includeYanked: true } : {}),
-        ...(options['limit'] === undefined ? {} : { limit: wholeNumber(options['limit'], '--limit') }),
+        ...(options['limit'] === undefined ? {} : { limit: wholeNumber(options['limit'], '--limit', 1, 100) }),
       },
       context,
     ),
@@ -37,10 +37,14 @@ export async function search(
   return { data: page, text: `${table(rows)}\n${page.hits.length} of ${count(page.total, 'package')}.${more}` };
 }
 
-export function wholeNumber(text: unknown, what: string): number {
+export function wholeNumber(text: unknown, what: string, min = 0, max = 10 ** 15 - 1): number {
   const value = Number(text);
-  if (typeof text === 'string' && /^\d{1,15}$/.test(text)) return value;
-  throw new HyperMeshError('usage', `Expected a whole number for ${what}, but got "${String(text).slice(0, 50)}".`);
+  if (typeof text === 'string' && /^\d{1,15}$/.test(text) && value >= min && value <= max) return value;
+  const range = min === 0 ? '' : ` from ${min} to ${max}`;
+  throw new HyperMeshError(
+    'usage',
+    `Expected a whole number${range} for ${what}, but got "${String(text).slice(0, 50)}".`,
+  );
 }
 
 export async function info(context: Context, ref: string): Promise<Outcome> {

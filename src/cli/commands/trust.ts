@@ -1,7 +1,7 @@
 import { HyperMeshError } from '../../base/errors.ts';
 import type { CertificateInfo } from '../../client/index.ts';
 import type { Context, Outcome } from '../command.ts';
-import { date, fields, table } from '../terminal.ts';
+import { date, fields } from '../terminal.ts';
 
 export async function keys(context: Context): Promise<Outcome> {
   const both = await context.withNode((client) => client.keys(context));
@@ -12,8 +12,10 @@ export async function keys(context: Context): Promise<Outcome> {
 
 export async function certificates(context: Context): Promise<Outcome> {
   const list = await context.withNode((client) => client.certificates(context));
-  const rows = list.map((each) => [each.role, each.status, date(each.notAfterMs), each.subject, each.fingerprint]);
-  return { data: { certificates: list }, text: table(rows) };
+  const shown = list.map(({ role, status, notAfterMs, subject, fingerprint }) =>
+    fields({ Role: `${role}, ${status} until ${date(notAfterMs)}`, Subject: subject, Fingerprint: fingerprint }),
+  );
+  return { data: { certificates: list }, text: shown.join('\n\n') };
 }
 
 export async function renew(context: Context, role: string): Promise<Outcome> {

@@ -24,6 +24,12 @@ export async function verify(
   const isFile = !isDigest(target) && (await stat(target).catch(() => null))?.isFile() === true;
   const looksLikeFile = /^[./~]|\.json$/.test(target);
   if (!isFile && !looksLikeFile) {
+    if (!isDigest(target) && !/^[^/]+\/[^/]+$/.test(target))
+      throw new HyperMeshError(
+        'usage',
+        `Expected a bundle file, scope/name[@range] or a digest, but got "${target.slice(0, 200)}", and there is no such file.`,
+        { hint: 'Write a bundle with `hypermesh bundle scope/name FILE`.' },
+      );
     const request = isDigest(target) ? { digest: target, offline } : { ref: target, offline };
     return describe(pinned(await context.withNode((client) => client.verify(request, context)), genesis));
   }

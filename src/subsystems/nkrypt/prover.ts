@@ -117,17 +117,16 @@ export class Prover implements AsyncDisposable {
     const stop = stopFlag();
     const shares = this.#work.length;
     const tried = Array<number>(shares).fill(0);
+    const tell = (done: number, total: number) =>
+      onProgress?.({ step: 'work', done, total, unit: 'steps', note: 'searching a nonce' });
+    // That many are tried on average; a search that takes more is not done.
+    const expected = 16 ** hexDigits;
     const report = (share: number, done: number) => {
       tried[share] = done;
       const sum = tried.reduce((a, b) => a + b, 0);
-      onProgress?.({
-        step: 'work',
-        done: sum,
-        total: Math.max(sum, 16 ** hexDigits),
-        unit: 'steps',
-        note: 'searching a nonce',
-      });
+      tell(sum, Math.max(sum + 1, expected));
     };
+    tell(0, expected);
     return withStop(stop, signal, async () => {
       const found = await Promise.all(
         this.#work.map(async (lane, share) => {
@@ -140,6 +139,7 @@ export class Prover implements AsyncDisposable {
       );
       const nonce = found.find((value) => value !== undefined);
       if (nonce === undefined) throw cancelled();
+      tell(1, 1);
       return workProof(nonce);
     });
   }
