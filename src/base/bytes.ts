@@ -40,7 +40,7 @@ export function concat(...parts: Uint8Array[]): Uint8Array {
 }
 
 export function equal(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, i) => byte === b[i]);
+  return a.length === b.length && Buffer.compare(a, b) === 0;
 }
 
 export function u64be(value: bigint): Uint8Array {

@@ -53,7 +53,7 @@ export interface FolderOptions extends CallOptions {
 const SMALL = 256 * 1024;
 const PIECE = 2 ** 20;
 /** How long the event loop may wait for synchronous file calls, which are many times faster than asynchronous ones. */
-const STRETCH_MS = 10;
+const STRETCH_MS = 5;
 
 interface Found {
   readonly entry: TreeEntry;
@@ -75,7 +75,7 @@ export async function packFolder(folder: string, options: FolderOptions = {}): P
   const rules = new TreeRules(options.entriesMax);
   for (const { entry } of found) {
     rules.admit(entry);
-    if (rules.count % 4_096 === 0) await breathe();
+    if (rules.count % 512 === 0) await breathe();
   }
   checkNamed(manifest, found);
   const bytes = encodedSize(found.map(({ entry }) => entry));

@@ -556,8 +556,9 @@ function padded(size: number): number {
   return Math.ceil(size / BLOCK) * BLOCK;
 }
 
+/** Of at most two blocks. */
 function isZero(bytes: Uint8Array): boolean {
-  return bytes.every((byte) => byte === 0);
+  return equal(bytes, ZEROS.subarray(0, bytes.length));
 }
 
 function utf8Length(value: string): number {

@@ -12,7 +12,7 @@ import { LABEL_BYTES } from './space-graph.ts';
 const NODE = 32;
 const ABSENT = new Uint8Array(NODE);
 
-const READS_MAX = 16;
+const READS_MAX = 4;
 
 /** Levels below this one are not stored: they are recomputed from a block of 64 labels. */
 export const STORED_LEVEL = 6;

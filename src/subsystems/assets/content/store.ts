@@ -52,6 +52,8 @@ export interface ScrubReport {
 }
 
 const PIECE = 2 ** 20;
+/** Bytes that are checked, hashed and cut in one go: many small files make that slow. */
+const INGEST_BYTES = 2 ** 18;
 
 type BlobRow = ContentTables['blobs'];
 
@@ -391,10 +393,10 @@ export class ContentStore implements AsyncDisposable {
     const file = await storing('creating a blob', () => open(temporary, 'wx', 0o600));
     try {
       for await (const bytes of content) {
-        // Pieces bound how long the event loop waits for hashing.
-        for (let at = 0; at < bytes.length; at += PIECE) {
+        // Short pieces bound how long the event loop waits for others.
+        for (let at = 0; at < bytes.length; at += INGEST_BYTES) {
           checkCancelled(options.signal);
-          const piece = bytes.subarray(at, at + PIECE);
+          const piece = bytes.subarray(at, at + INGEST_BYTES);
           ingest.size += piece.length;
           if (ingest.size > sizeMax) {
             throw new HyperMeshError('limit-exceeded', `Expected at most ${sizeMax} bytes, but more came.`, {
