@@ -16,6 +16,7 @@ import {
 } from 'node:fs/promises';
 import path from 'node:path';
 import { type Duplex, type Readable, Transform, type Writable } from 'node:stream';
+import { setTimeout as pause } from 'node:timers/promises';
 import type { CallOptions } from '../../../base/call.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
 import type { Box, BoxExit, BoxLimits, BoxSpec, SandboxStatus } from './box.ts';
@@ -50,10 +51,13 @@ export async function openProcessSandbox(options: ProcessSandboxOptions): Promis
   const name = `hypermesh-${createHash('sha256').update(directory).digest('hex').slice(0, 16)}`;
   const isUsable = process.platform === 'linux' && (process.arch === 'x64' || process.arch === 'arm64');
   const cgroups = isUsable && options.cgroups !== false ? await Cgroups.open(name) : null;
-  return new Sandbox(directory, cgroups);
+  if (isUsable) await endMarked(markOf(name));
+  return new Sandbox(directory, name, cgroups);
 }
 
 const WATCH_MS = 50;
+const STARTING_MS_MAX = 2_000;
+const ENDING_MS_MAX = 5_000;
 /**
  * Users for boxes when the node runs as root: one for each box, so that limits by user are limits by box. Above what distributions
  * and containers give away; the highest ones where only some users are mapped.
@@ -130,16 +134,19 @@ interface Setup {
 
 class Sandbox implements ProcessSandbox {
   readonly #directory: string;
+  readonly #name: string;
   readonly #cgroups: Cgroups | null;
   readonly #uids = new Set<number>();
   readonly #running = new Set<RunningBox>();
   #setup: Promise<Setup> | undefined;
   #probed: Promise<SandboxStatus> | undefined;
-  #turn = 0;
+  /** Where users are taken from, and processors. Each node begins elsewhere. */
+  #turn = process.pid;
   #closed = false;
 
-  constructor(directory: string, cgroups: Cgroups | null) {
+  constructor(directory: string, name: string, cgroups: Cgroups | null) {
     this.#directory = directory;
+    this.#name = name;
     this.#cgroups = cgroups;
   }
 
@@ -254,6 +261,8 @@ class Sandbox implements ProcessSandbox {
         ...['--size', String(Math.max(4096, spec.limits.tmpBytes)), '--perms', '1777', '--tmpfs', '/tmp'],
         ...['--size', String(SHM_BYTES), '--perms', '1777', '--tmpfs', '/dev/shm', '--remount-ro', '/dev'],
         ...setup.masks.flatMap((file) => ['--ro-bind', '/dev/null', file]),
+        // Nothing is there, and nothing is shown: the words are a mark by which the next node finds what this one left.
+        ...['--ro-bind-try', markOf(this.#name), '/none'],
         ...['--remount-ro', '/', '--chdir', '/', '--cap-drop', 'ALL', '--uid', String(NOBODY), '--gid', String(NOBODY)],
         ...['--seccomp', '4', '--json-status-fd', '5', '--', ...spec.command],
       ];
@@ -379,8 +388,10 @@ class Sandbox implements ProcessSandbox {
 
   #takeUid(first: number): number {
     for (let index = 0; index < UIDS; index++) {
-      const uid = first + index;
+      // The one after the last: the kernel may still count what ran as that user a moment ago.
+      const uid = first + ((this.#turn + index) % UIDS);
       if (this.#uids.has(uid)) continue;
+      this.#turn += index + 1;
       this.#uids.add(uid);
       return uid;
     }
@@ -417,6 +428,8 @@ class RunningBox implements Box {
   #stopped: { readonly termination: BoxExit['termination']; readonly reason: string } | undefined;
   #outputBytes = 0;
   #complaint = '';
+  /** What bubblewrap says about the box: one JSON object on each line. */
+  #report = '';
   #cpuMs = 0;
   #peakBytes = 0;
 
@@ -450,9 +463,17 @@ class RunningBox implements Box {
   }
 
   stop(termination: BoxExit['termination'], reason: string): void {
-    this.#stopped ??= { termination, reason };
-    // The kernel ends everything in a process namespace with its first process, which dies with this one.
-    this.#child.kill('SIGKILL');
+    if (this.#stopped !== undefined) return;
+    this.#stopped = { termination, reason };
+    // Killed while it sets the box up, it would leave half of it behind; that takes milliseconds.
+    if (this.#init() === null) setTimeout(() => this.#child.kill('SIGKILL'), STARTING_MS_MAX).unref();
+    else this.#child.kill('SIGKILL');
+  }
+
+  /** The first process of the box, as soon as it is there. The kernel ends everything in the box with it, and it ends with its parent. */
+  #init(): number | null {
+    const pid = /"child-pid": (\d+)/.exec(this.#report)?.[1];
+    return pid === undefined ? null : Number(pid);
   }
 
   #counted(source: Readable): Readable {
@@ -474,9 +495,9 @@ class RunningBox implements Box {
       this.#limits.wallMs,
     );
     const watch = isWatched ? setInterval(() => this.#watch(), WATCH_MS) : undefined;
-    let report = '';
     status.on('data', (piece: Buffer) => {
-      if (report.length < STATUS_BYTES_MAX) report += piece.toString('latin1');
+      if (this.#report.length < STATUS_BYTES_MAX) this.#report += piece.toString('latin1');
+      if (this.#stopped !== undefined && this.#init() !== null) this.#child.kill('SIGKILL');
     });
     status.on('error', () => {});
     const failure = await new Promise<Error | null>((resolve) => {
@@ -487,11 +508,14 @@ class RunningBox implements Box {
     clearInterval(watch);
     const wallMs = Math.round(performance.now() - this.#startMs);
     if (!status.readableEnded && failure === null) await once(status, 'close').catch(() => {});
+    await emptied(this.#init());
     const kernel = await this.#cgroup?.usage();
     await this.#cgroup?.remove();
-    this.control.destroy();
+    // What the program said last may still be unread; where nobody listens, nobody will.
+    if (this.control.readableFlowing === null && this.control.listenerCount('readable') === 0) this.control.resume();
+    this.control.end();
     return {
-      ...this.#judge(failure, report, kernel?.oomKills ?? 0),
+      ...this.#judge(failure, kernel?.oomKills ?? 0),
       usage: {
         wallMs,
         cpuMs: kernel?.cpuMs ?? this.#cpuMs,
@@ -501,10 +525,10 @@ class RunningBox implements Box {
     };
   }
 
-  #judge(failure: Error | null, report: string, oomKills: number): Omit<BoxExit, 'usage' | 'enforcedBy'> {
+  #judge(failure: Error | null, oomKills: number): Omit<BoxExit, 'usage' | 'enforcedBy'> {
     const none = { exitCode: null, signal: null };
     if (this.#stopped !== undefined) return { ...this.#stopped, ...none };
-    const code = /"exit-code": (\d+)/.exec(report)?.[1];
+    const code = /"exit-code": (\d+)/.exec(this.#report)?.[1];
     const exitCode = code === undefined ? null : Number(code);
     const signal = exitCode === null || exitCode <= 128 ? null : (DEADLY[exitCode - 128] ?? null);
     if (oomKills > 0 && (exitCode === null || signal === 'SIGKILL'))
@@ -532,10 +556,47 @@ class RunningBox implements Box {
   }
 }
 
+/**
+ * Waits for the first process of the box. The kernel counts it as ended only when everything else in its namespace has: who
+ * sees it gone, or waiting to be reaped, sees an empty box.
+ */
+async function emptied(init: number | null): Promise<void> {
+  if (init === null) return;
+  const deadline = performance.now() + ENDING_MS_MAX;
+  for (let waitMs = 1; performance.now() < deadline; waitMs = Math.min(2 * waitMs, WATCH_MS)) {
+    const status = await readFile(`/proc/${init}/status`, 'latin1').catch(() => '');
+    if (!/^State:\t[^ZX]/m.test(status)) return;
+    // It dies with its parent, but for a moment at its start. First in a namespace below ours: it is no other's process.
+    if (/^NSpid:.*\t1$/m.test(status)) killQuietly(init);
+    await pause(waitMs);
+  }
+}
+
+/** Ends what a killed node left: whatever has its mark among its arguments. */
+async function endMarked(mark: string): Promise<void> {
+  for (const name of await readdir('/proc').catch(() => [])) {
+    if (!/^\d+$/.test(name)) continue;
+    const line = await readFile(`/proc/${name}/cmdline`, 'latin1').catch(() => '');
+    if (line.split('\0').includes(mark)) killQuietly(Number(name));
+  }
+}
+
 function reasonFor(signal: string, limits: BoxLimits): string {
   if (signal === 'SIGXFSZ') return `The program made a file larger than ${limits.fileBytes} bytes.`;
   if (signal === 'SIGXCPU') return 'The program used up its processor time.';
   return `The program was ended by ${signal}.`;
+}
+
+function markOf(name: string): string {
+  return `/proc/0/${name}`;
+}
+
+function killQuietly(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // gone meanwhile
+  }
 }
 
 function isRoot(): boolean {

@@ -12,7 +12,7 @@ function decide(machine: FilterMachine, number: number, args: readonly bigint[] 
   const data = new DataView(new ArrayBuffer(64));
   data.setUint32(0, number, true);
   data.setUint32(4, arch ?? (machine === 'x64' ? 0xc000003e : 0xc00000b7), true);
-  args.forEach((argument, index) => data.setBigUint64(16 + 8 * index, argument, true));
+  for (const [index, argument] of args.entries()) data.setBigUint64(16 + 8 * index, argument, true);
   let register = 0;
   for (let at = 0; at * 8 < program.byteLength; at++) {
     const code = program.getUint16(at * 8, true);
