@@ -1,9 +1,13 @@
+import { enableCompileCache } from 'node:module';
 import process from 'node:process';
-import { toProblem } from './base/errors.ts';
+import { isCoded, toProblem } from './base/errors.ts';
 import { createLog } from './base/log.ts';
 import type { Loaded } from './config.ts';
 import { openLogFile } from './log-file.ts';
 import { startNode } from './main.ts';
+
+// What `startNode` loads is most of the program.
+enableCompileCache();
 
 /**
  * The node of `hypermesh up --detach`: a process of its own session. Its configuration and secrets come through the channel to the
@@ -25,7 +29,8 @@ async function run({ logFile, ...loaded }: Loaded & { readonly logFile: string }
     await Promise.race([node.stopAsked, signalled]);
     log.info({}, 'stopping');
   } catch (error) {
-    console.error(error);
+    // What is coded reaches a person through the command; a defect goes to the crash log.
+    if (!isCoded(error)) console.error(error);
     process.send?.({ error: toProblem(error) });
     process.exitCode = 1;
   } finally {

@@ -481,9 +481,7 @@ function statements(raw: DatabaseSync) {
     ),
     annotations: raw.prepare('SELECT key, value FROM annotations WHERE asset = ? ORDER BY key'),
     countAnnotations: raw.prepare('SELECT count(*) AS n FROM annotations WHERE asset = ?'),
-    totals: raw.prepare(
-      'SELECT (SELECT count(*) FROM packages) AS packages, (SELECT count(*) FROM assets) AS versions',
-    ),
+    totals: raw.prepare('SELECT packages, versions FROM totals'),
     referencePage: raw.prepare(
       'SELECT seq, digest, bundle, layers, blobs FROM assets WHERE seq > ? ORDER BY seq LIMIT 500',
     ),

@@ -32,6 +32,8 @@ export interface AssetTables {
   annotations: { asset: number; key: string; value: string };
   /** The generations that each installation keeps; the newest is the one in use. */
   installations: { root: string; generation: number; lock: string };
+  /** One row, kept by triggers: counting would take longer the more there are. */
+  totals: { packages: number; versions: number };
 }
 
 export const ASSET_MIGRATIONS: readonly Migration[] = [
@@ -95,6 +97,17 @@ export const ASSET_MIGRATIONS: readonly Migration[] = [
         facets,
         content = '', contentless_delete = 1, tokenize = 'ascii', detail = 'none'
       );
+    `,
+  },
+  {
+    name: '002-totals',
+    up: `
+      CREATE TABLE totals (packages INTEGER NOT NULL, versions INTEGER NOT NULL) STRICT;
+      INSERT INTO totals SELECT (SELECT count(*) FROM packages), (SELECT count(*) FROM assets);
+      CREATE TRIGGER packages_added AFTER INSERT ON packages BEGIN UPDATE totals SET packages = packages + 1; END;
+      CREATE TRIGGER packages_removed AFTER DELETE ON packages BEGIN UPDATE totals SET packages = packages - 1; END;
+      CREATE TRIGGER assets_added AFTER INSERT ON assets BEGIN UPDATE totals SET versions = versions + 1; END;
+      CREATE TRIGGER assets_removed AFTER DELETE ON assets BEGIN UPDATE totals SET versions = versions - 1; END;
     `,
   },
 ];
