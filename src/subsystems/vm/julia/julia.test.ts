@@ -1,0 +1,254 @@
+import assert from 'node:assert/strict';
+import { constants } from 'node:fs';
+import { cp, mkdtemp, rm } from 'node:fs/promises';
+import { homedir, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import fc from 'fast-check';
+import type { Json } from '../../../base/json.ts';
+import type { RunResult, SandboxPolicy } from '../../../capabilities/vm.ts';
+import {
+  MemoryTrees,
+  type RuntimeFixture,
+  SMALL_POLICY,
+  type TreeContent,
+  testRuntime,
+} from '../../../testing/runtime-conformance.ts';
+import { DEFAULT_LIMITS } from '../limits.ts';
+import { openProcessSandbox } from '../process/sandbox.ts';
+import { Trees } from '../process/trees.ts';
+import { JuliaRuntime, projectName } from './julia.ts';
+import { findJulia } from './provision.ts';
+
+/** Half a gigabyte is not fetched for a test: the image of the usual home is used where there is one. */
+const added = join(homedir(), '.hypermesh', 'vm', 'images');
+const image = await findJulia(added).catch(() => null);
+
+async function open(): Promise<RuntimeFixture> {
+  const directory = await mkdtemp(join(tmpdir(), 'hypermesh-julia-'));
+  await using stack = new AsyncDisposableStack();
+  stack.defer(() => rm(directory, { recursive: true, force: true }));
+  await cp(added, join(directory, 'images'), {
+    recursive: true,
+    preserveTimestamps: true,
+    verbatimSymlinks: true,
+    mode: constants.COPYFILE_FICLONE,
+  });
+  const assets = new MemoryTrees();
+  const sandbox = stack.use(await openProcessSandbox({ directory }));
+  const { filesMax } = DEFAULT_LIMITS;
+  const trees = await Trees.open({ assets }, { directory: join(directory, 'trees'), treeBytesMax: 2 ** 30, filesMax });
+  const runtime = new JuliaRuntime(
+    { assets, sandbox, trees },
+    { limits: DEFAULT_LIMITS, images: join(directory, 'images') },
+  );
+  const layer = assets.add(
+    files({
+      'echo.jl': 'write(stdout, read(stdin))',
+      'seven.jl': 'exit(7)',
+      'spin.jl': 'while true; end',
+      'flood.jl': 'while true; print("x"^1000); end',
+      'complain.jl': 'print(stderr, "\\e[31mred")',
+      'read.jl': 'write(stdout, read(ARGS[1]))',
+      'hoard.jl': 'held = Any[]; while true; push!(held, ones(UInt8, 2^20)); end',
+      'environment.jl': 'for (name, value) in ENV; print(name, "=", value, "\\0"); end',
+      'broken.jl': 'x = [1, 2\nfunction (',
+    }),
+  );
+  const owned = stack.move();
+  return {
+    runtime,
+    trees: assets,
+    programs: {
+      layer,
+      ...{ echo: 'echo.jl', seven: 'seven.jl', spin: 'spin.jl', flood: 'flood.jl', complain: 'complain.jl' },
+      ...{ read: 'read.jl', hoard: 'hoard.jl', environment: 'environment.jl', broken: 'broken.jl' },
+    },
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}
+
+function files(texts: Readonly<Record<string, string>>): Record<string, TreeContent> {
+  return Object.fromEntries(Object.entries(texts).map(([path, text]) => [path, Buffer.from(text)]));
+}
+
+if (image !== null) testRuntime('julia', open);
+
+describe('Julia', { skip: image === null ? 'no Julia in ~/.hypermesh: `hypermesh runtime add julia`' : false }, () => {
+  let fixture: RuntimeFixture;
+  before(async () => {
+    fixture = await open();
+  });
+  after(() => fixture[Symbol.asyncDispose]());
+
+  function run(
+    program: string,
+    { input = null, ...policy }: Partial<SandboxPolicy> & { readonly input?: Json } = {},
+  ): Promise<RunResult> {
+    const layer = fixture.trees.add(files({ 'main.jl': program }));
+    return fixture.runtime.run({
+      ...{ kind: 'julia', layer, entry: 'main.jl', args: [], input },
+      policy: { ...SMALL_POLICY, wallMs: 60_000, outputBytes: 2 ** 20, ...policy },
+    });
+  }
+
+  it('calls main with the input, takes what it returns as the output, and what it prints as its log', async () => {
+    const result = await run(
+      'main(input) = (println("working"); (sum = sum(input["list"]), threads = Threads.nthreads()))',
+      {
+        input: { list: [1, 2, 3.5] },
+      },
+    );
+    assert.deepEqual([result.output, result.stderr, result.exitCode], [{ sum: 6.5, threads: 1 }, 'working\n', 0]);
+  });
+
+  it('finds packages by the names in their Project.toml, and theirs, without a network', async () => {
+    const words = fixture.trees.add(
+      files({
+        'Project.toml': `name = "Words"\nuuid = "${UUID.words}"\n`,
+        'src/Words.jl': 'module Words\ngreet(name) = "hello $name"\nend\n',
+      }),
+    );
+    const stats = fixture.trees.add(
+      files({
+        'Project.toml': `name = "Stats"\nuuid = "${UUID.stats}"\n\n[deps]\nWords = "${UUID.words}"\n`,
+        'src/Stats.jl': 'module Stats\nusing Words\ngreeting(name) = uppercase(Words.greet(name))\nend\n',
+      }),
+    );
+    const mounts = [
+      { layer: words, at: '/packages/ada/words' },
+      { layer: stats, at: '/packages/ada/stats' },
+    ];
+    const program = 'using Stats, LinearAlgebra\nmain(name) = [Stats.greeting(name), norm([3.0, 4.0])]';
+    assert.deepEqual((await run(program, { input: 'you', mounts })).output, ['HELLO YOU', 5]);
+    const twice = [...mounts, { layer: words, at: '/packages/bob/words' }];
+    await assert.rejects(run(program, { mounts: twice }), {
+      code: 'program-invalid',
+      message: '/packages/ada/words and /packages/bob/words both hold a Julia package named Words.',
+    });
+  });
+
+  it('tells on standard error where a program failed', async () => {
+    const { exitCode, output, stderr } = await run('deep() = error("no luck")\nmain(input) = deep()');
+    assert.deepEqual([exitCode, output], [1, null]);
+    assert.match(stderr, /^no luck\n {2}at error .*\n {2}at deep \(\/package\/main.jl:1\)\n {2}at main/);
+  });
+
+  it('reads and writes JSON as everybody does, and refuses what is none', async () => {
+    const seed = Date.now();
+    const documents = fc
+      .sample(fc.json({ maxDepth: 5 }), { numRuns: 300, seed })
+      .map((text) => JSON.parse(text) as Json);
+    const program = `main(input) = Dict("same" => input["documents"], "refused" => map(input["texts"]) do text
+      try
+        HyperMeshJson.read_json(Vector{UInt8}(text))
+        text
+      catch error
+        error isa HyperMeshJson.JsonError
+      end
+    end)`;
+    const { output } = await run(program, { input: { documents, texts: NOT_JSON } });
+    assert.deepEqual(
+      output,
+      { same: withoutNegativeZero(documents), refused: NOT_JSON.map(() => true) },
+      `seed ${seed}`,
+    );
+  });
+
+  it('refuses to write what has no form in JSON', async () => {
+    for (const value of ['NaN', 'sin', '[1 2; 3 4]', 'Dict((1,) => 2)', 'String([0xff])']) {
+      const { exitCode, output, stderr } = await run(`main(input) = ${value}`);
+      assert.deepEqual([exitCode, output], [1, null], value);
+      assert.match(stderr, /^JSON: /, value);
+    }
+  });
+
+  it('leaves nothing to the next run, and no way to the node', async () => {
+    const program = `
+      touch("/tmp/left")
+      outside = filter(path -> try; touch(path); true; catch; false; end, ["/package/x", "/usr/x", "/x", "/julia/x", "/etc/x"])
+      main(input) = Dict("tmp" => readdir("/tmp"), "written" => outside,
+        "control" => ccall(:write, Cssize_t, (Cint, Ptr{UInt8}, Csize_t), 3, "{}", 2))`;
+    for (let round = 0; round < 2; round++)
+      assert.deepEqual((await run(program)).output, { tmp: ['left'], written: [], control: -1 });
+  });
+});
+
+describe('a node without Julia', () => {
+  it('says so, and how to add it', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'hypermesh-julia-'));
+    await using stack = new AsyncDisposableStack();
+    stack.defer(() => rm(directory, { recursive: true, force: true }));
+    const assets = new MemoryTrees();
+    const sandbox = stack.use(await openProcessSandbox({ directory }));
+    const trees = await Trees.open({ assets }, { directory: join(directory, 'trees'), treeBytesMax: 1, filesMax: 1 });
+    const runtime = new JuliaRuntime({ assets, sandbox, trees }, { limits: DEFAULT_LIMITS, images: directory });
+    const status = await runtime.probe();
+    assert.deepEqual([status.available, status.version], [false, null]);
+    assert.match(status.reason ?? '', /hypermesh runtime add julia/);
+    const request = {
+      kind: 'julia',
+      layer: assets.add({}),
+      entry: 'x.jl',
+      args: [],
+      input: null,
+      policy: SMALL_POLICY,
+    } as const;
+    await assert.rejects(runtime.run(request), { code: 'runtime-unavailable', hint: /hypermesh runtime add julia/ });
+  });
+});
+
+it('the name of a Julia package is read from its Project.toml', () => {
+  for (const [text, name] of [
+    ['name = "Words"\nuuid = "x"', 'Words'],
+    ['# mine\n  name="A_1" # really\n[deps]\nname = "B"', 'A_1'],
+    ['[deps]\nname = "B"', null],
+    ['name = "../up"', null],
+    ["name = 'Words'", null],
+    ['', null],
+  ] as const)
+    assert.equal(projectName(text), name, text);
+});
+
+const UUID = { words: '0a0f5b5e-7a4c-4b0a-9b68-3f3d5d1f7a01', stats: '0a0f5b5e-7a4c-4b0a-9b68-3f3d5d1f7a02' };
+
+const NOT_JSON = [
+  ...[
+    '',
+    ' ',
+    '{',
+    '[1,]',
+    '{"a":1,}',
+    '{a:1}',
+    "'a'",
+    '01',
+    '1.',
+    '.5',
+    '+1',
+    '1e',
+    'NaN',
+    'Infinity',
+    '1e999',
+    'tru',
+    'nul',
+  ],
+  ...[
+    '"\u0001"',
+    '"\\x"',
+    '"\\u12"',
+    '"\\ud800"',
+    '"\\udc00\\ud800"',
+    '"',
+    '[1 2]',
+    '{"a" 1}',
+    '{"a":1,"a":2}',
+    '1 2',
+    '// c\n1',
+  ],
+  '['.repeat(600) + ']'.repeat(600),
+];
+
+/** JSON in JavaScript has no negative zero to compare with. */
+function withoutNegativeZero(value: Json): Json {
+  return JSON.parse(JSON.stringify(value)) as Json;
+}

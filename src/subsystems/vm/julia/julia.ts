@@ -1,0 +1,313 @@
+import { readFile } from 'node:fs/promises';
+import { utf8 } from '../../../base/bytes.ts';
+import type { CallOptions } from '../../../base/call.ts';
+import type { Digest } from '../../../base/digest.ts';
+import { HyperMeshError } from '../../../base/errors.ts';
+import type { Assets, TreeEntry } from '../../../capabilities/assets.ts';
+import type { RunRequest, RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
+import type { ExecutionLimits } from '../limits.ts';
+import { visible } from '../output.ts';
+import type { BoxLimits, BoxSpec } from '../process/box.ts';
+import type { ProcessSandbox } from '../process/sandbox.ts';
+import type { Trees } from '../process/trees.ts';
+import { type Performance, perform, resultOf } from '../program.ts';
+import {
+  addJulia,
+  findJulia,
+  type JuliaImage,
+  type ProvisionOptions,
+  removeJulia,
+  removeUnfinished,
+} from './provision.ts';
+
+const MiB = 2 ** 20;
+/** What Julia takes for itself: its system image, its compiler, and the machine code of a program. */
+const RUNTIME_BYTES = 256 * MiB;
+const THREADS_MAX = 4;
+const PIDS = 128;
+const PROJECT_BYTES_MAX = 64 * 1024;
+const PROBE_MS = 60_000;
+/** Where packages lie by the names that Julia knows them by. */
+const BY_NAME = '/julia';
+const NO_IMAGE = 'Julia was not added to this node: `hypermesh runtime add julia`.';
+
+type Mount = BoxSpec['mounts'][number];
+
+interface Layer {
+  readonly digest: Digest;
+  readonly at: string;
+  readonly tree: readonly TreeEntry[];
+}
+
+/** Runs Julia programs: each in a box of its own, with an image of Julia as its root and the packages that it needs, without a network. */
+export class JuliaRuntime implements Runtime {
+  readonly kind = 'julia';
+  readonly #assets: Pick<Assets, 'tree' | 'readFile'>;
+  readonly #sandbox: ProcessSandbox;
+  readonly #trees: Trees;
+  readonly #limits: ExecutionLimits;
+  readonly #images: string;
+  readonly #running = new Set<Promise<unknown>>();
+  readonly #blas = blasKernel();
+  #worker: Promise<string> | undefined;
+  #image: Promise<JuliaImage | null> | undefined;
+  #probed: Promise<RuntimeStatus> | undefined;
+  #changing: Promise<unknown> = Promise.resolve();
+
+  /** `images`: an existing folder inside the one of the sandbox. */
+  constructor(
+    lent: {
+      readonly assets: Pick<Assets, 'tree' | 'readFile'>;
+      readonly sandbox: ProcessSandbox;
+      readonly trees: Trees;
+    },
+    options: { readonly limits: ExecutionLimits; readonly images: string },
+  ) {
+    this.#assets = lent.assets;
+    this.#sandbox = lent.sandbox;
+    this.#trees = lent.trees;
+    this.#limits = options.limits;
+    this.#images = options.images;
+    this.#changing = removeUnfinished(options.images).catch(() => {});
+  }
+
+  async probe(): Promise<RuntimeStatus> {
+    this.#probed ??= this.#probe();
+    const status = await this.#probed;
+    // Only what works is remembered: Julia may be added meanwhile.
+    if (!status.available) this.#probed = undefined;
+    return status;
+  }
+
+  async run(request: RunRequest, options: CallOptions = {}): Promise<RunResult> {
+    const running = this.#run(request, options);
+    this.#running.add(running);
+    return running.finally(() => this.#running.delete(running));
+  }
+
+  /** Adds Julia to this node ({@link addJulia}); one change at a time. */
+  async add(options: ProvisionOptions = {}): Promise<RuntimeStatus> {
+    await this.#change(() => addJulia(this.#images, options));
+    return this.probe();
+  }
+
+  /** Takes Julia from this node when the programs that run have ended; new ones are refused from now on. Whether it was there. */
+  async remove(): Promise<boolean> {
+    return this.#change(async () => {
+      this.#image = Promise.resolve(null);
+      await Promise.allSettled(this.#running);
+      return removeJulia(this.#images);
+    });
+  }
+
+  #change<T>(work: () => Promise<T>): Promise<T> {
+    const changed = this.#changing.then(work).finally(() => {
+      this.#image = undefined;
+      this.#probed = undefined;
+    });
+    this.#changing = changed.catch(() => {});
+    return changed;
+  }
+
+  async #probe(): Promise<RuntimeStatus> {
+    const unavailable = (reason: string): RuntimeStatus => ({ kind: 'julia', available: false, version: null, reason });
+    try {
+      const image = await this.#installed();
+      if (image === null) return unavailable(NO_IMAGE);
+      const sandbox = await this.#sandbox.probe();
+      if (!sandbox.available) return unavailable([sandbox.reason, sandbox.remedy].filter(Boolean).join(' '));
+      const limits = boxLimits({ memoryBytes: 0, cpuCores: 1, wallMs: PROBE_MS, outputBytes: 4096, tmpBytes: 0 });
+      const { exit, stdout, stderr } = await this.#perform(image, ['-e', 'print(VERSION)'], [], limits, utf8(''));
+      if (exit.termination === 'exit' && exit.exitCode === 0)
+        return {
+          kind: 'julia',
+          available: true,
+          version: `Julia ${visible(Buffer.from(stdout).toString())}`,
+          reason: null,
+        };
+      return unavailable(
+        `A test program ended by ${exit.termination}: ${exit.reason ?? visible(Buffer.from(stderr).toString()).slice(0, 500)}`,
+      );
+    } catch (error) {
+      return unavailable(error instanceof Error ? error.message : String(error));
+    }
+  }
+
+  async #run(request: RunRequest, options: CallOptions): Promise<RunResult> {
+    const image = await this.#installed();
+    if (image === null)
+      throw new HyperMeshError('runtime-unavailable', 'This node has no Julia.', {
+        hint: 'Add it with `hypermesh runtime add julia`.',
+      });
+    const input = utf8(JSON.stringify(request.input));
+    if (input.length > this.#limits.inputBytesMax)
+      throw new HyperMeshError(
+        'limit-exceeded',
+        `The input has ${input.length} bytes as JSON; at most ${this.#limits.inputBytesMax} are passed to a program.`,
+        { hint: 'Put large data into a package that the program depends on.' },
+      );
+    const layers = await this.#layers(request, options);
+    checkEntry(layers[0]!, request.entry);
+    const named = await this.#named(layers, options);
+    const { policy } = request;
+    const environment = Object.entries(policy.environment).map(([name, value]) => `${name}=${value}`);
+    this.#worker ??= workerSource();
+    const args = [
+      '-e',
+      await this.#worker,
+      '--',
+      request.entry,
+      String(environment.length),
+      ...environment,
+      ...request.args,
+    ];
+
+    using held = new DisposableStack();
+    const mounts: Mount[] = [];
+    for (const { digest, at } of layers) {
+      const { path } = held.use(await this.#trees.hold(digest, options));
+      mounts.push({ source: path, at });
+      const name = named.get(at);
+      if (name !== undefined) mounts.push({ source: path, at: `${BY_NAME}/${name}` });
+    }
+    const done = await this.#perform(image, args, mounts, boxLimits(policy), input, options);
+    refuseInvalid(done, request.entry);
+    const result = resultOf(done, RUNTIME_BYTES, policy.memoryBytes);
+    if (result.termination !== 'memory') return result;
+    return {
+      ...result,
+      reason: `The program took more than its ${policy.memoryBytes} bytes beside what Julia itself takes.`,
+    };
+  }
+
+  async #perform(
+    image: JuliaImage,
+    args: readonly string[],
+    mounts: readonly Mount[],
+    limits: BoxLimits,
+    input: Uint8Array,
+    options: CallOptions = {},
+  ): Promise<Performance> {
+    const threads = String(Math.min(THREADS_MAX, Math.ceil(limits.cpuCores)));
+    const box = await this.#sandbox.start(
+      {
+        command: [
+          '/usr/bin/julia',
+          ...['--startup-file=no', '--history-file=no', '--color=no', '--compiled-modules=no', `--threads=${threads}`],
+          ...args,
+        ],
+        root: image.root,
+        mounts,
+        // For the start of Julia alone: the worker then sets what the policy names.
+        environment: {
+          PATH: '/usr/bin',
+          HOME: '/tmp',
+          LANG: 'C.UTF-8',
+          JULIA_DEPOT_PATH: '/tmp/depot:/usr/share/julia',
+          JULIA_LOAD_PATH: `${BY_NAME}:@stdlib`,
+          OPENBLAS_NUM_THREADS: threads,
+          ...((await this.#blas) === null ? {} : { OPENBLAS_CORETYPE: (await this.#blas)! }),
+        },
+        limits,
+      },
+      options,
+    );
+    return perform(box, input);
+  }
+
+  async #installed(): Promise<JuliaImage | null> {
+    await this.#changing;
+    this.#image ??= findJulia(this.#images);
+    return this.#image;
+  }
+
+  async #layers(request: RunRequest, options: CallOptions): Promise<Layer[]> {
+    const layers: Layer[] = [];
+    let count = 0;
+    for (const { layer, at } of [{ layer: request.layer, at: '/package' }, ...request.policy.mounts]) {
+      const tree = await this.#assets.tree(layer, options);
+      count += tree.length;
+      if (count > this.#limits.filesMax)
+        throw new HyperMeshError(
+          'limit-exceeded',
+          `The package and its dependencies have more than ${this.#limits.filesMax} files; a program cannot be shown so many.`,
+        );
+      layers.push({ digest: layer, at, tree });
+    }
+    return layers;
+  }
+
+  /** Path of a package in the box -> the name that its `Project.toml` gives it. */
+  async #named(layers: readonly Layer[], options: CallOptions): Promise<ReadonlyMap<string, string>> {
+    const named = new Map<string, string>();
+    for (const { digest, at, tree } of layers) {
+      const project = tree.find(({ path, kind }) => path === 'Project.toml' && kind === 'file');
+      if (project === undefined || project.size > PROJECT_BYTES_MAX) continue;
+      const pieces: Uint8Array[] = [];
+      for await (const piece of this.#assets.readFile(digest, project.path, options)) pieces.push(piece);
+      const name = projectName(Buffer.concat(pieces).toString('utf8'));
+      if (name === null || !tree.some(({ path, kind }) => path === `src/${name}.jl` && kind === 'file')) continue;
+      const other = [...named].find(([, taken]) => taken === name);
+      if (other !== undefined)
+        throw new HyperMeshError('program-invalid', `${other[0]} and ${at} both hold a Julia package named ${name}.`, {
+          hint: 'Julia finds packages by the name in their Project.toml: a program can use one of that name.',
+        });
+      named.set(at, name);
+    }
+    return named;
+  }
+}
+
+/** The name in a `Project.toml`, which stands before the first table. */
+export function projectName(toml: string): string | null {
+  const top = toml.split(/^\s*\[/m, 1)[0]!;
+  return /^\s*name\s*=\s*"([A-Za-z_][A-Za-z0-9_]{0,127})"\s*(?:#.*)?$/m.exec(top)?.[1] ?? null;
+}
+
+function boxLimits(policy: Omit<BoxLimits, 'pids' | 'fileBytes'>): BoxLimits {
+  const { memoryBytes, cpuCores, wallMs, outputBytes, tmpBytes } = policy;
+  return {
+    memoryBytes: memoryBytes + RUNTIME_BYTES,
+    ...{ cpuCores, wallMs, outputBytes, tmpBytes },
+    pids: PIDS,
+    fileBytes: Math.max(tmpBytes, 1),
+  };
+}
+
+function checkEntry({ tree }: Layer, entry: string): void {
+  if (tree.some(({ path, kind }) => path === entry && kind === 'file')) return;
+  throw new HyperMeshError('entry-missing', `The package has no file "${entry}" to run.`, {
+    hint: 'Set `entry` in catalog.yaml to the path of a Julia file.',
+  });
+}
+
+/** The worker says over its own channel that a file is no Julia, before a line of it runs. What it says is checked like any input. */
+function refuseInvalid({ control }: Performance, entry: string): void {
+  if (control.length === 0) return;
+  let says: unknown;
+  try {
+    says = (JSON.parse(Buffer.from(control).toString('utf8')) as { invalid?: unknown }).invalid;
+  } catch {
+    says = undefined;
+  }
+  throw new HyperMeshError(
+    'program-invalid',
+    `"${entry}" is not a Julia program: ${visible(typeof says === 'string' ? says : 'it cannot be read').slice(0, 500)}`,
+  );
+}
+
+async function workerSource(): Promise<string> {
+  const parts = await Promise.all(
+    ['json.jl', 'worker.jl'].map((name) => readFile(new URL(name, import.meta.url), 'utf8')),
+  );
+  return parts.join('\n');
+}
+
+/** The kernels that OpenBLAS shall use: the one of an old release does not know new processors, and takes its slowest. */
+async function blasKernel(): Promise<string | null> {
+  const cpu = await readFile('/proc/cpuinfo', 'utf8').catch(() => '');
+  const flags = new Set(/^flags\s*:(.*)$/m.exec(cpu)?.[1]?.split(' ') ?? []);
+  const has = (...names: string[]) => names.every((name) => flags.has(name));
+  if (has('avx512f', 'avx512dq', 'avx512bw', 'avx512vl', 'avx512cd')) return 'SkylakeX';
+  return has('avx2', 'fma') ? 'Haswell' : null;
+}

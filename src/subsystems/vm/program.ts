@@ -1,0 +1,82 @@
+import type { Readable } from 'node:stream';
+import type { RunResult } from '../../capabilities/vm.ts';
+import { parseOutput, visible } from './output.ts';
+import type { Box, BoxExit } from './process/box.ts';
+
+const STDERR_KEPT = 64 * 1024;
+const CONTROL_BYTES_MAX = 64 * 1024;
+
+/** What a program in a box did. */
+export interface Performance {
+  readonly exit: BoxExit;
+  readonly stdout: Uint8Array;
+  /** The last 64 KiB. */
+  readonly stderr: Uint8Array;
+  /** The first 64 KiB of what came over descriptor 3. */
+  readonly control: Uint8Array;
+}
+
+/** Gives a program its input and follows it to its end. The box itself bounds what is printed. */
+export async function perform(box: Box, input: Uint8Array): Promise<Performance> {
+  box.stdin.end(input);
+  const [stdout, stderr, control, exit] = await Promise.all([
+    first(box.stdout, Number.POSITIVE_INFINITY),
+    last(box.stderr, STDERR_KEPT),
+    first(box.control, CONTROL_BYTES_MAX),
+    box.exit,
+  ]);
+  return { exit, stdout, stderr, control };
+}
+
+/** `runtimeBytes`: what the language takes for itself, beside the memory of the program. */
+export function resultOf({ exit, stdout, stderr }: Performance, runtimeBytes: number, memoryBytes: number): RunResult {
+  const { wallMs, cpuMs, peakMemoryBytes } = exit.usage;
+  return {
+    termination: exit.termination,
+    reason: exit.reason,
+    exitCode: exit.exitCode,
+    ...parseOutput(Buffer.from(stdout)),
+    stderr: visible(Buffer.from(stderr).toString('utf8')),
+    usage: {
+      wallMs,
+      cpuMs,
+      peakMemoryBytes: Math.min(memoryBytes, Math.max(0, peakMemoryBytes - runtimeBytes)),
+      peakProcessBytes: peakMemoryBytes,
+      fuelUsed: null,
+    },
+    enforcedBy: exit.enforcedBy,
+  };
+}
+
+async function first(stream: Readable, sizeMax: number): Promise<Uint8Array> {
+  const pieces: Uint8Array[] = [];
+  let size = 0;
+  for await (const piece of readable(stream)) {
+    if (size < sizeMax) pieces.push(piece.subarray(0, sizeMax - size));
+    size += piece.length;
+  }
+  return Buffer.concat(pieces);
+}
+
+async function last(stream: Readable, sizeMax: number): Promise<Uint8Array> {
+  let pieces: Uint8Array[] = [];
+  let size = 0;
+  for await (const piece of readable(stream)) {
+    pieces.push(piece);
+    size += piece.length;
+    if (size > 4 * sizeMax) {
+      pieces = [Buffer.concat(pieces).subarray(-sizeMax)];
+      size = sizeMax;
+    }
+  }
+  return Buffer.concat(pieces).subarray(-sizeMax);
+}
+
+/** Until the end, or until the box is gone. */
+async function* readable(stream: Readable): AsyncIterable<Uint8Array> {
+  try {
+    yield* stream as AsyncIterable<Uint8Array>;
+  } catch {
+    // A pipe of a box that was killed may end by an error; `exit` says what happened.
+  }
+}
