@@ -100,10 +100,6 @@ export async function verifyBundleOffline(
   bundle: Bundle,
   options: { readonly network?: Digest; readonly judges?: OfflineJudges } = {},
 ): Promise<VerifyResult> {
-  const { content: _content, ...result } = await verifyBundle(
-    bundle,
-    options.judges ?? offlineJudges(),
-    options.network,
-  );
+  const { content: _content, ...result } = await verifyBundle(bundle, options.judges ?? offlineJudges(), options);
   return result;
 }

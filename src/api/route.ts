@@ -120,9 +120,14 @@ export function register(app: FastifyInstance, definition: AnyRoute, serving: Se
   });
 }
 
+/** The body as it arrives. Whoever stops reading it still answers: the request, and with it the connection, is not destroyed. */
+function bodyOf({ body }: FastifyRequest): AsyncIterable<Uint8Array> | undefined {
+  return body instanceof Readable ? body.iterator({ destroyOnReturn: false }) : undefined;
+}
+
 function readInput(definition: AnyRoute, request: FastifyRequest): unknown {
   const query = definition.query === undefined ? {} : check(definition.query, request.query, 'query parameter');
-  if (definition.kind === 'stream') return { query, body: request.body, headers: request.headers };
+  if (definition.kind === 'stream') return { query, body: bodyOf(request), headers: request.headers };
   return {
     query,
     params: definition.params === undefined ? {} : check(definition.params, request.params, 'path'),

@@ -1,4 +1,5 @@
-import type { AddressInfo } from 'node:net';
+import type { IncomingMessage } from 'node:http';
+import type { AddressInfo, Socket } from 'node:net';
 import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply } from 'fastify';
 import { HyperMeshError, isCoded, storageError } from '../base/errors.ts';
 import { HTTP_LIMITS, type HttpProblem, PROBLEM, STATE_EXPORT, TREE } from '../wire/http.ts';
@@ -36,6 +37,8 @@ const LIMITS = {
   requestTimeoutMs: 3_600_000,
   /** How long requests may go on after a stop was asked for, before they are cancelled. */
   drainMs: 5_000,
+  /** How long the rest of a body that was refused may take. */
+  lingerMs: 1_000,
   /** How long cancelled requests may take to say so, before their connections are cut. */
   farewellMs: 1_000,
 } as const;
@@ -102,8 +105,7 @@ export function createApp(
     const problem = toHttpProblem(error);
     if (problem.code === 'internal')
       log.error({ err: error, method: request.method, url: request.url }, 'request failed');
-    // A body that was not read to its end must not be taken for the next request.
-    if (request.raw.complete === false) reply.header('connection', 'close');
+    if (!request.raw.complete) linger(request.raw);
     return sendProblem(reply, problem);
   });
 
@@ -115,6 +117,19 @@ export function createApp(
   }
   servePage(app);
   return app;
+}
+
+/**
+ * Lets a client that still sends its body read the refusal: closed at once, the connection would be reset before it could. What comes is
+ * thrown away, and after a while so is the connection.
+ */
+function linger(request: IncomingMessage): void {
+  const socket = request.socket as Socket | null;
+  if (socket === null) return;
+  const cut = setTimeout(() => socket.destroy(), LIMITS.lingerMs);
+  const spare = () => clearTimeout(cut);
+  request.once('end', spare);
+  socket.once('close', spare);
 }
 
 function sendProblem(reply: FastifyReply, problem: HttpProblem): FastifyReply {

@@ -48,7 +48,7 @@ import { answer } from './requests.ts';
 import { deleteVersion, setState } from './retire.ts';
 import { type RunOptions, run } from './run.ts';
 import { signPackage, stagePackage } from './stage.ts';
-import { verifyBundle, verifyPublished } from './verify.ts';
+import { knownTo, verifyBundle, verifyPublished } from './verify.ts';
 import { newestInRange } from './versions.ts';
 
 const METADATA: Omit<ExtensionMetadata, 'needs'> = {
@@ -284,8 +284,7 @@ export class CatalogExtension implements Catalog, AssetLibraryExtension {
   ): Promise<VerifyResult> {
     return this.#counted('verify', async () => {
       if ('ref' in target) return verifyPublished(this.#ready, await this.resolve(target.ref), options);
-      const { networkId } = await this.#lent.consensus.genesis();
-      const { content: _content, ...result } = await verifyBundle(target.bundle, this.#lent, networkId);
+      const { content: _content, ...result } = await verifyBundle(target.bundle, this.#lent, await knownTo(this.#lent));
       return result;
     });
   }

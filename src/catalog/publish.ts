@@ -38,8 +38,8 @@ export async function publishPackage(
 
   const { lent } = context;
   await using _lease = await hold(lent.resources, leaseRequest(publication.layer.size), options); // quota-exceeded
-  const proofs = await proveOnce(context, publication, options); // stake-insufficient, cancelled
-  const endorsement = await admit(context, publication, proofs, options); // proof-*, equivocation
+  const made = await proveOnce(context, publication, options); // stake-insufficient, cancelled
+  const { proofs, endorsement } = await admit(context, publication, made, options); // proof-*, equivocation
   const bundle = await assemble(context, publication, proofs, endorsement);
   const record = await commit(context, publication, bundle);
   await announce(context, record);
@@ -149,23 +149,24 @@ const CONDEMNED = [
   'network-mismatch',
 ] as const;
 
+/** The endorsement, and the proofs that it is about: fresh ones when those that were kept had become too old. */
 async function admit(
   context: CatalogContext,
   publication: Publication,
   proofs: ProofSet,
   options: CallOptions,
-): Promise<Endorsement> {
+): Promise<{ readonly proofs: ProofSet; readonly endorsement: Endorsement }> {
   const { lent } = context;
   options.onProgress?.({ step: 'admit', note: 'the committee checks the proofs' });
   try {
-    return await lent.consensus.admit(proofs, options);
+    return { proofs, endorsement: await lent.consensus.admit(proofs, options) };
   } catch (error) {
     if (!isCoded(error, ...CONDEMNED)) throw error;
     await lent.state.write({ [noteKey(publication.content)]: undefined });
     // Kept proofs can outlive their window; fresh ones can not, so this repeats once at most.
-    if (isCoded(error, 'proof-expired'))
-      return lent.consensus.admit(await proveOnce(context, publication, options), options);
-    throw error;
+    if (!isCoded(error, 'proof-expired')) throw error;
+    const fresh = await proveOnce(context, publication, options);
+    return { proofs: fresh, endorsement: await lent.consensus.admit(fresh, options) };
   }
 }
 

@@ -11,7 +11,7 @@ import { type Bundle, inclusionLeaf } from '../wire/bundle.ts';
 import { TREE_HEAD_TYPE, treeHeadPayload, verifyInclusion } from '../wire/log.ts';
 import { type DecodedPackage, decodePackage } from '../wire/package.ts';
 import { proofsDigest } from '../wire/proof.ts';
-import type { Envelope } from '../wire/signature.ts';
+import type { Envelope, TrustAnchor } from '../wire/signature.ts';
 import { decodeStatement, STATEMENT_TYPE } from '../wire/statement.ts';
 import type { VerifyResult } from './api.ts';
 import { readBundle } from './bundle.ts';
@@ -25,23 +25,26 @@ export interface Judges {
 
 /**
  * Checks a bundle alone. The order is the argument: what was published, in which network, by whom, at what cost, admitted by
- * whom, and logged where. `network` pins the network; without it the result names the one that the bundle claims.
+ * whom, and logged where. `known.network` pins the network; without it the result names the one that the bundle claims. `known.anchor`
+ * is that network's trust as it is today: what was revoked after the bundle was made is revoked; without it the bundle's own is used.
  *
  * Errors: `bundle-invalid`, `network-mismatch`, `signature-invalid`, `certificate-*`, `proof-rejected`, `endorsement-invalid`, `log-invalid`.
  */
 export async function verifyBundle(
-  bundle: Bundle,
+  given: Bundle,
   judges: Judges,
-  network?: Digest,
+  known: { readonly network?: Digest; readonly anchor?: TrustAnchor } = {},
 ): Promise<VerifyResult & { readonly content: DecodedPackage }> {
+  const { network, anchor } = known;
   const checks: VerifyResult['checks'][number][] = [];
   const passed = (check: string, says: string) => void checks.push({ check, ok: true, says });
 
-  const content = packageOf(bundle);
+  const content = packageOf(given);
   const ref = `${content.config.manifest.name}@${content.config.manifest.version}`;
   passed('manifest', `${ref} is ${content.digest}`);
 
-  checkNetwork(bundle, network);
+  checkNetwork(given, network);
+  const bundle = anchor === undefined ? given : { ...given, network: { ...given.network, anchor } };
   passed('network', network === undefined ? `claims network ${bundle.network.id}` : `network ${bundle.network.id}`);
 
   const signer = await checkSignature(bundle, content, judges);
@@ -78,8 +81,7 @@ export async function verifyRecord(
   options: CallOptions = {},
 ): Promise<VerifyResult> {
   options.signal?.throwIfAborted();
-  const { networkId } = await lent.consensus.genesis();
-  const { content, ...result } = await verifyBundle(await readBundle(lent.assets, record), lent, networkId);
+  const { content, ...result } = await verifyBundle(await readBundle(lent.assets, record), lent, await knownTo(lent));
   const layers = content.config.layers.map((layer) => layer.digest);
   if (
     content.digest !== record.digest ||
@@ -118,6 +120,14 @@ export async function verifyPublished(
   }
   const says = `${record.layers.length} layer(s), ${record.size} bytes, hashed from disk`;
   return { ...result, offline: false, checks: [...result.checks, { check: 'content', ok: true, says }] };
+}
+
+/** What this node knows of its network. */
+export async function knownTo(
+  lent: Pick<CatalogContext['lent'], 'consensus' | 'trust'>,
+): Promise<{ readonly network: Digest; readonly anchor: TrustAnchor }> {
+  const [{ networkId }, anchor] = await Promise.all([lent.consensus.genesis(), lent.trust.anchor()]);
+  return { network: networkId, anchor };
 }
 
 function packageOf(bundle: Bundle): DecodedPackage {

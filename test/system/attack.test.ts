@@ -226,7 +226,6 @@ describe('a client that sends too much, too slowly, or nonsense', () => {
       'POST /v1/layers HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-tar\r\nContent-Length: 1000000000\r\n\r\nabc',
     );
     assert.match(text, /^HTTP\/1\.1 403 /);
-    assert.match(text, /connection: close/i);
   });
 
   test('that stops in the middle of an upload leaves nothing behind', async () => {
