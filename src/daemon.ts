@@ -1,13 +1,9 @@
-import { enableCompileCache } from 'node:module';
 import process from 'node:process';
 import { isCoded, toProblem } from './base/errors.ts';
 import { createLog } from './base/log.ts';
 import type { Loaded } from './config.ts';
 import { openLogFile } from './log-file.ts';
 import { startNode } from './main.ts';
-
-// What `startNode` loads is most of the program.
-enableCompileCache();
 
 /**
  * The node of `hypermesh up --detach`: a process of its own session. Its configuration and secrets come through the channel to the
