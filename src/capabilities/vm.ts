@@ -70,6 +70,8 @@ export interface RuntimeStatus {
   readonly version: string | null;
   /** Why not, and what to do about it. */
   readonly reason: string | null;
+  /** Limit -> the mechanism that holds it on this machine, where that differs between machines. */
+  readonly enforces?: Readonly<Record<string, string>>;
 }
 
 /** One language or machine kind. Implementations run the shared conformance suite `testRuntime`. */

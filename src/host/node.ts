@@ -129,7 +129,13 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
     ),
   );
   const vm = stack.use(
-    await openExecution({ assets }, config.runsMax === undefined ? {} : { concurrency: config.runsMax }),
+    await openExecution(
+      { assets },
+      {
+        directory: await home.folder('vm'),
+        ...(config.runsMax === undefined ? {} : { concurrency: config.runsMax }),
+      },
+    ),
   );
 
   const snapshots = new Snapshots(await home.folder('extensions'));

@@ -81,8 +81,13 @@ export const SMALL_POLICY: SandboxPolicy = {
 };
 
 /** What every runtime promises, whatever the language. */
-export function testRuntime(name: string, make: () => Promise<RuntimeFixture>): void {
-  describe(`runtime ${name}`, () => {
+export function testRuntime(
+  name: string,
+  make: () => Promise<RuntimeFixture>,
+  /** `skip`: why this machine cannot run it. */
+  { skip = false }: { readonly skip?: string | false } = {},
+): void {
+  describe(`runtime ${name}`, { skip }, () => {
     let fixture: RuntimeFixture;
     before(async () => {
       fixture = await make();
@@ -138,6 +143,7 @@ export function testRuntime(name: string, make: () => Promise<RuntimeFixture>): 
       const result = await run(fixture.programs.hoard);
       assert.equal(result.termination, 'memory');
       assert.ok(result.usage.peakMemoryBytes <= SMALL_POLICY.memoryBytes);
+      assert.match(result.reason ?? '', /memory|bytes/);
     });
 
     it('makes control characters on standard error visible', async () => {

@@ -1,4 +1,5 @@
 import { availableParallelism } from 'node:os';
+import path from 'node:path';
 import { z } from 'zod';
 import type { CallOptions } from '../../base/call.ts';
 import { type Digest, isDigest } from '../../base/digest.ts';
@@ -7,9 +8,14 @@ import type { Json } from '../../base/json.ts';
 import type { Assets } from '../../capabilities/assets.ts';
 import type { Execution, RunRequest, RunResult, Runtime, RuntimeKind, RuntimeStatus } from '../../capabilities/vm.ts';
 import { DEFAULT_LIMITS, type ExecutionLimits } from './limits.ts';
+import { openProcessSandbox } from './process/sandbox.ts';
+import { Trees } from './process/trees.ts';
+import { PythonRuntime } from './python/python.ts';
 import { WasmRuntime } from './wasm/runtime.ts';
 
 export interface ExecutionOptions {
+  /** For what boxes of processes are shown: package trees, images. Without one, only WebAssembly runs. */
+  readonly directory?: string;
   readonly limits?: Partial<ExecutionLimits>;
   /** Programs that run at the same time; the number of processors by default. */
   readonly concurrency?: number;
@@ -17,14 +23,35 @@ export interface ExecutionOptions {
 
 export type ExecutionSubsystem = Execution & AsyncDisposable;
 
-/** Starts nothing: the first process comes with the first run or probe, and none stays when nothing was run for half a minute. */
+/**
+ * Starts nothing: the first process comes with the first run or probe, and none stays when nothing was run for half a minute.
+ * What boxes of a killed node left behind is removed.
+ */
 export async function openExecution(
   lent: { readonly assets: Pick<Assets, 'tree' | 'readFile'> },
   options: ExecutionOptions = {},
 ): Promise<ExecutionSubsystem> {
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
-  const wasm = new WasmRuntime(lent, { limits });
-  return new Runner([wasm], wasm, limits, options.concurrency ?? availableParallelism());
+  await using stack = new AsyncDisposableStack();
+  const runtimes: Runtime[] = [stack.use(new WasmRuntime(lent, { limits }))];
+  if (options.directory !== undefined) runtimes.push(...(await inBoxes(lent, options.directory, limits, stack)));
+  return new Runner(runtimes, stack.move(), limits, options.concurrency ?? availableParallelism());
+}
+
+/** The languages whose programs are processes. */
+async function inBoxes(
+  lent: { readonly assets: Pick<Assets, 'tree' | 'readFile'> },
+  directory: string,
+  limits: ExecutionLimits,
+  stack: AsyncDisposableStack,
+): Promise<Runtime[]> {
+  const sandbox = stack.use(await openProcessSandbox({ directory }));
+  const trees = await Trees.open(lent, {
+    directory: path.join(directory, 'trees'),
+    treeBytesMax: limits.servedBytesMax,
+    filesMax: limits.filesMax,
+  });
+  return [new PythonRuntime({ ...lent, sandbox, trees }, { limits })];
 }
 
 const KINDS: readonly RuntimeKind[] = ['wasm', 'julia', 'python', 'container', 'vm'];
@@ -99,7 +126,7 @@ const requestSchema = z.object({
           at: z
             .string()
             .regex(MOUNT, 'expected an absolute path such as /packages/ada/words')
-            .refine((path) => !path.split('/').some((name) => name === '.' || name === '..'), 'expected no . or ..'),
+            .refine((at) => !at.split('/').some((name) => name === '.' || name === '..'), 'expected no . or ..'),
         }),
       )
       .max(1_024)

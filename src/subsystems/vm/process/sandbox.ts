@@ -75,6 +75,7 @@ const STATUS_BYTES_MAX = 4_096;
 /** Where the node's folder is seen by the users of boxes, in a mount namespace of the box alone. */
 const WINDOW = '/mnt';
 const HOST_FOLDERS = ['usr', 'bin', 'sbin', 'lib', 'lib32', 'lib64', 'libx32'];
+const SYSTEM_FOLDERS = new Set(['', 'dev', 'etc', 'proc', 'sys', 'tmp', ...HOST_FOLDERS]);
 const HOST_FILES = ['/etc/ld.so.cache', '/etc/alternatives'];
 /** Entries of an image that the box makes itself. */
 const BOX_FOLDERS = new Set(['proc', 'sys', 'dev', 'tmp', 'run', 'package', 'packages', 'home', 'root', 'mnt', 'boot']);
@@ -337,7 +338,11 @@ class Sandbox implements ProcessSandbox {
         binds.push(...(await seen(path.join(image, name), `/${name}`, this.#shown(path.join(image, name)))));
       }
     }
-    for (const { source, at } of spec.mounts) binds.push('--ro-bind', this.#shown(await this.#ours(source)), at);
+    for (const { source, at } of spec.mounts) {
+      if (SYSTEM_FOLDERS.has(at.split('/')[1] ?? ''))
+        throw new HyperMeshError('usage', `A package cannot be shown at ${at}: the system of the box lies there.`);
+      binds.push('--ro-bind', this.#shown(await this.#ours(source)), at);
+    }
     return binds;
   }
 

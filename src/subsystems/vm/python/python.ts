@@ -1,0 +1,185 @@
+import { existsSync } from 'node:fs';
+import { utf8 } from '../../../base/bytes.ts';
+import type { CallOptions } from '../../../base/call.ts';
+import { HyperMeshError } from '../../../base/errors.ts';
+import type { Assets } from '../../../capabilities/assets.ts';
+import type { RunRequest, RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
+import type { ExecutionLimits } from '../limits.ts';
+import { visible } from '../output.ts';
+import type { BoxSpec } from '../process/box.ts';
+import type { ProcessSandbox } from '../process/sandbox.ts';
+import type { Trees } from '../process/trees.ts';
+import { type Performance, perform, resultOf } from '../program.ts';
+
+const MiB = 2 ** 20;
+/** What the interpreter and the programs around the box take for themselves. */
+const RUNTIME_BYTES = 24 * MiB;
+const PIDS = 64;
+const PROBE_MS = 20_000;
+/** The one of the machine; a box sees `/usr`. */
+const INTERPRETERS = ['/usr/bin/python3', '/usr/local/bin/python3'];
+
+/**
+ * Becomes the program. Arguments: its path, the number of its environment variables, these as NAME=value, its own arguments.
+ * Descriptor 3 leads to the node, says only that a file is no program, and is closed before the program starts.
+ */
+const BOOTSTRAP = `
+import os, sys, types
+path, count, rest = '/package/' + sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+try:
+    with open(path, 'rb') as file:
+        code = compile(file.read(), path, 'exec', dont_inherit=True)
+except (SyntaxError, ValueError, OverflowError, RecursionError) as error:
+    os.write(3, ('%s: %s' % (type(error).__name__, error)).encode('utf-8', 'replace')[:4000])
+    os._exit(0)
+os.close(3)
+os.environ.clear()
+for variable in rest[:count]:
+    name, _, value = variable.partition('=')
+    os.environ[name] = value
+packages = ['/packages/%s/%s' % (scope, name) for scope in sorted(os.listdir('/packages')) for name in sorted(os.listdir('/packages/' + scope))] if os.path.isdir('/packages') else []
+sys.path[:0] = list(dict.fromkeys([os.path.dirname(path), '/package'])) + packages
+sys.argv = [path] + rest[count:]
+main = types.ModuleType('__main__')
+main.__file__ = path
+sys.modules['__main__'] = main
+del os, types, count, rest, file, packages
+exec(code, main.__dict__)
+`.trim();
+
+type Files = Pick<Assets, 'tree'>;
+
+/** Runs Python programs: each in a box of its own, with the Python of the machine and without its files. */
+export class PythonRuntime implements Runtime {
+  readonly kind = 'python';
+  readonly #assets: Files;
+  readonly #sandbox: ProcessSandbox;
+  readonly #trees: Trees;
+  readonly #limits: ExecutionLimits;
+  #probed: Promise<RuntimeStatus> | undefined;
+
+  constructor(
+    lent: { readonly assets: Files; readonly sandbox: ProcessSandbox; readonly trees: Trees },
+    options: { readonly limits: ExecutionLimits },
+  ) {
+    this.#assets = lent.assets;
+    this.#sandbox = lent.sandbox;
+    this.#trees = lent.trees;
+    this.#limits = options.limits;
+  }
+
+  async probe(): Promise<RuntimeStatus> {
+    this.#probed ??= this.#probe();
+    const status = await this.#probed;
+    // Only what works is remembered: Python may be installed meanwhile.
+    if (!status.available) this.#probed = undefined;
+    return status;
+  }
+
+  async run(request: RunRequest, options: CallOptions = {}): Promise<RunResult> {
+    const interpreter = INTERPRETERS.find(existsSync);
+    if (interpreter === undefined)
+      throw new HyperMeshError('runtime-unavailable', 'This machine has no Python.', { hint: 'Install python3.' });
+    const input = utf8(JSON.stringify(request.input));
+    if (input.length > this.#limits.inputBytesMax)
+      throw new HyperMeshError(
+        'limit-exceeded',
+        `The input has ${input.length} bytes as JSON; at most ${this.#limits.inputBytesMax} are passed to a program.`,
+        { hint: 'Put large data into a package that the program depends on.' },
+      );
+    const { policy } = request;
+    if (policy.fuel !== undefined)
+      throw new HyperMeshError(
+        'policy-refused',
+        'Nothing counts the instructions of a Python program: it cannot be given fuel.',
+        {
+          hint: 'Limit the time of the run, or run a package of language wasm.',
+        },
+      );
+    const tree = await this.#assets.tree(request.layer, options);
+    if (!tree.some(({ path, kind }) => path === request.entry && kind === 'file'))
+      throw new HyperMeshError('entry-missing', `The package has no file "${request.entry}" to run.`, {
+        hint: 'Set `entry` in catalog.yaml to the path of a Python file.',
+      });
+
+    using held = new DisposableStack();
+    const mounts: BoxSpec['mounts'][number][] = [];
+    for (const { layer, at } of [{ layer: request.layer, at: '/package' }, ...policy.mounts])
+      mounts.push({ source: held.use(await this.#trees.hold(layer, options)).path, at });
+    const environment = Object.entries(policy.environment).map(([name, value]) => `${name}=${value}`);
+    const { memoryBytes, cpuCores, wallMs, outputBytes, tmpBytes } = policy;
+    const done = await this.#perform(
+      [interpreter, '-c', BOOTSTRAP, request.entry, String(environment.length), ...environment, ...request.args],
+      mounts,
+      { ...{ cpuCores, wallMs, outputBytes, tmpBytes }, memoryBytes: memoryBytes + RUNTIME_BYTES },
+      input,
+      options,
+    );
+    if (done.control.length > 0)
+      throw new HyperMeshError(
+        'program-invalid',
+        `"${visible(request.entry)}" is not a Python program: ${visible(Buffer.from(done.control).toString('utf8')).slice(0, 500)}`,
+      );
+    const result = resultOf(done, RUNTIME_BYTES, memoryBytes);
+    if (result.termination !== 'memory') return result;
+    return {
+      ...result,
+      reason: `The program took more than its ${memoryBytes} bytes beside what Python itself takes.`,
+    };
+  }
+
+  async #probe(): Promise<RuntimeStatus> {
+    const unavailable = (reason: string): RuntimeStatus => ({
+      kind: 'python',
+      available: false,
+      version: null,
+      reason,
+    });
+    try {
+      const interpreter = INTERPRETERS.find(existsSync);
+      if (interpreter === undefined)
+        return unavailable(
+          `${INTERPRETERS.join(' and ')} are missing. Install python3, for example with \`apt-get install python3\`.`,
+        );
+      const sandbox = await this.#sandbox.probe();
+      if (!sandbox.available) return unavailable([sandbox.reason, sandbox.remedy].filter(Boolean).join(' '));
+      const { exit, stdout, stderr } = await this.#perform(
+        [interpreter, '-c', 'import json, platform; print(platform.python_version())'],
+        [],
+        { memoryBytes: 64 * MiB, cpuCores: 1, wallMs: PROBE_MS, outputBytes: 4_096, tmpBytes: 0 },
+        utf8(''),
+        {},
+      );
+      if (exit.termination === 'exit' && exit.exitCode === 0) {
+        const version = `Python ${visible(Buffer.from(stdout).toString('utf8').trim())}`;
+        return { kind: 'python', available: true, version, reason: null, enforces: sandbox.enforces };
+      }
+      const says = exit.reason ?? visible(Buffer.from(stderr).toString('utf8')).slice(0, 500);
+      return unavailable(`A test program ended by ${exit.termination}: ${says}`);
+    } catch (error) {
+      return unavailable(error instanceof Error ? error.message : String(error));
+    }
+  }
+
+  async #perform(
+    [interpreter, ...args]: readonly string[],
+    mounts: BoxSpec['mounts'],
+    limits: Omit<BoxSpec['limits'], 'pids' | 'fileBytes'>,
+    input: Uint8Array,
+    options: CallOptions,
+  ): Promise<Performance> {
+    const box = await this.#sandbox.start(
+      {
+        // Isolated from the variables and folders of a user; no compiled files; UTF-8 whatever the locale.
+        command: [interpreter!, '-I', '-B', '-X', 'utf8', ...args],
+        root: 'host',
+        mounts,
+        // The program gets its own from the bootstrap: nothing in it shall steer the start of the interpreter.
+        environment: {},
+        limits: { ...limits, pids: PIDS, fileBytes: Math.max(limits.tmpBytes, 1) },
+      },
+      options,
+    );
+    return perform(box, input);
+  }
+}
