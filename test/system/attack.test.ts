@@ -422,10 +422,10 @@ describe('secrets', () => {
       for (const secret of [token, PASSPHRASE]) assert.ok(!text.includes(secret), log);
       assert.doesNotMatch(text, /PRIVATE KEY|secretKey/, log);
     }
-    const environment = await readFile(`/proc/${(await nodeOf(home)).pid}/environ`, 'utf8').catch(() => '');
-    assert.ok(environment !== '' || process.platform !== 'linux');
-    const arguments_ = await readFile(`/proc/${(await nodeOf(home)).pid}/cmdline`, 'utf8').catch(() => '');
-    for (const secret of [token, PASSPHRASE]) assert.ok(!arguments_.includes(secret));
+    for (const told of ['environ', 'cmdline']) {
+      const text = await readFile(`/proc/${(await nodeOf(home)).pid}/${told}`, 'utf8').catch(() => '');
+      for (const secret of [token, PASSPHRASE]) assert.ok(!text.includes(secret), told);
+    }
   });
 
   test('lie where only their owner can read', async () => {
