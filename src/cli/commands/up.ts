@@ -1,11 +1,10 @@
 import { spawn } from 'node:child_process';
 import { open } from 'node:fs/promises';
-import { getCompileCacheDir } from 'node:module';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { fromProblem, HyperMeshError, type ProblemDocument, storageError } from '../../base/errors.ts';
 import { makeFolders } from '../../base/folders.ts';
-import { siblingModule } from '../../base/module.ts';
+import { compiledBefore, siblingModule } from '../../base/module.ts';
 import { Client } from '../../client/index.ts';
 import type { Loaded } from '../../config.ts';
 import { askPassphrase } from '../ask.ts';
@@ -56,7 +55,7 @@ async function detach(context: Context, loaded: Loaded): Promise<Up> {
   const child = spawn(process.execPath, [fileURLToPath(siblingModule(import.meta.url, '../../daemon'))], {
     cwd: home,
     detached: true,
-    env: { ...process.env, ...compileCache() },
+    env: { ...process.env, ...compiledBefore() },
     stdio: ['ignore', 'ignore', crash.fd, 'ipc'],
   });
   const { promise, resolve, reject } = Promise.withResolvers<Up>();
@@ -86,12 +85,6 @@ async function detach(context: Context, loaded: Loaded): Promise<Up> {
     if (child.connected) child.disconnect();
     child.unref();
   }
-}
-
-/** Lets the new process start from code that was compiled before, its first file included: without it, it keeps the compiler in memory. */
-function compileCache(): { readonly NODE_COMPILE_CACHE?: string } {
-  const versioned = getCompileCacheDir();
-  return versioned === undefined ? {} : { NODE_COMPILE_CACHE: path.dirname(versioned) };
 }
 
 function describe({ http, pid, home }: Up): string {

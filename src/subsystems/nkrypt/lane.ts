@@ -1,6 +1,7 @@
 import { setTimeout as after } from 'node:timers';
 import { Worker } from 'node:worker_threads';
 import { HyperMeshError } from '../../base/errors.ts';
+import { compiledBefore } from '../../base/module.ts';
 
 /** What a lane sends to its worker. `stop` turns non-zero when nobody waits any more. */
 export interface LaneJob<J> {
@@ -81,7 +82,7 @@ export class Lane<J, R> implements AsyncDisposable {
   }
 
   #start(): Worker {
-    const worker = new Worker(this.#module, { env: {} });
+    const worker = new Worker(this.#module, { env: compiledBefore() });
     // A worker that died is not given the next job; who waits for it hears of it through `#do`.
     worker.once('exit', () => {
       if (this.#worker === worker) this.#worker = undefined;

@@ -5,7 +5,7 @@ import { Worker } from 'node:worker_threads';
 import { hex } from '../../base/bytes.ts';
 import type { CallOptions } from '../../base/call.ts';
 import { HyperMeshError, isCoded, storageError } from '../../base/errors.ts';
-import { siblingModule } from '../../base/module.ts';
+import { compiledBefore, siblingModule } from '../../base/module.ts';
 import type { SpaceStatus } from '../../capabilities/consensus.ts';
 import { orCancelled } from './cancel.ts';
 import { type Opening, openLabels, treeBytes } from './merkle.ts';
@@ -141,7 +141,7 @@ export class SpaceCommitment implements AsyncDisposable {
   async #build(): Promise<readonly string[]> {
     if (this.#closed) throw stopped();
     const { promise, resolve, reject } = Promise.withResolvers<readonly string[]>();
-    const worker = new Worker(siblingModule(import.meta.url, './space-worker'), { workerData: this.#job, env: {} });
+    const worker = new Worker(siblingModule(import.meta.url, './space-worker'), { workerData: this.#job, env: compiledBefore() });
     this.#worker = worker;
     worker.unref();
     worker.on('message', (news: SpaceNews) => {

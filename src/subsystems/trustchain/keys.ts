@@ -1,6 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import { fromProblem, HyperMeshError } from '../../base/errors.ts';
-import { siblingModule } from '../../base/module.ts';
+import { compiledBefore, siblingModule } from '../../base/module.ts';
 import type { CertificateSigner, PublicKeys } from '../../wire/certificate.ts';
 import type { KeyAnswer, KeyReply, KeyRequest, KeyWorkerData } from './key-worker.ts';
 import type { KeyName, Unlock } from './keystore.ts';
@@ -83,8 +83,8 @@ export class Keys implements AsyncDisposable {
     const worker = new Worker(siblingModule(import.meta.url, './key-worker'), {
       workerData: { unlock: this.#unlock, sealed: this.#sealed } satisfies KeyWorkerData,
       name: 'hypermesh-keys',
-      // Nothing of the environment, which may hold the passphrase, is needed there; nor are flags meant for the main module.
-      env: {},
+      // Nothing else of the environment, which may hold the passphrase, is needed there; nor are flags meant for the main module.
+      env: compiledBefore(),
       execArgv: [],
     });
     worker.on('message', (reply: KeyReply) => {
