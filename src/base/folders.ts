@@ -1,4 +1,4 @@
-import { mkdirSync, statSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 
 /**
@@ -17,4 +17,9 @@ export function makeFolders(path: string, mode = 0o777): void {
     makeFolders(parent, mode);
     mkdirSync(path, { mode });
   }
+}
+
+/** Makes an empty file that only its owner can read and write; one that is there already is left as it is. Errors: those of `open`. */
+export function makeOwnFile(path: string): void {
+  closeSync(openSync(path, 'a', 0o600));
 }

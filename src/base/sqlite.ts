@@ -1,5 +1,6 @@
 import { DatabaseSync } from 'node:sqlite';
 import { HyperMeshError, storageCode, storageError } from './errors.ts';
+import { makeOwnFile } from './folders.ts';
 
 /** One numbered step of a schema. Never edited after release: add the next number. */
 export interface Migration {
@@ -20,11 +21,13 @@ export interface SqliteStore extends AsyncDisposable {
 }
 
 /**
- * Opens (or creates) a database in WAL mode and brings its schema up to date.
+ * Opens (or creates, readable by its owner alone) a database in WAL mode and brings its schema up to date.
  * Errors: `home-too-new` when the file was written by a newer version; `storage-*`.
  */
 export function openSqlite(path: string, migrations: readonly Migration[]): SqliteStore {
   try {
+    // The files that SQLite puts beside it get the same mode.
+    if (path !== ':memory:') makeOwnFile(path);
     const raw = new DatabaseSync(path, { timeout: 5_000 });
     raw.exec(
       'PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000;',

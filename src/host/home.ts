@@ -3,7 +3,7 @@ import { join, resolve } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { z } from 'zod';
 import { HyperMeshError, storageError } from '../base/errors.ts';
-import { makeFolders } from '../base/folders.ts';
+import { makeFolders, makeOwnFile } from '../base/folders.ts';
 
 /** The folder that one node owns while it runs. `home.json` holds the format version. */
 export interface Home extends AsyncDisposable {
@@ -113,6 +113,7 @@ function notAFolder(path: string): HyperMeshError {
 async function lock(path: string): Promise<() => void> {
   let database: DatabaseSync | undefined;
   try {
+    makeOwnFile(join(path, 'lock'));
     database = new DatabaseSync(join(path, 'lock'), { timeout: 0 });
     database.exec('BEGIN EXCLUSIVE');
     const held = database;

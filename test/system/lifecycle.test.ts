@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { join } from 'node:path';
+import { readdir, stat } from 'node:fs/promises';
+import { join, sep } from 'node:path';
 import { test } from 'node:test';
 import { HyperMesh } from '../../src/index.ts';
 import { PROJECT, SMALL_NETWORK, temporaryFolder } from './support.ts';
@@ -55,6 +56,9 @@ test('the lifecycle of a package: sign, publish, install, execute, observe, expo
     );
 
     for await (const piece of hypermesh.exportState()) backup.push(piece);
+
+    const open = await readableByOthers(join(folder.path, 'home'));
+    assert.deepEqual(open, [], 'what lies in the home is its owner’s alone');
   }
 
   await using restored = await HyperMesh.create({
@@ -66,6 +70,18 @@ test('the lifecycle of a package: sign, publish, install, execute, observe, expo
   const catalog = await restored.loadExtension('catalog');
   assert.equal((await catalog.resolve('hello/greeter')).id, greeter);
 });
+
+/** What boxes are shown, in `vm`, is for their users too. */
+async function readableByOthers(home: string): Promise<string[]> {
+  const found: string[] = [];
+  for (const name of await readdir(home, { recursive: true })) {
+    if (name.split(sep)[0] === 'vm') continue;
+    // A file of SQLite may go away meanwhile.
+    const mode = (await stat(join(home, name)).catch(() => null))?.mode ?? 0;
+    if ((mode & 0o077) !== 0) found.push(name);
+  }
+  return found;
+}
 
 async function* stream(pieces: readonly Uint8Array[]): AsyncIterable<Uint8Array> {
   yield* pieces;

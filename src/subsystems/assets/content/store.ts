@@ -69,7 +69,8 @@ export async function openContentStore(options: {
   const { directory, clock } = options;
   try {
     await rm(join(directory, 'tmp'), { recursive: true, force: true });
-    for (const folder of ['tmp', 'sha256', 'damaged']) await mkdir(join(directory, folder), { recursive: true });
+    for (const folder of ['tmp', 'sha256', 'damaged'])
+      await mkdir(join(directory, folder), { recursive: true, mode: 0o700 });
   } catch (error) {
     throw storageError(error, `opening the content store ${directory}`);
   }
@@ -449,7 +450,7 @@ export class ContentStore implements AsyncDisposable {
     }
     const path = this.#path(digest);
     await storing('storing a blob', async () => {
-      await mkdir(join(path, '..'), { recursive: true });
+      await mkdir(join(path, '..'), { recursive: true, mode: 0o700 });
       // The commit point. Before: a temporary file, removed at the next open. After: a file that stands for itself, adopted at first use.
       await rename(temporary, path);
       await syncFolder(join(path, '..'));
