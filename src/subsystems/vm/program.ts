@@ -12,17 +12,24 @@ export interface Performance {
   readonly stdout: Uint8Array;
   /** The last 64 KiB. */
   readonly stderr: Uint8Array;
-  /** The first 64 KiB of what came over descriptor 3. */
+  /** The first of what came over descriptor 3. */
   readonly control: Uint8Array;
 }
 
-/** Gives a program its input and follows it to its end. The box itself bounds what is printed. */
-export async function perform(box: Box, input: Uint8Array): Promise<Performance> {
+/**
+ * Gives a program its input and follows it to its end. The box itself bounds what is printed; of what comes over descriptor 3 the
+ * first `controlBytesMax` are kept.
+ */
+export async function perform(
+  box: Box,
+  input: Uint8Array,
+  controlBytesMax: number = CONTROL_BYTES_MAX,
+): Promise<Performance> {
   box.stdin.end(input);
   const [stdout, stderr, control, exit] = await Promise.all([
     first(box.stdout, Number.POSITIVE_INFINITY),
     last(box.stderr, STDERR_KEPT),
-    first(box.control, CONTROL_BYTES_MAX),
+    first(box.control, controlBytesMax),
     box.exit,
   ]);
   return { exit, stdout, stderr, control };

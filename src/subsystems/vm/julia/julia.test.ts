@@ -40,7 +40,7 @@ async function open(): Promise<RuntimeFixture> {
   const trees = await Trees.open({ assets }, { directory: join(directory, 'trees'), treeBytesMax: 2 ** 30, filesMax });
   const runtime = new JuliaRuntime(
     { assets, sandbox, trees },
-    { limits: DEFAULT_LIMITS, images: join(directory, 'images') },
+    { limits: DEFAULT_LIMITS, images: join(directory, 'images'), depots: join(directory, 'depots') },
   );
   const layer = assets.add(
     files({
@@ -106,7 +106,7 @@ describe('Julia', { skip: image === null ? 'no Julia in ~/.hypermesh: `hypermesh
     const words = fixture.trees.add(
       files({
         'Project.toml': `name = "Words"\nuuid = "${UUID.words}"\n`,
-        'src/Words.jl': 'module Words\ngreet(name) = "hello $name"\nend\n',
+        'src/Words.jl': 'module Words\nconst COMPILED = time()\ngreet(name) = "hello $name"\nend\n',
       }),
     );
     const stats = fixture.trees.add(
@@ -121,6 +121,9 @@ describe('Julia', { skip: image === null ? 'no Julia in ~/.hypermesh: `hypermesh
     ];
     const program = 'using Stats, LinearAlgebra\nmain(name) = [Stats.greeting(name), norm([3.0, 4.0])]';
     assert.deepEqual((await run(program, { input: 'you', mounts })).output, ['HELLO YOU', 5]);
+    // What was computed while the package was compiled is the same in each run: it was compiled once.
+    const stamp = () => run('import Words\nmain(input) = Words.COMPILED', { mounts }).then(({ output }) => output);
+    assert.equal(await stamp(), await stamp());
     const twice = [...mounts, { layer: words, at: '/packages/bob/words' }];
     await assert.rejects(run(program, { mounts: twice }), {
       code: 'program-invalid',
@@ -182,7 +185,10 @@ describe('a node without Julia', () => {
     const assets = new MemoryTrees();
     const sandbox = stack.use(await openProcessSandbox({ directory }));
     const trees = await Trees.open({ assets }, { directory: join(directory, 'trees'), treeBytesMax: 1, filesMax: 1 });
-    const runtime = new JuliaRuntime({ assets, sandbox, trees }, { limits: DEFAULT_LIMITS, images: directory });
+    const runtime = new JuliaRuntime(
+      { assets, sandbox, trees },
+      { limits: DEFAULT_LIMITS, images: directory, depots: join(directory, 'depots') },
+    );
     const status = await runtime.probe();
     assert.deepEqual([status.available, status.version], [false, null]);
     assert.match(status.reason ?? '', /hypermesh runtime add julia/);

@@ -1,16 +1,17 @@
 import { readFile } from 'node:fs/promises';
 import { utf8 } from '../../../base/bytes.ts';
 import type { CallOptions } from '../../../base/call.ts';
-import type { Digest } from '../../../base/digest.ts';
+import { type Digest, digestHex, digestOf } from '../../../base/digest.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
 import type { Assets, TreeEntry } from '../../../capabilities/assets.ts';
-import type { RunRequest, RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
+import type { RunRequest, RunResult, Runtime, RuntimeStatus, SandboxPolicy } from '../../../capabilities/vm.ts';
 import type { ExecutionLimits } from '../limits.ts';
 import { visible } from '../output.ts';
 import type { BoxLimits, BoxSpec } from '../process/box.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
 import type { Trees } from '../process/trees.ts';
 import { type Performance, perform, resultOf } from '../program.ts';
+import { Depots, type HeldDepot, readCompiled } from './depots.ts';
 import {
   addJulia,
   findJulia,
@@ -27,8 +28,13 @@ const THREADS_MAX = 4;
 const PIDS = 128;
 const PROJECT_BYTES_MAX = 64 * 1024;
 const PROBE_MS = 60_000;
-/** Where packages lie by the names that Julia knows them by. */
+const COMPILE_MS = 120_000;
+const COMPILED_BYTES_MAX = 256 * MiB;
+/** Closures that could not be compiled ahead and are not tried again. */
+const FAILED_MAX = 1_000;
+/** Where packages lie by the names that Julia knows them by, and what was compiled of them. */
 const BY_NAME = '/julia';
+const DEPOT = '/depot';
 const NO_IMAGE = 'Julia was not added to this node: `hypermesh runtime add julia`.';
 
 type Mount = BoxSpec['mounts'][number];
@@ -49,25 +55,29 @@ export class JuliaRuntime implements Runtime {
   readonly #images: string;
   readonly #running = new Set<Promise<unknown>>();
   readonly #blas = blasKernel();
-  #worker: Promise<string> | undefined;
+  readonly #depotFolder: string;
+  readonly #compiling = new Map<string, Promise<void>>();
+  readonly #failed = new Set<string>();
+  #depots: Promise<Depots> | undefined;
   #image: Promise<JuliaImage | null> | undefined;
   #probed: Promise<RuntimeStatus> | undefined;
   #changing: Promise<unknown> = Promise.resolve();
 
-  /** `images`: an existing folder inside the one of the sandbox. */
+  /** `images`: an existing folder inside the one of the sandbox; so is `depots`, which is made when missing. */
   constructor(
     lent: {
       readonly assets: Pick<Assets, 'tree' | 'readFile'>;
       readonly sandbox: ProcessSandbox;
       readonly trees: Trees;
     },
-    options: { readonly limits: ExecutionLimits; readonly images: string },
+    options: { readonly limits: ExecutionLimits; readonly images: string; readonly depots: string },
   ) {
     this.#assets = lent.assets;
     this.#sandbox = lent.sandbox;
     this.#trees = lent.trees;
     this.#limits = options.limits;
     this.#images = options.images;
+    this.#depotFolder = options.depots;
     this.#changing = removeUnfinished(options.images).catch(() => {});
   }
 
@@ -96,6 +106,7 @@ export class JuliaRuntime implements Runtime {
     return this.#change(async () => {
       this.#image = Promise.resolve(null);
       await Promise.allSettled(this.#running);
+      await (await this.#openDepots()).clear();
       return removeJulia(this.#images);
     });
   }
@@ -117,7 +128,7 @@ export class JuliaRuntime implements Runtime {
       const sandbox = await this.#sandbox.probe();
       if (!sandbox.available) return unavailable([sandbox.reason, sandbox.remedy].filter(Boolean).join(' '));
       const limits = boxLimits({ memoryBytes: 0, cpuCores: 1, wallMs: PROBE_MS, outputBytes: 4096, tmpBytes: 0 });
-      const { exit, stdout, stderr } = await this.#perform(image, ['-e', 'print(VERSION)'], [], limits, utf8(''));
+      const { exit, stdout, stderr } = await this.#perform(image, 'print(VERSION)', [], [], limits);
       if (exit.termination === 'exit' && exit.exitCode === 0)
         return {
           kind: 'julia',
@@ -151,16 +162,7 @@ export class JuliaRuntime implements Runtime {
     const named = await this.#named(layers, options);
     const { policy } = request;
     const environment = Object.entries(policy.environment).map(([name, value]) => `${name}=${value}`);
-    this.#worker ??= workerSource();
-    const args = [
-      '-e',
-      await this.#worker,
-      '--',
-      request.entry,
-      String(environment.length),
-      ...environment,
-      ...request.args,
-    ];
+    const args = [request.entry, String(environment.length), ...environment, ...request.args];
 
     using held = new DisposableStack();
     const mounts: Mount[] = [];
@@ -170,7 +172,10 @@ export class JuliaRuntime implements Runtime {
       const name = named.get(at);
       if (name !== undefined) mounts.push({ source: path, at: `${BY_NAME}/${name}` });
     }
-    const done = await this.#perform(image, args, mounts, boxLimits(policy), input, options);
+    const depot = named.size === 0 ? null : await this.#depot(image, layers, named, mounts, policy, options);
+    if (depot !== null) mounts.push({ source: held.use(depot).path, at: DEPOT });
+    const program = await source('json.jl', 'worker.jl');
+    const done = await this.#perform(image, program, args, mounts, boxLimits(policy), { ...options, input });
     refuseInvalid(done, request.entry);
     const result = resultOf(done, RUNTIME_BYTES, policy.memoryBytes);
     if (result.termination !== 'memory') return result;
@@ -180,21 +185,85 @@ export class JuliaRuntime implements Runtime {
     };
   }
 
+  /** What was compiled of these packages, now if never before; null when they cannot be compiled ahead. */
+  async #depot(
+    image: JuliaImage,
+    layers: readonly Layer[],
+    named: ReadonlyMap<string, string>,
+    mounts: readonly Mount[],
+    policy: SandboxPolicy,
+    { signal }: CallOptions,
+  ): Promise<HeldDepot | null> {
+    const packages = layers.filter(({ at }) => named.has(at)).map(({ at, digest }) => `${named.get(at)} ${digest}`);
+    const key = digestHex(digestOf(utf8([image.digest, ...packages.sort()].join('\n'))));
+    const depots = await this.#openDepots();
+    const there = await depots.hold(key);
+    if (there !== null || this.#failed.has(key)) return there;
+    let compiling = this.#compiling.get(key);
+    if (compiling === undefined) {
+      compiling = this.#compile(key, image, [...named.values()], mounts, policy).finally(() =>
+        this.#compiling.delete(key),
+      );
+      this.#compiling.set(key, compiling);
+    }
+    // It is for everybody who runs these packages, so it goes on when this caller gives up.
+    await unlessAborted(compiling, signal);
+    return depots.hold(key);
+  }
+
+  async #compile(
+    key: string,
+    image: JuliaImage,
+    names: readonly string[],
+    mounts: readonly Mount[],
+    policy: SandboxPolicy,
+  ): Promise<void> {
+    const limits = boxLimits({
+      // A second Julia does the work.
+      memoryBytes: policy.memoryBytes + RUNTIME_BYTES,
+      cpuCores: policy.cpuCores,
+      wallMs: COMPILE_MS,
+      outputBytes: MiB,
+      tmpBytes: COMPILED_BYTES_MAX,
+    });
+    const { exit, control } = await this.#perform(image, await source('precompile.jl'), names, [...mounts], limits, {
+      isCompiling: true,
+    });
+    const files = exit.termination === 'exit' && exit.exitCode === 0 ? readCompiled(control) : null;
+    if (files !== null && files.length > 0) return (await this.#openDepots()).add(key, files);
+    if (exit.termination === 'cancelled') return;
+    if (this.#failed.size >= FAILED_MAX) this.#failed.clear();
+    this.#failed.add(key);
+  }
+
+  #openDepots(): Promise<Depots> {
+    this.#depots ??= Depots.open(this.#depotFolder);
+    return this.#depots;
+  }
+
   async #perform(
     image: JuliaImage,
+    program: string,
     args: readonly string[],
     mounts: readonly Mount[],
     limits: BoxLimits,
-    input: Uint8Array,
-    options: CallOptions = {},
+    {
+      input = utf8(''),
+      isCompiling = false,
+      ...options
+    }: CallOptions & { input?: Uint8Array; isCompiling?: boolean } = {},
   ): Promise<Performance> {
     const threads = String(Math.min(THREADS_MAX, Math.ceil(limits.cpuCores)));
+    // Without a depot nothing would be kept of what Julia compiles of whole packages, so it compiles what is called.
+    const usesCompiled = isCompiling || mounts.some(({ at }) => at === DEPOT);
+    const blas = await this.#blas;
     const box = await this.#sandbox.start(
       {
         command: [
           '/usr/bin/julia',
-          ...['--startup-file=no', '--history-file=no', '--color=no', '--compiled-modules=no', `--threads=${threads}`],
-          ...args,
+          ...['--startup-file=no', '--history-file=no', '--color=no', `--threads=${threads}`],
+          `--compiled-modules=${usesCompiled ? 'yes' : 'no'}`,
+          ...['-e', program, '--', ...args],
         ],
         root: image.root,
         mounts,
@@ -203,16 +272,16 @@ export class JuliaRuntime implements Runtime {
           PATH: '/usr/bin',
           HOME: '/tmp',
           LANG: 'C.UTF-8',
-          JULIA_DEPOT_PATH: '/tmp/depot:/usr/share/julia',
+          JULIA_DEPOT_PATH: `/tmp/depot:${DEPOT}:/usr/share/julia`,
           JULIA_LOAD_PATH: `${BY_NAME}:@stdlib`,
           OPENBLAS_NUM_THREADS: threads,
-          ...((await this.#blas) === null ? {} : { OPENBLAS_CORETYPE: (await this.#blas)! }),
+          ...(blas === null ? {} : { OPENBLAS_CORETYPE: blas }),
         },
         limits,
       },
       options,
     );
-    return perform(box, input);
+    return perform(box, input, isCompiling ? COMPILED_BYTES_MAX : undefined);
   }
 
   async #installed(): Promise<JuliaImage | null> {
@@ -296,11 +365,25 @@ function refuseInvalid({ control }: Performance, entry: string): void {
   );
 }
 
-async function workerSource(): Promise<string> {
-  const parts = await Promise.all(
-    ['json.jl', 'worker.jl'].map((name) => readFile(new URL(name, import.meta.url), 'utf8')),
-  );
-  return parts.join('\n');
+/** Programs in Julia of our own, which are given to it on its command line. */
+async function source(...names: readonly string[]): Promise<string> {
+  return (await Promise.all(names.map((name) => readFile(new URL(name, import.meta.url), 'utf8')))).join('\n');
+}
+
+/** Errors: `cancelled`. */
+async function unlessAborted(work: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
+  const abort = () =>
+    reject(
+      new HyperMeshError('cancelled', 'The caller gave up before the program started.', { cause: signal?.reason }),
+    );
+  signal?.addEventListener('abort', abort, { once: true });
+  try {
+    if (signal?.aborted === true) abort();
+    await Promise.race([work, aborted]);
+  } finally {
+    signal?.removeEventListener('abort', abort);
+  }
 }
 
 /** The kernels that OpenBLAS shall use: the one of an old release does not know new processors, and takes its slowest. */
