@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
-import { open } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { open, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { fromProblem, HyperMeshError, type ProblemDocument, storageError } from '../../base/errors.ts';
@@ -19,6 +20,18 @@ interface Up {
 
 export async function up(context: Context, options: { readonly detach?: boolean }): Promise<Outcome | undefined> {
   const loaded = await context.load();
+  const { home } = loaded.config;
+  const running = await findNode(home);
+  if (running !== null) {
+    throw new HyperMeshError(
+      'home-in-use',
+      `A node runs on ${home} already: ${running.http}, process ${running.pid}.`,
+      {
+        hint: 'Use it, stop it with `hypermesh down`, or name another --home.',
+        details: { pid: running.pid },
+      },
+    );
+  }
   if (options.detach !== true) return stayUp(context, loaded);
   const started = await openWithPassphrase(loaded, askPassphrase, (with_) => detach(context, with_));
   return { data: started, text: describe(started) };
@@ -42,6 +55,7 @@ async function stayUp(context: Context, loaded: Loaded): Promise<undefined> {
 async function detach(context: Context, loaded: Loaded): Promise<Up> {
   const { home } = loaded.config;
   const logFile = path.join(home, 'logs', 'node.log');
+  const isFirst = !existsSync(path.dirname(logFile));
   // Only what a crash prints goes here directly; the node itself keeps its log bounded.
   try {
     makeFolders(path.dirname(logFile), 0o700);
@@ -55,7 +69,8 @@ async function detach(context: Context, loaded: Loaded): Promise<Up> {
   const child = spawn(process.execPath, [fileURLToPath(siblingModule(import.meta.url, '../../daemon'))], {
     cwd: home,
     detached: true,
-    env: { ...process.env, ...compiledBefore() },
+    // Other programs of this user can read the environment for as long as the node lives: no passphrase in it.
+    env: { ...process.env, ...compiledBefore(), HYPERMESH_PASSPHRASE: undefined },
     stdio: ['ignore', 'ignore', crash.fd, 'ipc'],
   });
   const { promise, resolve, reject } = Promise.withResolvers<Up>();
@@ -67,9 +82,11 @@ async function detach(context: Context, loaded: Loaded): Promise<Up> {
       }),
     ),
   );
+  let refused = false;
   child.on('message', (message: { readonly started: Up } | { readonly error: ProblemDocument }) => {
-    if ('started' in message) resolve(message.started);
-    else reject(fromProblem(message.error));
+    if ('started' in message) return resolve(message.started);
+    refused = message.error.code !== 'internal';
+    reject(fromProblem(message.error));
   });
   const interrupt = () => {
     child.kill('SIGTERM');
@@ -84,6 +101,8 @@ async function detach(context: Context, loaded: Loaded): Promise<Up> {
     child.removeAllListeners();
     if (child.connected) child.disconnect();
     child.unref();
+    // A folder that is no home and was refused stays as it was.
+    if (refused && isFirst) await rm(path.dirname(logFile), { recursive: true, force: true }).catch(() => undefined);
   }
 }
 
