@@ -126,10 +126,12 @@ export function createApp(
 function linger(request: IncomingMessage): void {
   const socket = request.socket as Socket | null;
   if (socket === null) return;
-  const cut = setTimeout(() => socket.destroy(), LIMITS.lingerMs);
+  // By then the connection may be at the next request.
+  const cut = setTimeout(() => request.complete || socket.destroy(), LIMITS.lingerMs);
   const spare = () => clearTimeout(cut);
   request.once('end', spare);
   socket.once('close', spare);
+  request.resume();
 }
 
 function sendProblem(reply: FastifyReply, problem: HttpProblem): FastifyReply {

@@ -4,6 +4,7 @@ import { request } from 'node:http';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ROUTES } from '../../src/api/server.ts';
 import { ERRORS, type ErrorCode, isCoded } from '../../src/base/errors.ts';
 import type { Json } from '../../src/base/json.ts';
@@ -226,6 +227,19 @@ describe('a client that sends too much, too slowly, or nonsense', () => {
       'POST /v1/layers HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-tar\r\nContent-Length: 1000000000\r\n\r\nabc',
     );
     assert.match(text, /^HTTP\/1\.1 403 /);
+  });
+
+  test('is told why a large upload is refused while it still sends, and can go on asking', async () => {
+    async function* nonsense(pieces: number) {
+      for (let n = 0; n < pieces; n++) yield new Uint8Array(65_536).fill(7);
+    }
+    for (const pieces of [1, 1_000])
+      await assert.rejects(client.stageLayer(nonsense(pieces)), (error) => isCoded(error, 'tree-invalid'));
+    // Past the moment at which the rest of such a body is cut off.
+    for (let n = 0; n < 15; n++) {
+      await sleep(100);
+      await client.health();
+    }
   });
 
   test('that stops in the middle of an upload leaves nothing behind', async () => {
