@@ -4,6 +4,7 @@ import type { CommandSpec } from './command.ts';
 export const GROUPS: Readonly<Record<string, string>> = {
   cert: 'Certificates of this home.',
   proof: 'The four proofs: space, stake, work, time.',
+  runtime: 'Languages that this node can run.',
   stake: 'Tokens of this home.',
   state: 'Save and restore the state of a node.',
 };
@@ -285,17 +286,38 @@ export const COMMANDS: readonly CommandSpec[] = [
       (await import('./commands/proof.ts')).stakeChange(context, 'transfer', amount, account),
   },
   {
+    name: 'runtime list',
+    isDefault: true,
+    summary: 'Show what this node can run, and what is missing for the rest.',
+    example: 'hypermesh runtime list',
+    run: async (context) => (await import('./commands/runtime.ts')).list(context),
+  },
+  {
+    name: 'runtime add',
+    summary: 'Add a language to this node, from verified packages of the distribution.',
+    args: '<language>',
+    example: 'hypermesh runtime add julia',
+    run: async (context, language: string) => (await import('./commands/runtime.ts')).add(context, language),
+  },
+  {
+    name: 'runtime remove',
+    summary: 'Remove a language that was added.',
+    args: '<language>',
+    example: 'hypermesh runtime remove julia',
+    run: async (context, language: string) => (await import('./commands/runtime.ts')).remove(context, language),
+  },
+  {
     name: 'state export',
     summary: 'Write the state of the node to a file; - writes to standard output.',
     args: '<file>',
-    example: 'hypermesh state export backup.hms',
+    example: 'hypermesh state export backup.hmstate',
     run: async (context, file: string) => (await import('./commands/state.ts')).exportState(context, file),
   },
   {
     name: 'state import',
     summary: 'Replace the state of the node by an export, verified before anything changes.',
     args: '<file>',
-    example: 'hypermesh state import backup.hms',
+    example: 'hypermesh state import backup.hmstate',
     run: async (context, file: string) => (await import('./commands/state.ts')).importState(context, file),
   },
   {
