@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
+import { existsSync, statfsSync } from 'node:fs';
 import {
   chmod,
   type FileHandle,
@@ -417,7 +417,7 @@ class Sandbox implements ProcessSandbox {
   }
 }
 
-const WATCHDOG = `watchdog on resident size every ${WATCH_MS} ms`;
+const WATCHDOG = `watchdog on resident size and scratch files every ${WATCH_MS} ms`;
 
 class RunningBox implements Box {
   readonly stdin: Writable;
@@ -553,7 +553,8 @@ class RunningBox implements Box {
 
   #watch(): void {
     if (this.#child.pid === undefined) return;
-    const { residentBytes, cpuMs } = measureTree(this.#child.pid);
+    const { residentBytes: processBytes, cpuMs } = measureTree(this.#child.pid);
+    const residentBytes = processBytes + scratchBytes(this.#init());
     this.#cpuMs = Math.max(this.#cpuMs, cpuMs);
     this.#peakBytes = Math.max(this.#peakBytes, residentBytes);
     if (residentBytes > this.#limits.memoryBytes)
@@ -575,6 +576,23 @@ async function emptied(init: number | null): Promise<void> {
     if (/^NSpid:.*\t1$/m.test(status)) killQuietly(init);
     await pause(waitMs);
   }
+}
+
+/** A file without content takes about this much of the kernel's memory. */
+const INODE_BYTES = 1_024;
+
+/** Memory behind the files of a box. */
+function scratchBytes(init: number | null): number {
+  let sum = 0;
+  for (const folder of ['tmp', 'dev/shm']) {
+    try {
+      const { blocks, bfree, bsize, files, ffree } = statfsSync(`/proc/${init}/root/${folder}`);
+      sum += (blocks - bfree) * bsize + (files - ffree) * INODE_BYTES;
+    } catch {
+      // not there yet, or not any more
+    }
+  }
+  return sum;
 }
 
 /** Ends what a killed node left: whatever has its mark among its arguments. */
