@@ -3,8 +3,8 @@ import type { Assets } from '../capabilities/assets.ts';
 import type { Consensus } from '../capabilities/consensus.ts';
 import type { Monitoring } from '../capabilities/monitoring.ts';
 import type { Trust } from '../capabilities/trust.ts';
-import type { Execution } from '../capabilities/vm.ts';
 import type { Catalog } from '../catalog/api.ts';
+import type { HostNode } from '../host/node.ts';
 import type { NodeStatus } from '../wire/http.ts';
 
 /** What the API needs of the node behind it. */
@@ -25,7 +25,7 @@ export interface ApiNode {
     | 'transferStake'
     | 'space'
   >;
-  readonly vm: Pick<Execution, 'runtimes'>;
+  readonly vm: Pick<HostNode['vm'], 'runtimes' | 'addRuntime' | 'removeRuntime'>;
   readonly monitoring: Pick<Monitoring, 'metrics' | 'events'> & {
     /** Metrics in the text format of Prometheus. */
     prometheus(): Promise<string>;

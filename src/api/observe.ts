@@ -1,6 +1,13 @@
 import { HyperMeshError } from '../base/errors.ts';
 import { type Event, encodeEvent } from '../wire/event.ts';
-import { collectRequest, eventsRequest, metricsRequest, type NodeStatus, STATE_EXPORT } from '../wire/http.ts';
+import {
+  collectRequest,
+  eventsRequest,
+  metricsRequest,
+  type NodeStatus,
+  runtimePath,
+  STATE_EXPORT,
+} from '../wire/http.ts';
 import type { ApiNode } from './node.ts';
 import { type AnyRoute, route, streamRoute } from './route.ts';
 
@@ -27,6 +34,25 @@ export const observeRoutes: readonly AnyRoute[] = [
     summary: 'What this machine can run, and why not.',
     access: 'read',
     handle: (_input, { node }) => node.vm.runtimes(),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/runtimes/:kind',
+    summary: 'Add what a language needs to the node, and try it.',
+    access: 'token',
+    params: runtimePath,
+    long: true,
+    handle: ({ params }, { node, ...options }) => node.vm.addRuntime(params.kind, options),
+  }),
+  route({
+    method: 'DELETE',
+    path: '/v1/runtimes/:kind',
+    summary: 'Remove a language from the node when its programs have ended.',
+    access: 'token',
+    params: runtimePath,
+    async handle({ params }, { node }) {
+      return { removed: await node.vm.removeRuntime(params.kind) };
+    },
   }),
   route({
     method: 'GET',

@@ -72,6 +72,14 @@ export class Client {
     return this.#get('/v1/runtimes', {}, options);
   }
 
+  addRuntime(kind: string, options?: CallOptions): Promise<RuntimeStatus> {
+    return this.#long(`/v1/runtimes/${encodeURIComponent(kind)}`, undefined, options);
+  }
+
+  removeRuntime(kind: string, options?: CallOptions): Promise<{ readonly removed: boolean }> {
+    return this.#json('DELETE', `/v1/runtimes/${encodeURIComponent(kind)}`, undefined, options);
+  }
+
   /** Progress step: `upload`. `total`: bytes, when known. */
   async stageLayer(
     tree: AsyncIterable<Uint8Array>,

@@ -15,7 +15,7 @@ import { openConsensus } from '../subsystems/nkrypt/index.ts';
 import { openResources } from '../subsystems/resources/index.ts';
 import { exportState, importState, openState, recoverImport } from '../subsystems/state/index.ts';
 import { openTrust } from '../subsystems/trustchain/index.ts';
-import { openExecution } from '../subsystems/vm/index.ts';
+import { type Languages, openExecution } from '../subsystems/vm/index.ts';
 import type { OperationKind, Requirements } from '../wire/proof.ts';
 import { Extensions, type ExtensionsOptions, type LoadedSummary } from './extensions.ts';
 import { type Home, openHome } from './home.ts';
@@ -71,7 +71,7 @@ export interface HostNode extends AsyncDisposable {
   readonly assets: Assets;
   readonly trust: Trust;
   readonly consensus: Consensus;
-  readonly vm: Execution;
+  readonly vm: Execution & Languages;
   readonly monitoring: NodeMonitoring;
   readonly resources: Resources;
   readonly extensions: Extensions;

@@ -115,6 +115,7 @@ export const stakeRequest = z.discriminatedUnion('action', [
   z.strictObject({ action: z.literal('unlock'), amount }),
   z.strictObject({ action: z.literal('transfer'), amount, to: z.string().min(1).max(128) }),
 ]);
+export const runtimePath = z.strictObject({ kind: z.enum(['wasm', 'julia', 'python', 'container', 'vm']) });
 export const metricsRequest = z.strictObject({ pattern: z.string().min(1).max(200).default('*') });
 export const eventsRequest = z.strictObject({
   after: z.coerce.number().int().min(0).optional(),

@@ -1,3 +1,4 @@
+import { mkdir } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { z } from 'zod';
@@ -7,6 +8,7 @@ import { HyperMeshError } from '../../base/errors.ts';
 import type { Json } from '../../base/json.ts';
 import type { Assets } from '../../capabilities/assets.ts';
 import type { Execution, RunRequest, RunResult, Runtime, RuntimeKind, RuntimeStatus } from '../../capabilities/vm.ts';
+import { JuliaRuntime } from './julia/julia.ts';
 import { DEFAULT_LIMITS, type ExecutionLimits } from './limits.ts';
 import { openProcessSandbox } from './process/sandbox.ts';
 import { Trees } from './process/trees.ts';
@@ -21,7 +23,18 @@ export interface ExecutionOptions {
   readonly concurrency?: number;
 }
 
-export type ExecutionSubsystem = Execution & AsyncDisposable;
+/** What the owner of a node decides: the languages that it has beside those of the machine. */
+export interface Languages {
+  /**
+   * Adds what a language needs to this node, and tries it; what is there already stays as it is.
+   * Errors: `usage` on a language that is not added this way, `runtime-unavailable`, `limit-exceeded`, `storage-*`, `cancelled`.
+   */
+  addRuntime(kind: RuntimeKind, options?: CallOptions): Promise<RuntimeStatus>;
+  /** Takes it away when the programs in it have ended; whether it was there. Errors: `usage`. */
+  removeRuntime(kind: RuntimeKind): Promise<boolean>;
+}
+
+export type ExecutionSubsystem = Execution & Languages & AsyncDisposable;
 
 /**
  * Starts nothing: the first process comes with the first run or probe, and none stays when nothing was run for half a minute.
@@ -51,7 +64,13 @@ async function inBoxes(
     treeBytesMax: limits.servedBytesMax,
     filesMax: limits.filesMax,
   });
-  return [new PythonRuntime({ ...lent, sandbox, trees }, { limits })];
+  const images = path.join(directory, 'images');
+  await mkdir(images, { recursive: true, mode: 0o711 });
+  const julia = new JuliaRuntime(
+    { ...lent, sandbox, trees },
+    { limits, images, depots: path.join(directory, 'depots') },
+  );
+  return [new PythonRuntime({ ...lent, sandbox, trees }, { limits }), julia];
 }
 
 const KINDS: readonly RuntimeKind[] = ['wasm', 'julia', 'python', 'container', 'vm'];
@@ -84,6 +103,22 @@ class Runner implements ExecutionSubsystem {
     }
     using _turn = await this.#turns.take(options.signal);
     return await runtime.run(checked, options);
+  }
+
+  async addRuntime(kind: RuntimeKind, options: CallOptions = {}): Promise<RuntimeStatus> {
+    return this.#addable(kind).add(options);
+  }
+
+  async removeRuntime(kind: RuntimeKind): Promise<boolean> {
+    return this.#addable(kind).remove();
+  }
+
+  #addable(kind: RuntimeKind): JuliaRuntime {
+    const runtime = this.#runtimes.get(kind);
+    if (runtime instanceof JuliaRuntime) return runtime;
+    throw new HyperMeshError('usage', `${kind} is not a language that is added to a node or removed from it.`, {
+      hint: 'julia is one. `hypermesh runtime list` shows what this node can run, and what is missing for the others.',
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,2 +1,2 @@
-export { type ExecutionOptions, type ExecutionSubsystem, openExecution } from './execution.ts';
+export { type ExecutionOptions, type ExecutionSubsystem, type Languages, openExecution } from './execution.ts';
 export { DEFAULT_LIMITS, type ExecutionLimits } from './limits.ts';

@@ -135,6 +135,7 @@ export class JuliaRuntime implements Runtime {
           available: true,
           version: `Julia ${visible(Buffer.from(stdout).toString())}`,
           reason: null,
+          enforces: sandbox.enforces,
         };
       return unavailable(
         `A test program ended by ${exit.termination}: ${exit.reason ?? visible(Buffer.from(stderr).toString()).slice(0, 500)}`,
@@ -157,10 +158,18 @@ export class JuliaRuntime implements Runtime {
         `The input has ${input.length} bytes as JSON; at most ${this.#limits.inputBytesMax} are passed to a program.`,
         { hint: 'Put large data into a package that the program depends on.' },
       );
+    const { policy } = request;
+    if (policy.fuel !== undefined)
+      throw new HyperMeshError(
+        'policy-refused',
+        'Nothing counts the instructions of a Julia program: it cannot be given fuel.',
+        {
+          hint: 'Limit the time of the run, or run a package of language wasm.',
+        },
+      );
     const layers = await this.#layers(request, options);
     checkEntry(layers[0]!, request.entry);
     const named = await this.#named(layers, options);
-    const { policy } = request;
     const environment = Object.entries(policy.environment).map(([name, value]) => `${name}=${value}`);
     const args = [request.entry, String(environment.length), ...environment, ...request.args];
 
