@@ -122,7 +122,15 @@ async function checkDependencies(
       return name === arriving.name ? [arriving, ...known] : known;
     },
   };
-  await resolve({ [manifest.name]: manifest.version }, source, { signal: options.signal });
+  try {
+    await resolve({ [manifest.name]: manifest.version }, source, { signal: options.signal });
+  } catch (error) {
+    if (!isCoded(error, 'dependency-conflict')) throw error;
+    throw new HyperMeshError(error.code, error.message, {
+      hint: 'Correct the dependencies in catalog.yaml, or publish what is missing first.',
+      ...(error.details === undefined ? {} : { details: error.details }),
+    });
+  }
 }
 
 /** Proofs cost seconds, so they are kept until the package is committed: repeating a publish that was cut short continues here. */

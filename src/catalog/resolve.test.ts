@@ -143,7 +143,7 @@ test('resolve() tells an unknown package from a missing version', async () => {
   assert.equal(error.code, 'version-not-found');
   assert.match(error.message, /There are: 1\.0\.0/);
   const deep = await refusal({ 'a/x': '*' }, { 'a/x@1.0.0': { needs: { 'b/nowhere': '^1' } } });
-  assert.match(deep.message, /a\/x@1\.0\.0 needs b\/nowhere \^1.*No version is known here/);
+  assert.match(deep.message, /a\/x@1\.0\.0 needs b\/nowhere \^1.*that package is not known here/);
 });
 
 test('resolve() refuses a circle, but takes a version outside it where there is one', async () => {

@@ -405,7 +405,9 @@ async function explain(
     const why =
       conflict.kind === 'peer'
         ? `as a peer, and nothing that was asked for brings ${conflict.name}.`
-        : `and no version is in ${rest.length === 0 ? 'that range' : 'all of these ranges'}. ${listVersions(versions)}`;
+        : versions.length === 0
+          ? `and that package is not known here, or all its versions are yanked.`
+          : `and no version is in ${rest.length === 0 ? 'that range' : 'all of these ranges'}. ${listVersions(versions)}`;
     lines.push(`${seen.size === 0 ? '' : 'With other versions: '}${clash}; ${why}`);
     for (const chain of conflict.chains) if (!seen.has(chain)) lines.push(`  ${chain}.`);
     for (const text of [clash, ...conflict.chains]) seen.add(text);

@@ -1,5 +1,6 @@
 import { HyperMeshError } from '../../base/errors.ts';
 import type { AssetRecord, AssetState } from '../../client/index.ts';
+import { parseRef, semverVersion } from '../../wire/names.ts';
 import type { Context, Outcome } from '../command.ts';
 import { oneLine } from '../terminal.ts';
 
@@ -18,6 +19,12 @@ export async function mark(
 }
 
 export async function remove(context: Context, ref: string): Promise<Outcome> {
+  const { name, range } = parseRef(ref);
+  if (!semverVersion.safeParse(range).success) {
+    throw new HyperMeshError('usage', `Expected one version to delete, such as ${name}@1.0.0, but got "${ref}".`, {
+      hint: `\`hypermesh info ${name}\` lists the versions.`,
+    });
+  }
   const record = await context.withNode((client) => client.delete(ref, context));
   return {
     data: { deleted: true, ...summary(record) },
