@@ -22,6 +22,9 @@ await cp(join(root, 'src', 'dashboard'), join(out, 'src', 'dashboard'), {
   recursive: true,
   filter: (path) => !path.endsWith('tsconfig.json'),
 });
+// Programs in other languages stay beside the modules that hand them over.
+for await (const path of glob('src/**/*.jl', { cwd: root })) await cp(join(root, path), join(out, path));
+
 const copied = ['bin', 'templates', 'docs', 'README.md', 'ARCHITECTURE.md', 'PRINCIPLES.md', 'CHANGELOG.md', 'LICENSE'];
 for (const path of copied) await cp(join(root, path), join(out, path), { recursive: true });
 await chmod(join(out, 'bin', 'hypermesh.js'), 0o755);
