@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -29,10 +30,7 @@ interface Branch {
   readonly folder: string;
 }
 
-/**
- * The control groups that this process may make, all under one name. Whatever the name holds when it is opened was left by a
- * node that was killed: it is ended and removed.
- */
+/** The control groups that this process may make, all under one name: one for each home. */
 export class Cgroups {
   /** Controllers by which limits are really held, and the words for it. */
   readonly enforces: ReadonlyMap<Controller, string>;
@@ -45,7 +43,13 @@ export class Cgroups {
     );
   }
 
-  /** `name`: one for each home. Never fails: what the machine does not let us make is not in {@link enforces}. */
+  /** Ends and removes whatever bears the name: a node that was killed left it. */
+  static async sweep(name: string): Promise<void> {
+    for (const { parents } of await hierarchies())
+      for (const parent of parents) if (existsSync(path.join(parent, name))) await remove(path.join(parent, name));
+  }
+
+  /** Never fails: what the machine does not let us make is not in {@link enforces}. */
   static async open(name: string): Promise<Cgroups> {
     const branches: Branch[] = [];
     for (const { version, controllers, parents } of await hierarchies()) {
@@ -60,7 +64,7 @@ export class Cgroups {
     return new Cgroups(branches);
   }
 
-  /** Null where the machine lends none. A crash after this leaves empty folders, which the next {@link open} removes. */
+  /** Null where the machine lends none. A crash after this leaves empty folders, which the next {@link sweep} removes. */
   async create(id: string, limits: CgroupLimits): Promise<Cgroup | null> {
     if (this.#branches.length === 0) return null;
     const folders: { readonly folder: string; readonly branch: Branch }[] = [];
@@ -83,10 +87,7 @@ export class Cgroups {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const { folder } of this.#branches) {
-      await clear(folder);
-      await remove(folder);
-    }
+    for (const { folder } of this.#branches) await remove(folder);
   }
 }
 
@@ -215,11 +216,10 @@ async function hierarchies(): Promise<Hierarchy[]> {
   return found;
 }
 
-/** Makes the folder, empties it of leftovers, and returns the controllers that work in it. */
+/** Makes the folder, and returns the controllers that work in it. */
 async function settle(folder: string, version: 1 | 2, wanted: readonly Controller[]): Promise<Controller[]> {
   if (version === 1) {
     await mkdir(folder, { recursive: true });
-    await clear(folder);
     return [...wanted];
   }
   const passed = (await readFile(path.join(path.dirname(folder), 'cgroup.subtree_control'), 'latin1'))
@@ -228,18 +228,14 @@ async function settle(folder: string, version: 1 | 2, wanted: readonly Controlle
   const available = wanted.filter((one) => passed.includes(one));
   if (available.length === 0) return [];
   await mkdir(folder, { recursive: true });
-  await clear(folder);
   await writeFile(path.join(folder, 'cgroup.subtree_control'), available.map((one) => `+${one}`).join(' '));
   return available.includes('cpu') ? [...available, 'cpuacct'] : available;
 }
 
-async function clear(folder: string): Promise<void> {
-  const entries = await readdir(folder, { withFileTypes: true }).catch(() => []);
-  for (const entry of entries) if (entry.isDirectory()) await remove(path.join(folder, entry.name));
-}
-
-/** Gives up after some seconds: an empty group costs little, and the next start tries again. */
+/** Ends what is in it, and what is in the groups below. Gives up after some seconds: an empty group costs little, and the next start tries again. */
 async function remove(folder: string): Promise<void> {
+  for (const entry of await readdir(folder, { withFileTypes: true }).catch(() => []))
+    if (entry.isDirectory()) await remove(path.join(folder, entry.name));
   const deadline = performance.now() + REMOVE_MS_MAX;
   for (let waitMs = 1; ; waitMs = Math.min(waitMs * 2, 50)) {
     try {

@@ -41,11 +41,10 @@ export async function checkBox(start: (spec: BoxSpec) => Promise<Box>, directory
   if (quiet.exit.termination !== 'exit') return quiet.exit.reason;
   if (quiet.printed !== 'held')
     return `A test box did not hold: ${quiet.printed.replace(/\n?held$/, '').replaceAll('\n', ', ') || quiet.complaint || 'no answer'}.`;
-  const [hoard, forks] = await Promise.all([
-    run(['/usr/bin/tail', '-n', '1', '/dev/zero']),
-    run(['/bin/sh', '-c', FORKS]),
-  ]);
+  // One after the other: where processes are counted by user, the second takes them from the first.
+  const hoard = await run(['/usr/bin/tail', '-n', '1', '/dev/zero']);
   if (hoard.exit.termination !== 'memory')
-    return `A test program that takes all memory was not stopped by its limit (${hoard.exit.termination}).`;
+    return `A test program that takes all memory was not stopped by its limit (${hoard.exit.reason ?? hoard.exit.termination}).`;
+  const forks = await run(['/bin/sh', '-c', FORKS]);
   return forks.printed.includes('all') ? 'A test program could start more processes than its limit.' : null;
 }

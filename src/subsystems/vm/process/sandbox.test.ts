@@ -1,9 +1,14 @@
 import assert from 'node:assert/strict';
-import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
+import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, describe, it } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
 import type { BoxExit, BoxSpec } from './box.ts';
 import { openProcessSandbox } from './sandbox.ts';
 
@@ -122,6 +127,32 @@ for (const cgroups of [true, false]) {
       assert.ok(performance.now() - before < 20_000);
     });
 
+    it('leaves nothing when the node is killed, at any moment, once the next one has started', async () => {
+      const own = path.join(directory, `killed-${cgroups}`);
+      const seconds = `${4_000 + process.pid}`;
+      const source = `
+        import { openProcessSandbox } from ${JSON.stringify(new URL('./sandbox.ts', import.meta.url).href)};
+        const sandbox = await openProcessSandbox({ directory: ${JSON.stringify(own)}, cgroups: ${cgroups} });
+        await sandbox.probe();
+        process.stdout.write('starting');
+        const box = await sandbox.start({ command: ['/bin/sh', '-c', 'setsid sleep ${seconds} & sleep ${seconds}'], root: 'host', mounts: [],
+          environment: {}, limits: ${JSON.stringify(LIMITS)} });
+        box.stdout.resume();`;
+      for (const delayMs of [0, 8, 20, 200]) {
+        const node = spawn(process.execPath, ['--input-type=module', '--no-warnings', '-e', source]);
+        await once(node.stdout, 'data');
+        await pause(delayMs);
+        node.kill('SIGKILL');
+        await once(node, 'exit');
+        const next = await openProcessSandbox({ directory: own, cgroups });
+        const deadline = performance.now() + 5_000;
+        while ((await running(seconds)).length > 0 && performance.now() < deadline) await pause(10);
+        assert.deepEqual(await running(seconds), []);
+        await next[Symbol.asyncDispose]();
+        assert.deepEqual(await groupsOf(own), []);
+      }
+    });
+
     it('shows folders of ours read-only, images as roots, and refuses all others', async () => {
       const own = path.join(directory, String(cgroups));
       await mkdir(path.join(own, 'trees/one'), { recursive: true });
@@ -138,6 +169,30 @@ for (const cgroups of [true, false]) {
       assert.notEqual(exit.exitCode, 0);
     });
   });
+}
+
+/** Processes that have this word among their arguments, as a whole or in a script; not those of the test. */
+async function running(word: string): Promise<string[]> {
+  const found: string[] = [];
+  for (const pid of await readdir('/proc')) {
+    if (!/^\d+$/.test(pid) || Number(pid) === process.pid) continue;
+    const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+    if (line.includes(`sleep ${word}`) || line.includes(`sleep\0${word}`)) found.push(line);
+  }
+  return found;
+}
+
+/** Control groups that carry the name of this folder. */
+async function groupsOf(folder: string): Promise<string[]> {
+  const name = `hypermesh-${createHash('sha256').update(folder).digest('hex').slice(0, 16)}`;
+  const mounts = (await readFile('/proc/self/mountinfo', 'utf8'))
+    .split('\n')
+    .filter((line) => / - cgroup2? /.test(line));
+  const own = await readFile('/proc/self/cgroup', 'utf8');
+  const parents = mounts.flatMap((line) =>
+    own.split('\n').map((group) => path.join(line.split(' ')[4]!, group.split(':')[2] ?? '')),
+  );
+  return parents.map((parent) => path.join(parent, name)).filter((group) => existsSync(group));
 }
 
 after(() => rm(directory, { recursive: true, force: true }));

@@ -50,14 +50,17 @@ export async function openProcessSandbox(options: ProcessSandboxOptions): Promis
   await chmod(directory, 0o711);
   const name = `hypermesh-${createHash('sha256').update(directory).digest('hex').slice(0, 16)}`;
   const isUsable = process.platform === 'linux' && (process.arch === 'x64' || process.arch === 'arm64');
-  const cgroups = isUsable && options.cgroups !== false ? await Cgroups.open(name) : null;
-  if (isUsable) await endMarked(markOf(name));
-  return new Sandbox(directory, name, cgroups);
+  if (isUsable) {
+    await endMarked(markOf(name));
+    await Cgroups.sweep(name);
+  }
+  return new Sandbox(directory, name, options.cgroups ?? true);
 }
 
 const WATCH_MS = 50;
 const STARTING_MS_MAX = 2_000;
 const ENDING_MS_MAX = 5_000;
+const ROUNDS_MAX = 50;
 /**
  * Users for boxes when the node runs as root: one for each box, so that limits by user are limits by box. Above what distributions
  * and containers give away; the highest ones where only some users are mapped.
@@ -85,6 +88,8 @@ const MASKED = [
   ...['kmsg', 'kpagecgroup', 'kpagecount', 'kpageflags', 'modules', 'pagetypeinfo', 'sched_debug', 'slabinfo', 'swaps'],
   ...['sysrq-trigger', 'timer_list', 'vmallocinfo', 'zoneinfo'],
 ].map((name) => `/proc/${name}`);
+/** Shell script: $1 is the node. When it dies from now on, this dies; when it died before, this is another's child by now. */
+const LIVE = '[ "$PPID" = "$1" ] || exit 125; shift; ';
 /** Shell script: $1 mounts $2 where the user of the box finds it. */
 const SHOW = `"$1" --bind "$2" ${WINDOW} || exit 125; shift 2; `;
 /** Shell script: joins the control groups up to `--`, and becomes the rest. */
@@ -108,14 +113,10 @@ const DEADLY: Readonly<Record<number, string>> = {
 interface Tools {
   readonly bwrap: string;
   readonly prlimit: string;
+  readonly setpriv: string;
   readonly taskset: string;
   /** Only root needs them. */
-  readonly asRoot: {
-    readonly unshare: string;
-    readonly mount: string;
-    readonly setpriv: string;
-    readonly env: string;
-  } | null;
+  readonly asRoot: { readonly unshare: string; readonly mount: string; readonly env: string } | null;
 }
 
 /** What is found out about the machine once. */
@@ -136,19 +137,21 @@ interface Setup {
 class Sandbox implements ProcessSandbox {
   readonly #directory: string;
   readonly #name: string;
-  readonly #cgroups: Cgroups | null;
+  readonly #usesCgroups: boolean;
   readonly #uids = new Set<number>();
   readonly #running = new Set<RunningBox>();
+  /** Made with the first box. */
+  #cgroups: Cgroups | undefined;
   #setup: Promise<Setup> | undefined;
   #probed: Promise<SandboxStatus> | undefined;
   /** Where users are taken from, and processors. Each node begins elsewhere. */
   #turn = process.pid;
   #closed = false;
 
-  constructor(directory: string, name: string, cgroups: Cgroups | null) {
+  constructor(directory: string, name: string, usesCgroups: boolean) {
     this.#directory = directory;
     this.#name = name;
-    this.#cgroups = cgroups;
+    this.#usesCgroups = usesCgroups;
   }
 
   async probe(): Promise<SandboxStatus> {
@@ -192,7 +195,7 @@ class Sandbox implements ProcessSandbox {
         `boxes for processes need Linux on x64 or arm64, this is ${process.platform} on ${process.arch}.`,
         'Run packages of other languages than wasm on such a machine.',
       );
-    const missing = ['bwrap', 'prlimit', 'taskset', ...(isRoot() ? ['unshare', 'mount', 'setpriv', 'env'] : [])].filter(
+    const missing = ['bwrap', 'prlimit', 'setpriv', 'taskset', ...(isRoot() ? ['unshare', 'mount', 'env'] : [])].filter(
       (name) => find(name) === null,
     );
     if (missing.length > 0)
@@ -200,7 +203,6 @@ class Sandbox implements ProcessSandbox {
         `${missing.join(', ')} ${missing.length === 1 ? 'is' : 'are'} not installed.`,
         'Install bubblewrap and util-linux, for example with `apt-get install bubblewrap util-linux`.',
       );
-    const enforces = this.#mechanisms();
     const failure = await checkBox((spec) => this.#start(spec, {}), this.#directory).catch((error: unknown) =>
       error instanceof Error ? error.message : String(error),
     );
@@ -209,7 +211,7 @@ class Sandbox implements ProcessSandbox {
         failure,
         'User namespaces must be allowed (kernel.unprivileged_userns_clone, user.max_user_namespaces, AppArmor); a container needs the right to make them.',
       );
-    return { available: true, reason: null, remedy: null, enforces };
+    return { available: true, reason: null, remedy: null, enforces: this.#mechanisms() };
   }
 
   /** Whether the kernel holds this limit for all processes of a box together. */
@@ -294,14 +296,11 @@ class Sandbox implements ProcessSandbox {
   }
 
   async #prepare(): Promise<Setup> {
+    if (this.#usesCgroups) this.#cgroups = await Cgroups.open(this.#name);
     const need = (name: string) => find(name)!;
     const tools: Tools = {
-      bwrap: need('bwrap'),
-      prlimit: need('prlimit'),
-      taskset: need('taskset'),
-      asRoot: isRoot()
-        ? { unshare: need('unshare'), mount: need('mount'), setpriv: need('setpriv'), env: need('env') }
-        : null,
+      ...{ bwrap: need('bwrap'), prlimit: need('prlimit'), setpriv: need('setpriv'), taskset: need('taskset') },
+      asRoot: isRoot() ? { unshare: need('unshare'), mount: need('mount'), env: need('env') } : null,
     };
     const root: string[] = [];
     for (const name of HOST_FOLDERS) root.push(...(await seen(`/${name}`, `/${name}`)));
@@ -374,21 +373,23 @@ class Sandbox implements ProcessSandbox {
       prlimit.push(tools.taskset, '--cpu-list', chosen.join(','));
     }
     if (tools.asRoot === null) return prlimit;
-    const { setpriv, env } = tools.asRoot;
-    const user = [`--reuid=${uid}`, `--regid=${uid}`, '--clear-groups', '--no-new-privs'];
-    return [setpriv, ...user, ...prlimit, env, '-i'];
+    const { env } = tools.asRoot;
+    // A change of users takes back that it dies with the node.
+    const user = ['--pdeathsig=KILL', `--reuid=${uid}`, `--regid=${uid}`, '--clear-groups', '--no-new-privs'];
+    return [tools.setpriv, ...user, ...prlimit, env, '-i'];
   }
 
   /** What happens before: leaked descriptors are closed, the control groups entered, and, as root, the folder shown. */
   #entered(inner: string[], cgroup: Cgroup | null, { tools, shell, inherited }: Setup): string[] {
-    const entrances = cgroup?.entrances ?? [];
-    if (tools.asRoot === null && entrances.length === 0 && inherited.length === 0) return inner;
     const close = inherited.length === 0 ? '' : `exec ${inherited.map((fd) => `${fd}>&-`).join(' ')}; `;
-    const enter = [...shell, '-c', `${close}${tools.asRoot === null ? '' : SHOW}${ENTER}`, 'sh'];
-    if (tools.asRoot === null) return [...enter, ...entrances, '--', ...inner];
-    const { unshare, mount } = tools.asRoot;
-    const space = [unshare, '--mount', '--propagation', 'private', '--'];
-    return [...space, ...enter, mount, this.#directory, ...entrances, '--', ...inner];
+    const { asRoot } = tools;
+    return [
+      ...[tools.setpriv, '--pdeathsig', 'KILL', '--'],
+      ...(asRoot === null ? [] : [asRoot.unshare, '--mount', '--propagation', 'private', '--']),
+      ...[...shell, '-c', `${LIVE}${close}${asRoot === null ? '' : SHOW}${ENTER}`, 'sh', String(process.pid)],
+      ...(asRoot === null ? [] : [asRoot.mount, this.#directory]),
+      ...[...(cgroup?.entrances ?? []), '--', ...inner],
+    ];
   }
 
   #takeUid(first: number): number {
@@ -554,7 +555,7 @@ class RunningBox implements Box {
   #watch(): void {
     if (this.#child.pid === undefined) return;
     const { residentBytes: processBytes, cpuMs } = measureTree(this.#child.pid);
-    const residentBytes = processBytes + scratchBytes(this.#init());
+    const residentBytes = processBytes + scratchBytes(this.#init(), this.#limits.tmpBytes);
     this.#cpuMs = Math.max(this.#cpuMs, cpuMs);
     this.#peakBytes = Math.max(this.#peakBytes, residentBytes);
     if (residentBytes > this.#limits.memoryBytes)
@@ -582,12 +583,16 @@ async function emptied(init: number | null): Promise<void> {
 const INODE_BYTES = 1_024;
 
 /** Memory behind the files of a box. */
-function scratchBytes(init: number | null): number {
+function scratchBytes(init: number | null, tmpBytes: number): number {
   let sum = 0;
-  for (const folder of ['tmp', 'dev/shm']) {
+  for (const [folder, size] of [
+    ['tmp', tmpBytes],
+    ['dev/shm', SHM_BYTES],
+  ] as const) {
     try {
       const { blocks, bfree, bsize, files, ffree } = statfsSync(`/proc/${init}/root/${folder}`);
-      sum += (blocks - bfree) * bsize + (files - ffree) * INODE_BYTES;
+      // Before it has entered its root, the box sees that of the host.
+      if (blocks * bsize <= size + bsize) sum += (blocks - bfree) * bsize + (files - ffree) * INODE_BYTES;
     } catch {
       // not there yet, or not any more
     }
@@ -597,10 +602,17 @@ function scratchBytes(init: number | null): number {
 
 /** Ends what a killed node left: whatever has its mark among its arguments. */
 async function endMarked(mark: string): Promise<void> {
-  for (const name of await readdir('/proc').catch(() => [])) {
-    if (!/^\d+$/.test(name)) continue;
-    const line = await readFile(`/proc/${name}/cmdline`, 'latin1').catch(() => '');
-    if (line.split('\0').includes(mark)) killQuietly(Number(name));
+  // Again until there is none: one that was seen may have started another before it was ended.
+  for (let found = 1, round = 0; found > 0 && round < ROUNDS_MAX; round++) {
+    found = 0;
+    for (const name of await readdir('/proc').catch(() => [])) {
+      if (!/^\d+$/.test(name)) continue;
+      const line = await readFile(`/proc/${name}/cmdline`, 'latin1').catch(() => '');
+      if (!line.split('\0').includes(mark)) continue;
+      killQuietly(Number(name));
+      found += 1;
+    }
+    if (found > 0) await pause(round);
   }
 }
 
