@@ -130,9 +130,11 @@ export class Search {
   readonly #db: DatabaseSync;
   readonly #newest: Index;
   readonly #texts: Index;
+  readonly #packages: StatementSync;
 
   constructor(db: DatabaseSync) {
     this.#db = db;
+    this.#packages = db.prepare('SELECT packages FROM totals');
     const count = (table: string) => db.prepare(`SELECT count(*) AS n FROM ${table} WHERE ${table} MATCH ?`);
     this.#newest = {
       count: count('newest'),
@@ -187,8 +189,15 @@ export class Search {
 
   #browsing(where: Filters, from: Cursor | null): Plan {
     const expression = excluding([ALL, ...where.all].join(' AND '), where.none);
-    const total = from?.[4] ?? count(this.#newest, expression);
+    const total =
+      from?.[4] ?? (where.all.length === 0 ? this.#everything(where.none) : count(this.#newest, expression));
     return { index: this.#newest, tiers: [expression], total, corrections: null };
+  }
+
+  /** All packages but the few that are left out: counting those takes no time, counting all would. */
+  #everything(none: readonly string[]): number {
+    const { packages } = this.#packages.get() as { packages: number };
+    return none.length === 0 ? packages : packages - count(this.#newest, none.map(group).join(' OR '));
   }
 
   #ranking(words: readonly string[], where: Filters, from: Cursor | null): Plan {
