@@ -44,6 +44,8 @@ const TREES_REMEMBERED_MAX = 10_000;
 const SLICE_MS = 8;
 const WAIT_MS_MAX = 60_000;
 const SQLITE_BUSY = 5;
+/** A package larger than this tells how far it is each time it has written as much. */
+const REPORT_BYTES = 16 * 2 ** 20;
 const LINK = /^\.hypermesh\/generations\/([1-9]\d{0,8})$/;
 
 /**
@@ -216,7 +218,7 @@ export class Installations {
       const sound = found !== undefined && (known || (await this.#isWhole(home, layer, options)));
       if (found !== undefined && !sound) await storing(`removing ${path}`, () => removeAll(home, [path]));
       if (!sound) {
-        await this.#unpack(home, layer, options);
+        await this.#unpack(home, layer, ref, options);
         written.push(path);
       }
       done += 1;
@@ -245,11 +247,12 @@ export class Installations {
    * Writes a tree under a temporary name, checks its digest, and gives it its name: a tree that has its name is complete. Its files are not
    * synced one by one: everything here can be derived again, and compared, from the store.
    */
-  async #unpack(home: Home, layer: Digest, options: CallOptions): Promise<void> {
+  async #unpack(home: Home, layer: Digest, ref: string, options: CallOptions): Promise<void> {
     const files = await this.#layers.treeFiles(layer, options);
+    const content = reportLarge(this.#layers.read(layer, options), files, ref, options);
     await storing(`unpacking into ${home.root}`, async () => {
       const folder = join(home.temporary, randomName());
-      if ((await writeTree(folder, files, this.#layers.read(layer, options))) !== digestHex(layer)) {
+      if ((await writeTree(folder, files, content)) !== digestHex(layer)) {
         throw new HyperMeshError(
           'blob-damaged',
           `The stored blob ${layer} no longer has its digest; nothing was installed.`,
@@ -703,6 +706,25 @@ async function sweep(
     await slice.turn();
   }
   return digest.digest('hex');
+}
+
+/** Passes the content of one package on, and tells how much of it went by: of many packages the number is told, of a large one also its bytes. */
+async function* reportLarge(
+  content: AsyncIterable<Uint8Array>,
+  files: readonly TreeFile[],
+  ref: string,
+  { onProgress }: CallOptions,
+): AsyncIterable<Uint8Array> {
+  const total = files.reduce((sum, { size }) => sum + size, 0);
+  let done = 0;
+  let next = REPORT_BYTES;
+  for await (const piece of content) {
+    yield piece;
+    done += piece.length;
+    if (done < next || done >= total) continue;
+    next = done + REPORT_BYTES;
+    onProgress?.({ step: 'unpack', done, total, unit: 'bytes', note: ref });
+  }
 }
 
 /** Writes a tree into a folder that does not exist yet, with exact modes whatever the umask. Returns the layer's SHA-256. */

@@ -285,6 +285,7 @@ export class Committee {
       const { verdict, says } = await judgeOne(kind, challenge, set[kind], court);
       if (verdict === 'invalid') throw rejected(kind, says);
     }
+    onProgress?.({ step: 'admit', done: 1, total: 1, unit: 'steps' });
     const asked = challenge.requirements.stake?.amountMin ?? 0;
     if (this.#ledger.account(operation.identity).locked < asked) {
       throw new HyperMeshError(
