@@ -38,8 +38,8 @@ export async function doctor(context: Context): Promise<Outcome> {
   }
   const failed = findings.filter(({ verdict }) => verdict === 'fail').length;
   const lines = findings.flatMap(({ check, verdict, says, remedy }) => [
-    `${verdict.padEnd(5)} ${check.padEnd(12)} ${plain(says)}`,
-    ...(remedy === null ? [] : [`${' '.repeat(19)}-> ${plain(remedy)}`]),
+    `${verdict.padEnd(5)} ${check.padEnd(15)} ${plain(says)}`,
+    ...(remedy === null ? [] : [`${' '.repeat(22)}-> ${plain(remedy)}`]),
   ]);
   lines.push(failed === 0 ? '\nThis machine can run a node.' : `\n${failed} of ${findings.length} checks failed.`);
   return {
@@ -128,5 +128,21 @@ async function checkRunning(client: Client): Promise<Finding[]> {
           ? ok(`run ${kind}`, version ?? 'available')
           : { check: `run ${kind}`, verdict: 'warn', says: 'not available', remedy: reason },
     ),
+    ...Object.entries(runtimes.find(({ enforces }) => enforces !== undefined)?.enforces ?? {}).map(checkLimit),
   ];
+}
+
+/** Limits that the kernel holds for a program as a whole only where it lends control groups. */
+const COUNTED = ['memory', 'cpu', 'pids'];
+
+/** By what a limit on programs that are processes is held here. */
+function checkLimit([limit, mechanism]: [string, string]): Finding {
+  const check = `limit ${limit}`;
+  if (!COUNTED.includes(limit) || mechanism.startsWith('cgroup')) return ok(check, mechanism);
+  return {
+    check,
+    verdict: 'warn',
+    says: `${mechanism}; a control group would hold it more exactly`,
+    remedy: 'Start the node as root, or as a systemd service or scope with `Delegate=yes`.',
+  };
 }
