@@ -4,6 +4,7 @@ import { cp, mkdtemp, rm } from 'node:fs/promises';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import fc from 'fast-check';
 import type { Json } from '../../../base/json.ts';
 import type { RunResult, SandboxPolicy } from '../../../capabilities/vm.ts';
@@ -23,6 +24,7 @@ import { findJulia } from './provision.ts';
 /** Half a gigabyte is not fetched for a test: the image of the usual home is used where there is one. */
 const added = join(homedir(), '.hypermesh', 'vm', 'images');
 const image = await findJulia(added).catch(() => null);
+const skip = image === null ? 'no Julia in ~/.hypermesh: `hypermesh runtime add julia`' : false;
 
 async function open(): Promise<RuntimeFixture> {
   const directory = await mkdtemp(join(tmpdir(), 'hypermesh-julia-'));
@@ -72,9 +74,9 @@ function files(texts: Readonly<Record<string, string>>): Record<string, TreeCont
   return Object.fromEntries(Object.entries(texts).map(([path, text]) => [path, Buffer.from(text)]));
 }
 
-if (image !== null) testRuntime('julia', open);
+testRuntime('julia', open, { skip });
 
-describe('Julia', { skip: image === null ? 'no Julia in ~/.hypermesh: `hypermesh runtime add julia`' : false }, () => {
+describe('Julia', { skip }, () => {
   let fixture: RuntimeFixture;
   before(async () => {
     fixture = await open();
@@ -174,6 +176,62 @@ describe('Julia', { skip: image === null ? 'no Julia in ~/.hypermesh: `hypermesh
         "control" => ccall(:write, Cssize_t, (Cint, Ptr{UInt8}, Csize_t), 3, "{}", 2))`;
     for (let round = 0; round < 2; round++)
       assert.deepEqual((await run(program)).output, { tmp: ['left'], written: [], control: -1 });
+  });
+
+  it('is held in its box whatever it calls', async () => {
+    const secret = join(homedir(), '.hypermesh');
+    const program = `
+      reaches(work) = try work(); true catch; false end
+      function forks()
+        count = 0
+        while count < 1000
+          child = ccall(:fork, Cint, ())
+          child < 0 && break
+          child == 0 && while true ccall(:pause, Cint, ()) end
+          count += 1
+        end
+        count
+      end
+      main(host) = Dict(
+        "calls" => Dict(
+          "internet" => ccall(:socket, Cint, (Cint, Cint, Cint), 2, 1, 0),
+          "internet 6" => ccall(:socket, Cint, (Cint, Cint, Cint), 10, 1, 0),
+          "netlink" => ccall(:socket, Cint, (Cint, Cint, Cint), 16, 3, 0),
+          "hypervisor" => ccall(:socket, Cint, (Cint, Cint, Cint), 40, 1, 0),
+          "user namespace" => ccall(:unshare, Cint, (Cint,), 0x10000000),
+          "mount" => ccall(:mount, Cint, (Cstring, Cstring, Cstring, Culong, Ptr{Cvoid}), "none", "/tmp", "tmpfs", 0, C_NULL),
+          "chroot" => ccall(:chroot, Cint, (Cstring,), "/tmp"),
+          "root" => ccall(:setuid, Cint, (Cuint,), 0),
+          "debugger" => ccall(:ptrace, Clong, (Clong, Clong, Ptr{Cvoid}, Ptr{Cvoid}), 16, 1, C_NULL, C_NULL),
+          "host name" => ccall(:sethostname, Cint, (Cstring, Csize_t), "x", 1),
+          "signal" => ccall(:kill, Cint, (Cint, Cint), host["pid"], 0)),
+        "files" => filter(path -> reaches(() -> isdir(path) ? readdir(path) : read(path)), [host["secret"], "/etc/shadow", "/root", "/home", "/proc/kcore", "/proc/keys"]),
+        "writes" => filter(path -> reaches(() -> touch(path)), ["/usr/bin/x", "/proc/sys/kernel/core_pattern", "/sys/x", "/dev/x"]),
+        "connects" => reaches(() -> run(\`/bin/sh -c true\`)),
+        "forks" => forks() < 200)`;
+    const input = { pid: process.pid, secret };
+    const { output, stderr, termination } = await run(program, { input, memoryBytes: 2 ** 29 });
+    assert.deepEqual([termination, stderr], ['exit', '']);
+    const { calls, ...rest } = output as { calls: Record<string, number> };
+    assert.deepEqual(rest, { files: [], writes: [], connects: false, forks: true });
+    assert.deepEqual([...new Set(Object.values(calls))], [-1], JSON.stringify(calls));
+  });
+});
+
+describe('taking Julia away', { skip }, () => {
+  it('waits for the programs that run, and refuses new ones', async () => {
+    await using fixture = await open();
+    const runtime = fixture.runtime as JuliaRuntime;
+    const layer = fixture.trees.add(files({ 'main.jl': 'main(input) = (sleep(0.5); "done")' }));
+    const request = { kind: 'julia', layer, entry: 'main.jl', args: [], input: null, policy: SMALL_POLICY } as const;
+    await runtime.probe();
+    const running = runtime.run(request);
+    // It knows its image by now.
+    await setImmediate();
+    const removed = runtime.remove();
+    assert.deepEqual([(await running).output, await removed], ['done', true]);
+    await assert.rejects(runtime.run(request), { code: 'runtime-unavailable' });
+    assert.deepEqual([await runtime.remove(), (await runtime.probe()).available], [false, false]);
   });
 });
 

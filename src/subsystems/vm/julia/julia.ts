@@ -61,7 +61,9 @@ export class JuliaRuntime implements Runtime {
   #depots: Promise<Depots> | undefined;
   #image: Promise<JuliaImage | null> | undefined;
   #probed: Promise<RuntimeStatus> | undefined;
-  #changing: Promise<unknown> = Promise.resolve();
+  /** Changes follow each other; who runs programs waits for those that remove. */
+  #changing: Promise<unknown>;
+  #removing: Promise<unknown> = Promise.resolve();
 
   /** `images`: an existing folder inside the one of the sandbox; so is `depots`, which is made when missing. */
   constructor(
@@ -90,7 +92,12 @@ export class JuliaRuntime implements Runtime {
   }
 
   async run(request: RunRequest, options: CallOptions = {}): Promise<RunResult> {
-    const running = this.#run(request, options);
+    const image = await this.#installed();
+    if (image === null)
+      throw new HyperMeshError('runtime-unavailable', 'This node has no Julia.', {
+        hint: 'Add it with `hypermesh runtime add julia`.',
+      });
+    const running = this.#run(image, request, options);
     this.#running.add(running);
     return running.finally(() => this.#running.delete(running));
   }
@@ -103,12 +110,13 @@ export class JuliaRuntime implements Runtime {
 
   /** Takes Julia from this node when the programs that run have ended; new ones are refused from now on. Whether it was there. */
   async remove(): Promise<boolean> {
-    return this.#change(async () => {
-      this.#image = Promise.resolve(null);
+    const removed = this.#change(async () => {
       await Promise.allSettled(this.#running);
       await (await this.#openDepots()).clear();
       return removeJulia(this.#images);
     });
+    this.#removing = removed.catch(() => {});
+    return removed;
   }
 
   #change<T>(work: () => Promise<T>): Promise<T> {
@@ -145,12 +153,7 @@ export class JuliaRuntime implements Runtime {
     }
   }
 
-  async #run(request: RunRequest, options: CallOptions): Promise<RunResult> {
-    const image = await this.#installed();
-    if (image === null)
-      throw new HyperMeshError('runtime-unavailable', 'This node has no Julia.', {
-        hint: 'Add it with `hypermesh runtime add julia`.',
-      });
+  async #run(image: JuliaImage, request: RunRequest, options: CallOptions): Promise<RunResult> {
     const input = utf8(JSON.stringify(request.input));
     if (input.length > this.#limits.inputBytesMax)
       throw new HyperMeshError(
@@ -293,10 +296,15 @@ export class JuliaRuntime implements Runtime {
     return perform(box, input, isCompiling ? COMPILED_BYTES_MAX : undefined);
   }
 
+  /** What is there when nothing is being removed. */
   async #installed(): Promise<JuliaImage | null> {
-    await this.#changing;
-    this.#image ??= findJulia(this.#images);
-    return this.#image;
+    for (;;) {
+      const removing = this.#removing;
+      await removing;
+      this.#image ??= findJulia(this.#images);
+      const image = await this.#image;
+      if (removing === this.#removing) return image;
+    }
   }
 
   async #layers(request: RunRequest, options: CallOptions): Promise<Layer[]> {
