@@ -13,7 +13,9 @@ const env = { ...process.env, HYPERMESH_HOME: join(folder, 'home') };
 const stopping = new AbortController();
 let running: ChildProcess | null = null;
 
-for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stopping.abort());
+// A terminal that was closed cannot be written to any more; that must not keep us from cleaning up.
+process.stdout.on('error', () => undefined);
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => stopping.abort());
 
 function say(text: string): void {
   process.stdout.write(`${text}\n`);
