@@ -143,6 +143,6 @@ function checkLimit([limit, mechanism]: [string, string]): Finding {
     check,
     verdict: 'warn',
     says: `${mechanism}; a control group would hold it more exactly`,
-    remedy: 'Start the node as root, or as a systemd service or scope with `Delegate=yes`.',
+    remedy: 'Start the node where it may make control groups: as root, or as a service of `systemctl --user`.',
   };
 }

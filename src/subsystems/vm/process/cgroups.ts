@@ -1,3 +1,5 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -57,6 +59,10 @@ export class Cgroups {
         const folder = path.join(parent, name);
         const found = await settle(folder, version, controllers).catch(() => []);
         if (found.length === 0) continue;
+        if (!(await canJoin(folder))) {
+          await remove(folder);
+          continue;
+        }
         branches.push({ version, controllers: found, folder });
         break;
       }
@@ -230,6 +236,24 @@ async function settle(folder: string, version: 1 | 2, wanted: readonly Controlle
   await mkdir(folder, { recursive: true });
   await writeFile(path.join(folder, 'cgroup.subtree_control'), available.map((one) => `+${one}`).join(' '));
   return available.includes('cpu') ? [...available, 'cpuacct'] : available;
+}
+
+/** Whether a process of ours may really move into a group below: making one is not enough where another user owns what is above. */
+async function canJoin(folder: string): Promise<boolean> {
+  const group = path.join(folder, 'trial');
+  try {
+    await mkdir(group, { recursive: true });
+    const joining = spawn('/bin/sh', ['-c', 'echo 0 > "$1"', 'sh', path.join(group, 'cgroup.procs')], {
+      env: {},
+      stdio: 'ignore',
+    });
+    const [status] = (await once(joining, 'exit')) as [number | null];
+    return status === 0;
+  } catch {
+    return false;
+  } finally {
+    await remove(group);
+  }
 }
 
 /** Ends what is in it, and what is in the groups below. Gives up after some seconds: an empty group costs little, and the next start tries again. */
