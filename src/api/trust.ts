@@ -102,7 +102,9 @@ export const trustRoutes: readonly AnyRoute[] = [
     summary: 'Judge each proof of a set.',
     access: 'token',
     body: proofVerifyRequest,
-    handle: ({ body }, { node }) => node.consensus.verify(body.proofs as unknown as ProofSet),
+    handle({ body: { proofs, atMs } }, { node }) {
+      return node.consensus.verify(proofs as unknown as ProofSet, atMs === undefined ? {} : { atMs });
+    },
   }),
   route({
     method: 'GET',

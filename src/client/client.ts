@@ -177,8 +177,9 @@ export class Client {
     return this.#long('/v1/proofs', request, options);
   }
 
-  verifyProofs(proofs: Json, options?: CallOptions): Promise<readonly ProofVerdict[]> {
-    return this.#json('POST', '/v1/proofs/verify', { proofs }, options);
+  /** `atMs`: when the proofs arrived, for what was admitted before; now when absent. */
+  verifyProofs(proofs: Json, atMs?: number, options?: CallOptions): Promise<readonly ProofVerdict[]> {
+    return this.#json('POST', '/v1/proofs/verify', { proofs, ...(atMs === undefined ? {} : { atMs }) }, options);
   }
 
   stake(options?: CallOptions): Promise<StakeAccount> {

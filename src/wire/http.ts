@@ -108,7 +108,8 @@ export const proofRequest = z.strictObject({
   subject: digest,
   ref: z.string().max(400).default(''),
 });
-export const proofVerifyRequest = z.strictObject({ proofs: json });
+/** `atMs`: when the proofs arrived, for what was admitted before; now when absent. */
+export const proofVerifyRequest = z.strictObject({ proofs: json, atMs: z.int().nonnegative().optional() });
 const amount = z.int().positive();
 export const stakeRequest = z.discriminatedUnion('action', [
   z.strictObject({ action: z.literal('lock'), amount }),

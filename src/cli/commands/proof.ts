@@ -1,7 +1,9 @@
+import { utf8 } from '../../base/bytes.ts';
 import { isDigest } from '../../base/digest.ts';
 import { HyperMeshError } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
 import type { StakeAccount } from '../../client/index.ts';
+import { decodeBundle } from '../../wire/bundle.ts';
 import type { Requirements } from '../../wire/proof.ts';
 import type { Context, Outcome } from '../command.ts';
 import { parseJson, readTextFile, writeWhole } from '../files.ts';
@@ -54,12 +56,17 @@ export async function proofMake(
 
 /** A file of proofs, or a bundle, which holds one. */
 export async function proofVerify(context: Context, file: string): Promise<Outcome> {
-  const content = parseJson(await readTextFile(file, PROOFS_BYTES_MAX), `in ${file}`);
-  const inside = content !== null && typeof content === 'object' && 'proofs' in content ? content['proofs'] : content;
-  const verdicts = await context.withNode((client) => client.verifyProofs(inside as Json, context));
+  const text = await readTextFile(file, PROOFS_BYTES_MAX);
+  const content = parseJson(text, `in ${file}`);
+  const isBundle = content !== null && typeof content === 'object' && 'proofs' in content;
+  const { proofs, endorsement } = isBundle ? decodeBundle(utf8(text)) : { proofs: content, endorsement: undefined };
+  // What was admitted long ago is judged as of then: a proof of time is fresh for minutes.
+  const verdicts = await context.withNode((client) =>
+    client.verifyProofs(proofs as unknown as Json, endorsement?.admittedAtMs, context),
+  );
   const bad = verdicts.filter(({ verdict }) => verdict === 'invalid');
-  const text = table(verdicts.map(({ kind, verdict, says, verifyMs }) => [kind, verdict, says, duration(verifyMs)]));
-  if (bad.length === 0) return { data: { valid: true, verdicts }, text };
+  const lines = table(verdicts.map(({ kind, verdict, says, verifyMs }) => [kind, verdict, says, duration(verifyMs)]));
+  if (bad.length === 0) return { data: { valid: true, verdicts }, text: lines };
   throw new HyperMeshError('proof-rejected', bad.map(({ kind, says }) => `${kind}: ${oneLine(says)}`).join('; '), {
     details: { verdicts },
   });
