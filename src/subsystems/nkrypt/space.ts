@@ -141,7 +141,10 @@ export class SpaceCommitment implements AsyncDisposable {
   async #build(): Promise<readonly string[]> {
     if (this.#closed) throw stopped();
     const { promise, resolve, reject } = Promise.withResolvers<readonly string[]>();
-    const worker = new Worker(siblingModule(import.meta.url, './space-worker'), { workerData: this.#job, env: compiledBefore() });
+    const worker = new Worker(siblingModule(import.meta.url, './space-worker'), {
+      workerData: this.#job,
+      env: compiledBefore(),
+    });
     this.#worker = worker;
     worker.unref();
     worker.on('message', (news: SpaceNews) => {
