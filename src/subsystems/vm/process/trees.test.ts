@@ -16,7 +16,8 @@ describe('Trees', async () => {
     const directory = path.join(root, 'whole');
     const trees = await Trees.open({ assets }, { directory, ...limits });
     const layer = assets.add({ 'a/b.txt': Buffer.from('bee'), 'a/link': { link: 'b.txt' } });
-    const [one, two] = await Promise.all([trees.hold(layer), trees.hold(layer)]);
+    const mask = process.umask(0o077);
+    const [one, two] = await Promise.all([trees.hold(layer), trees.hold(layer)]).finally(() => process.umask(mask));
     assert.equal(one.path, two.path);
     assert.equal(await readFile(path.join(one.path, 'a/b.txt'), 'utf8'), 'bee');
     assert.equal(await readlink(path.join(one.path, 'a/link')), 'b.txt');

@@ -155,12 +155,17 @@ export class Trees {
       const mode = entry.executable ? 0o755 : 0o644;
       const content = Readable.from(this.#assets.readFile(layer, entry.path, options));
       await pipeline(content, createWriteStream(at, { flags: 'wx', mode }));
+      // Whatever the mask of the node: the user of a box is another one.
+      await chmod(at, mode);
       await utimes(at, MTIME_S, MTIME_S);
     });
     // After the files: none is written through a link.
     for (const { kind, path: name, target } of entries)
       if (kind === 'symlink') await symlink(target ?? '', path.join(root, name));
-    for (const folder of [...folders].sort().reverse()) await utimes(folder, MTIME_S, MTIME_S);
+    for (const folder of [...folders].sort().reverse()) {
+      await chmod(folder, 0o755);
+      await utimes(folder, MTIME_S, MTIME_S);
+    }
   }
 
   /** Removes what was used longest ago and is not held, until `bytes` more may be kept. */
