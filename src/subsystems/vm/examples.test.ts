@@ -48,6 +48,7 @@ describe('example packages and templates', () => {
     'examples/packages/phrases',
     'templates/wasm',
     'templates/library',
+    'templates/julia',
   ]) {
     it(`${path}/catalog.yaml is a manifest whose files exist`, () => {
       const manifest = packageManifest.parse(parse(readFileSync(`${ROOT}${path}/catalog.yaml`, 'utf8')));

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { constants } from 'node:fs';
+import { constants, readFileSync } from 'node:fs';
 import { cp, mkdtemp, rm } from 'node:fs/promises';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -15,6 +15,7 @@ import {
   type TreeContent,
   testRuntime,
 } from '../../../testing/runtime-conformance.ts';
+import { openExecution } from '../execution.ts';
 import { DEFAULT_LIMITS } from '../limits.ts';
 import { openProcessSandbox } from '../process/sandbox.ts';
 import { Trees } from '../process/trees.ts';
@@ -185,6 +186,12 @@ describe('Julia', { skip }, () => {
       assert.deepEqual((await run(program)).output, { tmp: ['left'], written: [], control: -1 });
   });
 
+  it('runs the template of a package in Julia', async () => {
+    const template = new URL('../../../../templates/julia/main.jl', import.meta.url);
+    const { output, stderr } = await run(readFileSync(template, 'utf8'), { input: { numbers: [1, 2, 6] } });
+    assert.deepEqual([output, stderr], [{ mean: 3, median: 2 }, '3 numbers came\n']);
+  });
+
   it('is held in its box whatever it calls', async () => {
     const secret = join(homedir(), '.hypermesh');
     const program = `
@@ -267,6 +274,22 @@ describe('a node without Julia', () => {
     } as const;
     await assert.rejects(runtime.run(request), { code: 'runtime-unavailable', hint: /hypermesh runtime add julia/ });
   });
+});
+
+it('only a language that is added can be added or removed', async () => {
+  const directory = await mkdtemp(join(tmpdir(), 'hypermesh-julia-'));
+  try {
+    await using execution = await openExecution({ assets: new MemoryTrees() }, { directory });
+    for (const kind of ['wasm', 'python', 'vm'] as const)
+      for (const change of [() => execution.addRuntime(kind), () => execution.removeRuntime(kind)])
+        await assert.rejects(change(), {
+          code: 'usage',
+          message: new RegExp(`^${kind} is not a language that is added`),
+        });
+    assert.equal(await execution.removeRuntime('julia'), false);
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
 });
 
 it('the name of a Julia package is read from its Project.toml', () => {
