@@ -132,6 +132,7 @@ interface Setup {
   readonly shell: readonly string[];
   readonly uidFirst: number;
   readonly processors: readonly number[];
+  readonly hardLimits: ReadonlyMap<string, number>;
 }
 
 class Sandbox implements ProcessSandbox {
@@ -322,6 +323,7 @@ class Sandbox implements ProcessSandbox {
       shell,
       uidFirst: await firstUid(),
       processors: await ownProcessors(),
+      hardLimits: await ownHardLimits(),
     };
   }
 
@@ -359,12 +361,15 @@ class Sandbox implements ProcessSandbox {
     return isRoot() ? path.join(WINDOW, path.relative(this.#directory, folder)) : folder;
   }
 
-  #limited(limits: BoxLimits, uid: number, { tools, processors }: Setup, userTasks: number): string[] {
+  #limited(limits: BoxLimits, uid: number, { tools, processors, hardLimits }: Setup, userTasks: number): string[] {
     const cpuSeconds = Math.ceil((limits.wallMs / 1_000) * limits.cpuCores) + 1;
+    // Nobody may raise a limit above the one that the node was started with.
+    const within = (name: string, value: number) => Math.min(value, hardLimits.get(name) ?? value);
     const prlimit = [
-      tools.prlimit,
-      ...['--core=0', '--memlock=0', `--nofile=${OPEN_FILES}`, `--cpu=${cpuSeconds}`],
-      ...[`--fsize=${limits.fileBytes}`, `--nproc=${limits.pids + OWN_PIDS + userTasks}`],
+      ...[tools.prlimit, '--core=0', '--memlock=0', `--nofile=${within('Max open files', OPEN_FILES)}`],
+      `--cpu=${within('Max cpu time', cpuSeconds)}`,
+      `--fsize=${within('Max file size', limits.fileBytes)}`,
+      `--nproc=${within('Max processes', limits.pids + OWN_PIDS + userTasks)}`,
     ];
     if (!this.#holds('cpu')) {
       const count = Math.min(Math.ceil(limits.cpuCores), processors.length);
@@ -664,6 +669,17 @@ async function ownProcessors(): Promise<number[]> {
     const [first = 0, last = first] = span.split('-').map(Number);
     return Array.from({ length: last - first + 1 }, (_, index) => first + index);
   });
+}
+
+/** Name of a limit as `/proc/self/limits` has it -> its hard value; what is unlimited is left out. */
+async function ownHardLimits(): Promise<ReadonlyMap<string, number>> {
+  const lines = (await readFile('/proc/self/limits', 'latin1')).split('\n');
+  return new Map(
+    lines.flatMap((line) => {
+      const [, name, hard] = /^(Max [a-z ]+?) {2,}\S+ +(\d+)/.exec(line) ?? [];
+      return name === undefined ? [] : [[name, Number(hard)] as const];
+    }),
+  );
 }
 
 /** One entry of a root: a link stays a link. */

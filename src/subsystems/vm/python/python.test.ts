@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, it } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
 import { MemoryTrees, SMALL_POLICY, testRuntime } from '../../../testing/runtime-conformance.ts';
+import { openExecution } from '../index.ts';
 import { DEFAULT_LIMITS } from '../limits.ts';
 import { openProcessSandbox } from '../process/sandbox.ts';
 import { Trees } from '../process/trees.ts';
@@ -93,6 +95,28 @@ describe('runtime python', { skip }, () => {
     });
     assert.equal(result.stderr, '');
     assert.deepEqual(result.output, ['HEY', 1, 2, ['/package/bin/main.py', 'a', '--b']]);
+  });
+
+  it('ends with the node: what runs is cancelled, and nothing is left in its folder but trees', async () => {
+    const directory = await mkdtemp(path.join(tmpdir(), 'hypermesh-python-'));
+    const assets = new MemoryTrees();
+    const layer = assets.add({ 'main.py': Buffer.from('while True: pass') });
+    const execution = await openExecution({ assets }, { directory });
+    const running = execution.run({
+      ...{ kind: 'python', layer, entry: 'main.py', args: [], input: null },
+      policy: SMALL_POLICY,
+    });
+    const status = (await execution.runtimes()).find(({ kind }) => kind === 'python');
+    assert.deepEqual([status?.available, typeof status?.enforces?.['memory']], [true, 'string']);
+    await setTimeout(200);
+    await execution[Symbol.asyncDispose]();
+    const outcome = await running.then(
+      ({ termination }) => termination,
+      (error: { code: string }) => error.code,
+    );
+    assert.equal(outcome, 'cancelled');
+    assert.deepEqual((await readdir(directory)).sort(), ['images', 'seccomp.bpf', 'trees']);
+    await rm(directory, { recursive: true });
   });
 
   it('refuses what it cannot hold', async () => {
