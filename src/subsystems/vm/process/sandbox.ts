@@ -90,8 +90,8 @@ const MASKED = [
 ].map((name) => `/proc/${name}`);
 /** Shell script: $1 is the node. When it dies from now on, this dies; when it died before, this is another's child by now. */
 const LIVE = '[ "$PPID" = "$1" ] || exit 125; shift; ';
-/** Shell script: $1 mounts $2 where the user of the box finds it. */
-const SHOW = `"$1" --bind "$2" ${WINDOW} || exit 125; shift 2; `;
+/** Shell script: $1 mounts $2 where the user of a box finds it, and stays until it is told that it was seen. */
+const SHOW = `"$1" --bind "$2" ${WINDOW} && echo && read seen`;
 /** Shell script: joins the control groups up to `--`, and becomes the rest. */
 const ENTER = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"';
 
@@ -110,13 +110,15 @@ const DEADLY: Readonly<Record<number, string>> = {
   31: 'SIGSYS',
 };
 
+const ROOT_TOOLS = ['unshare', 'nsenter', 'mount', 'env'] as const;
+
 interface Tools {
   readonly bwrap: string;
   readonly prlimit: string;
   readonly setpriv: string;
   readonly taskset: string;
   /** Only root needs them. */
-  readonly asRoot: { readonly unshare: string; readonly mount: string; readonly env: string } | null;
+  readonly asRoot: Readonly<Record<(typeof ROOT_TOOLS)[number], string>> | null;
 }
 
 /** What is found out about the machine once. */
@@ -130,6 +132,8 @@ interface Setup {
   /** Open descriptors that the node was started with and that a program would be started with, too. */
   readonly inherited: readonly number[];
   readonly shell: readonly string[];
+  /** As root: a mount namespace in which the users of boxes reach our folder. It is there as long as it is open here. */
+  readonly window: FileHandle | null;
   readonly uidFirst: number;
   readonly processors: readonly number[];
   readonly hardLimits: ReadonlyMap<string, number>;
@@ -182,6 +186,8 @@ class Sandbox implements ProcessSandbox {
       }),
     );
     await this.#cgroups?.[Symbol.asyncDispose]();
+    const setup = await this.#setup?.catch(() => undefined);
+    await setup?.window?.close();
   }
 
   async #probe(): Promise<SandboxStatus> {
@@ -196,7 +202,7 @@ class Sandbox implements ProcessSandbox {
         `boxes for processes need Linux on x64 or arm64, this is ${process.platform} on ${process.arch}.`,
         'Run packages of other languages than wasm on such a machine.',
       );
-    const missing = ['bwrap', 'prlimit', 'setpriv', 'taskset', ...(isRoot() ? ['unshare', 'mount', 'env'] : [])].filter(
+    const missing = ['bwrap', 'prlimit', 'setpriv', 'taskset', ...(isRoot() ? ROOT_TOOLS : [])].filter(
       (name) => find(name) === null,
     );
     if (missing.length > 0)
@@ -241,7 +247,10 @@ class Sandbox implements ProcessSandbox {
   }
 
   async #start(spec: BoxSpec, { signal }: Pick<CallOptions, 'signal'>): Promise<Box> {
-    this.#setup ??= this.#prepare();
+    this.#setup ??= this.#prepare().catch((error: unknown) => {
+      this.#setup = undefined;
+      throw error;
+    });
     const setup = await this.#setup;
     const uid = this.#takeUid(setup.uidFirst);
     let cgroup: Cgroup | null = null;
@@ -301,7 +310,9 @@ class Sandbox implements ProcessSandbox {
     const need = (name: string) => find(name)!;
     const tools: Tools = {
       ...{ bwrap: need('bwrap'), prlimit: need('prlimit'), setpriv: need('setpriv'), taskset: need('taskset') },
-      asRoot: isRoot() ? { unshare: need('unshare'), mount: need('mount'), env: need('env') } : null,
+      asRoot: isRoot()
+        ? { unshare: need('unshare'), nsenter: need('nsenter'), mount: need('mount'), env: need('env') }
+        : null,
     };
     const root: string[] = [];
     for (const name of HOST_FOLDERS) root.push(...(await seen(`/${name}`, `/${name}`)));
@@ -324,6 +335,7 @@ class Sandbox implements ProcessSandbox {
       uidFirst: await firstUid(),
       processors: await ownProcessors(),
       hardLimits: await ownHardLimits(),
+      window: tools.asRoot === null ? null : await openWindow(tools.asRoot, this.#directory),
     };
   }
 
@@ -384,15 +396,13 @@ class Sandbox implements ProcessSandbox {
     return [tools.setpriv, ...user, ...prlimit, env, '-i'];
   }
 
-  /** What happens before: leaked descriptors are closed, the control groups entered, and, as root, the folder shown. */
-  #entered(inner: string[], cgroup: Cgroup | null, { tools, shell, inherited }: Setup): string[] {
+  /** What happens before: as root, our folder is shown; leaked descriptors are closed, and the control groups entered. */
+  #entered(inner: string[], cgroup: Cgroup | null, { tools, shell, inherited, window }: Setup): string[] {
     const close = inherited.length === 0 ? '' : `exec ${inherited.map((fd) => `${fd}>&-`).join(' ')}; `;
-    const { asRoot } = tools;
     return [
       ...[tools.setpriv, '--pdeathsig', 'KILL', '--'],
-      ...(asRoot === null ? [] : [asRoot.unshare, '--mount', '--propagation', 'private', '--']),
-      ...[...shell, '-c', `${LIVE}${close}${asRoot === null ? '' : SHOW}${ENTER}`, 'sh', String(process.pid)],
-      ...(asRoot === null ? [] : [asRoot.mount, this.#directory]),
+      ...(window === null ? [] : [tools.asRoot!.nsenter, `--mount=/proc/${process.pid}/fd/${window.fd}`, '--']),
+      ...[...shell, '-c', `${LIVE}${close}${ENTER}`, 'sh', String(process.pid)],
       ...[...(cgroup?.entrances ?? []), '--', ...inner],
     ];
   }
@@ -669,6 +679,27 @@ async function ownProcessors(): Promise<number[]> {
     const [first = 0, last = first] = span.split('-').map(Number);
     return Array.from({ length: last - first + 1 }, (_, index) => first + index);
   });
+}
+
+/** A home is closed to all other users; this shows the one folder of it that they may see, and to nobody but who enters. */
+async function openWindow({ unshare, mount }: NonNullable<Tools['asRoot']>, directory: string): Promise<FileHandle> {
+  const args = ['--mount', '--propagation', 'private', '--', '/bin/sh', '-c', SHOW, 'sh', mount, directory];
+  // Ends with its input, so also with the node.
+  const keeper = spawn(unshare, args, { env: {}, cwd: '/', stdio: ['pipe', 'pipe', 'pipe'] });
+  keeper.stdin.on('error', () => {});
+  let complaint = '';
+  keeper.stderr.on('data', (piece: Buffer) => {
+    complaint += piece.toString('utf8').slice(0, STATUS_BYTES_MAX);
+  });
+  const ended = new Promise<never>((_resolve, reject) => {
+    keeper.once('error', reject);
+    keeper.once('close', () => reject(new Error(`a mount namespace could not be made: ${complaint.trim()}`)));
+  });
+  ended.catch(() => {});
+  await Promise.race([once(keeper.stdout, 'data'), ended]);
+  const window = await open(`/proc/${keeper.pid}/ns/mnt`, 'r');
+  keeper.stdin.end();
+  return window;
 }
 
 /** Name of a limit as `/proc/self/limits` has it -> its hard value; what is unlimited is left out. */
