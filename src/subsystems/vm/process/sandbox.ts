@@ -518,6 +518,8 @@ class RunningBox implements Box {
     const watch = isWatched ? setInterval(() => this.#watch(), WATCH_MS) : undefined;
     status.on('data', (piece: Buffer) => {
       if (this.#report.length < STATUS_BYTES_MAX) this.#report += piece.toString('latin1');
+      // A short program ends before the first turn of the watch.
+      if (isWatched) this.#watch();
       if (this.#stopped !== undefined && this.#init() !== null) this.#child.kill('SIGKILL');
     });
     status.on('error', () => {});
