@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import fc from 'fast-check';
+import { isCoded } from '../../../base/errors.ts';
 import type { Json } from '../../../base/json.ts';
 import type { RunResult, SandboxPolicy } from '../../../capabilities/vm.ts';
 import {
@@ -127,6 +128,29 @@ describe('Julia', { skip }, () => {
     // What was computed while the package was compiled is the same in each run: it was compiled once.
     const stamp = () => run('import Words\nmain(input) = Words.COMPILED', { mounts }).then(({ output }) => output);
     assert.equal(await stamp(), await stamp());
+    // Two who come at the same time compile once; one who gives up meanwhile does not spoil it for the other.
+    const more = [...mounts, { layer: fixture.trees.add(files({ x: '' })), at: '/packages/ada/x' }];
+    const stranger = fixture.trees.add(
+      files({
+        'Project.toml': 'name = "Other"\nuuid = "0a0f5b5e-7a4c-4b0a-9b68-3f3d5d1f7a03"\n',
+        'src/Other.jl': 'module Other\nconst COMPILED = time()\nend\n',
+      }),
+    );
+    const layer = fixture.trees.add(files({ 'main.jl': 'import Other\nmain(input) = Other.COMPILED' }));
+    const policy = {
+      ...SMALL_POLICY,
+      wallMs: 60_000,
+      mounts: [...more, { layer: stranger, at: '/packages/ada/other' }],
+    };
+    const request = { kind: 'julia', layer, entry: 'main.jl', args: [], input: null, policy } as const;
+    const gaveUp = fixture.runtime.run(request, { signal: AbortSignal.timeout(100) }).then(
+      ({ termination }) => termination,
+      (error: unknown) => isCoded(error) && error.code,
+    );
+    const [first, second] = await Promise.all([fixture.runtime.run(request), fixture.runtime.run(request)]);
+    assert.equal(await gaveUp, 'cancelled');
+    assert.equal(typeof first.output, 'number', first.stderr);
+    assert.equal(first.output, second.output, first.stderr + second.stderr);
     const twice = [...mounts, { layer: words, at: '/packages/bob/words' }];
     await assert.rejects(run(program, { mounts: twice }), {
       code: 'program-invalid',

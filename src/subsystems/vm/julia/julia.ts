@@ -4,7 +4,7 @@ import type { CallOptions } from '../../../base/call.ts';
 import { type Digest, digestHex, digestOf } from '../../../base/digest.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
 import type { Assets, TreeEntry } from '../../../capabilities/assets.ts';
-import type { RunRequest, RunResult, Runtime, RuntimeStatus, SandboxPolicy } from '../../../capabilities/vm.ts';
+import type { RunRequest, RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
 import type { ExecutionLimits } from '../limits.ts';
 import { visible } from '../output.ts';
 import type { BoxLimits, BoxSpec } from '../process/box.ts';
@@ -29,6 +29,8 @@ const PIDS = 128;
 const PROJECT_BYTES_MAX = 64 * 1024;
 const PROBE_MS = 60_000;
 const COMPILE_MS = 120_000;
+/** Two Julias and what they compile. */
+const COMPILE_BYTES = 768 * MiB;
 const COMPILED_BYTES_MAX = 256 * MiB;
 /** Closures that could not be compiled ahead and are not tried again. */
 const FAILED_MAX = 1_000;
@@ -184,7 +186,7 @@ export class JuliaRuntime implements Runtime {
       const name = named.get(at);
       if (name !== undefined) mounts.push({ source: path, at: `${BY_NAME}/${name}` });
     }
-    const depot = named.size === 0 ? null : await this.#depot(image, layers, named, mounts, policy, options);
+    const depot = named.size === 0 ? null : await this.#depot(image, layers, named, mounts, options);
     if (depot !== null) mounts.push({ source: held.use(depot).path, at: DEPOT });
     const program = await source('json.jl', 'worker.jl');
     const done = await this.#perform(image, program, args, mounts, boxLimits(policy), { ...options, input });
@@ -203,24 +205,29 @@ export class JuliaRuntime implements Runtime {
     layers: readonly Layer[],
     named: ReadonlyMap<string, string>,
     mounts: readonly Mount[],
-    policy: SandboxPolicy,
     { signal }: CallOptions,
   ): Promise<HeldDepot | null> {
     const packages = layers.filter(({ at }) => named.has(at)).map(({ at, digest }) => `${named.get(at)} ${digest}`);
     const key = digestHex(digestOf(utf8([image.digest, ...packages.sort()].join('\n'))));
     const depots = await this.#openDepots();
-    const there = await depots.hold(key);
-    if (there !== null || this.#failed.has(key)) return there;
-    let compiling = this.#compiling.get(key);
-    if (compiling === undefined) {
-      compiling = this.#compile(key, image, [...named.values()], mounts, policy).finally(() =>
+    for (;;) {
+      const there = await depots.hold(key);
+      if (there !== null || this.#failed.has(key) || signal?.aborted === true) return there;
+      // Whoever comes first compiles; the others look again, and compile themselves when the first one gave up.
+      const compiling = this.#compiling.get(key);
+      if (compiling !== undefined) {
+        await unlessAborted(compiling, signal);
+        continue;
+      }
+      const own = this.#compile(key, image, [...named.values()], mounts, signal).finally(() =>
         this.#compiling.delete(key),
       );
-      this.#compiling.set(key, compiling);
+      this.#compiling.set(
+        key,
+        own.catch(() => {}),
+      );
+      await own;
     }
-    // It is for everybody who runs these packages, so it goes on when this caller gives up.
-    await unlessAborted(compiling, signal);
-    return depots.hold(key);
   }
 
   async #compile(
@@ -228,19 +235,19 @@ export class JuliaRuntime implements Runtime {
     image: JuliaImage,
     names: readonly string[],
     mounts: readonly Mount[],
-    policy: SandboxPolicy,
+    signal: AbortSignal | undefined,
   ): Promise<void> {
+    // The same for everybody who runs these packages, whatever the policy of the one who came first.
     const limits = boxLimits({
-      // A second Julia does the work.
-      memoryBytes: policy.memoryBytes + RUNTIME_BYTES,
-      cpuCores: policy.cpuCores,
+      memoryBytes: COMPILE_BYTES,
+      cpuCores: 1,
       wallMs: COMPILE_MS,
       outputBytes: MiB,
       tmpBytes: COMPILED_BYTES_MAX,
     });
-    const { exit, control } = await this.#perform(image, await source('precompile.jl'), names, [...mounts], limits, {
-      isCompiling: true,
-    });
+    const program = await source('precompile.jl');
+    const done = await this.#perform(image, program, names, mounts, limits, { isCompiling: true, signal });
+    const { exit, control } = done;
     const files = exit.termination === 'exit' && exit.exitCode === 0 ? readCompiled(control) : null;
     if (files !== null && files.length > 0) return (await this.#openDepots()).add(key, files);
     if (exit.termination === 'cancelled') return;
@@ -301,7 +308,10 @@ export class JuliaRuntime implements Runtime {
     for (;;) {
       const removing = this.#removing;
       await removing;
-      this.#image ??= findJulia(this.#images);
+      this.#image ??= findJulia(this.#images).catch((error: unknown) => {
+        this.#image = undefined;
+        throw error;
+      });
       const image = await this.#image;
       if (removing === this.#removing) return image;
     }

@@ -92,7 +92,7 @@ export async function addJulia(folder: string, { sources, ...options }: Provisio
 
 /** The newest complete image in `folder`, or null. Errors: `config-invalid`, `storage-*`. */
 export async function findJulia(folder: string): Promise<JuliaImage | null> {
-  const names = (await readdir(folder)).filter((name) => name.startsWith('julia-'));
+  const names = await imagesIn(folder);
   const images = await Promise.all(
     names.map(async (name) => ({
       ...decodeRuntimeImage(await readFile(join(folder, name, 'image.json'), 'utf8')),
@@ -104,7 +104,7 @@ export async function findJulia(folder: string): Promise<JuliaImage | null> {
 
 /** Removes every image of Julia in `folder`; whether there was one. */
 export async function removeJulia(folder: string): Promise<boolean> {
-  const names = (await readdir(folder)).filter((name) => name.startsWith('julia-'));
+  const names = await imagesIn(folder);
   for (const name of names) {
     // One step takes it away, whatever happens to the rest.
     const gone = await mkdtemp(join(folder, NEW));
@@ -118,6 +118,14 @@ export async function removeJulia(folder: string): Promise<boolean> {
 export async function removeUnfinished(folder: string): Promise<void> {
   for (const name of await readdir(folder))
     if (name.startsWith(NEW)) await rm(join(folder, name), { recursive: true, force: true });
+}
+
+async function imagesIn(folder: string): Promise<string[]> {
+  const names = await readdir(folder).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return [];
+    throw storageError(error, `looking for images in ${folder}`);
+  });
+  return names.filter((name) => name.startsWith('julia-'));
 }
 
 function nameOf(digest: Digest): string {
