@@ -14,7 +14,7 @@ export const DEFAULT_PROOFS = {
       ...publish,
       space: { ...publish.space, openings: 64 },
       work: { hexDigits: 6 },
-      time: { squarings: 2 ** 22, windowMs: 300_000 },
+      time: { squarings: 2 ** 20, windowMs: 300_000 },
     },
     install: { ...install, time: { squarings: 2 ** 16, windowMs: 60_000 } },
   },

@@ -399,7 +399,7 @@ test('a founder who says nothing gets the table of the documentation', async () 
     space: { bytesMin: 104_857_600, deadlineMs: 2_000, openings: 64 },
     stake: { amountMin: 1_000 },
     work: { hexDigits: 6 },
-    time: { squarings: 4_194_304, windowMs: 300_000 },
+    time: { squarings: 1_048_576, windowMs: 300_000 },
   });
   assert.deepEqual([requirements.install.stake, requirements.execute.work], [null, null]);
   assert.deepEqual(requirements.install.time, { squarings: 65_536, windowMs: 60_000 });

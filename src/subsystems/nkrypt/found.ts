@@ -27,7 +27,7 @@ const DEFAULT_REQUIREMENTS: Readonly<Record<OperationKind, Requirements>> = {
     space: { bytesMin: 100 * MIB, deadlineMs: DEADLINE_MS, openings: OPENINGS },
     stake: { amountMin: 1_000 },
     work: { hexDigits: 6 },
-    time: { squarings: 2 ** 22, windowMs: 300_000 },
+    time: { squarings: 2 ** 20, windowMs: 300_000 },
   },
   install: { kind: 'install', ...ACCESS },
   execute: { kind: 'execute', ...ACCESS },
