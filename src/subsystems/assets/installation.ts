@@ -15,7 +15,8 @@ import type { TreeFile } from '../../wire/tree.ts';
 /** What an installation takes from the content store. */
 export interface Layers {
   treeFiles(layer: Digest, options?: CallOptions): Promise<readonly TreeFile[]>;
-  read(digest: Digest, options?: CallOptions): AsyncIterable<Uint8Array>;
+  /** With `reuse` a piece is only valid until the next. */
+  read(digest: Digest, options?: CallOptions & { readonly reuse?: boolean }): AsyncIterable<Uint8Array>;
   hold(digests: Iterable<Digest>): Promise<readonly Digest[]>;
 }
 
@@ -249,7 +250,7 @@ export class Installations {
    */
   async #unpack(home: Home, layer: Digest, ref: string, options: CallOptions): Promise<void> {
     const files = await this.#layers.treeFiles(layer, options);
-    const content = reportLarge(this.#layers.read(layer, options), files, ref, options);
+    const content = reportLarge(this.#layers.read(layer, { ...options, reuse: true }), files, ref, options);
     await storing(`unpacking into ${home.root}`, async () => {
       const folder = join(home.temporary, randomName());
       if ((await writeTree(folder, files, content)) !== digestHex(layer)) {
@@ -325,9 +326,14 @@ export class Installations {
       return;
     }
     await storing(`checking ${home.root}`, async () => {
-      await compareTree(tree(home, layer), files, this.#layers.read(layer, options), (name, problem) => {
-        if (found.length < DIFFERENCES_MAX) found.push({ path: join(path, name), problem });
-      });
+      await compareTree(
+        tree(home, layer),
+        files,
+        this.#layers.read(layer, { ...options, reuse: true }),
+        (name, problem) => {
+          if (found.length < DIFFERENCES_MAX) found.push({ path: join(path, name), problem });
+        },
+      );
     });
   }
 

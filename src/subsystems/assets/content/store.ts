@@ -183,12 +183,13 @@ export class ContentStore implements AsyncDisposable {
   }
 
   /**
-   * The bytes of a blob, or `length` of them from `offset` (cut at the end of the blob), in pieces of at most 1 MiB.
+   * The bytes of a blob, or `length` of them from `offset` (cut at the end of the blob), in pieces of at most 1 MiB. With `reuse` a piece is
+   * only valid until the next is asked for, and a large blob costs one buffer.
    * Errors: `blob-not-found`, `blob-damaged`, `cancelled`, `usage` on a range that makes no sense.
    */
   async *read(
     digest: Digest,
-    options: CallOptions & { readonly offset?: number; readonly length?: number } = {},
+    options: CallOptions & { readonly offset?: number; readonly length?: number; readonly reuse?: boolean } = {},
   ): AsyncGenerator<Uint8Array, void, undefined> {
     const { offset = 0, length = Number.MAX_SAFE_INTEGER } = options;
     if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(length) || offset < 0 || length < 0) {
@@ -205,7 +206,7 @@ export class ContentStore implements AsyncDisposable {
       if (offset < end) yield bytes.slice(offset, end);
       return;
     }
-    yield* this.#readFile(digest, offset, end, options.signal);
+    yield* readPieces(this.#path(digest), offset, end, options);
   }
 
   /** The files of a tree layer in path order. Errors: `blob-not-found`, `tree-invalid`. */
