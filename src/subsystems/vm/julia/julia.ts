@@ -11,6 +11,7 @@ import type { BoxLimits, BoxSpec } from '../process/box.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
 import type { Trees } from '../process/trees.ts';
 import { type Performance, perform, resultOf } from '../program.ts';
+import { encodeInput, refuseFuel } from '../request.ts';
 import { Depots, type HeldDepot, readCompiled } from './depots.ts';
 import {
   addJulia,
@@ -156,22 +157,9 @@ export class JuliaRuntime implements Runtime {
   }
 
   async #run(image: JuliaImage, request: RunRequest, options: CallOptions): Promise<RunResult> {
-    const input = utf8(JSON.stringify(request.input));
-    if (input.length > this.#limits.inputBytesMax)
-      throw new HyperMeshError(
-        'limit-exceeded',
-        `The input has ${input.length} bytes as JSON; at most ${this.#limits.inputBytesMax} are passed to a program.`,
-        { hint: 'Put large data into a package that the program depends on.' },
-      );
+    const input = encodeInput(request.input, this.#limits);
     const { policy } = request;
-    if (policy.fuel !== undefined)
-      throw new HyperMeshError(
-        'policy-refused',
-        'Nothing counts the instructions of a Julia program: it cannot be given fuel.',
-        {
-          hint: 'Limit the time of the run, or run a package of language wasm.',
-        },
-      );
+    refuseFuel(policy, 'Julia');
     const layers = await this.#layers(request, options);
     checkEntry(layers[0]!, request.entry);
     const named = await this.#named(layers, options);

@@ -10,6 +10,7 @@ import type { BoxSpec } from '../process/box.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
 import type { Trees } from '../process/trees.ts';
 import { type Performance, perform, resultOf } from '../program.ts';
+import { encodeInput, refuseFuel } from '../request.ts';
 
 const MiB = 2 ** 20;
 /** What the interpreter and the programs around the box take for themselves. */
@@ -80,22 +81,9 @@ export class PythonRuntime implements Runtime {
     const interpreter = INTERPRETERS.find(existsSync);
     if (interpreter === undefined)
       throw new HyperMeshError('runtime-unavailable', 'This machine has no Python.', { hint: 'Install python3.' });
-    const input = utf8(JSON.stringify(request.input));
-    if (input.length > this.#limits.inputBytesMax)
-      throw new HyperMeshError(
-        'limit-exceeded',
-        `The input has ${input.length} bytes as JSON; at most ${this.#limits.inputBytesMax} are passed to a program.`,
-        { hint: 'Put large data into a package that the program depends on.' },
-      );
+    const input = encodeInput(request.input, this.#limits);
     const { policy } = request;
-    if (policy.fuel !== undefined)
-      throw new HyperMeshError(
-        'policy-refused',
-        'Nothing counts the instructions of a Python program: it cannot be given fuel.',
-        {
-          hint: 'Limit the time of the run, or run a package of language wasm.',
-        },
-      );
+    refuseFuel(policy, 'Python');
     const tree = await this.#assets.tree(request.layer, options);
     if (!tree.some(({ path, kind }) => path === request.entry && kind === 'file'))
       throw new HyperMeshError('entry-missing', `The package has no file "${request.entry}" to run.`, {

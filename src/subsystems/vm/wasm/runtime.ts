@@ -7,6 +7,7 @@ import type { Assets, TreeEntry } from '../../../capabilities/assets.ts';
 import type { RunRequest, RunResult, Runtime, RuntimeStatus, Termination } from '../../../capabilities/vm.ts';
 import type { ExecutionLimits } from '../limits.ts';
 import { parseOutput, visible } from '../output.ts';
+import { encodeInput } from '../request.ts';
 import { type BoxEnd, type BoxEntry, type BoxOrder, type FileWish, FRAME } from './frames.ts';
 import { type BoxEvent, BoxPool, type BoxProcess } from './process.ts';
 
@@ -87,13 +88,7 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
   }
 
   async run(request: RunRequest, options: CallOptions = {}): Promise<RunResult> {
-    const input = utf8(JSON.stringify(request.input));
-    if (input.length > this.#limits.inputBytesMax)
-      throw new HyperMeshError(
-        'limit-exceeded',
-        `The input has ${input.length} bytes as JSON; at most ${this.#limits.inputBytesMax} are passed to a program.`,
-        { hint: 'Put large data into a package that the program depends on.' },
-      );
+    const input = encodeInput(request.input, this.#limits);
     const trees = await this.#trees(request, options);
     const module = await this.#module(request, trees[0]!, options);
     return this.#execute(
