@@ -32,14 +32,16 @@ export const trustRoutes: readonly AnyRoute[] = [
   route({
     method: 'GET',
     path: '/v1/keys',
-    summary: 'The public identity of this home: publisher and validator.',
+    summary: 'The public identity of this home: publisher, validator and node.',
     access: 'read',
     async handle(_input, { node }) {
-      const [publisher, validator] = await Promise.all([
-        node.trust.identity('publisher'),
-        node.trust.identity('validator'),
+      const { trust } = node;
+      const [publisher, validator, own] = await Promise.all([
+        trust.identity('publisher'),
+        trust.identity('validator'),
+        trust.identity('node'),
       ]);
-      return { publisher, validator };
+      return { publisher, validator, node: own };
     },
   }),
   route({

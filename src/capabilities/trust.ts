@@ -1,3 +1,4 @@
+import type { CertificateRole, LeafRole, RevocationReason } from '../wire/certificate.ts';
 import type { CertificateChain, Envelope, LogInclusion, SignedTreeHead, TrustAnchor } from '../wire/signature.ts';
 
 export interface CertificateInfo {
@@ -6,7 +7,7 @@ export interface CertificateInfo {
   readonly serial: string;
   readonly subject: string;
   readonly issuer: string;
-  readonly role: 'root' | 'intermediate' | 'publisher' | 'validator';
+  readonly role: CertificateRole;
   readonly notBeforeMs: number;
   readonly notAfterMs: number;
   /** SHA-256 over the subject's public keys (FALCON and Ed25519): stable when the certificate is renewed. */
@@ -26,9 +27,9 @@ export interface Verified {
 /** Keys, certificates, signatures. Private keys never leave the subsystem. */
 export interface Trust {
   /** The certificate that this home signs with in a role. Errors: `key-locked`. */
-  identity(role: 'publisher' | 'validator'): Promise<CertificateInfo & { readonly chain: CertificateChain }>;
+  identity(role: LeafRole): Promise<CertificateInfo & { readonly chain: CertificateChain }>;
   /** Signs with both algorithms, in worker threads. Errors: `key-locked`, `certificate-expired`. */
-  sign(role: 'publisher' | 'validator', payloadType: string, payload: Uint8Array): Promise<Envelope>;
+  sign(role: LeafRole, payloadType: string, payload: Uint8Array): Promise<Envelope>;
   /**
    * Checks both signatures, the chain up to this network's root (RFC 5280), validity at `atMs` and revocation.
    * Errors: `signature-invalid`, `certificate-invalid`, `certificate-expired`, `certificate-revoked`.
@@ -36,14 +37,14 @@ export interface Trust {
   verify(
     envelope: Envelope,
     chain: CertificateChain,
-    options: { readonly role: 'publisher' | 'validator'; readonly atMs?: number; readonly anchor?: TrustAnchor },
+    options: { readonly role: LeafRole; readonly atMs?: number; readonly anchor?: TrustAnchor },
   ): Promise<Verified>;
   anchor(): Promise<TrustAnchor>;
   certificates(): Promise<readonly CertificateInfo[]>;
   /** Issues a fresh certificate for the same keys. */
-  renew(role: 'publisher' | 'validator'): Promise<CertificateInfo>;
+  renew(role: LeafRole): Promise<CertificateInfo>;
   /** Errors: `certificate-not-found`. */
-  revoke(fingerprint: string, reason: 'key-compromise' | 'superseded' | 'cessation-of-operation'): Promise<void>;
+  revoke(fingerprint: string, reason: RevocationReason): Promise<void>;
 
   /** Appends to the transparency log (RFC 6962 tree) and returns the proof. Safe to repeat: the same leaf keeps its index. */
   logAppend(leaf: Uint8Array): Promise<LogInclusion>;

@@ -149,7 +149,9 @@ export class Client {
     return this.#long('/v1/verify', request, options);
   }
 
-  keys(options?: CallOptions): Promise<{ readonly publisher: Identity; readonly validator: Identity }> {
+  keys(
+    options?: CallOptions,
+  ): Promise<{ readonly publisher: Identity; readonly validator: Identity; readonly node: Identity }> {
     return this.#get('/v1/keys', {}, options);
   }
 
@@ -157,7 +159,7 @@ export class Client {
     return this.#get('/v1/certificates', {}, options);
   }
 
-  renewCertificate(role: 'publisher' | 'validator', options?: CallOptions): Promise<CertificateInfo> {
+  renewCertificate(role: 'publisher' | 'validator' | 'node', options?: CallOptions): Promise<CertificateInfo> {
     return this.#json('POST', '/v1/certificates/renew', { role }, options);
   }
 

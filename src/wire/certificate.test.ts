@@ -24,7 +24,7 @@ const name = fc.stringMatching(/^[A-Za-z0-9 ._@-]{1,32}$/);
 const instantMs = fc.integer({ min: 0, max: 4_102_444_800_000 });
 
 const fields: fc.Arbitrary<CertificateFields> = fc.record({
-  role: fc.constantFrom('root', 'intermediate', 'publisher', 'validator'),
+  role: fc.constantFrom('root', 'intermediate', 'publisher', 'validator', 'node'),
   serial: fc.uint8Array({ minLength: 1, maxLength: 20 }).map((bytes) => {
     bytes[0] = (bytes[0]! & 0x3f) | 0x40;
     return bytes;

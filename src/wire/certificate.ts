@@ -37,8 +37,9 @@ import { SIGNATURE_LIMITS } from './signature.ts';
  * ITU-T X.509 (2019) section 9.8. This file only encodes and decodes; `subsystems/trustchain/path.ts` decides what to believe.
  */
 
-export type CertificateRole = 'root' | 'intermediate' | 'publisher' | 'validator';
-export type LeafRole = 'publisher' | 'validator';
+export type CertificateRole = 'root' | 'intermediate' | LeafRole;
+/** Signs packages; votes and keeps the log; speaks for a machine in a network. */
+export type LeafRole = 'publisher' | 'validator' | 'node';
 export type RevocationReason = 'key-compromise' | 'superseded' | 'cessation-of-operation';
 
 /** The two public keys of one subject; they are used together and named together by their key id. */
@@ -122,11 +123,12 @@ const OID = {
   altSignature: '2.5.29.74',
 } as const;
 
-/** Purposes under an arc of our own (2.25 and a random UUID, ITU-T X.667): `<arc>.1` publisher, `<arc>.2` validator. */
+/** Purposes under an arc of our own (2.25 and a random UUID, ITU-T X.667): `<arc>.1` publisher, `<arc>.2` validator, `<arc>.3` node. */
 const PURPOSE_ARC = '2.25.329800735698586629295641978511506172918';
 const PURPOSES: Readonly<Record<LeafRole, { readonly oid: string; readonly content: string }>> = {
   publisher: { oid: `${PURPOSE_ARC}.1`, content: '6983f09da7ebcfdee0c7a1a7b2c0948cc8f9d77601' },
   validator: { oid: `${PURPOSE_ARC}.2`, content: '6983f09da7ebcfdee0c7a1a7b2c0948cc8f9d77602' },
+  node: { oid: `${PURPOSE_ARC}.3`, content: '6983f09da7ebcfdee0c7a1a7b2c0948cc8f9d77603' },
 };
 
 /** DER of the two algorithm identifiers, parameters absent. */

@@ -98,7 +98,7 @@ export const verifyRequest = z.union([
   /** A bundle in the content store of the node. */
   z.strictObject({ digest, offline: z.boolean().optional() }),
 ]);
-export const renewRequest = z.strictObject({ role: z.enum(['publisher', 'validator']) });
+export const renewRequest = z.strictObject({ role: z.enum(['publisher', 'validator', 'node']) });
 export const revokeRequest = z.strictObject({
   fingerprint: z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 hexadecimal digits'),
   reason: z.enum(['key-compromise', 'superseded', 'cessation-of-operation']),

@@ -4,10 +4,12 @@ import type { Context, Outcome } from '../command.ts';
 import { date, fields } from '../terminal.ts';
 
 export async function keys(context: Context): Promise<Outcome> {
-  const both = await context.withNode((client) => client.keys(context));
+  const known = await context.withNode((client) => client.keys(context));
   const show = (role: string, { subject, keyId, fingerprint, notAfterMs }: CertificateInfo) =>
     fields({ [role]: subject, 'Key id': keyId, Certificate: fingerprint, Until: date(notAfterMs) });
-  return { data: both, text: `${show('Publisher', both.publisher)}\n\n${show('Validator', both.validator)}` };
+  const { publisher, validator, node } = known;
+  const text = [show('Publisher', publisher), show('Validator', validator), show('Node', node)].join('\n\n');
+  return { data: known, text };
 }
 
 export async function certificates(context: Context): Promise<Outcome> {
@@ -19,7 +21,7 @@ export async function certificates(context: Context): Promise<Outcome> {
 }
 
 export async function renew(context: Context, role: string): Promise<Outcome> {
-  const wanted = oneOf(['publisher', 'validator'], role, 'a role');
+  const wanted = oneOf(['publisher', 'validator', 'node'], role, 'a role');
   const issued = await context.withNode((client) => client.renewCertificate(wanted, context));
   return { data: issued, text: `New certificate ${issued.fingerprint}, valid until ${date(issued.notAfterMs)}.` };
 }

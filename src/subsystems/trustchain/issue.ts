@@ -19,6 +19,7 @@ export const LIFETIME_MS = {
   intermediate: 1095 * DAY_MS,
   publisher: 90 * DAY_MS,
   validator: 90 * DAY_MS,
+  node: 90 * DAY_MS,
   rootList: 365 * DAY_MS,
   intermediateList: 7 * DAY_MS,
 } as const;

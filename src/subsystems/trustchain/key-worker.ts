@@ -13,8 +13,10 @@ export interface KeyWorkerData {
 }
 
 export type KeyRequest =
-  /** Makes the keys of each document. The answer: the sealed documents. */
-  | { readonly id: number; readonly kind: 'generate'; readonly documents: readonly (readonly KeyName[])[] }
+  /** Seals one document for each list of names; keys that are not there yet are made. */
+  | { readonly id: number; readonly kind: 'seal'; readonly documents: readonly (readonly KeyName[])[] }
+  /** Opens these documents instead of those before; keys that are in none of them are forgotten. */
+  | { readonly id: number; readonly kind: 'open'; readonly sealed: readonly string[] }
   | {
       readonly id: number;
       readonly kind: 'sign';
@@ -25,7 +27,8 @@ export type KeyRequest =
   | { readonly id: number; readonly kind: 'public' };
 
 export type KeyAnswer =
-  | { readonly kind: 'generate'; readonly sealed: readonly string[] }
+  | { readonly kind: 'seal'; readonly sealed: readonly string[] }
+  | { readonly kind: 'open' }
   | { readonly kind: 'sign'; readonly falcon: Uint8Array | null; readonly ed25519: Uint8Array | null }
   | { readonly kind: 'public'; readonly keys: ReadonlyMap<KeyName, PublicKeys> };
 
@@ -38,17 +41,31 @@ const falcon = createFalcon();
 let opened: Map<KeyName, SecretKeys> | undefined;
 
 function keys(): Map<KeyName, SecretKeys> {
-  opened ??= new Map(sealed.flatMap((text) => [...unsealKeys(text, unlock)]));
+  opened ??= open(sealed);
   return opened;
+}
+
+function open(documents: readonly string[]): Map<KeyName, SecretKeys> {
+  return new Map(documents.flatMap((text) => [...unsealKeys(text, unlock)]));
 }
 
 function answer(request: KeyRequest): KeyAnswer {
   switch (request.kind) {
-    case 'generate': {
-      const made = request.documents.map((names) => new Map(names.map((name) => [name, generate()])));
-      opened = new Map(made.flatMap((document) => [...document]));
-      return { kind: 'generate', sealed: made.map((document) => sealKeys(document, unlock)) };
+    case 'seal': {
+      const known = keys();
+      const take = (name: KeyName): [KeyName, SecretKeys] => {
+        const key = known.get(name) ?? generate();
+        known.set(name, key);
+        return [name, key];
+      };
+      return {
+        kind: 'seal',
+        sealed: request.documents.map((names) => sealKeys(new Map(names.map(take)), unlock)),
+      };
     }
+    case 'open':
+      opened = open(request.sealed);
+      return { kind: 'open' };
     case 'sign': {
       const key = keys().get(request.key);
       if (key === undefined) {

@@ -27,12 +27,17 @@ export class Keys implements AsyncDisposable {
     this.#idleMs = options.idleMs;
   }
 
-  /** Makes new keys, one sealed document for each list of names. The caller stores the documents. */
-  async generate(documents: readonly (readonly KeyName[])[]): Promise<readonly string[]> {
-    const answer = await this.#ask({ kind: 'generate', documents });
-    if (answer.kind !== 'generate') throw new Error('the key worker gave another answer');
-    this.#sealed = answer.sealed;
+  /** One sealed document for each list of names; keys that are not there yet are made. The caller stores the documents, then {@link use}s them. */
+  async seal(documents: readonly (readonly KeyName[])[]): Promise<readonly string[]> {
+    const answer = await this.#ask({ kind: 'seal', documents });
+    if (answer.kind !== 'seal') throw new Error('the key worker gave another answer');
     return answer.sealed;
+  }
+
+  /** From here on these documents are the key store: keys that are in none of them are gone. */
+  async use(sealed: readonly string[]): Promise<void> {
+    this.#sealed = sealed;
+    await this.#ask({ kind: 'open', sealed });
   }
 
   async publicKeys(): Promise<ReadonlyMap<KeyName, PublicKeys>> {

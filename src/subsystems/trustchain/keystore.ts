@@ -10,7 +10,8 @@ import { canonicalJson } from '../../base/json.ts';
 
 /** Secret keys at rest (docs/protocol/keystore.md): sealed documents, opened by a passphrase or by a key file. */
 
-export type KeyName = 'root' | 'intermediate' | 'publisher' | 'validator';
+const keyName = z.enum(['root', 'intermediate', 'publisher', 'validator', 'node']);
+export type KeyName = z.infer<typeof keyName>;
 
 /** Both key pairs of one subject. Only ever in the memory of the key worker. */
 export interface SecretKeys {
@@ -45,9 +46,9 @@ const sealedKeys = z.strictObject({
   cipher: z.literal('aes-256-gcm'),
   nonce: z.string().regex(/^[A-Za-z0-9+/]{16}$/),
   keys: z
-    .array(z.enum(['root', 'intermediate', 'publisher', 'validator']))
+    .array(keyName)
     .min(1)
-    .max(4)
+    .max(5)
     .refine((names) => new Set(names).size === names.length, 'expected each name once'),
   ciphertext: z.string().max(32_768),
 });

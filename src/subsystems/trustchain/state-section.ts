@@ -18,12 +18,13 @@ import { completedBy, rangeHash } from './transparency-log.ts';
 /** Files that begin so are left over from an import that did not finish; the next opening removes them. */
 export const STAGED_PREFIX = 'trust-import-';
 
-const VERSION = 1;
+/** 2 has a node key; an export of version 1 is completed by the home that takes it. */
+const VERSION = 2;
 const PIECE_BYTES_MAX = 1_048_576;
 /** A revocation list of 1 MiB in base64 is the longest line. */
 const LINE_BYTES_MAX = 2_097_152;
 
-const certificateRole = z.enum(['root', 'intermediate', 'publisher', 'validator']);
+const certificateRole = z.enum(['root', 'intermediate', 'publisher', 'validator', 'node']);
 const line = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('network'), name: z.string().min(1).max(32) }),
   z.strictObject({
@@ -143,7 +144,7 @@ async function importPieces(
   };
   try {
     await fill(staged.raw, pieces);
-    await checkStaged(staged.raw);
+    await checkStaged(staged.raw, version);
     const sealed = staged.raw
       .prepare('SELECT sealed FROM keystore ORDER BY name')
       .all()
@@ -260,7 +261,7 @@ async function* readLines(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Lin
 }
 
 /** The whole must hold together: every certificate is signed by the one root, the lists are genuine, the head fits the leaves. */
-async function checkStaged(raw: DatabaseSync): Promise<void> {
+async function checkStaged(raw: DatabaseSync, version: number): Promise<void> {
   const { decodeCertificate, decodeRevocationList } = await import('../../wire/certificate.ts');
   const { verifies, roleOf } = await import('./verify.ts');
   const rows = raw.prepare('SELECT * FROM certificate').all() as unknown as CertificateRow[];
@@ -272,7 +273,8 @@ async function checkStaged(raw: DatabaseSync): Promise<void> {
     !intermediate ||
     rows.filter((row) => row.role === 'root').length !== 1 ||
     !newest('publisher') ||
-    !newest('validator')
+    !newest('validator') ||
+    (version > 1 && !newest('node'))
   ) {
     throw invalid('The trust data lacks one of its certificates');
   }
@@ -281,7 +283,7 @@ async function checkStaged(raw: DatabaseSync): Promise<void> {
   const authorities = { root: decodeCertificate(root.der), intermediate: decodeCertificate(intermediate.der) };
   for (const row of rows) {
     const certificate = decodeCertificate(row.der);
-    const issuer = row.role === 'publisher' || row.role === 'validator' ? authorities.intermediate : authorities.root;
+    const issuer = row.role === 'root' || row.role === 'intermediate' ? authorities.root : authorities.intermediate;
     if (
       roleOf(certificate) !== row.role ||
       !equal(certificate.issuerDer, issuer.subjectDer) ||
@@ -318,10 +320,11 @@ async function checkStaged(raw: DatabaseSync): Promise<void> {
 function checkSameKeys(staged: DatabaseSync, live: DatabaseSync): void {
   const ids = (raw: DatabaseSync) =>
     raw
-      .prepare('SELECT DISTINCT role, key_id FROM certificate ORDER BY role, key_id')
+      .prepare('SELECT DISTINCT role, key_id FROM certificate')
       .all()
       .map((row) => `${row['role']} ${row['key_id']}`);
-  if (canonicalJson(ids(staged)) === canonicalJson(ids(live))) return;
+  const here = new Set(ids(live));
+  if (ids(staged).every((id) => here.has(id))) return;
   throw new HyperMeshError(
     'state-invalid',
     'The export holds no keys, and this home has other keys than the one it came from.',

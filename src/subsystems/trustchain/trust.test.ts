@@ -10,9 +10,11 @@ import { inspect } from 'node:util';
 import { equal, utf8 } from '../../base/bytes.ts';
 import { type ErrorCode, isCoded } from '../../base/errors.ts';
 import type { StateSection } from '../../capabilities/state.ts';
+import type { LeafRole } from '../../wire/certificate.ts';
 import { treeHeadPayload, verifyConsistency, verifyInclusion } from '../../wire/log.ts';
 import type { CertificateChain, Envelope, TrustAnchor } from '../../wire/signature.ts';
 import { openTrust, type TrustChain, type TrustOptions, verifyEnvelope } from './index.ts';
+import { readUnlockFile, sealKeys, unsealKeys } from './keystore.ts';
 
 const DAY_MS = 86_400_000;
 const START = Date.UTC(2026, 0, 1);
@@ -90,7 +92,7 @@ test('the valid signature vectors verify offline', async () => {
     readonly envelope: Envelope;
     readonly chain: CertificateChain;
     readonly anchor: TrustAnchor;
-    readonly role: 'publisher' | 'validator';
+    readonly role: LeafRole;
     readonly atMs: number;
     readonly signer: string;
     readonly payloadText: string;
@@ -125,7 +127,7 @@ test('a home keeps its identity, renews in time, and recovers after a long sleep
   await using trust = await open(directory, { clock });
   const envelope = await trust.sign('publisher', TYPE, PAYLOAD);
   await trust.verify(envelope, (await trust.identity('publisher')).chain, { role: 'publisher' });
-  assert.equal((await trust.certificates()).filter(({ status }) => status === 'valid').length, 4);
+  assert.equal((await trust.certificates()).filter(({ status }) => status === 'valid').length, 5);
   const keyIds = new Set(
     (await trust.certificates()).filter(({ role }) => role === 'publisher').map(({ keyId }) => keyId),
   );
@@ -240,6 +242,43 @@ test('a home works without its root key, except for what only the root can do', 
   await refused(trust.anchor(), 'key-locked');
 });
 
+/** What a home looked like before there were node keys. */
+async function withoutNodeKey(directory: string): Promise<void> {
+  const unlock = await readUnlockFile(directory);
+  const raw = new DatabaseSync(join(directory, 'trust.db'));
+  const { sealed } = raw.prepare("SELECT sealed FROM keystore WHERE name = 'node'").get() as { sealed: string };
+  const keys = unsealKeys(sealed, unlock!);
+  keys.delete('node');
+  raw.prepare("UPDATE keystore SET sealed = ? WHERE name = 'node'").run(sealKeys(keys, unlock!));
+  raw.exec("DELETE FROM certificate WHERE role = 'node'");
+  raw.close();
+}
+
+test('a home from before there were node keys gets one, and takes its own older export', async () => {
+  const directory = home();
+  let publisher: string;
+  {
+    await using trust = await open(directory);
+    publisher = (await trust.identity('publisher')).fingerprint;
+  }
+  await withoutNodeKey(directory);
+  let node: string;
+  {
+    await using trust = await open(directory);
+    node = (await trust.identity('node')).fingerprint;
+    await trust.verify(await trust.sign('node', TYPE, PAYLOAD), (await trust.identity('node')).chain, { role: 'node' });
+    assert.equal((await trust.identity('publisher')).fingerprint, publisher);
+    const text = Buffer.concat(await exported(trust.section)).toString();
+    const older = text
+      .replace(/\{[^\n]*"role":"node"[^\n]*\n/, '')
+      .replace(/"lines":(\d+)/, (_, lines: string) => `"lines":${Number(lines) - 1}`);
+    await refused(trust.section.import(2, stream([utf8(older)])), 'state-invalid');
+    await (await trust.section.import(1, stream([utf8(older)]))).commit();
+  }
+  await using trust = await open(directory);
+  assert.equal((await trust.identity('node')).fingerprint, node);
+});
+
 test('killed at any moment of its first start, a home is whole after the next', async () => {
   const source = `
     const { openTrust } = await import(${JSON.stringify(new URL('./index.ts', import.meta.url).href)});
@@ -257,7 +296,7 @@ test('killed at any moment of its first start, a home is whole after the next', 
     child.kill('SIGKILL');
     await once(child, 'exit');
     await using trust = await open(directory);
-    assert.equal((await trust.certificates()).length, 4);
+    assert.equal((await trust.certificates()).length, 5);
     await trust.verify(await trust.sign('publisher', TYPE, PAYLOAD), (await trust.identity('publisher')).chain, {
       role: 'publisher',
     });
@@ -284,10 +323,10 @@ test('an export with a passphrase carries the identity to a new home', async () 
   const pieces = await exported(trust.section);
 
   await using fresh = await open(home(), { passphrase });
-  const abandoned = await fresh.section.import(1, stream(pieces));
+  const abandoned = await fresh.section.import(2, stream(pieces));
   await abandoned.abandon();
   assert.notEqual((await fresh.identity('publisher')).keyId, before2.keyId);
-  await (await fresh.section.import(1, stream(pieces))).commit();
+  await (await fresh.section.import(2, stream(pieces))).commit();
   assert.equal((await fresh.identity('publisher')).fingerprint, before2.fingerprint);
   const envelope = await fresh.sign('publisher', TYPE, PAYLOAD);
   await trust.verify(envelope, before2.chain, { role: 'publisher' });
@@ -296,8 +335,8 @@ test('an export with a passphrase carries the identity to a new home', async () 
   verifyConsistency(await trust.logHead(), next.head, await fresh.logConsistency(2, 3));
 
   await using other = await open(home(), { passphrase: 'another' });
-  await refused(other.section.import(1, stream(pieces)), 'key-locked');
-  await refused(other.section.import(2, stream(pieces)), 'state-too-new');
+  await refused(other.section.import(2, stream(pieces)), 'key-locked');
+  await refused(other.section.import(3, stream(pieces)), 'state-too-new');
 });
 
 test('an export without a passphrase holds no keys and fits its own home only; damage is refused', async () => {
@@ -310,13 +349,13 @@ test('an export without a passphrase holds no keys and fits its own home only; d
   assert.ok(!text.includes('"keystore"'));
   await trust.logAppend(utf8('b'));
   await trust.revoke(fingerprint, 'superseded');
-  await (await trust.section.import(1, stream(pieces))).commit();
+  await (await trust.section.import(2, stream(pieces))).commit();
   // Restoring an older state of the same home neither forgets a revocation nor shortens the log.
   assert.equal((await trust.logHead()).size, 2);
   await refused(trust.sign('publisher', TYPE, PAYLOAD), 'certificate-revoked');
 
   await using other = await open(home());
-  await refused(other.section.import(1, stream(pieces)), 'state-invalid');
+  await refused(other.section.import(2, stream(pieces)), 'state-invalid');
   const lines = text.split('\n');
   const damaged = [
     text.slice(0, -40),
@@ -327,7 +366,7 @@ test('an export without a passphrase holds no keys and fits its own home only; d
     'not json\n',
     '',
   ];
-  for (const bad of damaged) await refused(trust.section.import(1, stream([utf8(bad)])), 'state-invalid');
+  for (const bad of damaged) await refused(trust.section.import(2, stream([utf8(bad)])), 'state-invalid');
   assert.deepEqual(
     (await readdir(directory)).filter((name) => name.startsWith('trust-import-')),
     [],

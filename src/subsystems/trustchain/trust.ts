@@ -60,10 +60,12 @@ export interface TrustOptions {
   readonly limits?: Partial<TrustLimits>;
 }
 
+const LEAF_ROLES = ['publisher', 'validator', 'node'] as const satisfies readonly LeafRole[];
+
 const NAME = /^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,31}$/;
 
 /**
- * Opens the trust data of a home, or makes it: keys, root, intermediate, publisher and validator certificates, and empty revocation lists.
+ * Opens the trust data of a home, or makes it: keys, root, intermediate, publisher, validator and node certificates, and empty revocation lists.
  * Certificates with less than a third of their life left are renewed.
  * Errors: `key-locked` (passphrase missing or wrong), `key-invalid`, `network-mismatch`, `config-invalid`, `storage-*`.
  */
@@ -136,7 +138,10 @@ export class TrustChain implements Trust, AsyncDisposable {
     const trust = new TrustChain(store, options, keys);
     try {
       if (ready === undefined) await trust.#found();
-      await trust.#exclusive(() => trust.#keepCurrent());
+      await trust.#exclusive(async () => {
+        await trust.#keepCurrent();
+        await trust.#addNodeKey();
+      });
       return trust;
     } catch (error) {
       await keys[Symbol.asyncDispose]();
@@ -303,7 +308,8 @@ export class TrustChain implements Trust, AsyncDisposable {
   async #found(): Promise<void> {
     const { issue, issueList } = await import('./issue.ts');
     const { network, subject } = this.#options;
-    const sealed = await this.#keys.generate([['root'], ['intermediate', 'publisher', 'validator']]);
+    const sealed = await this.#keys.seal([['root'], ['intermediate', ...LEAF_ROLES]]);
+    await this.#keys.use(sealed);
     const publicKeys = await this.#keys.publicKeys();
     const nowMs = this.#nowMs;
     const make = (role: CertificateRole, issuer?: CertificateRow) =>
@@ -313,7 +319,8 @@ export class TrustChain implements Trust, AsyncDisposable {
       );
     const root = await make('root');
     const intermediate = await make('intermediate', root);
-    const rows = [root, intermediate, await make('publisher', intermediate), await make('validator', intermediate)];
+    const rows = [root, intermediate];
+    for (const role of LEAF_ROLES) rows.push(await make(role, intermediate));
     const first = { number: 1, nowMs, revoked: [] };
     const lists = [
       await issueList(root, first, this.#keys.authority('root')),
@@ -329,9 +336,33 @@ export class TrustChain implements Trust, AsyncDisposable {
     });
   }
 
+  /** A home or an export of an earlier version has no node key. Key and certificate appear in one transaction, or are made at the next start. */
+  async #addNodeKey(): Promise<void> {
+    const { sealed: before } = this.#store.raw.prepare("SELECT sealed FROM keystore WHERE name = 'node'").get() as {
+      sealed: string;
+    };
+    const { keys: names } = decodeSealed(before);
+    const issuer = this.#newest('intermediate');
+    if (names.includes('node') || issuer === undefined || issuer.not_after_ms <= this.#nowMs) return;
+    const { issue } = await import('./issue.ts');
+    const [sealed] = await this.#keys.seal([[...names, 'node']]);
+    const keys = (await this.#keys.publicKeys()).get('node')!;
+    const { subject } = this.#options;
+    const network = this.#network() ?? this.#options.network;
+    const row = await issue(
+      { role: 'node', network, subject, keys, nowMs: this.#nowMs, issuer },
+      this.#keys.authority('intermediate'),
+    );
+    this.#store.transact((raw) => {
+      raw.prepare("UPDATE keystore SET sealed = ? WHERE name = 'node'").run(sealed!);
+      this.#putCertificate(row);
+    });
+    await this.#keys.use(sealedIn(this.#store));
+  }
+
   /** Renews what has less than a third of its life left. What was revoked is not renewed by itself. */
   async #keepCurrent(): Promise<void> {
-    for (const role of ['intermediate', 'publisher', 'validator'] as const) {
+    for (const role of ['intermediate', ...LEAF_ROLES] as const) {
       const row = this.#newest(role);
       if (row === undefined || !this.#isAging(row)) continue;
       if (row.not_after_ms === this.#newest(authorityOf(role))?.not_after_ms) continue;
@@ -541,11 +572,12 @@ export class TrustChain implements Trust, AsyncDisposable {
     const before = this.#keys;
     this.#keys = new Keys(unlock, sealedIn(this.#store), { idleMs: this.#options.limits.keysIdleMs });
     await before[Symbol.asyncDispose]();
+    await this.#addNodeKey();
   }
 }
 
 function authorityOf(role: CertificateRole): 'root' | 'intermediate' {
-  return role === 'publisher' || role === 'validator' ? 'intermediate' : 'root';
+  return role === 'root' || role === 'intermediate' ? 'root' : 'intermediate';
 }
 
 const DAY_MS = 86_400_000;

@@ -8,6 +8,7 @@ import {
   type DoubleSigned,
   decodeCertificate,
   decodeRevocationList,
+  type LeafRole,
   type PublicKeys,
 } from '../../wire/certificate.ts';
 import { certificateChain, firstIssue, openEnvelope, trustAnchor } from '../../wire/signature.ts';
@@ -17,7 +18,7 @@ import { falconVerifier } from './falcon.ts';
 import { type ValidPath, validatePath } from './path.ts';
 
 export interface VerifyOptions {
-  readonly role: 'publisher' | 'validator';
+  readonly role: LeafRole;
   /** The time that counts, milliseconds since the epoch. */
   readonly atMs: number;
   readonly cache?: ChainCache;
