@@ -22,6 +22,8 @@ export interface ExecutionLimits {
   readonly servedBytesMax: number;
   /** Runs that wait for their turn. */
   readonly waitingMax: number;
+  /** Boxes of WebAssembly that wait for another run of their program; 0: every run has a process of its own. */
+  readonly keptBoxesMax: number;
 }
 
 export const DEFAULT_LIMITS: ExecutionLimits = {
@@ -36,4 +38,5 @@ export const DEFAULT_LIMITS: ExecutionLimits = {
   fileBytesMax: 64 * MiB,
   servedBytesMax: 1024 * MiB,
   waitingMax: 1_000,
+  keptBoxesMax: 2 * availableParallelism(),
 };

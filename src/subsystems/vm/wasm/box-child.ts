@@ -1,19 +1,22 @@
 import { readSync, writeSync } from 'node:fs';
-import { ERRNO, Errno, Files } from './files.ts';
-import { type BoxEnd, type BoxOrder, type FileWish, FRAME, frameHead } from './frames.ts';
+import { ERRNO, Errno, Files, Mounts } from './files.ts';
+import { type BoxEnd, type BoxOrder, type BoxProgram, type FileWish, FRAME, frameHead } from './frames.ts';
 import { type MeteredModule, meter, ProgramInvalid } from './meter.ts';
 import { Exit, WASI_FUNCTIONS, WASI_MODULE, Wasi } from './wasi.ts';
 
 /**
- * The process in which one program runs, then ends. It is started with an empty environment and no permission beyond reading its own
- * source, speaks {@link FRAME} over its standard input and output, and works synchronously throughout: there is no event loop that a
- * program could get at. It ends when its input ends; while a program runs, it looks after each slice of fuel whether the node is gone.
+ * The process in which one program runs, as often as the node says so: the module is compiled once, each run has an instance, files and
+ * counters of its own. It is started with an empty environment and no permission beyond reading its own source, speaks {@link FRAME} over
+ * its standard input and output, and works synchronously throughout: there is no event loop that a program could get at. It ends when its
+ * input ends; while a program runs, it looks after each slice of fuel whether the node is gone.
  */
 
 /** Fuel between two looks at the clock: some milliseconds of work. */
 const SLICE = 10_000_000n;
 const OUTPUT_PIECE = 64 * 1024;
 const TABLE_ENTRIES_MAX = 100_000;
+/** Memory of runs that ended which may wait for the collector. */
+const GARBAGE_MAX = 32 * 2 ** 20;
 const PARENT = process.ppid;
 
 type Stop = Extract<BoxEnd, { kind: 'ended' }>['termination'];
@@ -29,16 +32,63 @@ class Stopped extends Error {
 
 function main(): void {
   send(FRAME.ready, new Uint8Array());
-  const order = JSON.parse(decode(expect(FRAME.order))) as BoxOrder;
-  const run = new Run(order, expect(FRAME.module), expect(FRAME.input));
-  const end = run.toEnd();
-  run.flush();
-  send(FRAME.end, encode(JSON.stringify(end)));
+  const program = new Program(JSON.parse(decode(expect(FRAME.program))) as BoxProgram, expect(FRAME.module));
+  let garbage = 0;
+  for (;;) {
+    const order = JSON.parse(decode(expect(FRAME.order))) as BoxOrder;
+    const run = new Run(program, order, expect(FRAME.input));
+    const end = run.toEnd();
+    run.flush();
+    send(FRAME.end, encode(JSON.stringify(end)));
+    if (end.kind === 'ended') garbage += end.memoryBytes;
+    if (garbage < GARBAGE_MAX) continue;
+    gc?.();
+    garbage = 0;
+  }
+}
+
+type Prepared = { readonly metered: MeteredModule; readonly module: WebAssembly.Module } | { readonly invalid: string };
+
+/** What is the same for every run. */
+class Program {
+  readonly memoryPagesMax: number;
+  readonly mounts: Mounts;
+  #source: Uint8Array<ArrayBuffer> | null;
+  #prepared: Prepared | undefined;
+
+  constructor(program: BoxProgram, source: Uint8Array<ArrayBuffer>) {
+    this.memoryPagesMax = program.memoryPagesMax;
+    this.mounts = new Mounts(program.mounts);
+    this.#source = source;
+  }
+
+  /** Part of the first run, and on its account. */
+  prepare(): Prepared {
+    if (this.#prepared === undefined) {
+      this.#prepared = this.#prepare(this.#source!);
+      this.#source = null;
+    }
+    return this.#prepared;
+  }
+
+  #prepare(source: Uint8Array<ArrayBuffer>): Prepared {
+    try {
+      const metered = meter(
+        source,
+        { module: WASI_MODULE, functions: WASI_FUNCTIONS },
+        { memoryPagesMax: this.memoryPagesMax, tableEntriesMax: TABLE_ENTRIES_MAX },
+      );
+      return { metered, module: new WebAssembly.Module(metered.bytes) };
+    } catch (error) {
+      if (error instanceof ProgramInvalid) return { invalid: error.message };
+      return { invalid: `the module cannot be prepared: ${messageOf(error)}` };
+    }
+  }
 }
 
 class Run {
+  readonly #program: Program;
   readonly #order: BoxOrder;
-  readonly #module: Uint8Array<ArrayBuffer>;
   readonly #startMs = performance.now();
   readonly #startCpuMs = cpuMs();
   readonly #budget: bigint;
@@ -54,11 +104,11 @@ class Run {
   #refused: WebAssembly.Global<'i32'> | undefined;
   #memory: WebAssembly.Memory | undefined;
 
-  constructor(order: BoxOrder, module: Uint8Array<ArrayBuffer>, input: Uint8Array) {
+  constructor(program: Program, order: BoxOrder, input: Uint8Array) {
+    this.#program = program;
     this.#order = order;
-    this.#module = module;
     this.#budget = order.fuel === null ? 2n ** 62n : BigInt(order.fuel);
-    this.#files = new Files(order.mounts, order.tmpBytes, (mount, path) => fetchFile(mount, path));
+    this.#files = new Files(program.mounts, order.tmpBytes, (mount, path) => fetchFile(mount, path));
     this.#wasi = new Wasi({
       args: order.args,
       environment: order.environment,
@@ -67,28 +117,20 @@ class Run {
       write: (to, bytes) => this.#write(to, bytes),
       charge: (units) => this.#charge(units),
       sleep: (ms) => this.#sleep(ms),
+      elapsedMs: () => performance.now() - this.#startMs,
       cpuMs: () => cpuMs() - this.#startCpuMs,
     });
   }
 
   toEnd(): BoxEnd {
-    let metered: MeteredModule;
-    let module: WebAssembly.Module;
-    try {
-      metered = meter(
-        this.#module,
-        { module: WASI_MODULE, functions: WASI_FUNCTIONS },
-        { memoryPagesMax: this.#order.memoryPagesMax, tableEntriesMax: TABLE_ENTRIES_MAX },
-      );
-      module = new WebAssembly.Module(metered.bytes);
-    } catch (error) {
-      if (error instanceof ProgramInvalid) return { kind: 'invalid', message: error.message };
-      return { kind: 'invalid', message: `the module cannot be prepared: ${messageOf(error)}` };
-    }
-    if (metered.memoryPagesMin > this.#order.memoryPagesMax) {
+    const prepared = this.#program.prepare();
+    if ('invalid' in prepared) return { kind: 'invalid', message: prepared.invalid };
+    const { metered, module } = prepared;
+    const { memoryPagesMax } = this.#program;
+    if (metered.memoryPagesMin > memoryPagesMax) {
       return this.#ended(
         'memory',
-        `The program needs ${metered.memoryPagesMin} pages of memory to start; the policy gives ${this.#order.memoryPagesMax}.`,
+        `The program needs ${metered.memoryPagesMin} pages of memory to start; the policy gives ${memoryPagesMax}.`,
       );
     }
     try {
@@ -229,16 +271,19 @@ class Output {
   }
 }
 
-/** A table takes only functions of WebAssembly: `call` behind the smallest module that has one. */
-function asFunction(call: () => void): unknown {
-  // (module (import "h" "f" (func)) (export "f" (func 0)))
-  const bytes = Uint8Array.of(
+// (module (import "h" "f" (func)) (export "f" (func 0)))
+const WRAPPER = new WebAssembly.Module(
+  Uint8Array.of(
     ...[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
     ...[1, 4, 1, 0x60, 0, 0],
     ...[2, 7, 1, 1, 0x68, 1, 0x66, 0, 0],
     ...[7, 5, 1, 1, 0x66, 0, 0],
-  );
-  return new WebAssembly.Instance(new WebAssembly.Module(bytes), { h: { f: call } }).exports['f'];
+  ),
+);
+
+/** A table takes only functions of WebAssembly: `call` behind the smallest module that has one. */
+function asFunction(call: () => void): unknown {
+  return new WebAssembly.Instance(WRAPPER, { h: { f: call } }).exports['f'];
 }
 
 function fetchFile(mount: number, path: string): Uint8Array {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { ERRNO, Errno, Files, type TmpFile } from './files.ts';
+import { ERRNO, Errno, Files, Mounts, type TmpFile } from './files.ts';
 
 const MOUNTS = [
   {
@@ -23,7 +23,7 @@ const MOUNTS = [
 ];
 
 function open(tmpBytes = 10_000): Files {
-  return new Files(MOUNTS, tmpBytes, (mount, path) => Buffer.from(`${mount}:${path}`));
+  return new Files(new Mounts(MOUNTS), tmpBytes, (mount, path) => Buffer.from(`${mount}:${path}`));
 }
 
 function errnoOf(action: () => unknown): number {

@@ -44,7 +44,7 @@ export class Errno extends Error {
 interface Base {
   readonly inode: bigint;
   /** Nanoseconds; 0 for what came with a package. */
-  modifiedNs: bigint;
+  readonly modifiedNs: bigint;
 }
 
 export interface Directory extends Base {
@@ -60,8 +60,9 @@ export interface PackageFile extends Base {
   readonly mount: number;
   readonly path: string;
 }
-export interface TmpFile extends Base {
+export interface TmpFile extends Omit<Base, 'modifiedNs'> {
   readonly kind: 'tmp-file';
+  modifiedNs: bigint;
   bytes: Uint8Array;
   size: number;
   links: number;
@@ -89,38 +90,44 @@ const ENTRY_COST = 512;
 /** Bytes of package files kept in the box. */
 const CACHE_MAX = 64 * 2 ** 20;
 
-export class Files {
-  readonly root: Directory;
-  readonly #tmpMax: number;
-  readonly #fetch: (mount: number, path: string) => Uint8Array;
-  readonly #cache = new Map<PackageFile, Uint8Array>();
-  #cached = 0;
-  #tmpUsed = 0;
-  #tmpPeak = 0;
-  #inodes = 1n;
+/** Numbers that tell files apart. */
+class Inodes {
+  #last: bigint;
+  constructor(last = 1n) {
+    this.#last = last;
+  }
+  next(): bigint {
+    this.#last += 1n;
+    return this.#last;
+  }
+  fork(): Inodes {
+    return new Inodes(this.#last);
+  }
+}
 
-  /** @param fetch reads a whole file of a mount from the node; throws {@link Errno}. */
-  constructor(mounts: readonly BoxMount[], tmpMax: number, fetch: (mount: number, path: string) => Uint8Array) {
-    this.#tmpMax = tmpMax;
-    this.#fetch = fetch;
-    this.root = this.#directory(false, true);
-    this.root.entries.set('tmp', this.#directory(true, true));
+/** The folders of the mounts, which no program can change: one run sees the same objects as the next. */
+export class Mounts {
+  readonly entries: ReadonlyMap<string, FileNode>;
+  readonly inodes = new Inodes();
+
+  constructor(mounts: readonly BoxMount[]) {
+    const root = this.#directory(true);
     for (const [index, mount] of mounts.entries()) {
       const names = mount.at.split('/').filter((name) => name !== '');
-      const top = this.#directory(false, true);
-      const parent = this.#ensure(this.root, names.slice(0, -1));
+      const top = this.#directory(true);
+      const parent = this.#ensure(root, names.slice(0, -1));
       parent.entries.set(names.at(-1)!, top);
       for (const entry of mount.entries) {
         const path = entry.path.split('/');
         const folder = this.#ensure(top, path.slice(0, -1));
         const name = path.at(-1)!;
         if (entry.target !== undefined)
-          folder.entries.set(name, { kind: 'link', inode: this.#inode(), modifiedNs: 0n, target: entry.target });
+          folder.entries.set(name, { kind: 'link', inode: this.inodes.next(), modifiedNs: 0n, target: entry.target });
         else if (entry.size === undefined) this.#ensure(folder, [name]);
         else
           folder.entries.set(name, {
             kind: 'package-file',
-            inode: this.#inode(),
+            inode: this.inodes.next(),
             modifiedNs: 0n,
             size: entry.size,
             mount: index,
@@ -128,6 +135,46 @@ export class Files {
           });
       }
     }
+    this.entries = root.entries;
+  }
+
+  #ensure(from: Directory, names: readonly string[]): Directory {
+    let at = from;
+    for (const name of names) {
+      let next = at.entries.get(name);
+      if (next?.kind !== 'directory') {
+        next = this.#directory(false);
+        at.entries.set(name, next);
+      }
+      at = next;
+    }
+    return at;
+  }
+
+  #directory(mountTop: boolean): Directory {
+    return directory(this.inodes, { writable: false, mountTop });
+  }
+}
+
+/** The files of one run. */
+export class Files {
+  readonly root: Directory;
+  readonly #tmpMax: number;
+  readonly #fetch: (mount: number, path: string) => Uint8Array;
+  readonly #cache = new Map<PackageFile, Uint8Array>();
+  readonly #inodes: Inodes;
+  #cached = 0;
+  #tmpUsed = 0;
+  #tmpPeak = 0;
+
+  /** @param fetch reads a whole file of a mount from the node; throws {@link Errno}. */
+  constructor(mounts: Mounts, tmpMax: number, fetch: (mount: number, path: string) => Uint8Array) {
+    this.#tmpMax = tmpMax;
+    this.#fetch = fetch;
+    this.#inodes = mounts.inodes.fork();
+    this.root = directory(this.#inodes, { writable: false, mountTop: true });
+    for (const [name, node] of mounts.entries) this.root.entries.set(name, node);
+    this.root.entries.set('tmp', directory(this.#inodes, { writable: true, mountTop: true }));
   }
 
   /** The most bytes that `/tmp` held. */
@@ -211,7 +258,7 @@ export class Files {
     this.#claim(place, place.name);
     const file: TmpFile = {
       kind: 'tmp-file',
-      inode: this.#inode(),
+      inode: this.#inodes.next(),
       modifiedNs: nowNs(),
       bytes: new Uint8Array(),
       size: 0,
@@ -224,7 +271,7 @@ export class Files {
 
   createDirectory(place: Place): void {
     this.#claim(place, place.name);
-    place.parent.entries.set(place.name, this.#directory(true, false));
+    place.parent.entries.set(place.name, directory(this.#inodes, { writable: true, mountTop: false }));
   }
 
   removeFile(place: Place): void {
@@ -304,35 +351,10 @@ export class Files {
     this.#cached += bytes.length;
     return bytes;
   }
+}
 
-  #ensure(from: Directory, names: readonly string[]): Directory {
-    let at = from;
-    for (const name of names) {
-      let next = at.entries.get(name);
-      if (next?.kind !== 'directory') {
-        next = this.#directory(false, false);
-        at.entries.set(name, next);
-      }
-      at = next;
-    }
-    return at;
-  }
-
-  #directory(isWritable: boolean, mountTop: boolean): Directory {
-    return {
-      kind: 'directory',
-      inode: this.#inode(),
-      modifiedNs: 0n,
-      entries: new Map(),
-      writable: isWritable,
-      mountTop,
-    };
-  }
-
-  #inode(): bigint {
-    this.#inodes += 1n;
-    return this.#inodes;
-  }
+function directory(inodes: Inodes, how: Pick<Directory, 'writable' | 'mountTop'>): Directory {
+  return { kind: 'directory', inode: inodes.next(), modifiedNs: 0n, entries: new Map(), ...how };
 }
 
 function writable(place: Place): FileNode {

@@ -3,10 +3,12 @@
  * version. A frame is: length of what follows (u32 little-endian), kind (u8), body.
  */
 export const FRAME = {
-  /** To the box: {@link BoxOrder} as JSON. */
-  order: 1,
-  /** To the box: the bytes of the module. */
+  /** To the box, its first: {@link BoxProgram} as JSON. */
+  program: 0,
+  /** To the box, its second: the bytes of the module. */
   module: 2,
+  /** To the box, for each run: {@link BoxOrder} as JSON. */
+  order: 1,
   /** To the box: standard input of the program. */
   input: 3,
   /** To the box: the file that it asked for. */
@@ -20,24 +22,28 @@ export const FRAME = {
   stderr: 12,
   /** From the box: {@link FileWish} as JSON; it waits for `file` or `noFile`. */
   wish: 13,
-  /** From the box, its last: {@link BoxEnd} as JSON. */
+  /** From the box, the last of a run: {@link BoxEnd} as JSON. */
   end: 14,
 } as const;
 
 /** The largest frame that a box may send: it is the side that is not trusted. */
 export const BOX_FRAME_MAX = 64 * 1024 + 16;
 
+/** What all runs in a box have in common. */
+export interface BoxProgram {
+  readonly memoryPagesMax: number;
+  readonly mounts: readonly BoxMount[];
+}
+
 export interface BoxOrder {
   readonly args: readonly string[];
   readonly environment: readonly string[];
-  readonly memoryPagesMax: number;
   readonly wallMs: number;
   readonly cpuCores: number;
   /** Decimal; null: no budget. */
   readonly fuel: string | null;
   readonly outputBytes: number;
   readonly tmpBytes: number;
-  readonly mounts: readonly BoxMount[];
 }
 
 export interface BoxMount {

@@ -1,5 +1,5 @@
 import { type ChildProcessByStdio, spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import type { Readable, Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { siblingModule } from '../../../base/module.ts';
@@ -19,7 +19,7 @@ export type BoxEvent =
   | { readonly kind: 'gone'; readonly signal: string | null; readonly text: string };
 
 /**
- * One process that runs one program (`box-child.ts`). It cannot open files, sockets, processes, threads, addons or an inspector: Node's permission
+ * One process that runs one program, once or again (`box-child.ts`). It cannot open files, sockets, processes, threads, addons or an inspector: Node's permission
  * model refuses, and the program has no way to ask. It ends with its standard input, so it does not outlive the node even when the node is
  * killed.
  */
@@ -42,6 +42,7 @@ export class BoxProcess {
         '--no-addons',
         '--no-warnings',
         '--disable-proto=delete',
+        '--expose-gc',
         `--max-old-space-size=${HEAP_MIB}`,
         '--max-semi-space-size=2',
         '--v8-pool-size=1',
@@ -63,8 +64,9 @@ export class BoxProcess {
     return this.#child.pid;
   }
 
+  /** Or about to be. */
   get gone(): boolean {
-    return this.#gone;
+    return this.#gone || this.#child.killed;
   }
 
   listen(listener: (event: BoxEvent) => void): void {
@@ -73,8 +75,11 @@ export class BoxProcess {
   }
 
   send(type: number, body: Uint8Array): void {
-    this.#child.stdin.write(frameHead(type, body.length));
-    if (body.length > 0) this.#child.stdin.write(body);
+    const { stdin } = this.#child;
+    stdin.cork();
+    stdin.write(frameHead(type, body.length));
+    if (body.length > 0) stdin.write(body);
+    stdin.uncork();
   }
 
   kill(): void {
@@ -82,12 +87,22 @@ export class BoxProcess {
     this.#child.stdin.destroy();
   }
 
-  /** While a spare box waits, it does not keep the node's process alive. */
+  /** While a box waits, it does not keep the node's process alive. */
   hold(isHeld: boolean): void {
     const { stdin, stdout, stderr } = this.#child;
     for (const handle of [this.#child, stdin, stdout, stderr] as unknown as { ref(): void; unref(): void }[]) {
       if (isHeld) handle.ref();
       else handle.unref();
+    }
+  }
+
+  /** From here on `peakBytes` counts anew, where the kernel lets us. */
+  forgetPeak(): void {
+    if (process.platform !== 'linux' || this.pid === undefined) return;
+    try {
+      writeFileSync(`/proc/${this.pid}/clear_refs`, '5');
+    } catch {
+      // Then it is the largest of all runs in this box.
     }
   }
 
@@ -143,42 +158,88 @@ export class BoxProcess {
 }
 
 const READY_MS_MAX = 30_000;
-const SPARE_MS = 30_000;
+const IDLE_MS = 30_000;
 
-/** Starts boxes, and keeps one spare for a while after a run, because starting one takes longer than most programs run. */
-export class BoxPool implements Disposable {
-  #spare: { readonly box: BoxProcess; readonly timer: NodeJS.Timeout } | undefined;
+/** A box that knows its program, under a key that says which. */
+interface Kept {
+  readonly key: string;
+  readonly box: BoxProcess;
+}
+
+interface Idle<Loaded extends Kept> {
+  readonly box: BoxProcess;
+  /** null: it has no program yet. */
+  readonly kept: Loaded | null;
+  readonly timer: NodeJS.Timeout;
+}
+
+/**
+ * Boxes that wait: those in which a program ran well, each for another run of that same program and no other, and a blank one, because
+ * starting one takes longer than most programs run. Nothing waits longer than half a minute.
+ */
+export class BoxPool<Loaded extends Kept> implements Disposable {
+  readonly #keptMax: number;
+  /** The one that waits longest first. */
+  readonly #idle = new Set<Idle<Loaded>>();
   #closed = false;
 
-  /** A box that waits for its order. Throws an Error that says why there is none. */
-  async take(): Promise<BoxProcess> {
-    const spare = this.#spare;
-    this.#spare = undefined;
-    if (spare !== undefined) clearTimeout(spare.timer);
-    const box = spare === undefined || spare.box.gone ? new BoxProcess() : spare.box;
-    box.hold(true);
+  constructor(keptMax: number) {
+    this.#keptMax = keptMax;
+  }
+
+  /** The box that last ran the program of that key. */
+  takeKept(key: string): Loaded | null {
+    const found = [...this.#idle].findLast((idle) => idle.kept?.key === key && !idle.box.gone);
+    if (found === undefined) return null;
+    this.#wake(found);
+    return found.kept;
+  }
+
+  /** A box that waits for its first program. Throws an Error that says why there is none. */
+  async takeBlank(): Promise<BoxProcess> {
+    const found = [...this.#idle].find((idle) => idle.kept === null && !idle.box.gone);
+    const box = found === undefined ? new BoxProcess() : this.#wake(found);
     await ready(box);
     return box;
   }
 
+  /** For a box that is as it was before its run. */
+  keep(loaded: Loaded): void {
+    const kept = [...this.#idle].filter((idle) => idle.kept !== null);
+    if (kept.length >= this.#keptMax && kept[0] !== undefined) this.#drop(kept[0]);
+    if (this.#closed || this.#keptMax === 0 || loaded.box.gone) loaded.box.kill();
+    else this.#rest(loaded.box, loaded);
+  }
+
   /** To be called after a run. */
   refill(): void {
-    if (this.#closed || this.#spare !== undefined) return;
-    const box = new BoxProcess();
-    box.hold(false);
-    const timer = setTimeout(() => {
-      this.#spare = undefined;
-      box.kill();
-    }, SPARE_MS).unref();
-    this.#spare = { box, timer };
+    if (!this.#closed && ![...this.#idle].some((idle) => idle.kept === null)) this.#rest(new BoxProcess(), null);
   }
 
   [Symbol.dispose](): void {
     this.#closed = true;
-    if (this.#spare === undefined) return;
-    clearTimeout(this.#spare.timer);
-    this.#spare.box.kill();
-    this.#spare = undefined;
+    for (const idle of this.#idle) this.#drop(idle);
+  }
+
+  #rest(box: BoxProcess, kept: Loaded | null): void {
+    box.hold(false);
+    const idle = { box, kept, timer: setTimeout(() => this.#drop(idle), IDLE_MS).unref() };
+    this.#idle.add(idle);
+    // What it says now, nobody asked for. The first word of a blank box is for who takes it.
+    if (kept !== null) box.listen(() => this.#drop(idle));
+  }
+
+  #wake(idle: Idle<Loaded>): BoxProcess {
+    clearTimeout(idle.timer);
+    this.#idle.delete(idle);
+    idle.box.hold(true);
+    return idle.box;
+  }
+
+  #drop(idle: Idle<Loaded>): void {
+    clearTimeout(idle.timer);
+    this.#idle.delete(idle);
+    idle.box.kill();
   }
 }
 

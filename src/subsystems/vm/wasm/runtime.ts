@@ -8,7 +8,7 @@ import type { RunRequest, RunResult, Runtime, RuntimeStatus, Termination } from 
 import type { ExecutionLimits } from '../limits.ts';
 import { parseOutput, visible } from '../output.ts';
 import { encodeInput } from '../request.ts';
-import { type BoxEnd, type BoxEntry, type BoxOrder, type FileWish, FRAME } from './frames.ts';
+import { type BoxEnd, type BoxEntry, type BoxOrder, type BoxProgram, type FileWish, FRAME } from './frames.ts';
 import { type BoxEvent, BoxPool, type BoxProcess } from './process.ts';
 
 const PAGE = 65_536;
@@ -18,7 +18,13 @@ const WATCH_MS = 100;
 /** Resident memory of a box beside what the program was given: Node, the module and its machine code. */
 const OVERHEAD_BYTES = 512 * 2 ** 20;
 const STDERR_KEPT = 64 * 1024;
+/** Runs in one box, one after the other. */
+const RUNS_MAX = 1_000;
+/** Resident memory of a box beside its code with which it may wait for the next run. */
+const KEPT_BYTES_MAX = 256 * 2 ** 20;
 const PROBE_MS = 10_000;
+/** Key of the program that only tries. */
+const PROBE = 'probe';
 
 /** (module (memory (export "memory") 1) (func (export "_start"))) */
 const PROBE_MODULE = Uint8Array.of(
@@ -53,20 +59,39 @@ interface Tree {
   readonly entries: readonly BoxEntry[];
 }
 
+/** What a box is given once. */
 interface Program {
-  readonly module: Uint8Array;
-  readonly input: Uint8Array;
+  readonly entry: string;
   readonly trees: readonly Tree[];
+  /** Files that the box may ask for: they are in the trees that it was given. */
+  readonly sizes: readonly ReadonlyMap<string, number>[];
+  readonly memoryPagesMax: number;
+}
+
+/** What it is given for each run. */
+interface Job {
+  readonly input: Uint8Array;
   readonly args: readonly string[];
   readonly policy: RunRequest['policy'];
 }
 
-/** Runs WASI commands: each in a process of its own, metered, with the files of its package and nothing else. */
+/** A program in its box. */
+interface Loaded {
+  readonly key: string;
+  readonly box: BoxProcess;
+  readonly program: Program;
+  runs: number;
+}
+
+/**
+ * Runs WASI commands: metered, with the files of their package and nothing else, each run with an instance of its own. A process belongs to
+ * one program, and is kept for its next run when this one ended well.
+ */
 export class WasmRuntime implements Runtime, AsyncDisposable {
   readonly kind = 'wasm';
   readonly #assets: Pick<Assets, 'tree' | 'readFile'>;
   readonly #limits: ExecutionLimits;
-  readonly #pool = new BoxPool();
+  readonly #pool: BoxPool<Loaded>;
   readonly #running = new Set<Conversation>();
   #probed: Promise<RuntimeStatus> | undefined;
   #closed = false;
@@ -77,6 +102,7 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
   ) {
     this.#assets = lent.assets;
     this.#limits = options.limits;
+    this.#pool = new BoxPool(options.limits.keptBoxesMax);
   }
 
   async probe(): Promise<RuntimeStatus> {
@@ -89,12 +115,9 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
 
   async run(request: RunRequest, options: CallOptions = {}): Promise<RunResult> {
     const input = encodeInput(request.input, this.#limits);
-    const trees = await this.#trees(request, options);
-    const module = await this.#module(request, trees[0]!, options);
-    return this.#execute(
-      { module, input, trees, args: [request.entry, ...request.args], policy: request.policy },
-      options,
-    );
+    refuseCancelled(options.signal);
+    const loaded = await this.#load(request, options);
+    return this.#execute(loaded, { input, args: [request.entry, ...request.args], policy: request.policy }, options);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -105,38 +128,49 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
 
   async #probe(): Promise<RuntimeStatus> {
     const version = `WASI preview 1 on V8 ${process.versions.v8}`;
-    const reason = await this.#execute(
-      {
-        module: PROBE_MODULE,
-        input: utf8('null'),
-        trees: [],
-        args: ['probe'],
-        policy: {
-          memoryBytes: PAGE,
-          cpuCores: 1,
-          wallMs: PROBE_MS,
-          fuel: 1_000n,
-          outputBytes: 0,
-          tmpBytes: 0,
-          network: 'none',
-          environment: {},
-          mounts: [],
-        },
-      },
-      {},
-    ).then(
-      (result) =>
-        result.termination === 'exit' ? null : `A test program ended by ${result.termination}: ${result.reason}`,
-      (error: unknown) => (error instanceof Error ? error.message : String(error)),
-    );
+    const policy: RunRequest['policy'] = {
+      memoryBytes: PAGE,
+      cpuCores: 1,
+      wallMs: PROBE_MS,
+      fuel: 1_000n,
+      outputBytes: 0,
+      tmpBytes: 0,
+      network: 'none',
+      environment: {},
+      mounts: [],
+    };
+    const program: Program = { entry: 'probe', trees: [], sizes: [], memoryPagesMax: 1 };
+    const reason = await this.#start(PROBE, program, PROBE_MODULE, {})
+      .then((loaded) => this.#execute(loaded, { input: utf8('null'), args: ['probe'], policy }, {}))
+      .then(
+        (result) =>
+          result.termination === 'exit' ? null : `A test program ended by ${result.termination}: ${result.reason}`,
+        (error: unknown) => (error instanceof Error ? error.message : String(error)),
+      );
     return { kind: 'wasm', available: reason === null, version: reason === null ? version : null, reason };
   }
 
-  async #execute(program: Program, options: CallOptions): Promise<RunResult> {
+  /** The box in which this program ran last, or another one that is given the program. */
+  async #load(request: RunRequest, options: CallOptions): Promise<Loaded> {
+    const { layer, entry, policy } = request;
+    const memoryPagesMax = Math.min(Math.floor(policy.memoryBytes / PAGE), 65_536);
+    const key = JSON.stringify([layer, entry, memoryPagesMax, policy.mounts.map((mount) => [mount.layer, mount.at])]);
+    const kept = this.#pool.takeKept(key);
+    if (kept !== null) return kept;
+    const trees = await this.#trees(request, options);
+    const module = await this.#module(request, trees[0]!, options);
+    const sizes = trees.map(
+      ({ entries }) =>
+        new Map(entries.flatMap((one) => (one.size === undefined ? [] : [[one.path, one.size] as const]))),
+    );
+    return this.#start(key, { entry, trees, sizes, memoryPagesMax }, module, options);
+  }
+
+  async #start(key: string, program: Program, module: Uint8Array, options: CallOptions): Promise<Loaded> {
     refuseCancelled(options.signal);
     let box: BoxProcess;
     try {
-      box = await this.#pool.take();
+      box = await this.#pool.takeBlank();
     } catch (error) {
       throw new HyperMeshError(
         'runtime-unavailable',
@@ -147,17 +181,34 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
         },
       );
     }
+    const { memoryPagesMax, trees } = program;
+    const given: BoxProgram = { memoryPagesMax, mounts: trees.map(({ at, entries }) => ({ at, entries })) };
+    box.send(FRAME.program, utf8(JSON.stringify(given)));
+    box.send(FRAME.module, module);
+    return { key, box, program, runs: 0 };
+  }
+
+  async #execute(loaded: Loaded, job: Job, options: CallOptions): Promise<RunResult> {
+    const { box } = loaded;
     if (this.#closed || options.signal?.aborted) {
       box.kill();
       refuseCancelled(options.signal);
       throw new HyperMeshError('cancelled', 'The node stopped before the program started.');
     }
-    const conversation = new Conversation(box, program, this.#assets, this.#limits);
+    const conversation = new Conversation(box, loaded.program, job, this.#assets, this.#limits);
     const cancel = () => void conversation.cancel('The caller gave up.');
     this.#running.add(conversation);
     options.signal?.addEventListener('abort', cancel, { once: true });
     try {
-      return await conversation.result;
+      const result = await conversation.result;
+      loaded.runs += 1;
+      const isClean = result.termination === 'exit' && loaded.runs < RUNS_MAX && loaded.key !== PROBE;
+      if (isClean && (box.measure()?.residentBytes ?? 0) < KEPT_BYTES_MAX) this.#pool.keep(loaded);
+      else box.kill();
+      return result;
+    } catch (error) {
+      box.kill();
+      throw error;
     } finally {
       options.signal?.removeEventListener('abort', cancel);
       this.#running.delete(conversation);
@@ -197,19 +248,18 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
   }
 }
 
-/** One program in one box, from the order to the end. */
+/** One run in a box, from the order to the end. */
 class Conversation {
   readonly result: Promise<RunResult>;
   readonly #box: BoxProcess;
   readonly #program: Program;
+  readonly #job: Job;
   readonly #assets: Pick<Assets, 'readFile'>;
   readonly #limits: ExecutionLimits;
   readonly #startMs = performance.now();
   readonly #startCpuMs: number;
   readonly #stdout: Uint8Array[] = [];
   readonly #timers: NodeJS.Timeout[];
-  /** Files that the box may ask for: they are in the trees that it was given. */
-  readonly #sizes: readonly ReadonlyMap<string, number>[];
   #stderr: Uint8Array[] = [];
   #stderrBytes = 0;
   #outputBytes = 0;
@@ -219,20 +269,18 @@ class Conversation {
   #settle!: { resolve(result: RunResult): void; reject(error: Error): void };
   #settled = false;
 
-  constructor(box: BoxProcess, program: Program, assets: Pick<Assets, 'readFile'>, limits: ExecutionLimits) {
+  constructor(box: BoxProcess, program: Program, job: Job, assets: Pick<Assets, 'readFile'>, limits: ExecutionLimits) {
     this.#box = box;
     this.#program = program;
+    this.#job = job;
     this.#assets = assets;
     this.#limits = limits;
+    box.forgetPeak();
     this.#startCpuMs = box.measure()?.cpuMs ?? 0;
-    this.#sizes = program.trees.map(
-      (tree) =>
-        new Map(tree.entries.flatMap((entry) => (entry.size === undefined ? [] : [[entry.path, entry.size] as const]))),
-    );
     this.result = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
     });
-    const { policy } = program;
+    const { policy } = job;
     this.#timers = [
       setTimeout(
         () => this.#stop('timeout', `The program ran longer than its ${policy.wallMs} ms.`),
@@ -242,19 +290,16 @@ class Conversation {
     ];
     box.listen((event) => this.#hear(event));
     const order: BoxOrder = {
-      args: program.args,
+      args: job.args,
       environment: Object.entries(policy.environment).map(([name, value]) => `${name}=${value}`),
-      memoryPagesMax: Math.min(Math.floor(policy.memoryBytes / PAGE), 65_536),
       wallMs: policy.wallMs,
       cpuCores: policy.cpuCores,
       fuel: policy.fuel === undefined ? null : String(policy.fuel),
       outputBytes: policy.outputBytes,
       tmpBytes: policy.tmpBytes,
-      mounts: program.trees.map(({ at, entries }) => ({ at, entries })),
     };
     box.send(FRAME.order, utf8(JSON.stringify(order)));
-    box.send(FRAME.module, program.module);
-    box.send(FRAME.input, program.input);
+    box.send(FRAME.input, job.input);
   }
 
   async cancel(reason: string): Promise<void> {
@@ -263,7 +308,11 @@ class Conversation {
   }
 
   #hear(event: BoxEvent): void {
-    if (this.#settled) return;
+    if (this.#settled) {
+      // Nothing is left to say after the end of a run.
+      this.#box.kill();
+      return;
+    }
     if (event.kind === 'gone') {
       const outOfMemory = /out of memory|allocation failed/i.test(event.text);
       if (outOfMemory) this.#stop('memory', 'The program, or preparing it, took more memory than the box has.');
@@ -288,7 +337,7 @@ class Conversation {
 
   #print(type: number, body: Uint8Array): void {
     this.#outputBytes += body.length;
-    const max = this.#program.policy.outputBytes;
+    const max = this.#job.policy.outputBytes;
     if (this.#outputBytes > max) {
       this.#stop('output', `The program wrote more than ${max} bytes.`);
     } else if (type === FRAME.stdout) {
@@ -308,7 +357,7 @@ class Conversation {
     if (this.#serving) throw new Error('one wish at a time');
     this.#serving = true;
     const wish = fileWish.parse(JSON.parse(fromUtf8(body)));
-    const size = this.#sizes[wish.mount]?.get(wish.path);
+    const size = this.#program.sizes[wish.mount]?.get(wish.path);
     if (size === undefined) throw new Error('a wish for a file that was not offered');
     this.#servedBytes += size;
     let bytes: Uint8Array | null = null;
@@ -337,11 +386,11 @@ class Conversation {
       return;
     }
     if (end.kind === 'invalid') {
-      this.#close();
+      this.#close(false);
       this.#settle.reject(
         new HyperMeshError(
           'program-invalid',
-          `"${visible(this.#program.args[0]!)}" cannot be run: ${visible(end.message)}.`,
+          `"${visible(this.#program.entry)}" cannot be run: ${visible(end.message)}.`,
           {
             hint: 'Programs are WASI preview 1 commands: one memory exported as "memory", a function "_start", no threads (docs/protocol/run.md).',
           },
@@ -376,7 +425,7 @@ class Conversation {
     exitCode: number | null,
     usage: Omit<RunResult['usage'], 'wallMs'>,
   ): void {
-    this.#close();
+    this.#close(termination === 'exit');
     this.#settle.resolve({
       termination,
       reason,
@@ -384,19 +433,20 @@ class Conversation {
       ...parseOutput(Buffer.concat(this.#stdout)),
       stderr: visible(Buffer.concat(this.#stderr).subarray(-STDERR_KEPT).toString('utf8')),
       usage: { wallMs: Math.round(performance.now() - this.#startMs), ...usage },
-      enforcedBy: enforcedBy(this.#program.policy),
+      enforcedBy: enforcedBy(this.#job.policy),
     });
   }
 
-  #close(): void {
+  /** `isOver`: the box says that the run ended, and waits for the next. */
+  #close(isOver: boolean): void {
     this.#settled = true;
     for (const timer of this.#timers) clearTimeout(timer);
-    this.#box.kill();
+    if (!isOver) this.#box.kill();
   }
 
   #watch(): void {
     this.#measured = this.#box.measure() ?? this.#measured;
-    const { memoryBytes, tmpBytes } = this.#program.policy;
+    const { memoryBytes, tmpBytes } = this.#job.policy;
     if (this.#measured !== null && this.#measured.residentBytes > memoryBytes + 2 * tmpBytes + OVERHEAD_BYTES)
       this.#stop('memory', 'The process of the program grew far beyond the memory of its policy.');
   }

@@ -77,6 +77,8 @@ export interface WasiOptions {
   charge(units: number): void;
   /** Waits, at most until the program has to stop. */
   sleep(ms: number): void;
+  /** Since the start of the run: what came before it is nobody's business. */
+  elapsedMs(): number;
   cpuMs(): number;
 }
 
@@ -153,11 +155,11 @@ export class Wasi {
       environ_get: (pointers: number, buffer: number) => this.#list(environment, pointers, buffer),
 
       clock_res_get: (id: number, out: number) => {
-        clock(id, 0);
+        clock(id, this.#options);
         this.#view(out, 8).setBigUint64(0, 1_000n, true);
       },
       clock_time_get: (id: number, _precision: bigint, out: number) => {
-        this.#view(out, 8).setBigUint64(0, clock(id, this.#options.cpuMs()), true);
+        this.#view(out, 8).setBigUint64(0, clock(id, this.#options), true);
       },
       random_get: (out: number, length: number) => {
         const bytes = this.#bytes(out, length);
@@ -463,7 +465,7 @@ export class Wasi {
         const id = view.getUint32(16, true);
         const timeout = view.getBigUint64(24, true);
         const absolute = (view.getUint16(40, true) & 1) !== 0;
-        const now = clock(id, this.#options.cpuMs());
+        const now = clock(id, this.#options);
         waitMs = Number(absolute ? (timeout > now ? timeout - now : 0n) : timeout) / 1e6;
       }
       return { userData: view.getBigUint64(0, true), tag, waitMs };
@@ -636,15 +638,15 @@ function sizeOf(node: FileNode): number {
 }
 
 /** Nanoseconds of a clock of WASI. */
-function clock(id: number, cpuMs: number): bigint {
+function clock(id: number, now: Pick<WasiOptions, 'elapsedMs' | 'cpuMs'>): bigint {
   switch (id) {
     case 0:
       return BigInt(Date.now()) * 1_000_000n;
     case 1:
-      return BigInt(Math.round(performance.now() * 1e6));
+      return BigInt(Math.round(now.elapsedMs() * 1e6));
     case 2:
     case 3:
-      return BigInt(Math.round(cpuMs * 1e6));
+      return BigInt(Math.round(now.cpuMs() * 1e6));
     default:
       throw new Errno(ERRNO.invalid);
   }
