@@ -70,26 +70,15 @@ export class Cgroups {
     return new Cgroups(branches);
   }
 
-  /** Null where the machine lends none. A crash after this leaves empty folders, which the next {@link sweep} removes. */
-  async create(id: string, limits: CgroupLimits): Promise<Cgroup | null> {
+  /** Without limits as yet. Null where the machine lends none. A crash after this leaves empty folders, which the next {@link sweep} removes. */
+  async create(id: string): Promise<Cgroup | null> {
     if (this.#branches.length === 0) return null;
-    const folders: { readonly folder: string; readonly branch: Branch }[] = [];
-    try {
-      for (const branch of this.#branches) {
-        const folder = path.join(branch.folder, id);
-        await mkdir(folder);
-        folders.push({ folder, branch });
-        for (const [file, value, needed] of settings(branch, limits)) {
-          await writeFile(path.join(folder, file), value).catch((error: unknown) => {
-            if (needed) throw error;
-          });
-        }
-      }
-    } catch (error) {
-      for (const { folder } of folders) await remove(folder);
-      throw error;
-    }
-    return new Cgroup(folders);
+    const folders = this.#branches.map((branch) => ({ folder: path.join(branch.folder, id), branch }));
+    const made = await Promise.allSettled(folders.map(({ folder }) => mkdir(folder)));
+    const failed = made.find((one) => one.status === 'rejected');
+    if (failed === undefined) return new Cgroup(folders);
+    for (const { folder } of folders) await remove(folder);
+    throw failed.reason;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -108,10 +97,22 @@ export class Cgroup {
     this.entrances = folders.map(({ folder }) => path.join(folder, 'cgroup.procs'));
   }
 
+  /** From now on. What the processes have used until now counts, and lies below. */
+  async limit(limits: CgroupLimits): Promise<void> {
+    await Promise.all(
+      this.#folders.map(async ({ folder, branch }) => {
+        for (const [file, value, needed] of settings(branch, limits)) {
+          await writeFile(path.join(folder, file), value).catch((error: unknown) => {
+            if (needed) throw error;
+          });
+        }
+      }),
+    );
+  }
+
   async usage(): Promise<CgroupUsage> {
-    let usage: CgroupUsage = { peakMemoryBytes: 0, cpuMs: 0, oomKills: 0 };
-    for (const { folder, branch } of this.#folders) usage = { ...usage, ...(await usageOf(folder, branch)) };
-    return usage;
+    const parts = await Promise.all(this.#folders.map(({ folder, branch }) => usageOf(folder, branch)));
+    return Object.assign({ peakMemoryBytes: 0, cpuMs: 0, oomKills: 0 }, ...parts) as CgroupUsage;
   }
 
   /** Ends every process of the box, and removes the folders when all are gone. */

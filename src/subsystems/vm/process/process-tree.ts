@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 
 export interface TreeMeasure {
   readonly residentBytes: number;
@@ -8,29 +8,55 @@ export interface TreeMeasure {
 
 /** What a process and all that descend from it hold now, read from `/proc`; for where no control group counts it. */
 export function measureTree(root: number): TreeMeasure {
-  const children = new Map<number, { pid: number; residentBytes: number; cpuMs: number }[]>();
-  let self = { residentBytes: 0, cpuMs: 0 };
-  for (const name of readdirSync('/proc')) {
-    const pid = Number(name);
-    if (!Number.isInteger(pid)) continue;
+  const childrenOf = KNOWS_CHILDREN ? childrenByTask : childrenAmong(everybody());
+  const measure = { residentBytes: 0, cpuMs: 0, processes: 0 };
+  const waiting = [root];
+  for (let pid = waiting.pop(); pid !== undefined; pid = waiting.pop()) {
     const stat = statOf(pid);
     if (stat === null) continue;
-    if (pid === root) self = stat;
-    const siblings = children.get(stat.parent);
-    if (siblings === undefined) children.set(stat.parent, [stat]);
-    else siblings.push(stat);
+    measure.residentBytes += stat.residentBytes;
+    measure.cpuMs += stat.cpuMs;
+    measure.processes += 1;
+    waiting.push(...childrenOf(pid));
   }
-  const measure = { ...self, processes: 1 };
-  const waiting = [root];
-  for (let at = waiting.pop(); at !== undefined; at = waiting.pop()) {
-    for (const child of children.get(at) ?? []) {
-      measure.residentBytes += child.residentBytes;
-      measure.cpuMs += child.cpuMs;
-      measure.processes += 1;
-      waiting.push(child.pid);
-    }
+  return measure;
+}
+
+/** Not every kernel lists the children of a process. */
+const KNOWS_CHILDREN = existsSync(`/proc/self/task/${process.pid}/children`);
+
+/** Reads only what belongs to the tree, however many processes the machine runs. */
+function childrenByTask(pid: number): number[] {
+  return (attempt(() => readdirSync(`/proc/${pid}/task`)) ?? []).flatMap((task) => {
+    const children = attempt(() => readFileSync(`/proc/${pid}/task/${task}/children`, 'latin1')) ?? '';
+    return children.split(' ').filter(Boolean).map(Number);
+  });
+}
+
+/** Null when the process or thread is gone. */
+function attempt<T>(read: () => T): T | null {
+  try {
+    return read();
+  } catch {
+    return null;
   }
-  return { residentBytes: measure.residentBytes, cpuMs: measure.cpuMs, processes: measure.processes };
+}
+
+function everybody(): ReadonlyMap<number, readonly number[]> {
+  const children = new Map<number, number[]>();
+  for (const name of readdirSync('/proc')) {
+    const pid = Number(name);
+    const parent = Number.isInteger(pid) ? statOf(pid)?.parent : undefined;
+    if (parent === undefined) continue;
+    const siblings = children.get(parent);
+    if (siblings === undefined) children.set(parent, [pid]);
+    else siblings.push(pid);
+  }
+  return children;
+}
+
+function childrenAmong(children: ReadonlyMap<number, readonly number[]>): (pid: number) => readonly number[] {
+  return (pid) => children.get(pid) ?? [];
 }
 
 const PAGE_BYTES = pageBytes();
@@ -40,7 +66,6 @@ function statOf(pid: number) {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
     return {
-      pid,
       parent: Number(fields[1]),
       // Its own time and that of the children it waited for, in ticks of 10 ms.
       cpuMs: fields.slice(11, 15).reduce((sum, ticks) => sum + Number(ticks), 0) * 10,
