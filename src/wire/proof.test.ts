@@ -112,10 +112,12 @@ test('the decoders refuse a second spelling of the same bytes, unknown members, 
   refused('space.root', proofs.space!.root.toUpperCase().replace(/^./, 'A'));
   refused('work.nonce', '0'.repeat(17));
   refused('time.output', btoa('x'.repeat(255)));
-  refused('time.halvings', Array(19).fill(proofs.time!.output));
+  refused('time.quotient', ` ${proofs.time!.quotient}`);
+  refused('time.counter', 2 ** 16);
   refused('space.receipts', Array(101).fill(proofs.space!.receipts[0]));
   refused('challenge.operation.ref', 'x'.repeat(513));
   refused('challenge.anchor.more', 1);
+  assert.throws(() => decodeProofSet({ ...proofs, formatVersion: 1 }), /formatVersion: this version reads format 2/);
   refused('space', { ...proofs.space, more: 1 });
   assert.throws(
     () => decodeEndorsement({ ...endorsement, votes: [] }),

@@ -107,18 +107,20 @@ export interface WorkProof {
   readonly nonce: string;
 }
 
-/** Pietrzak's proof that `output` is the seed of the context squared `squarings` times, one after the other. */
+/** Wesolowski's proof that `output` is the seed of the context squared `squarings` times, one after the other. */
 export interface TimeProof {
   readonly squarings: number;
   /** Group element: 256 bytes big-endian, base64. */
   readonly output: string;
-  /** One group element for each halving, base64. */
-  readonly halvings: readonly string[];
+  /** Which hash is the challenge: one that is a prime. */
+  readonly counter: number;
+  /** Group element: the seed to the power of 2^squarings divided by the challenge, rounded down. Base64. */
+  readonly quotient: string;
 }
 
 /** Proof bodies are specified in docs/protocol/proofs.md; each is verifiable alone. Null: not asked for. */
 export interface ProofSet {
-  readonly formatVersion: 1;
+  readonly formatVersion: 2;
   readonly challenge: Challenge;
   readonly space: SpaceProof | null;
   readonly stake: StakeProof | null;
@@ -156,6 +158,8 @@ export const PROOF_LIMITS = {
   hexDigitsMax: 16,
   squaringsMin: 2 ** 10,
   squaringsMax: 2 ** 28,
+  /** One number in 92 is a prime: that none of so many is, does not happen. */
+  counterMax: 2 ** 16 - 1,
   windowMsMax: 24 * 3_600_000,
   spaceBytesMax: 2 ** 30,
   tokensMax: 2 ** 50,
@@ -264,12 +268,15 @@ export const workProof: z.ZodType<WorkProof> = z.strictObject({
 export const timeProof: z.ZodType<TimeProof> = z.strictObject({
   squarings: z.int().min(PROOF_LIMITS.squaringsMin).max(PROOF_LIMITS.squaringsMax),
   output: base64Of(256, 1, 1),
-  halvings: z.array(base64Of(256, 1, 1)).max(18),
+  counter: z.int().nonnegative().max(PROOF_LIMITS.counterMax),
+  quotient: base64Of(256, 1, 1),
 });
+
+const setVersion = z.literal(2, 'this version reads format 2 of proof sets');
 
 /** The challenge with four bodies of whatever form: each is then judged alone, so that one malformed proof says nothing about the others. */
 export const proofSetShell = z.strictObject({
-  formatVersion: z.literal(1),
+  formatVersion: setVersion,
   challenge,
   space: z.unknown(),
   stake: z.unknown(),
@@ -278,7 +285,7 @@ export const proofSetShell = z.strictObject({
 });
 
 export const proofSet: z.ZodType<ProofSet> = z.strictObject({
-  formatVersion: z.literal(1),
+  formatVersion: setVersion,
   challenge,
   space: spaceProof.nullable(),
   stake: stakeProof.nullable(),

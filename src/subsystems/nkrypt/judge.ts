@@ -194,17 +194,17 @@ async function spaceHolds(
   return `${positions.length} labels of a commitment of ${bytes} bytes were opened within ${slowest} ms.`;
 }
 
-function timeHolds(
+async function timeHolds(
   challenge: Challenge,
   asked: NonNullable<Requirements['time']>,
   body: unknown,
   court: Court,
-): string {
+): Promise<string> {
   const proof = parsed<TimeProof>(timeProof, body);
   const ageMs = anchorAgeMs(challenge, court.atMs);
   if (ageMs > asked.windowMs) throw new Error(`The anchor was ${ageMs} ms old; the window is ${asked.windowMs} ms.`);
   if (ageMs < -CLOCK_SKEW_MS) throw new Error('The anchor is from the future.');
-  refuse(checkTime(challenge.context, asked.squarings, proof));
+  refuse(await checkTime(challenge.context, asked.squarings, proof));
   return `${asked.squarings} squarings were done one after the other since the anchor, which was ${Math.max(0, ageMs)} ms old.`;
 }
 

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { fromBase64 } from '../../base/bytes.ts';
+import { concat, fromBase64, fromHex, u64be, utf8 } from '../../base/bytes.ts';
 import { type Digest, digestOf } from '../../base/digest.ts';
 import type { TimeProof } from '../../wire/proof.ts';
+import { encodeElement, fromBytes, N, name, plainPower, power, squareStep, toBytes } from './rsa-group.ts';
 import { checkTime, proveTime } from './time.ts';
 
 const context = digestOf(Uint8Array.of(1));
@@ -15,56 +17,126 @@ const prove = (squarings: number, of: Digest = context) =>
     () => undefined,
   )!;
 
-test('proveTime() is accepted for every number of halvings, kept or computed again', () => {
-  for (const power of [10, 11, 12, 15, 17, 18]) {
+test('proveTime() is accepted for every number of squarings, and its challenge is found soon', async () => {
+  for (const power of [10, 11, 12, 13, 15, 17]) {
     const proof = prove(2 ** power);
-    assert.equal(proof.halvings.length, power - 10);
-    assert.equal(checkTime(context, 2 ** power, proof), undefined, `2^${power}`);
+    assert.equal(await checkTime(context, 2 ** power, proof), undefined, `2^${power}`);
+    assert.ok(proof.counter < 2_000);
   }
 });
 
-test('checkTime() refuses every altered field', () => {
+/** What docs/protocol/proofs.md says, in plain arithmetic. */
+const SQUARINGS = 2 ** 10;
+const input = fromHex(context.slice(7));
+const seed = (() => {
+  const block = (j: number) =>
+    createHash('sha256')
+      .update(concat(utf8('hm-time-v2'), input, u64be(BigInt(j))))
+      .digest();
+  const root = fromBytes(concat(...Array.from({ length: 9 }, (_, j) => block(j)))) % N;
+  return name((root * root) % N);
+})();
+const output = name(plainPower(seed, 1n << BigInt(SQUARINGS), N));
+function challenge(counter: number, y = output): bigint {
+  const counts = [SQUARINGS, counter].map((count) => u64be(BigInt(count)));
+  const bytes = concat(utf8('hm-time-v2/challenge'), input, ...counts, toBytes(seed), toBytes(y));
+  return fromBytes(createHash('sha512').update(bytes).digest().subarray(0, 33)) | 1n;
+}
+const quotientBy = (divisor: bigint) => name(plainPower(seed, (1n << BigInt(SQUARINGS)) / divisor, N));
+const claim = (y: bigint, counter: number, quotient: bigint): TimeProof => ({
+  ...{ squarings: SQUARINGS, output: encodeElement(y), counter, quotient: encodeElement(quotient) },
+});
+const isFermatPrime = (value: bigint) => plainPower(2n, value - 1n, value) === 1n;
+const counters = Array.from({ length: 400 }, (_, counter) => counter);
+const primes = counters.filter((counter) => isFermatPrime(challenge(counter)));
+
+test('proveTime() gives what the specification says, and any counter of a prime serves', async () => {
+  assert.deepEqual(prove(SQUARINGS), claim(output, primes[0]!, quotientBy(challenge(primes[0]!))));
+  assert.equal(
+    await checkTime(context, SQUARINGS, claim(output, primes[1]!, quotientBy(challenge(primes[1]!)))),
+    undefined,
+  );
+});
+
+test('checkTime() refuses a challenge that is not a prime, or not that of the counter, the output and the squarings', async () => {
+  const composite = counters.find((counter) => !primes.includes(counter))!;
+  const [first, second] = primes as [number, number];
+  assert.match(
+    (await checkTime(context, SQUARINGS, claim(output, composite, quotientBy(challenge(composite)))))!,
+    /not a prime/,
+  );
+  assert.ok(await checkTime(context, SQUARINGS, claim(output, first, quotientBy(challenge(second)))));
+  assert.ok(await checkTime(context, SQUARINGS, claim(output, first, quotientBy(challenge(first, seed)))));
+  assert.ok(await checkTime(context, SQUARINGS, claim(output, first, quotientBy(65_537n))));
+  assert.ok(await checkTime(context, SQUARINGS * 2, { ...prove(SQUARINGS), squarings: SQUARINGS * 2 }));
+});
+
+test('checkTime() refuses a false output whose distance from the true one has a known root for another challenge', async () => {
+  const factor = 12_345n;
+  for (const counter of primes.slice(0, 2)) {
+    const prime = challenge(counter);
+    const shifted = name((output * plainPower(factor, prime, N)) % N);
+    const quotient = name((quotientBy(prime) * factor) % N);
+    // The equation holds for the prime that was hashed from the true output; the false one has another.
+    const rest = plainPower(2n, BigInt(SQUARINGS), prime);
+    assert.equal(name((power(quotient, prime) * power(seed, rest)) % N), shifted);
+    for (const other of [counter, ...counters.slice(0, 200)]) {
+      assert.ok(await checkTime(context, SQUARINGS, claim(shifted, other, quotient)));
+    }
+  }
+});
+
+test('checkTime() refuses every altered field, and values that are not names of elements', async () => {
   const squarings = 2 ** 13;
   const proof = prove(squarings);
-  const flip = (text: string, at: number) => {
-    const bytes = fromBase64(text);
-    bytes[at % 256]! ^= 1 << (at % 7);
-    return bytes.toBase64();
-  };
-  const refused = (changed: TimeProof, count = squarings, of = context) =>
-    assert.notEqual(checkTime(of, count, changed), undefined);
-  refused({ ...proof, output: flip(proof.output, 255) });
-  refused({ ...proof, output: prove(2 ** 14).output });
-  refused({ ...proof, squarings: squarings * 2 });
-  refused(proof, squarings * 2);
-  refused({ ...proof, squarings: squarings / 2, halvings: proof.halvings.slice(1) }, squarings / 2);
-  refused({ ...proof, halvings: proof.halvings.slice(0, -1) });
-  refused({ ...proof, halvings: [...proof.halvings, proof.halvings[0]!] });
-  refused({ ...proof, halvings: [...proof.halvings].reverse() });
-  refused(proof, squarings, digestOf(Uint8Array.of(2)));
-  for (const value of [0n, 1n, (1n << 2048n) - 1n]) {
-    const bytes = Uint8Array.fromHex(value.toString(16).padStart(512, '0')).toBase64();
-    refused({ ...proof, output: bytes });
-    refused({ ...proof, halvings: [bytes, ...proof.halvings.slice(1)] });
+  const refused = async (changed: TimeProof, count = squarings, of = context) =>
+    assert.notEqual(await checkTime(of, count, changed), undefined);
+  await refused({ ...proof, output: prove(2 ** 14).output });
+  await refused({ ...proof, output: proof.quotient, quotient: proof.output });
+  await refused({ ...proof, squarings: squarings * 2 });
+  await refused({ ...proof, squarings: squarings / 2 });
+  for (const count of [squarings * 2, squarings / 2]) {
+    await refused(proof, count);
+    await refused({ ...proof, squarings: count }, count);
   }
-  fc.assert(
-    fc.property(fc.nat(2), fc.nat(2047), (which, bit) => {
-      const halvings = proof.halvings.map((text, i) => (i === which ? flip(text, bit) : text));
-      refused({ ...proof, halvings });
+  await refused({ ...proof, counter: proof.counter + 1 });
+  await refused(proof, squarings, digestOf(Uint8Array.of(2)));
+  const all = (1n << 2048n) - 1n;
+  for (const field of ['output', 'quotient'] as const) {
+    const value = fromBytes(fromBase64(proof[field]));
+    for (const other of [0n, 1n, 2n, N - value, N - 1n, N, N + 1n, all, ...(value + N <= all ? [value + N] : [])]) {
+      await refused({ ...proof, [field]: encodeElement(other) });
+    }
+  }
+  await fc.assert(
+    fc.asyncProperty(fc.constantFrom('output', 'quotient'), fc.nat(2047), async (field, bit) => {
+      const bytes = fromBase64(proof[field as 'output']);
+      bytes[bit >> 3]! ^= 1 << (bit & 7);
+      await refused({ ...proof, [field]: bytes.toBase64() });
     }),
-    { numRuns: 50 },
+    { numRuns: 60 },
   );
+});
+
+test('exponentiation by OpenSSL gives what BigInt arithmetic gives', () => {
+  fc.assert(
+    fc.property(fc.bigInt({ min: 0n, max: N - 1n }), fc.bigInt({ min: 0n, max: 1n << 264n }), (base, exponent) => {
+      assert.equal(power(base, exponent), plainPower(base, exponent, N));
+    }),
+    { numRuns: 20 },
+  );
+  assert.equal(fromBytes(squareStep(toBytes(seed))), plainPower(seed, 1n << 1024n, N));
 });
 
 test('proveTime() stops when nobody waits', () => {
-  let asked = 0;
-  assert.equal(
-    proveTime(
-      context,
-      2 ** 20,
-      () => ++asked > 3,
-      () => undefined,
-    ),
-    undefined,
-  );
+  // While squaring, and while making the quotient after the 64 steps of 2^16 squarings.
+  for (const after of [3, 66, 80]) {
+    let asked = 0;
+    const stopped = () => ++asked > after;
+    assert.equal(
+      proveTime(context, 2 ** 16, stopped, () => undefined),
+      undefined,
+    );
+    assert.equal(asked, after + 1);
+  }
 });
