@@ -1,3 +1,5 @@
+import { HyperMeshError } from './errors.ts';
+
 /** What a long operation reports while it runs. */
 export interface Progress {
   /** The step by its name in the ladder, for example `prove` or `pack`. */
@@ -14,4 +16,9 @@ export interface Progress {
 export interface CallOptions {
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: Progress) => void) | undefined;
+}
+
+/** Errors: `cancelled` once the caller gave up. */
+export function checkCancelled(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new HyperMeshError('cancelled', 'The operation was cancelled.', { cause: signal.reason });
 }

@@ -150,6 +150,18 @@ export const ERRORS = {
     retry: false,
     when: 'Bytes do not hash to the digest that was announced.',
   },
+  'shard-mismatch': {
+    status: 502,
+    exit: EXIT.integrity,
+    retry: true,
+    when: 'A node sent bytes that are not the shard that was asked for; another node is asked.',
+  },
+  'content-invalid': {
+    status: 422,
+    exit: EXIT.invalid,
+    retry: false,
+    when: 'A message between nodes about content is malformed.',
+  },
   'blob-damaged': {
     status: 500,
     exit: EXIT.integrity,
@@ -535,3 +547,12 @@ const STORAGE_HINTS: Readonly<Record<string, string>> = {
   EISDIR: 'A folder has that name; choose another one.',
   ENOTDIR: 'Something on the way there is a file and not a folder; choose another path.',
 };
+
+/** Runs `work`; what the operating system refuses becomes {@link storageError}. */
+export async function storing<T>(doing: string, work: () => T | Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw storageError(error, doing);
+  }
+}

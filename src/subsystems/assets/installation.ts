@@ -4,9 +4,9 @@ import { dirname, isAbsolute, join, normalize } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { LRUCache } from 'lru-cache';
-import type { CallOptions } from '../../base/call.ts';
+import { type CallOptions, checkCancelled } from '../../base/call.ts';
 import { type Digest, digestHex } from '../../base/digest.ts';
-import { HyperMeshError, isCoded, storageError } from '../../base/errors.ts';
+import { HyperMeshError, isCoded, storing } from '../../base/errors.ts';
 import { makeFolders } from '../../base/folders.ts';
 import type { Installation } from '../../capabilities/assets.ts';
 import { checkLock, decodeLock, encodeLock, LOCK_LIMITS, type Lock } from '../../wire/lock.ts';
@@ -660,18 +660,6 @@ async function lockRoot(home: Home, signal: AbortSignal | undefined): Promise<Da
   } catch (error) {
     database.close();
     throw error;
-  }
-}
-
-function checkCancelled(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new HyperMeshError('cancelled', 'The operation was cancelled.', { cause: signal.reason });
-}
-
-async function storing<T>(doing: string, work: () => T | Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    throw storageError(error, doing);
   }
 }
 

@@ -19,6 +19,7 @@ import type {
   PutOptions,
   TreeEntry,
 } from '../../capabilities/assets.ts';
+import type { ContentExchange } from '../../capabilities/content.ts';
 import type { StateSection } from '../../capabilities/state.ts';
 import type { Lock } from '../../wire/lock.ts';
 import type { AssetId, PackageName } from '../../wire/names.ts';
@@ -63,6 +64,8 @@ export async function openAssets(options: {
 
 /** The assets of one home: records in SQLite, content beside them, installations anywhere on this machine. */
 export class AssetStore implements Assets, AsyncDisposable {
+  /** Content as the network moves it: lent to STOQ. */
+  readonly exchange: ContentExchange;
   readonly section: StateSection;
   readonly #content: ContentStore;
   readonly #clock: Clock;
@@ -71,6 +74,7 @@ export class AssetStore implements Assets, AsyncDisposable {
 
   constructor(lent: { readonly content: ContentStore; readonly clock: Clock; readonly path: string }) {
     this.#content = lent.content;
+    this.exchange = lent.content;
     this.#clock = lent.clock;
     this.#records = new Records(lent.path, lent.clock);
     this.#installations = new Installations({

@@ -3,15 +3,18 @@ import { constants } from 'node:fs';
 import { type FileHandle, mkdir, open, readdir, rename, rm, stat, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LRUCache } from 'lru-cache';
-import type { CallOptions } from '../../../base/call.ts';
+import { type CallOptions, checkCancelled } from '../../../base/call.ts';
 import type { Clock } from '../../../base/clock.ts';
 import { type Digest, digestHex, digestOf, isDigest } from '../../../base/digest.ts';
-import { HyperMeshError, isCoded, storageError } from '../../../base/errors.ts';
+import { HyperMeshError, isCoded, storageError, storing } from '../../../base/errors.ts';
 import { openSqlite, type SqliteStore } from '../../../base/sqlite.ts';
 import type { BlobInfo, CollectReport, PutOptions, TreeEntry } from '../../../capabilities/assets.ts';
+import type { BlobDescription, ContentExchange } from '../../../capabilities/content.ts';
+import { type Holding, isListOf, type ShardList } from '../../../wire/content.ts';
 import type { ShardSummary } from '../../../wire/package.ts';
 import { averageFor, type Blake3, loadBlake3, type Shard, ShardCutter } from '../../../wire/shards.ts';
 import { type TreeFile, TreeScanner } from '../../../wire/tree.ts';
+import { type Incoming, incomingPath, openIncoming, readIncomingList, removeIncoming } from './incoming.ts';
 import { CONTENT_MIGRATIONS, type ContentTables } from './schema.ts';
 
 export interface ContentLimits {
@@ -27,6 +30,10 @@ export interface ContentLimits {
   readonly treeEntriesMax: number;
   /** How long a put or a hold protects a blob from collection. */
   readonly leaseMs: number;
+  /** Blobs that began to arrive and are not complete; past it the one that was left alone longest is dropped. */
+  readonly incomingMax: number;
+  /** How long one that nobody goes on with is kept. */
+  readonly incomingAgeMsMax: number;
 }
 
 export const CONTENT_LIMITS: ContentLimits = {
@@ -36,6 +43,8 @@ export const CONTENT_LIMITS: ContentLimits = {
   memoryItemBytesMax: 256 * 2 ** 10,
   treeEntriesMax: 200_000,
   leaseMs: 3_600_000,
+  incomingMax: 256,
+  incomingAgeMsMax: 7 * 24 * 3_600_000,
 };
 
 export interface CacheFigures {
@@ -69,16 +78,18 @@ export async function openContentStore(options: {
   const { directory, clock } = options;
   try {
     await rm(join(directory, 'tmp'), { recursive: true, force: true });
-    for (const folder of ['tmp', 'sha256', 'damaged'])
+    for (const folder of ['tmp', 'sha256', 'damaged', 'incoming'])
       await mkdir(join(directory, folder), { recursive: true, mode: 0o700 });
   } catch (error) {
     throw storageError(error, `opening the content store ${directory}`);
   }
   const database = openSqlite(join(directory, 'content.db'), CONTENT_MIGRATIONS);
-  return new ContentStore(
+  const store = new ContentStore(
     { directory, clock, database, blake3: await loadBlake3() },
     { ...CONTENT_LIMITS, ...options.limits },
   );
+  await store.sweepIncoming();
+  return store;
 }
 
 /**
@@ -88,7 +99,7 @@ export async function openContentStore(options: {
  * next open removes; a crash between it and the database row leaves a file without a row, which the first use of that digest checks and adopts
  * (and a collection removes when nothing refers to it). A removal deletes the row first: a crash after that again leaves a file without a row.
  */
-export class ContentStore implements AsyncDisposable {
+export class ContentStore implements ContentExchange, AsyncDisposable {
   readonly #directory: string;
   readonly #clock: Clock;
   readonly #database: SqliteStore;
@@ -98,6 +109,10 @@ export class ContentStore implements AsyncDisposable {
   readonly #trees: LRUCache<Digest, ReadonlyMap<string, TreeFile>>;
   /** The tail of the work under way for a digest: commit, adoption and removal of one blob never overlap. */
   readonly #turns = new Map<Digest, Promise<unknown>>();
+  /** Arrivals that somebody works on now. */
+  readonly #incoming = new Map<Digest, Incoming>();
+  /** Every arrival with files in `incoming/`, the one that was left alone longest first, and the size that it will have. */
+  readonly #begun = new Map<Digest, number>();
   readonly #figures = { l1Hits: 0, l1Misses: 0, l2Hits: 0, l2Misses: 0 };
   readonly #sql;
 
@@ -257,6 +272,96 @@ export class ContentStore implements AsyncDisposable {
     return row === undefined ? null : { ...row };
   }
 
+  async holding(digest: Digest): Promise<Holding> {
+    const incoming = this.#incoming.get(digest);
+    if (await this.has(digest)) return { kind: 'complete' };
+    if (incoming === undefined || incoming.bytes === 0) return { kind: 'none' };
+    return { kind: 'partial', count: incoming.list.shards.length, shards: incoming.bits };
+  }
+
+  async shardList(digest: Digest): Promise<ShardList | null> {
+    const row = await this.#find(digest);
+    if (row === null) return this.#incoming.get(digest)?.list ?? readIncomingList(this.#incomingFolder, digest);
+    const shards = (this.#sql.shardsOf.all(row.id) as unknown as Shard[]).map((shard) => ({ ...shard }));
+    return { size: row.size, averageBytes: row.averageBytes, shards };
+  }
+
+  async *readHeld(
+    digest: Digest,
+    range: { readonly offset: number; readonly length: number },
+    options: CallOptions = {},
+  ): AsyncGenerator<Uint8Array, void, undefined> {
+    const { offset, length } = range;
+    const incoming = this.#incoming.get(digest);
+    if (incoming?.covers(offset, length)) return yield* incoming.read(offset, length, options.signal);
+    const { size } = await this.#require(digest);
+    if (offset + length > size) {
+      throw new HyperMeshError(
+        'blob-not-found',
+        `${digest} has ${size} bytes; ${offset} to ${offset + length} are not there.`,
+      );
+    }
+    yield* this.read(digest, { ...options, offset, length, reuse: true });
+  }
+
+  async receive(blob: BlobDescription, list: ShardList, options: CallOptions = {}): Promise<Incoming> {
+    const { digest, size } = blob;
+    if (!isListOf(this.#blake3, list, blob))
+      throw new HyperMeshError('content-invalid', `This is not how ${digest} is cut by those who signed for it.`);
+    if (size > this.#limits.blobBytesMax)
+      throw new HyperMeshError(
+        'limit-exceeded',
+        `Expected at most ${this.#limits.blobBytesMax} bytes, but ${digest} has ${size}.`,
+      );
+    return this.#inTurn(digest, async () => {
+      if (this.#incoming.has(digest)) throw new HyperMeshError('usage', `${digest} is arriving already.`);
+      this.#begun.delete(digest);
+      await this.#makeRoom(size);
+      this.#begun.set(digest, size);
+      const incoming = await openIncoming(
+        {
+          folder: this.#incomingFolder,
+          blake3: this.#blake3,
+          local: (shard) => this.#localShard(shard),
+          commit: (path, of) =>
+            this.#inTurn(digest, () => this.#commit(path, digest, { ...of, summary: blob.shards }, null)),
+          closed: () => this.#incoming.delete(digest),
+          ended: () => this.#begun.delete(digest),
+        },
+        blob,
+        list,
+        options,
+      );
+      this.#incoming.set(digest, incoming);
+      return incoming;
+    });
+  }
+
+  /** Arrivals that are not complete: how many, and the bytes that they will have. */
+  incomingTotals(): { readonly blobs: number; readonly bytes: number } {
+    return { blobs: this.#begun.size, bytes: this.#begun.values().reduce((sum, size) => sum + size, 0) };
+  }
+
+  /** Drops arrivals that a crash left without their list, and those that nobody went on with for too long. */
+  async sweepIncoming(): Promise<void> {
+    const folder = this.#incomingFolder;
+    const names = await storing('listing arrivals', () => readdir(folder));
+    const since = this.#clock.nowMs() - this.#limits.incomingAgeMsMax;
+    const kept: { digest: Digest; size: number; usedAtMs: number }[] = [];
+    for (const digest of new Set(names.map((name) => `sha256:${name.split('.')[0]}` as const))) {
+      if (this.#incoming.has(digest)) continue;
+      const list = await readIncomingList(folder, digest);
+      const used = await stat(incomingPath(folder, digest, 'have')).catch(() => null);
+      if (list !== null && used !== null && used.mtimeMs >= since)
+        kept.push({ digest, size: list.size, usedAtMs: used.mtimeMs });
+      else {
+        this.#begun.delete(digest);
+        await storing('dropping an arrival', () => removeIncoming(folder, digest));
+      }
+    }
+    for (const { digest, size } of kept.sort((a, b) => a.usedAtMs - b.usedAtMs)) this.#begun.set(digest, size);
+  }
+
   /** All blobs, in the order of their digests. Those added or removed meanwhile may or may not be among them. */
   async *list(): AsyncGenerator<Digest, void, undefined> {
     for (let last = ''; ; ) {
@@ -311,6 +416,7 @@ export class ContentStore implements AsyncDisposable {
       }
       options.onProgress?.({ step: 'collect', done: blobsRemoved + blobsKept, note: `${blobsRemoved} blobs removed` });
     }
+    await this.sweepIncoming();
     this.#transact('clearing leases', () => this.#sql.expireLeases.run(this.#clock.nowMs()));
     return { blobsRemoved, bytesFreed, blobsKept };
   }
@@ -353,6 +459,7 @@ export class ContentStore implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.allSettled([...this.#incoming.values()].map((incoming) => incoming[Symbol.asyncDispose]()));
     await Promise.allSettled(this.#turns.values());
     await this.#database[Symbol.asyncDispose]();
   }
@@ -371,7 +478,7 @@ export class ContentStore implements AsyncDisposable {
           },
         );
       }
-      return await this.#inTurn(digest, () => this.#commit(temporary, digest, ingest, listing));
+      return await this.#inTurn(digest, () => this.#commit(temporary, digest, cutOf(ingest), listing));
     } finally {
       // What cannot be removed now is removed at the next open; it must not hide why the put failed.
       await rm(temporary, { force: true }).catch(() => {});
@@ -406,13 +513,7 @@ export class ContentStore implements AsyncDisposable {
             });
           }
           if (stored + ingest.size > this.#limits.storageBytesMax) {
-            throw new HyperMeshError(
-              'storage-full',
-              `The content store may hold ${this.#limits.storageBytesMax} bytes; this blob is past that.`,
-              {
-                hint: 'Run `hypermesh gc`, delete packages, or raise the limit; nothing was half-written.',
-              },
-            );
+            throw storageFull(this.#limits.storageBytesMax);
           }
           listing?.scanner.push(piece);
           ingest.hash.update(piece);
@@ -437,7 +538,7 @@ export class ContentStore implements AsyncDisposable {
   }
 
   /** In the turn of `digest`. */
-  async #commit(temporary: string, digest: Digest, ingest: Ingest, listing: TreeListing | null): Promise<BlobInfo> {
+  async #commit(temporary: string, digest: Digest, cut: Cut, listing: TreeListing | null): Promise<BlobInfo> {
     const untilMs = this.#clock.nowMs() + this.#limits.leaseMs;
     const known = await this.#heal(digest);
     if (known !== null) {
@@ -457,20 +558,19 @@ export class ContentStore implements AsyncDisposable {
       await syncFolder(join(path, '..'));
       await syncFolder(join(path, '..', '..'));
     });
-    const row = this.#insert(digest, ingest, listing !== null, untilMs);
+    const row = this.#insert(digest, cut, listing !== null, untilMs);
     this.#remember(digest, listing);
     return blobInfo(row);
   }
 
-  #insert(digest: Digest, ingest: Ingest, isTree: boolean, untilMs: number): BlobRow {
-    const { shards } = ingest.cutter;
-    const summary = ingest.cutter.finish();
+  #insert(digest: Digest, cut: Cut, isTree: boolean, untilMs: number): BlobRow {
+    const { size, shards, summary } = cut;
     return this.#transact('recording a blob', () => {
       const reused = shards.filter((shard) => this.#sql.knowsShard.get(shard.hash) !== undefined);
       const bytesReused = reused.reduce((sum, shard) => sum + shard.length, 0);
       const { lastInsertRowid } = this.#sql.insert.run(
         digest,
-        ingest.size,
+        size,
         summary.averageBytes,
         summary.count,
         summary.root,
@@ -537,7 +637,7 @@ export class ContentStore implements AsyncDisposable {
       return null;
     }
     if (row !== undefined) this.#forget(digest);
-    return this.#insert(digest, ingest, false, this.#clock.nowMs() + this.#limits.leaseMs);
+    return this.#insert(digest, cutOf(ingest), false, this.#clock.nowMs() + this.#limits.leaseMs);
   }
 
   async #forgetIfMissing(digest: Digest): Promise<void> {
@@ -661,6 +761,40 @@ export class ContentStore implements AsyncDisposable {
     }
   }
 
+  /** Drops arrivals that were left alone until another of `size` bytes fits. Errors: `storage-full`, `limit-exceeded`. */
+  async #makeRoom(size: number): Promise<void> {
+    const stored = this.cacheFigures().l2.bytes;
+    const full = () => stored + this.incomingTotals().bytes + size > this.#limits.storageBytesMax;
+    for (const digest of [...this.#begun.keys()]) {
+      if (!full() && this.#begun.size < this.#limits.incomingMax) return;
+      if (this.#incoming.has(digest)) continue;
+      this.#begun.delete(digest);
+      await storing('dropping an arrival', () => removeIncoming(this.#incomingFolder, digest));
+    }
+    if (full()) throw storageFull(this.#limits.storageBytesMax);
+    if (this.#begun.size >= this.#limits.incomingMax)
+      throw new HyperMeshError(
+        'limit-exceeded',
+        `Expected at most ${this.#limits.incomingMax} blobs to arrive at the same time.`,
+      );
+  }
+
+  async #localShard(shard: Shard): Promise<Uint8Array | null> {
+    const found = await this.findShard(shard.hash);
+    if (found === null || found.length !== shard.length) return null;
+    try {
+      return await this.#readPart(found.digest, found.offset, found.length, undefined);
+    } catch (error) {
+      // Removed or damaged meanwhile: then it comes from elsewhere.
+      if (isCoded(error, 'blob-not-found', 'blob-damaged')) return null;
+      throw error;
+    }
+  }
+
+  get #incomingFolder(): string {
+    return join(this.#directory, 'incoming');
+  }
+
   #path(digest: Digest): string {
     const digits = digestHex(digest);
     return join(this.#directory, 'sha256', digits.slice(0, 2), digits.slice(2));
@@ -698,6 +832,18 @@ interface Ingest {
   size: number;
 }
 
+/** A blob and how it is cut. */
+interface Cut {
+  readonly size: number;
+  readonly shards: readonly Shard[];
+  readonly summary: ShardSummary;
+}
+
+function cutOf({ size, cutter }: Ingest): Cut {
+  const summary = cutter.finish();
+  return { size, shards: cutter.shards, summary };
+}
+
 /** The files of a tree by path, filled while it is scanned. */
 class TreeListing {
   readonly files = new Map<string, TreeFile>();
@@ -726,22 +872,16 @@ function hashed(hash: Hash): Digest {
   return `sha256:${hash.digest('hex')}`;
 }
 
+function storageFull(bytesMax: number): HyperMeshError {
+  return new HyperMeshError('storage-full', `The content store may hold ${bytesMax} bytes; this blob is past that.`, {
+    hint: 'Run `hypermesh gc`, delete packages, or raise the limit; nothing was half-written.',
+  });
+}
+
 function damagedBlob(digest: Digest): HyperMeshError {
   return new HyperMeshError('blob-damaged', `The stored blob ${digest} no longer has its digest; it was set aside.`, {
     hint: 'Publish or install the package again; check the disk with `hypermesh doctor`.',
   });
-}
-
-function checkCancelled(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new HyperMeshError('cancelled', 'The operation was cancelled.', { cause: signal.reason });
-}
-
-async function storing<T>(doing: string, work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    throw storageError(error, doing);
-  }
 }
 
 async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {

@@ -1,0 +1,68 @@
+import type { CallOptions } from '../base/call.ts';
+import type { Digest } from '../base/digest.ts';
+import type { Holding, ShardList } from '../wire/content.ts';
+import type { ShardSummary } from '../wire/package.ts';
+import type { BlobInfo, PutOptions } from './assets.ts';
+
+/** A blob as somebody signed for it: its bytes, and how they are cut. */
+export interface BlobDescription {
+  readonly digest: Digest;
+  readonly size: number;
+  readonly shards: ShardSummary;
+}
+
+/**
+ * Content as the network moves it. The assets subsystem lends this to STOQ; no extension can be granted it.
+ * A blob that is still arriving is seen here alone, never through `Assets`.
+ */
+export interface ContentExchange {
+  stat(digest: Digest): Promise<BlobInfo | null>;
+  /** As in `Assets`: for what is small enough to arrive whole. */
+  put(content: AsyncIterable<Uint8Array>, options?: PutOptions): Promise<BlobInfo>;
+  /** What of a blob can be given to others now. */
+  holding(digest: Digest): Promise<Holding>;
+  /** How a blob is cut that is here, or that has begun to arrive; else null. The second kind was true when it came, and is to be checked again. */
+  shardList(digest: Digest): Promise<ShardList | null>;
+  /**
+   * Bytes of a blob that is here, or of those shards of an arriving one that were verified. Pieces of at most 1 MiB, each valid until the next
+   * is asked for. Errors: `blob-not-found` when any byte of the range is not here, `cancelled`.
+   */
+  readHeld(
+    digest: Digest,
+    range: { readonly offset: number; readonly length: number },
+    options?: CallOptions,
+  ): AsyncIterable<Uint8Array>;
+  /**
+   * Begins or goes on with an arrival: what came before a crash is checked and counts. One at a time for each blob.
+   * `list` must be the one of the blob's `shards.root`. Errors: `limit-exceeded`, `storage-*`, `cancelled`.
+   */
+  receive(blob: BlobDescription, list: ShardList, options?: CallOptions): Promise<IncomingBlob>;
+}
+
+/** A blob that is arriving, shard by shard and in any order. Disposed of before it is complete, it can be gone on with later. */
+export interface IncomingBlob extends AsyncDisposable {
+  readonly list: ShardList;
+  /** Bytes of verified shards. */
+  readonly bytes: number;
+  /** Shards that must still come from elsewhere, in order; a shard that occurs twice is wanted once. */
+  wanted(): readonly number[];
+  has(index: number): boolean;
+  /** Copies what any local blob holds already, each shard verified. Returns the bytes. Errors: `storage-*`, `cancelled`. */
+  reuse(options?: CallOptions): Promise<number>;
+  /** Takes shards `from` to `to` (exclusive) as their bytes come, without keeping them in memory. Two runs never overlap. */
+  run(from: number, to: number): ShardRun;
+  /** One whole shard. False: these are not its bytes, and nothing was kept. May be called while a run works on the same shard. */
+  put(index: number, bytes: Uint8Array): Promise<boolean>;
+  /**
+   * With nothing wanted any more: checks the whole and makes it a blob, durably. Null: the disk gave back other bytes than it was given; those
+   * shards are wanted again. Errors: `blob-mismatch` when all shards are as signed for and the whole is not: the description lied.
+   */
+  complete(options?: CallOptions): Promise<BlobInfo | null>;
+}
+
+export interface ShardRun extends AsyncDisposable {
+  /** The shard that the next byte belongs to. */
+  readonly next: number;
+  /** The next bytes in order; theirs again when it settles. Errors: `shard-mismatch` at the first wrong shard; those before it count. */
+  push(bytes: Uint8Array): Promise<void>;
+}

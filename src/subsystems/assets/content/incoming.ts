@@ -1,0 +1,534 @@
+import { createHash, type Hash } from 'node:crypto';
+import { constants } from 'node:fs';
+import { type FileHandle, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { equal, hex } from '../../../base/bytes.ts';
+import { type CallOptions, checkCancelled } from '../../../base/call.ts';
+import { type Digest, digestHex } from '../../../base/digest.ts';
+import { HyperMeshError, storing } from '../../../base/errors.ts';
+import type { BlobInfo } from '../../../capabilities/assets.ts';
+import type { BlobDescription, IncomingBlob, ShardRun } from '../../../capabilities/content.ts';
+import { bitBytes, decodeShardList, encodeShardList, hasBit, type ShardList, setBit } from '../../../wire/content.ts';
+import type { Blake3, Shard } from '../../../wire/shards.ts';
+
+/** Bytes of an arriving blob that are written before the disk is asked to keep up: the last sync is then short. */
+const SYNC_BYTES = 128 * 2 ** 20;
+/** A run that is at most this many shards ahead of the hash over the whole waits for it, and then feeds it from memory. */
+const CATCH_UP_SHARDS = 8;
+const PIECE = 2 ** 20;
+
+/** The three files of an arriving blob, in `incoming/`: `HEX.list`, `HEX.have`, `HEX.data`. */
+export function incomingPath(folder: string, digest: Digest, part: 'list' | 'have' | 'data'): string {
+  return join(folder, `${digestHex(digest)}.${part}`);
+}
+
+export async function removeIncoming(folder: string, digest: Digest): Promise<void> {
+  // The list last: while it is there, the others belong to something.
+  for (const part of ['have', 'data', 'list'] as const) await rm(incomingPath(folder, digest, part), { force: true });
+}
+
+/** The list of a blob that began to arrive, or null. Not checked against any root. */
+export async function readIncomingList(folder: string, digest: Digest): Promise<ShardList | null> {
+  try {
+    return decodeShardList(await readFile(incomingPath(folder, digest, 'list')));
+  } catch {
+    // Not there, or cut off by a crash: either way it is fetched again.
+    return null;
+  }
+}
+
+export interface IncomingLent {
+  /** `incoming/` of the store. */
+  readonly folder: string;
+  readonly blake3: Blake3;
+  /** Bytes of a shard with this hash in some blob of the store, or null; not checked. */
+  readonly local: (shard: Shard) => Promise<Uint8Array | null>;
+  /** Moves the synced file into the store, under the digest that it was found to have. */
+  readonly commit: (path: string, list: ShardList) => Promise<BlobInfo>;
+  /** It is not being worked on any more. */
+  readonly closed: () => void;
+  /** Nothing of it is left in the folder. */
+  readonly ended: () => void;
+}
+
+/** Opens or creates the files, and checks every shard that a run before this one had. Errors: `storage-*`, `cancelled`. */
+export async function openIncoming(
+  lent: IncomingLent,
+  blob: BlobDescription,
+  list: ShardList,
+  options: CallOptions,
+): Promise<Incoming> {
+  const path = (part: 'list' | 'have' | 'data') => incomingPath(lent.folder, blob.digest, part);
+  const encoded = encodeShardList(list);
+  const before = await readFile(path('list')).catch(() => null);
+  if (before === null || !equal(before, encoded)) {
+    await storing('starting to receive a blob', async () => {
+      await removeIncoming(lent.folder, blob.digest);
+      await writeFile(`${path('list')}.new`, encoded, { mode: 0o600 });
+      await rename(`${path('list')}.new`, path('list'));
+    });
+  }
+  const flags = constants.O_RDWR | constants.O_CREAT | (constants.O_NOFOLLOW ?? 0);
+  const data = await storing('starting to receive a blob', () => open(path('data'), flags, 0o600));
+  try {
+    const have = await storing('starting to receive a blob', () => open(path('have'), flags, 0o600));
+    try {
+      await storing('starting to receive a blob', () => data.truncate(list.size));
+      const incoming = new Incoming(lent, blob, list, { data, have });
+      await incoming.resume(options);
+      return incoming;
+    } catch (error) {
+      await have.close();
+      throw error;
+    }
+  } catch (error) {
+    await data.close();
+    throw error;
+  }
+}
+
+/**
+ * A blob on its way in. Bytes go to their place in the data file as they come; a shard counts once all its bytes are written and have its
+ * hash. What counts is noted in the `have` file without a sync: after a crash each noted shard is read and checked before it counts again.
+ *
+ * The SHA-256 over the whole is fed in order: from memory when shards come in order, from the file otherwise.
+ *
+ * Only one party writes a shard that does not count yet: the run that came to it first, until {@link put} brings that shard complete.
+ */
+export class Incoming implements IncomingBlob {
+  readonly list: ShardList;
+  readonly #lent: IncomingLent;
+  readonly #blob: BlobDescription;
+  readonly #data: FileHandle;
+  readonly #haveFile: FileHandle;
+  readonly #have: Uint8Array;
+  /** A shard that occurred before -> where it did first. */
+  readonly #firstOf = new Map<number, number>();
+  readonly #owners = new Map<number, Run>();
+  #bytes = 0;
+  #sha: Hash = createHash('sha256');
+  /** The first shard that is not in `#sha`. */
+  #shaNext = 0;
+  /** The run that feeds shard `#shaNext` to `#sha` now, and the hash as it was before. */
+  #live: { readonly run: Run; readonly before: Hash } | null = null;
+  #catchingUp: Promise<void> | null = null;
+  #noting: Promise<void> | null = null;
+  #noteAgain = false;
+  #unsynced = 0;
+  #syncing: Promise<unknown> = Promise.resolve();
+  #failure: unknown = null;
+  #closed = false;
+
+  constructor(
+    lent: IncomingLent,
+    blob: BlobDescription,
+    list: ShardList,
+    files: { readonly data: FileHandle; readonly have: FileHandle },
+  ) {
+    this.#lent = lent;
+    this.#blob = blob;
+    this.list = list;
+    this.#data = files.data;
+    this.#haveFile = files.have;
+    this.#have = new Uint8Array(bitBytes(list.shards.length));
+    const first = new Map<string, number>();
+    for (const [index, shard] of list.shards.entries()) {
+      const key = hex(shard.hash);
+      const at = first.get(key);
+      if (at === undefined) first.set(key, index);
+      else this.#firstOf.set(index, at);
+    }
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** One bit for each shard that counts. */
+  get bits(): Uint8Array {
+    return this.#have.slice();
+  }
+
+  has(index: number): boolean {
+    return hasBit(this.#have, index);
+  }
+
+  wanted(): readonly number[] {
+    const wanted: number[] = [];
+    for (let i = 0; i < this.list.shards.length; i++) if (!this.has(i) && !this.#firstOf.has(i)) wanted.push(i);
+    return wanted;
+  }
+
+  /** Whether every byte of a range belongs to a shard that counts. */
+  covers(offset: number, length: number): boolean {
+    const { shards } = this.list;
+    if (length <= 0 || offset + length > this.list.size) return false;
+    let low = 0;
+    for (let high = shards.length - 1; low < high; ) {
+      const middle = (low + high + 1) >> 1;
+      if (shards[middle]!.offset <= offset) low = middle;
+      else high = middle - 1;
+    }
+    for (let i = low; i < shards.length && shards[i]!.offset < offset + length; i++) if (!this.has(i)) return false;
+    return true;
+  }
+
+  /** Reads what counts: a range that {@link covers} says is here. The piece is valid until the next is asked for. */
+  async *read(offset: number, length: number, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array> {
+    const buffer = new Uint8Array(Math.min(PIECE, length));
+    for (let at = offset; at < offset + length; ) {
+      checkCancelled(signal);
+      const piece = await this.#readAt(at, buffer.subarray(0, Math.min(buffer.length, offset + length - at)));
+      yield piece;
+      at += piece.length;
+    }
+  }
+
+  /** Once, before anything else: what was noted before counts again when it has its hash. */
+  async resume(options: CallOptions): Promise<void> {
+    const noted = new Uint8Array(this.#have.length);
+    await storing('looking at what came before', () => this.#haveFile.read(noted, 0, noted.length, 0));
+    await this.#check((index) => hasBit(noted, index), options);
+  }
+
+  async reuse(options: CallOptions = {}): Promise<number> {
+    const before = this.#bytes;
+    for (const index of this.wanted()) {
+      checkCancelled(options.signal);
+      const shard = this.list.shards[index]!;
+      const bytes = await this.#lent.local(shard);
+      if (bytes === null || !(await this.put(index, bytes))) continue;
+      options.onProgress?.({ step: 'reuse', done: this.#bytes, total: this.list.size, unit: 'bytes' });
+    }
+    return this.#bytes - before;
+  }
+
+  run(from: number, to: number): ShardRun {
+    return new Run(this, from, to);
+  }
+
+  async put(index: number, bytes: Uint8Array): Promise<boolean> {
+    this.#checkUsable();
+    const shard = this.list.shards[index]!;
+    if (bytes.length !== shard.length || !equal(this.#lent.blake3.hash(bytes), shard.hash)) return false;
+    if (this.has(index)) return true;
+    const owner = this.#owners.get(index);
+    if (owner !== undefined) {
+      // From here on the run leaves this shard alone; what it wrote is overwritten once its last write has ended.
+      this.#owners.delete(index);
+      this.#revert(owner);
+      await owner.settled();
+    }
+    await this.write(bytes, shard.offset);
+    if (this.#shaNext === index && this.#live === null && this.#catchingUp === null) {
+      this.#sha.update(bytes);
+      this.#shaNext += 1;
+    }
+    this.mark([index]);
+    return true;
+  }
+
+  async complete(options: CallOptions = {}): Promise<BlobInfo | null> {
+    this.#checkUsable();
+    await this.#fillTwins();
+    while (this.#shaNext < this.list.shards.length) {
+      checkCancelled(options.signal);
+      this.#catchUp();
+      await this.#catchingUp;
+      this.#checkUsable();
+    }
+    if (`sha256:${this.#sha.copy().digest('hex')}` !== this.#blob.digest) return this.#recheck(options);
+    await this.#syncing;
+    await storing('storing a blob', () => this.#data.sync());
+    const path = incomingPath(this.#lent.folder, this.#blob.digest, 'data');
+    const info = await this.#lent.commit(path, this.list);
+    // A crash before this leaves a list without data: the next sweep removes it.
+    await this.#end();
+    return info;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    await Promise.allSettled([...this.#owners.values()].map((run) => run.settled()));
+    await Promise.allSettled([this.#catchingUp, this.#syncing, this.#noting]);
+    await Promise.allSettled([this.#data.close(), this.#haveFile.close()]);
+    this.#lent.closed();
+  }
+
+  async #end(): Promise<void> {
+    // What cannot be removed now is removed by the next sweep.
+    await removeIncoming(this.#lent.folder, this.#blob.digest).catch(() => {});
+    this.#lent.ended();
+    await this[Symbol.asyncDispose]();
+  }
+
+  // For runs.
+
+  get blake3(): Blake3 {
+    return this.#lent.blake3;
+  }
+
+  /** Makes `run` the one that writes this shard, unless it counts already or is another's. */
+  async claim(index: number, run: Run): Promise<void> {
+    this.#checkUsable();
+    if (this.has(index) || this.#owners.has(index)) return;
+    if (this.#catchingUp !== null && index - this.#shaNext <= CATCH_UP_SHARDS) await this.#catchingUp;
+    if (this.has(index) || this.#owners.has(index)) return;
+    this.#owners.set(index, run);
+    if (this.#shaNext === index && this.#live === null && this.#catchingUp === null)
+      this.#live = { run, before: this.#sha.copy() };
+  }
+
+  owns(index: number, run: Run): boolean {
+    return this.#owners.get(index) === run;
+  }
+
+  /** Bytes of the shard that `run` works on, seen in memory. */
+  see(run: Run, bytes: Uint8Array): void {
+    if (this.#live?.run === run) this.#sha.update(bytes);
+  }
+
+  /** All bytes of the shard were seen and have its hash. */
+  seen(run: Run): void {
+    if (this.#live?.run !== run) return;
+    this.#live = null;
+    this.#shaNext += 1;
+  }
+
+  /** The run gives up the shard that it works on. */
+  giveUp(index: number, run: Run): void {
+    if (this.owns(index, run)) this.#owners.delete(index);
+    this.#revert(run);
+  }
+
+  async write(bytes: Uint8Array, offset: number): Promise<void> {
+    await storing('writing a blob', async () => {
+      for (let at = 0; at < bytes.length; )
+        at += (await this.#data.write(bytes, at, bytes.length - at, offset + at)).bytesWritten;
+    });
+    this.#unsynced += bytes.length;
+    if (this.#unsynced < SYNC_BYTES) return;
+    this.#unsynced = 0;
+    this.#syncing = this.#syncing
+      .then(() => this.#data.datasync())
+      .catch((error: unknown) => {
+        this.#failure ??= error;
+      });
+  }
+
+  /** They count from now on. */
+  mark(indices: readonly number[]): void {
+    for (const index of indices) {
+      if (this.has(index)) continue;
+      setBit(this.#have, index);
+      this.#owners.delete(index);
+      this.#bytes += this.list.shards[index]!.length;
+    }
+    this.#note();
+    this.#catchUp();
+  }
+
+  /** What occurs more than once came once. */
+  async #fillTwins(): Promise<void> {
+    for (const [twin, first] of this.#firstOf) {
+      if (this.has(twin)) continue;
+      const { offset, length } = this.list.shards[first]!;
+      await this.put(twin, await this.#readAt(offset, new Uint8Array(length)));
+    }
+  }
+
+  #revert(run: Run): void {
+    if (this.#live?.run !== run) return;
+    this.#sha = this.#live.before;
+    this.#live = null;
+  }
+
+  /** Shards that are wrong on disk are wanted again; when none is, the description was a lie and the arrival is over. */
+  async #recheck(options: CallOptions): Promise<null> {
+    const had = this.#have.slice();
+    this.#have.fill(0);
+    this.#bytes = 0;
+    this.#sha = createHash('sha256');
+    this.#shaNext = 0;
+    await this.#check((index) => hasBit(had, index), options);
+    if (this.wanted().length > 0) {
+      this.#note();
+      return null;
+    }
+    await this.#end();
+    throw new HyperMeshError(
+      'blob-mismatch',
+      `Every shard of ${this.#blob.digest} is as its package says, but together they are another blob.`,
+      { hint: 'The package that names this blob was made to mislead; do not install it.' },
+    );
+  }
+
+  /** Reads the shards that `claimed` says are there: those that have their hash count. */
+  async #check(claimed: (index: number) => boolean, options: CallOptions): Promise<void> {
+    let buffer = new Uint8Array(this.list.averageBytes);
+    for (const [index, { offset, length, hash }] of this.list.shards.entries()) {
+      if (!claimed(index)) continue;
+      checkCancelled(options.signal);
+      if (buffer.length < length) buffer = new Uint8Array(length);
+      const bytes = await this.#readAt(offset, buffer.subarray(0, length));
+      if (bytes.length !== length || !equal(this.#lent.blake3.hash(bytes), hash)) continue;
+      setBit(this.#have, index);
+      this.#bytes += length;
+      if (index === this.#shaNext) {
+        this.#sha.update(bytes);
+        this.#shaNext += 1;
+      }
+      options.onProgress?.({ step: 'resume', done: this.#bytes, total: this.list.size, unit: 'bytes' });
+    }
+  }
+
+  /** Feeds the hash over the whole with what counts and was not seen in memory, in the background. */
+  #catchUp(): void {
+    if (this.#catchingUp !== null || this.#live !== null || this.#closed) return;
+    const { shards } = this.list;
+    if (this.#shaNext >= shards.length || !this.has(this.#shaNext)) return;
+    const work = async () => {
+      let buffer = new Uint8Array(this.list.averageBytes);
+      while (this.#shaNext < shards.length && this.has(this.#shaNext) && !this.#closed) {
+        const { offset, length } = shards[this.#shaNext]!;
+        if (buffer.length < length) buffer = new Uint8Array(length);
+        this.#sha.update(await this.#readAt(offset, buffer.subarray(0, length)));
+        this.#shaNext += 1;
+      }
+    };
+    this.#catchingUp = work()
+      .catch((error: unknown) => {
+        this.#failure ??= error;
+      })
+      .finally(() => {
+        this.#catchingUp = null;
+      });
+  }
+
+  /** Notes in the file what counts, at most one write at a time. */
+  #note(): void {
+    if (this.#noting !== null) {
+      this.#noteAgain = true;
+      return;
+    }
+    const work = async () => {
+      do {
+        this.#noteAgain = false;
+        await storing('noting what came', () => this.#haveFile.write(this.#have.slice(), 0, this.#have.length, 0));
+      } while (this.#noteAgain);
+    };
+    this.#noting = work()
+      .catch((error: unknown) => {
+        this.#failure ??= error;
+      })
+      .finally(() => {
+        this.#noting = null;
+      });
+  }
+
+  async #readAt(offset: number, into: Uint8Array): Promise<Uint8Array> {
+    let at = 0;
+    await storing('reading what came', async () => {
+      while (at < into.length) {
+        const { bytesRead } = await this.#data.read(into, at, into.length - at, offset + at);
+        if (bytesRead === 0) return;
+        at += bytesRead;
+      }
+    });
+    return into.subarray(0, at);
+  }
+
+  #checkUsable(): void {
+    if (this.#closed) throw new HyperMeshError('cancelled', 'The arrival of this blob was ended.');
+    if (this.#failure !== null) throw this.#failure;
+  }
+}
+
+/** Consecutive shards whose bytes come in order. */
+class Run implements ShardRun {
+  readonly #incoming: Incoming;
+  readonly #to: number;
+  #next: number;
+  /** Bytes of shard `#next` that came. */
+  #within = 0;
+  #hasher: ReturnType<Blake3['hasher']> | null = null;
+  #pushing: Promise<void> = Promise.resolve();
+
+  constructor(incoming: Incoming, from: number, to: number) {
+    this.#incoming = incoming;
+    this.#next = from;
+    this.#to = to;
+  }
+
+  get next(): number {
+    return this.#next;
+  }
+
+  push(bytes: Uint8Array): Promise<void> {
+    const work = this.#push(bytes);
+    this.#pushing = work.catch(() => {});
+    return work;
+  }
+
+  /** Settles when no write of this run is under way. */
+  settled(): Promise<void> {
+    return this.#pushing;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#pushing;
+    if (this.#next < this.#to) this.#incoming.giveUp(this.#next, this);
+  }
+
+  async #push(bytes: Uint8Array): Promise<void> {
+    const incoming = this.#incoming;
+    const { shards } = incoming.list;
+    const whole: number[] = [];
+    const writes: Promise<void>[] = [];
+    // What is this run's to write and not yet on its way there: bytes `from` to `at`.
+    let from = 0;
+    let at = 0;
+    let offset = 0;
+    const flush = () => {
+      if (from < at) writes.push(incoming.write(bytes.subarray(from, at), offset));
+    };
+    let wrong: number | null = null;
+    while (at < bytes.length) {
+      if (this.#next >= this.#to) throw new RangeError('more bytes than the run has shards for');
+      const shard = shards[this.#next]!;
+      if (this.#hasher === null) {
+        await incoming.claim(this.#next, this);
+        this.#hasher = incoming.blake3.hasher();
+      }
+      const part = bytes.subarray(at, at + Math.min(shard.length - this.#within, bytes.length - at));
+      if (from === at) offset = shard.offset + this.#within;
+      const owned = incoming.owns(this.#next, this);
+      if (!owned) flush();
+      this.#hasher.update(part);
+      incoming.see(this, part);
+      this.#within += part.length;
+      at += part.length;
+      if (!owned) from = at;
+      if (this.#within < shard.length) continue;
+      if (!equal(this.#hasher.digest(), shard.hash)) {
+        wrong = this.#next;
+        break;
+      }
+      incoming.seen(this);
+      whole.push(this.#next);
+      this.#hasher = null;
+      this.#within = 0;
+      this.#next += 1;
+    }
+    flush();
+    await Promise.all(writes);
+    incoming.mark(whole.filter((index) => incoming.owns(index, this)));
+    if (wrong !== null) {
+      incoming.giveUp(wrong, this);
+      throw new HyperMeshError('shard-mismatch', `The bytes that came are not shard ${wrong} of what was asked for.`, {
+        details: { shard: wrong },
+      });
+    }
+  }
+}
