@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type { Runtime, SandboxPolicy, Termination } from '../capabilities/vm.ts';
-import { type MemoryTrees, SMALL_POLICY } from './runtime-conformance.ts';
+import { type MemoryTrees, SMALL_POLICY, type TreeContent } from './runtime-conformance.ts';
 
 /** Something that a hostile program does: it prints `held`, or `escaped` and what it reached. */
 interface Attack {
@@ -456,9 +456,17 @@ time.sleep(60)`,
 ];
 
 export interface EscapeFixture extends AsyncDisposable {
-  /** Of kind `python`. */
+  /** Of kind `python`, unless it has a way of its own to run Python. */
   readonly runtime: Runtime;
   readonly trees: MemoryTrees;
+  /** A way to run the Python program `main.py` of a package that runs as another kind. */
+  readonly wrap?: {
+    /** What the package needs beside the program. */
+    readonly files: Readonly<Record<string, TreeContent>>;
+    readonly entry: string;
+    /** What the interpreter takes of the memory of the program. */
+    readonly memoryBytes: number;
+  };
 }
 
 /** Every attack, each with the limit that has to stop it; `skip` says why this machine cannot run programs at all. */
@@ -505,18 +513,24 @@ export function testEscapes(
 
     for (const attack of ATTACKS.filter((one) => limits === undefined || limits.includes(one.limit))) {
       it(`${attack.name}: stopped by ${attack.limit}`, async () => {
+        const { wrap } = fixture;
         const layer = fixture.trees.add({
+          ...wrap?.files,
           'main.py': Buffer.from(`${PRELUDE}\n${attack.program}\n`),
           link: { link: String(host['file']) },
         });
         const request = {
-          kind: 'python',
+          kind: fixture.runtime.kind,
           layer,
-          entry: 'main.py',
+          entry: wrap?.entry ?? 'main.py',
           args: [],
           input: host as never,
-          policy: { ...SMALL_POLICY, ...attack.policy },
-        } as const;
+          policy: {
+            ...SMALL_POLICY,
+            memoryBytes: SMALL_POLICY.memoryBytes + (wrap?.memoryBytes ?? 0),
+            ...attack.policy,
+          },
+        };
         if (attack.isTwice) await fixture.runtime.run(request);
         const result = await fixture.runtime.run(request);
         const said = `${result.termination}, ${result.exitCode}: ${result.text} ${result.stderr}`;

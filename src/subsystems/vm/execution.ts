@@ -8,6 +8,7 @@ import { HyperMeshError } from '../../base/errors.ts';
 import type { Json } from '../../base/json.ts';
 import type { Assets } from '../../capabilities/assets.ts';
 import type { Execution, RunRequest, RunResult, Runtime, RuntimeKind, RuntimeStatus } from '../../capabilities/vm.ts';
+import { ContainerRuntime } from './container/container.ts';
 import { JuliaRuntime } from './julia/julia.ts';
 import { DEFAULT_LIMITS, type ExecutionLimits } from './limits.ts';
 import { openProcessSandbox } from './process/sandbox.ts';
@@ -70,7 +71,17 @@ async function inBoxes(
     { ...lent, sandbox, trees },
     { limits, images, depots: path.join(directory, 'depots') },
   );
-  return [new PythonRuntime({ ...lent, sandbox, trees }, { limits }), julia];
+  const roots = await Trees.open(lent, {
+    directory: path.join(directory, 'containers'),
+    treeBytesMax: limits.imageBytesMax,
+    filesMax: limits.filesMax,
+    keptBytesMax: 2 * limits.imageBytesMax,
+  });
+  return [
+    new PythonRuntime({ ...lent, sandbox, trees }, { limits }),
+    julia,
+    new ContainerRuntime({ ...lent, sandbox, trees, roots }, { limits }),
+  ];
 }
 
 const KINDS: readonly RuntimeKind[] = ['wasm', 'julia', 'python', 'container', 'vm'];

@@ -20,6 +20,8 @@ export interface ExecutionLimits {
   readonly fileBytesMax: number;
   /** All file reads of one run together. */
   readonly servedBytesMax: number;
+  /** The unpacked files of a container image. */
+  readonly imageBytesMax: number;
   /** Runs that wait for their turn. */
   readonly waitingMax: number;
   /** Boxes of WebAssembly that wait for another run of their program; 0: every run has a process of its own. */
@@ -37,6 +39,7 @@ export const DEFAULT_LIMITS: ExecutionLimits = {
   filesMax: 200_000,
   fileBytesMax: 64 * MiB,
   servedBytesMax: 1024 * MiB,
+  imageBytesMax: 4096 * MiB,
   waitingMax: 1_000,
   keptBoxesMax: 2 * availableParallelism(),
 };

@@ -24,6 +24,12 @@ export interface BoxSpec {
   readonly mounts: readonly { readonly source: string; readonly at: string }[];
   readonly environment: Readonly<Record<string, string>>;
   readonly limits: BoxLimits;
+  /** The folder that the program starts in; `/` unless given. */
+  readonly workingFolder?: string;
+  /** How the user of the box is called inside it; nobody unless given. Never 0. */
+  readonly user?: { readonly uid: number; readonly gid: number };
+  /** `false`: the program gets no descriptor 3. */
+  readonly hasControl?: boolean;
 }
 
 export interface BoxExit {

@@ -74,10 +74,11 @@ export class Launcher {
     return !this.#hasEnded;
   }
 
-  /** Becomes this command. Descriptors: 3 the control socket, 4 the seccomp filter, 5 the status. */
-  exec(machine: Machine, command: readonly string[]): void {
+  /** Becomes this command. Descriptors: 3 the control socket, unless it is to have none, 4 the seccomp filter, 5 the status. */
+  exec(machine: Machine, command: readonly string[], { hasControl }: { readonly hasControl: boolean }): void {
     const words = machine.isShellTalkative ? [machine.tools.env, '-i', ...command] : command;
-    (this.child.stdio as readonly unknown[] as readonly Writable[])[6]!.end(`exec ${words.map(quoted).join(' ')}\n`);
+    const order = `${hasControl ? '' : 'exec 3<&-; '}exec ${words.map(quoted).join(' ')}\n`;
+    (this.child.stdio as readonly unknown[] as readonly Writable[])[6]!.end(order);
   }
 
   /** Ends it if it has not ended, and removes the groups. */

@@ -55,7 +55,7 @@ const CORES_USUAL = 1;
 const OPEN_FILES = 256;
 const SYSTEM_FOLDERS = new Set(['', 'dev', 'etc', 'proc', 'sys', 'tmp', ...HOST_FOLDERS]);
 /** Entries of an image that the box makes itself. */
-const BOX_FOLDERS = new Set(['proc', 'sys', 'dev', 'tmp', 'run', 'package', 'packages', 'home', 'root', 'mnt', 'boot']);
+const BOX_FOLDERS = new Set(['proc', 'sys', 'dev', 'tmp', 'package', 'packages']);
 
 class Sandbox implements ProcessSandbox {
   readonly #directory: string;
@@ -179,7 +179,7 @@ class Sandbox implements ProcessSandbox {
           cause: signal?.reason,
         });
       const box = new RunningBox(launcher, spec.limits, this.#mechanisms(), !this.#holds('memory'));
-      launcher.exec(machine, [
+      const command = [
         ...this.#limited(spec.limits, machine),
         machine.tools.bwrap,
         ...['--unshare-all', '--unshare-user', '--disable-userns', '--die-with-parent', '--new-session', '--clearenv'],
@@ -191,9 +191,11 @@ class Sandbox implements ProcessSandbox {
         ...machine.masks.flatMap((file) => ['--ro-bind', '/dev/null', file]),
         // Nothing is there, and nothing is shown: the words are a mark by which the next node finds what this one left.
         ...['--ro-bind-try', markOf(this.#name), '/none'],
-        ...['--remount-ro', '/', '--chdir', '/', '--cap-drop', 'ALL', '--uid', String(NOBODY), '--gid', String(NOBODY)],
+        ...['--remount-ro', '/', '--chdir', spec.workingFolder ?? '/', '--cap-drop', 'ALL'],
+        ...['--uid', String(spec.user?.uid ?? NOBODY), '--gid', String(spec.user?.gid ?? NOBODY)],
         ...['--seccomp', '4', '--json-status-fd', '5', '--', ...spec.command],
-      ]);
+      ];
+      launcher.exec(machine, command, { hasControl: spec.hasControl ?? true });
       this.#follow(box, launcher, machine, signal);
       return box;
     } catch (error) {

@@ -1,5 +1,5 @@
 import { createWriteStream } from 'node:fs';
-import { chmod, mkdir, readdir, readFile, rename, rm, symlink, utimes, writeFile } from 'node:fs/promises';
+import { chmod, link, mkdir, readdir, readFile, rename, rm, symlink, utimes, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -14,7 +14,17 @@ const MTIME_S = 946_684_800;
 const CONCURRENCY = 8;
 const KEPT_BYTES_MAX = 4 * 2 ** 30;
 const NAME = /^([0-9a-f]{64})\.(\d{1,15})$/;
-const UNFINISHED = '.new-';
+/** Names of what a crash may leave begin so; the next opening removes it. */
+export const UNFINISHED = '.new-';
+
+/** An entry of a tree that is put on disk; `sameAs`: another name of that file. */
+export type ShownEntry = TreeEntry & { readonly sameAs?: string };
+
+/** Where the files of one tree come from. */
+export interface TreeSource {
+  tree(options: CallOptions): Promise<readonly ShownEntry[]>;
+  readFile(path: string, options: CallOptions): AsyncIterable<Uint8Array>;
+}
 
 /** A tree that stays on disk until it is given back. */
 export interface HeldTree extends Disposable {
@@ -82,13 +92,25 @@ export class Trees {
     return new Trees(lent, options, kept);
   }
 
-  /** Errors: `blob-not-found`, `tree-invalid`, `limit-exceeded`, `storage-*`, `cancelled`. */
-  async hold(layer: Digest, options: CallOptions = {}): Promise<HeldTree> {
+  /** The folder of trees, for whoever prepares one: a name that begins with {@link UNFINISHED} is free. */
+  get directory(): string {
+    return this.#options.directory;
+  }
+
+  /**
+   * `open`: where the files come from when they are not there yet; a layer of a package unless it is given.
+   * Errors: `blob-not-found`, `tree-invalid`, `limit-exceeded`, `storage-*`, `cancelled`, and those of `open`.
+   */
+  async hold(
+    layer: Digest,
+    options: CallOptions = {},
+    open: () => Promise<TreeSource & Partial<AsyncDisposable>> = async () => this.#package(layer),
+  ): Promise<HeldTree> {
     for (let tree = this.#kept.get(layer); ; tree = this.#kept.get(layer)) {
       if (tree !== undefined) return this.#held(layer, tree);
       // Whoever comes first writes it; the others look again, and write it themselves when the first one failed.
       const coming = this.#coming.get(layer);
-      if (coming === undefined) await this.#write(layer, options);
+      if (coming === undefined) await this.#write(layer, options, open);
       else await coming.catch(() => {});
     }
   }
@@ -107,15 +129,34 @@ export class Trees {
     };
   }
 
-  async #write(layer: Digest, options: CallOptions): Promise<void> {
-    const writing = this.#materialise(layer, options).finally(() => this.#coming.delete(layer));
+  #package(layer: Digest): TreeSource {
+    return {
+      tree: (options) => this.#assets.tree(layer, options),
+      readFile: (name, options) => this.#assets.readFile(layer, name, options),
+    };
+  }
+
+  async #write(
+    layer: Digest,
+    options: CallOptions,
+    open: () => Promise<TreeSource & Partial<AsyncDisposable>>,
+  ): Promise<void> {
+    const materialised = async () => {
+      const source = await open();
+      try {
+        await this.#materialise(layer, source, options);
+      } finally {
+        await source[Symbol.asyncDispose]?.();
+      }
+    };
+    const writing = materialised().finally(() => this.#coming.delete(layer));
     this.#coming.set(layer, writing);
     await writing;
   }
 
-  async #materialise(layer: Digest, options: CallOptions): Promise<void> {
+  async #materialise(layer: Digest, source: TreeSource, options: CallOptions): Promise<void> {
     const { directory, treeBytesMax, filesMax } = this.#options;
-    const entries = await this.#assets.tree(layer, options);
+    const entries = await source.tree(options);
     const bytes = entries.reduce((sum, { size }) => sum + size, 0);
     if (entries.length > filesMax || bytes > treeBytesMax) {
       throw new HyperMeshError(
@@ -127,7 +168,7 @@ export class Trees {
     const unfinished = path.join(directory, `${UNFINISHED}${this.#unfinished++}-${digestHex(layer).slice(0, 16)}`);
     const folder = path.join(directory, `${digestHex(layer)}.${bytes}`);
     try {
-      await this.#fill(unfinished, layer, entries, options);
+      await fill(unfinished, source, entries, options);
       await rename(unfinished, folder);
     } catch (error) {
       await rm(unfinished, { recursive: true, force: true });
@@ -136,36 +177,6 @@ export class Trees {
       throw storageError(error, 'preparing a package to run');
     }
     this.#kept.set(layer, { folder, bytes, holders: 0 });
-  }
-
-  async #fill(root: string, layer: Digest, entries: readonly TreeEntry[], options: CallOptions): Promise<void> {
-    const folders = new Set([root]);
-    for (const entry of entries) {
-      const at = path.join(root, entry.path);
-      // Trees were checked when they came; this one is about to be written on our disk.
-      if (path.isAbsolute(entry.path) || path.normalize(entry.path) !== entry.path || !at.startsWith(`${root}/`))
-        throw new HyperMeshError('tree-invalid', `A package tree has the path "${entry.path}".`);
-      for (let one = entry.kind === 'directory' ? at : path.dirname(at); !folders.has(one); one = path.dirname(one))
-        folders.add(one);
-    }
-    for (const folder of [...folders].sort()) await mkdir(folder, { mode: 0o755 });
-    const files = entries.filter(({ kind }) => kind === 'file');
-    await mapBounded(files, CONCURRENCY, async (entry) => {
-      const at = path.join(root, entry.path);
-      const mode = entry.executable ? 0o755 : 0o644;
-      const content = Readable.from(this.#assets.readFile(layer, entry.path, options));
-      await pipeline(content, createWriteStream(at, { flags: 'wx', mode }));
-      // Whatever the mask of the node: the user of a box is another one.
-      await chmod(at, mode);
-      await utimes(at, MTIME_S, MTIME_S);
-    });
-    // After the files: none is written through a link.
-    for (const { kind, path: name, target } of entries)
-      if (kind === 'symlink') await symlink(target ?? '', path.join(root, name));
-    for (const folder of [...folders].sort().reverse()) {
-      await chmod(folder, 0o755);
-      await utimes(folder, MTIME_S, MTIME_S);
-    }
   }
 
   /** Removes what was used longest ago and is not held, until `bytes` more may be kept. */
@@ -180,5 +191,42 @@ export class Trees {
       sum -= tree.bytes;
       await rm(tree.folder, { recursive: true, force: true });
     }
+  }
+}
+
+async function fill(
+  root: string,
+  source: TreeSource,
+  entries: readonly ShownEntry[],
+  options: CallOptions,
+): Promise<void> {
+  const folders = new Set([root]);
+  for (const entry of entries) {
+    const at = path.join(root, entry.path);
+    // Trees were checked when they came; this one is about to be written on our disk.
+    if (path.isAbsolute(entry.path) || path.normalize(entry.path) !== entry.path || !at.startsWith(`${root}/`))
+      throw new HyperMeshError('tree-invalid', `A package tree has the path "${entry.path}".`);
+    for (let one = entry.kind === 'directory' ? at : path.dirname(at); !folders.has(one); one = path.dirname(one))
+      folders.add(one);
+  }
+  for (const folder of [...folders].sort()) await mkdir(folder, { mode: 0o755 });
+  const files = entries.filter(({ kind, sameAs }) => kind === 'file' && sameAs === undefined);
+  await mapBounded(files, CONCURRENCY, async (entry) => {
+    const at = path.join(root, entry.path);
+    const mode = entry.executable ? 0o755 : 0o644;
+    const content = Readable.from(source.readFile(entry.path, options));
+    await pipeline(content, createWriteStream(at, { flags: 'wx', mode }));
+    // Whatever the mask of the node: the user of a box is another one.
+    await chmod(at, mode);
+    await utimes(at, MTIME_S, MTIME_S);
+  });
+  for (const { path: name, sameAs } of entries)
+    if (sameAs !== undefined) await link(path.join(root, sameAs), path.join(root, name));
+  // After the files: none is written through a link.
+  for (const { kind, path: name, target } of entries)
+    if (kind === 'symlink') await symlink(target ?? '', path.join(root, name));
+  for (const folder of [...folders].sort().reverse()) {
+    await chmod(folder, 0o755);
+    await utimes(folder, MTIME_S, MTIME_S);
   }
 }
