@@ -98,8 +98,7 @@ export function entriesFrom(files: readonly string[], leave: readonly string[] =
   return files.flatMap((file): LayerEntry[] => {
     const real = realpathSync(file);
     const info = lstatSync(real);
-    if (!info.isDirectory())
-      return [{ path: file.slice(1), content: readFileSync(real), mode: info.mode & 0o777 }];
+    if (!info.isDirectory()) return [{ path: file.slice(1), content: readFileSync(real), mode: info.mode & 0o777 }];
     return readdirSync(real, { recursive: true, withFileTypes: true }).flatMap((entry): LayerEntry[] => {
       const at = path.join(entry.parentPath, entry.name);
       const name = path.join(file, path.relative(real, at)).slice(1);

@@ -57,7 +57,12 @@ const config = z.object({
   rootfs: z.object({ diff_ids: z.array(digest).min(1).max(LAYERS_MAX) }),
 });
 const archive = z
-  .array(z.object({ Config: z.string().min(1).max(1_024), Layers: z.array(z.string().min(1).max(1_024)).min(1).max(LAYERS_MAX) }))
+  .array(
+    z.object({
+      Config: z.string().min(1).max(1_024),
+      Layers: z.array(z.string().min(1).max(1_024)).min(1).max(LAYERS_MAX),
+    }),
+  )
   .length(1, 'expected one image; save only one');
 
 export type ImageIndex = z.infer<typeof index>;

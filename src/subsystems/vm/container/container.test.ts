@@ -34,7 +34,9 @@ async function make() {
 /** The programs of this machine and the libraries that they need, at their own paths. */
 function machine(...programs: string[]): LayerEntry[] {
   const libraries = programs.flatMap((program) =>
-    [...execFileSync('ldd', [program], { encoding: 'utf8' }).matchAll(/(\/\S+) \(0x/g)].map(([, file]) => file!),
+    [...execFileSync('/usr/bin/ldd', [program], { encoding: 'utf8' }).matchAll(/(\/\S+) \(0x/g)].map(
+      ([, file]) => file!,
+    ),
   );
   return entriesFrom([...new Set([...programs, ...libraries])]);
 }
@@ -51,7 +53,9 @@ const skip = await (async () => {
 const base = skip === false ? machine(...PROGRAMS) : [];
 
 /** A package with one image at `image`. */
-function packageOf(parts: Partial<ImageParts> & { readonly entries?: readonly LayerEntry[] }): Record<string, Uint8Array> {
+function packageOf(
+  parts: Partial<ImageParts> & { readonly entries?: readonly LayerEntry[] },
+): Record<string, Uint8Array> {
   const layers = parts.layers ?? [{ entries: base }, { entries: parts.entries ?? [], compress: 'gzip' as const }];
   return layoutIn('image', { ...parts, layers });
 }
@@ -78,7 +82,10 @@ testRuntime(
     return {
       runtime: made.runtime,
       trees: made.assets,
-      programs: { layer: made.assets.add(files), ...(names as Record<keyof typeof images | 'broken', string>) } as never,
+      programs: {
+        layer: made.assets.add(files),
+        ...(names as Record<keyof typeof images | 'broken', string>),
+      } as never,
       [Symbol.asyncDispose]: () => made[Symbol.asyncDispose](),
     };
   },
@@ -189,7 +196,11 @@ describe('runtime container', { skip }, () => {
 
   it('merges layers: whiteouts, opaque folders, links on the way, hard links, no devices, plain modes', async () => {
     await using made = await make();
-    const text = (name: string, content = name): LayerEntry => ({ path: name, content: Buffer.from(content), mode: 0o640 });
+    const text = (name: string, content = name): LayerEntry => ({
+      path: name,
+      content: Buffer.from(content),
+      mode: 0o640,
+    });
     const layers = [
       {
         entries: [
@@ -233,11 +244,24 @@ describe('runtime container', { skip }, () => {
     const unpacked = (await readdir(roots)).filter((name) => name !== 'boot');
     assert.equal(unpacked.length, 1, 'nothing but the image is left');
     const root = path.join(roots, unpacked[0]!, 'root');
-    const names = (await readdir(root, { recursive: true })).filter((name) => !base.some((one) => one.path.startsWith(name)));
-    assert.deepEqual(names.sort(), [
-      ...['dev', 'etc', 'etc/inside', 'gone', 'gone/b', 'hard', 'hard2', 'hidden', 'hidden/new', 'link', 'long'],
-      ...[`long/${'n'.repeat(120)}`, 'out', 'real', 'real/folder', 'real/folder/there', 'real/folder/through', 'setuid'],
-    ].filter((name) => name !== 'dev'));
+    const names = (await readdir(root, { recursive: true })).filter(
+      (name) => !base.some((one) => one.path.startsWith(name)),
+    );
+    assert.deepEqual(
+      names.sort(),
+      [
+        ...['dev', 'etc', 'etc/inside', 'gone', 'gone/b', 'hard', 'hard2', 'hidden', 'hidden/new', 'link', 'long'],
+        ...[
+          `long/${'n'.repeat(120)}`,
+          'out',
+          'real',
+          'real/folder',
+          'real/folder/there',
+          'real/folder/through',
+          'setuid',
+        ],
+      ].filter((name) => name !== 'dev'),
+    );
     assert.equal(await readFile(path.join(root, 'gone/b'), 'utf8'), 'again');
     const [hard, through, setuid] = await Promise.all(
       ['hard', 'real/folder/through', 'setuid'].map((name) => stat(path.join(root, name))),
@@ -275,9 +299,8 @@ describe('runtime container', { skip }, () => {
       message: /in circles/,
     });
     const bomb = [{ path: 'zeros', content: Buffer.alloc(80 * 2 ** 20) }];
-    await assert.rejects(
-      run(packageOf({ layers: [{ entries: bomb, compress: 'zstd' }], config: { Cmd: ['cat'] } })),
-      { code: 'limit-exceeded' },
-    );
+    await assert.rejects(run(packageOf({ layers: [{ entries: bomb, compress: 'zstd' }], config: { Cmd: ['cat'] } })), {
+      code: 'limit-exceeded',
+    });
   });
 });

@@ -1,9 +1,9 @@
 import { lstat, readFile, readlink } from 'node:fs/promises';
 import path from 'node:path';
+import { utf8 } from '../../../base/bytes.ts';
 import type { CallOptions } from '../../../base/call.ts';
 import { type Digest, digestOf } from '../../../base/digest.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
-import { utf8 } from '../../../base/bytes.ts';
 import type { Assets } from '../../../capabilities/assets.ts';
 import type { RunRequest, RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
 import type { ExecutionLimits } from '../limits.ts';
@@ -154,7 +154,12 @@ async function inside(root: string, name: string): Promise<string | null> {
       if (++links > LINKS_MAX) return null;
       const target = await readlink(here);
       if (target.startsWith('/')) at.length = 0;
-      rest.push(...target.split('/').filter((one) => one !== '' && one !== '.').reverse());
+      rest.push(
+        ...target
+          .split('/')
+          .filter((one) => one !== '' && one !== '.')
+          .reverse(),
+      );
     } else if (rest.length > 0 && !info.isDirectory()) {
       return null;
     } else if (rest.length === 0 && !(info.isFile() && (info.mode & 0o111) !== 0)) {

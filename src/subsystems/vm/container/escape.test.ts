@@ -13,15 +13,29 @@ import { ContainerRuntime } from './container.ts';
 
 const PYTHON = '/usr/bin/python3';
 /** Of the standard library, what the attacks do without. */
-const LEFT_OUT = ['dist-packages', 'test', '__pycache__', 'idlelib', 'lib2to3', 'ensurepip', 'tkinter', 'asyncio', 'email'];
+const LEFT_OUT = [
+  'dist-packages',
+  'test',
+  '__pycache__',
+  'idlelib',
+  'lib2to3',
+  'ensurepip',
+  'tkinter',
+  'asyncio',
+  'email',
+];
 
 /** An image with the Python of this machine. */
 function pythonImage(): Record<string, Uint8Array> {
   const python = realpathSync(PYTHON);
-  const library = execFileSync(PYTHON, ['-I', '-c', 'import os; print(os.path.dirname(os.__file__))']).toString().trim();
+  const library = execFileSync(PYTHON, ['-I', '-c', 'import os; print(os.path.dirname(os.__file__))'])
+    .toString()
+    .trim();
   const modules = execFileSync(PYTHON, ['-I', '-c', 'import _ctypes, json; print(_ctypes.__file__)']).toString().trim();
   const libraries = [python, modules].flatMap((file) =>
-    [...execFileSync('ldd', [file], { encoding: 'utf8' }).matchAll(/(\/\S+) \(0x/g)].map(([, found]) => found!),
+    [...execFileSync('/usr/bin/ldd', [file], { encoding: 'utf8' }).matchAll(/(\/\S+) \(0x/g)].map(
+      ([, found]) => found!,
+    ),
   );
   const entries = [
     ...entriesFrom([...new Set([python, ...libraries])]),

@@ -117,7 +117,12 @@ export class ImageSource implements TreeSource, AsyncDisposable {
       ...{ path: entryPath, kind: 'file', size, executable },
       ...(sameAs === undefined ? {} : { sameAs }),
     });
-    const folder = (entryPath: string): ShownEntry => ({ path: entryPath, kind: 'directory', size: 0, executable: false });
+    const folder = (entryPath: string): ShownEntry => ({
+      path: entryPath,
+      kind: 'directory',
+      size: 0,
+      executable: false,
+    });
     const found: ShownEntry[] = [file(PROGRAM_FILE, this.#program.length, false), folder(ROOT_FOLDER)];
     const names = new Map<Content, string>();
     for (const entry of this.#merge.entries()) {

@@ -9,7 +9,10 @@ export interface Content {
   readonly executable: boolean;
 }
 
-type Node = Folder | { readonly kind: 'file'; readonly content: Content } | { readonly kind: 'symlink'; readonly target: string };
+type Node =
+  | Folder
+  | { readonly kind: 'file'; readonly content: Content }
+  | { readonly kind: 'symlink'; readonly target: string };
 
 interface Folder {
   readonly kind: 'directory';
@@ -141,7 +144,12 @@ export class Merge {
       } else if (child.kind === 'symlink') {
         if (++links > LINKS_MAX) throw invalid(`links in it lead in circles at ${JSON.stringify(part)}`);
         if (child.target.startsWith('/')) above.length = 0;
-        rest.push(...child.target.split('/').filter((one) => one !== '' && one !== '.').reverse());
+        rest.push(
+          ...child.target
+            .split('/')
+            .filter((one) => one !== '' && one !== '.')
+            .reverse(),
+        );
       } else if (make) {
         throw invalid(`a file lies where its folder ${JSON.stringify(path.join('/').slice(0, 200))} should be`);
       } else {
