@@ -49,7 +49,7 @@ const schema = z
       layers: z.literal(3),
       registrationOpenings: z.int().min(16).max(PROOF_LIMITS.openingsMax),
     }),
-    time: z.strictObject({ scheme: z.literal('pietrzak-rsa2048-v1') }),
+    time: z.strictObject({ scheme: z.literal('wesolowski-rsa2048-v1', 'this version knows wesolowski-rsa2048-v1') }),
     work: z.strictObject({ scheme: z.literal('sha256-hashcash-v1') }),
     stake: z.strictObject({
       /** How old a statement of the ledger may be. */
@@ -93,7 +93,7 @@ export interface Genesis {
     readonly layers: 3;
     readonly registrationOpenings: number;
   };
-  readonly time: { readonly scheme: 'pietrzak-rsa2048-v1' };
+  readonly time: { readonly scheme: 'wesolowski-rsa2048-v1' };
   readonly work: { readonly scheme: 'sha256-hashcash-v1' };
   readonly stake: {
     readonly ageMsMax: number;
@@ -106,7 +106,7 @@ export function decodeGenesis(document: unknown): { readonly genesis: Genesis; r
   const parsed = schema.safeParse(document);
   if (!parsed.success) {
     throw new HyperMeshError('network-mismatch', `Expected a genesis document, but ${firstIssue(parsed.error)}.`, {
-      hint: 'The document was altered, or was made by a newer version of HyperMesh.',
+      hint: 'The document was altered, or was made by another version of HyperMesh.',
     });
   }
   const bytes = utf8(canonicalJson(parsed.data));

@@ -79,7 +79,7 @@ export async function foundNetwork(
       layers: 3,
       registrationOpenings: 96,
     },
-    time: { scheme: 'pietrzak-rsa2048-v1' },
+    time: { scheme: 'wesolowski-rsa2048-v1' },
     work: { scheme: 'sha256-hashcash-v1' },
     stake: {
       ageMsMax: 3_600_000,
