@@ -60,7 +60,7 @@ async function set(name: string, kind: OperationKind, subject: Digest, ref: stri
   nowMs += 1_000;
   const proofs = await nkrypt.prove(await nkrypt.challenge(kind, subject, ref));
   nowMs += 1_000;
-  const endorsement = await nkrypt.admit(proofs);
+  const { endorsement } = await nkrypt.admit(proofs);
   const verdicts = verdictsOf(await nkrypt.verify(proofs, { genesis, anchor, atMs: nowMs }));
   return { name, kind: 'set', genesis, anchor, atMs: nowMs, proofs, endorsement, verdicts };
 }

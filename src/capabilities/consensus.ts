@@ -21,6 +21,13 @@ export interface StakeAccount {
   readonly locked: number;
 }
 
+/** What came of a submission. */
+export interface Admission {
+  readonly endorsement: Endorsement;
+  /** How the proofs were judged, in the order space, stake, work, time. */
+  readonly verdicts: readonly ProofVerdict[];
+}
+
 /** The standing space commitment of this home. */
 export interface SpaceStatus {
   readonly state: 'absent' | 'building' | 'ready' | 'damaged';
@@ -53,12 +60,12 @@ export interface Consensus {
     options?: { readonly atMs?: number; readonly anchor?: TrustAnchor; readonly genesis?: Json },
   ): Promise<readonly ProofVerdict[]>;
   /**
-   * The committee checks everything in cost order, remembers the proofs against replay, and votes.
+   * The committee checks everything in cost order, remembers the proofs against replay, and votes. Nothing needs judging again after it.
    * Repeating the same submission returns the same endorsement, for a publish at least a day long, for others as long as the anchor
    * is good. Errors: `proof-invalid`, `network-mismatch`, `equivocation`, `proof-replayed`, `proof-expired`, `proof-rejected`,
    * `stake-insufficient`.
    */
-  admit(proofs: ProofSet, options?: CallOptions): Promise<Endorsement>;
+  admit(proofs: ProofSet, options?: CallOptions): Promise<Admission>;
   /** Offline check of an endorsement against a genesis document. Errors: `endorsement-invalid`. */
   verifyEndorsement(
     endorsement: Endorsement,

@@ -6,6 +6,7 @@ import type { Json } from '../base/json.ts';
 import { hold } from '../base/lease.ts';
 import { collect, once } from '../base/streams.ts';
 import type { AssetRecord, BlobInfo } from '../capabilities/assets.ts';
+import type { Admission, ProofVerdict } from '../capabilities/consensus.ts';
 import type { ResourceRequest } from '../capabilities/resources.ts';
 import { type Bundle, encodeBundle, inclusionLeaf } from '../wire/bundle.ts';
 import type { PackageManifest } from '../wire/manifest.ts';
@@ -33,17 +34,17 @@ export async function publishPackage(
 ): Promise<PublishResult> {
   const publication = await checkSigned(context, signed); // blob-not-found, signature-*, certificate-*, bundle-invalid
   const published = await alreadyPublished(context, publication); // version-exists
-  if (published !== null) return resultOf(context, publication, published, false);
+  if (published !== null) return againPublished(context, publication, published);
   await checkDependencies(context, publication, options); // dependency-*
 
   const { lent } = context;
   await using _lease = await hold(lent.resources, leaseRequest(publication.layer.size), options); // quota-exceeded
   const made = await proveOnce(context, publication, options); // stake-insufficient, cancelled
-  const { proofs, endorsement } = await admit(context, publication, made, options); // proof-*, equivocation
+  const { proofs, endorsement, verdicts } = await admit(context, publication, made, options); // proof-*, equivocation
   const bundle = await assemble(context, publication, proofs, endorsement);
   const record = await commit(context, publication, bundle);
   await announce(context, record);
-  return resultOf(context, publication, record, true);
+  return resultOf(publication, record, verdicts, true);
 }
 
 /** A signed package after it was checked: everything here comes from the store and from what was signed, nothing from the caller. */
@@ -163,18 +164,18 @@ async function admit(
   publication: Publication,
   proofs: ProofSet,
   options: CallOptions,
-): Promise<{ readonly proofs: ProofSet; readonly endorsement: Endorsement }> {
+): Promise<Admission & { readonly proofs: ProofSet }> {
   const { lent } = context;
   options.onProgress?.({ step: 'admit', note: 'the committee checks the proofs' });
   try {
-    return { proofs, endorsement: await lent.consensus.admit(proofs, options) };
+    return { proofs, ...(await lent.consensus.admit(proofs, options)) };
   } catch (error) {
     if (!isCoded(error, ...CONDEMNED)) throw error;
     await lent.state.write({ [noteKey(publication.content)]: undefined });
     // Kept proofs can outlive their window; fresh ones can not, so this repeats once at most.
     if (!isCoded(error, 'proof-expired')) throw error;
     const fresh = await proveOnce(context, publication, options);
-    return { proofs: fresh, endorsement: await lent.consensus.admit(fresh, options) };
+    return { proofs: fresh, ...(await lent.consensus.admit(fresh, options)) };
   }
 }
 
@@ -231,28 +232,26 @@ async function announce({ lent }: CatalogContext, record: AssetRecord): Promise<
   });
 }
 
-async function resultOf(
+/** The proofs of the earlier publish are judged again: its bundle is all that is left of it. */
+async function againPublished(
   { lent }: CatalogContext,
+  publication: Publication,
+  record: AssetRecord,
+): Promise<PublishResult> {
+  const { proofs, endorsement } = await readBundle(lent.assets, record);
+  const verdicts = await lent.consensus.verify(proofs, { atMs: endorsement.admittedAtMs });
+  return resultOf(publication, record, verdicts, false);
+}
+
+function resultOf(
   { layer }: Publication,
   record: AssetRecord,
+  proofs: readonly ProofVerdict[],
   created: boolean,
-): Promise<PublishResult> {
-  const bundle = await readBundle(lent.assets, record);
-  return {
-    id: record.id,
-    name: record.name,
-    version: record.version,
-    digest: record.digest,
-    bundle: record.bundle,
-    size: record.size,
-    shards: {
-      total: layer.shards.count,
-      reused: layer.shardsReused,
-      bytesReused: layer.bytesReused,
-    },
-    proofs: await lent.consensus.verify(bundle.proofs, { atMs: bundle.endorsement.admittedAtMs }),
-    created,
-  };
+): PublishResult {
+  const { id, name, version, digest, bundle, size } = record;
+  const shards = { total: layer.shards.count, reused: layer.shardsReused, bytesReused: layer.bytesReused };
+  return { id, name, version, digest, bundle, size, shards, proofs, created };
 }
 
 function leaseRequest(bytes: number): ResourceRequest {

@@ -66,8 +66,9 @@ function canonicalBase64(min: number, max: number) {
     .refine(
       (text) => {
         try {
-          const bytes = fromBase64(text);
-          return bytes.length >= min && bytes.length <= max && base64(bytes) === text;
+          const { length } = fromBase64(text);
+          // The decoder is strict but for white space, which makes a text longer.
+          return length >= min && length <= max && text.length === Math.ceil(length / 3) * 4;
         } catch {
           return false;
         }

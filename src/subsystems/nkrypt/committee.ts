@@ -5,6 +5,7 @@ import type { Clock } from '../../base/clock.ts';
 import { type Digest, digestOf } from '../../base/digest.ts';
 import { HyperMeshError } from '../../base/errors.ts';
 import { canonicalJson } from '../../base/json.ts';
+import type { Admission, ProofVerdict } from '../../capabilities/consensus.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import type { Genesis } from '../../wire/genesis.ts';
 import {
@@ -29,7 +30,7 @@ import {
   type Vote,
 } from '../../wire/proof.ts';
 import { attest } from './attest.ts';
-import { anchorAgeMs, CLOCK_SKEW_MS, COST_ORDER, judgeOne, openingDigest } from './judge.ts';
+import { anchorAgeMs, CLOCK_SKEW_MS, type Court, judge, judgeInTurn, openingDigest, reported } from './judge.ts';
 import type { Ledger } from './ledger.ts';
 import { type Opening, rootOf } from './merkle.ts';
 import { auditPositions, checkRegistration } from './registration.ts';
@@ -77,7 +78,7 @@ export class Committee {
   readonly #genesis: Genesis;
   readonly #networkId: Digest;
   readonly #audits = new Map<Digest, Audit>();
-  readonly #admitting = new Map<Digest, Promise<Endorsement>>();
+  readonly #admitting = new Map<Digest, Promise<Admission>>();
 
   constructor(
     lent: {
@@ -252,7 +253,7 @@ export class Committee {
    * Syntax, memory, anchor age, then the proofs in cost order, then the vote.
    * Errors: `proof-invalid`, `network-mismatch`, `equivocation`, `proof-replayed`, `proof-expired`, `proof-rejected`, `stake-insufficient`.
    */
-  admit(proofs: unknown, options: CallOptions = {}): Promise<Endorsement> {
+  admit(proofs: unknown, options: CallOptions = {}): Promise<Admission> {
     const set = decodeProofSet(proofs);
     const digest = proofsDigest(set);
     const running = this.#admitting.get(digest);
@@ -262,28 +263,25 @@ export class Committee {
     return admission;
   }
 
-  async #admit(set: ProofSet, digest: Digest, { signal, onProgress }: CallOptions): Promise<Endorsement> {
+  async #admit(set: ProofSet, digest: Digest, { signal, onProgress }: CallOptions): Promise<Admission> {
     const { challenge } = set;
     const { operation } = challenge;
     this.#own(challenge);
     const known = this.#admission(operation, digest);
-    if (known !== undefined) return this.#endorse(known);
+    if (known !== undefined) {
+      const endorsement = await this.#endorse(known);
+      return { endorsement, verdicts: await judge(set, this.#court(endorsement.admittedAtMs)) };
+    }
     const issued = this.#issued(challenge);
     if (issued.used !== 0) throw replayed();
     const nowMs = this.#clock.nowMs();
     if (anchorAgeMs(challenge, nowMs) > windowMs(challenge)) throw expired(challenge, nowMs);
-    const court = {
-      trust: this.#trust,
-      genesis: this.#genesis,
-      networkId: this.#networkId,
-      anchor: undefined,
-      atMs: nowMs,
-    };
-    for (const kind of COST_ORDER) {
+    const verdicts: ProofVerdict[] = [];
+    for await (const verdict of judgeInTurn(set, this.#court(nowMs))) {
       if (signal?.aborted === true) throw new HyperMeshError('cancelled', 'The admission was cancelled.');
-      onProgress?.({ step: 'admit', note: `checking the ${kind} proof` });
-      const { verdict, says } = await judgeOne(kind, challenge, set[kind], court);
-      if (verdict === 'invalid') throw rejected(kind, says);
+      if (verdict.verdict === 'invalid') throw rejected(verdict.kind, verdict.says);
+      onProgress?.({ step: 'admit', note: `the ${verdict.kind} proof holds` });
+      verdicts.push(verdict);
     }
     onProgress?.({ step: 'admit', done: 1, total: 1, unit: 'steps' });
     const asked = challenge.requirements.stake?.amountMin ?? 0;
@@ -304,7 +302,12 @@ export class Committee {
       proofs: digest,
       admittedAtMs: nowMs,
     };
-    return this.#endorse(this.#decide(set, digest, vote));
+    const endorsement = await this.#endorse(this.#decide(set, digest, vote));
+    return { endorsement, verdicts: reported(verdicts) };
+  }
+
+  #court(atMs: number): Court {
+    return { trust: this.#trust, genesis: this.#genesis, networkId: this.#networkId, anchor: undefined, atMs };
   }
 
   /**

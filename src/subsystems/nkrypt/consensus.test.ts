@@ -104,11 +104,13 @@ test('a publish is proved, judged offline, admitted, and its endorsement verifie
   const challenge = await nkrypt.challenge('publish', subject, 'ada/greeter@1.0.0');
   const set = await nkrypt.prove(challenge, { onProgress: ({ step }) => steps.add(step) });
   assert.deepEqual(told(await nkrypt.verify(set, { genesis, anchor })), VALID);
-  const endorsement = await nkrypt.admit(set);
+  const { endorsement, verdicts } = await nkrypt.admit(set);
+  assert.deepEqual(told(verdicts), VALID);
   assert.deepEqual(endorsement.operation, challenge.operation);
   await nkrypt.verifyEndorsement(endorsement, { genesis, anchor });
   assert.deepEqual(told(await nkrypt.verify(set, { genesis, anchor, atMs: endorsement.admittedAtMs })), VALID);
-  assert.deepEqual(await nkrypt.admit(structuredClone(set)), endorsement);
+  const again = await nkrypt.admit(structuredClone(set));
+  assert.deepEqual([again.endorsement, told(again.verdicts)], [endorsement, VALID]);
   assert.equal((await nkrypt.space()).state, 'ready');
   assert.ok(steps.has('space') && steps.has('stake'));
 });
@@ -289,7 +291,7 @@ test('an anchor that the committee did not issue is refused, with honest proofs 
 });
 
 test('verifyEndorsement() refuses altered, foreign, unsigned and doubled votes', async () => {
-  const good = await nkrypt.admit(await proofs());
+  const { endorsement: good } = await nkrypt.admit(await proofs());
   const refused = (bad: unknown, options: { genesis: Json; anchor: TrustAnchor } = { genesis, anchor }) =>
     assert.rejects(nkrypt.verifyEndorsement(bad as Endorsement, options), coded('endorsement-invalid'));
   await refused({ ...good, proofs: other });
@@ -303,7 +305,7 @@ test('verifyEndorsement() refuses altered, foreign, unsigned and doubled votes',
   await refused(null);
   await refused(good, { genesis, anchor: await stranger.anchor() });
   await using foreign = await open('foreign-votes', {}, stranger);
-  const theirs = await foreign.admit(await proofs('publish', foreign));
+  const { endorsement: theirs } = await foreign.admit(await proofs('publish', foreign));
   await refused(theirs);
   await refused({ ...good, votes: theirs.votes });
   await refused(good, { genesis: (await foreign.genesis()).document, anchor: await stranger.anchor() });
@@ -312,7 +314,7 @@ test('verifyEndorsement() refuses altered, foreign, unsigned and doubled votes',
 
 test('a committee of four needs three distinct votes', async () => {
   const trusts = [trust, stranger, await newTrust('third')];
-  const good = await nkrypt.admit(await proofs());
+  const { endorsement: good } = await nkrypt.admit(await proofs());
   const { votes, ...vote } = good;
   const keys = await Promise.all(trusts.map(async (one) => (await one.identity('validator')).keyId));
   keys.push('44'.repeat(32));
@@ -348,7 +350,7 @@ test('sequence numbers are taken for good, also across a restart and by two at o
   const challenges = await Promise.all([1, 2, 3].map(() => first.challenge('install', subject, '')));
   const { networkId } = await first.genesis();
   const endorsed = await proofs('publish', first);
-  const endorsement = await first.admit(endorsed);
+  const { endorsement } = await first.admit(endorsed);
   await first[Symbol.asyncDispose]();
   await using second = await open(home, { requirements: {}, stakeInitial: 5 });
   assert.equal((await second.genesis()).networkId, networkId);
@@ -358,7 +360,7 @@ test('sequence numbers are taken for good, also across a restart and by two at o
     [...challenges, next].map(({ operation }) => operation.sequence),
     [1, 2, 3, 5],
   );
-  assert.deepEqual(await second.admit(endorsed), endorsement);
+  assert.deepEqual((await second.admit(endorsed)).endorsement, endorsement);
   // The anchor of before the restart is still good, and chained operations name the one before.
   await second.admit(await second.prove(challenges[1]!));
   const chained = await second.challenge('install', subject, '');
@@ -422,7 +424,7 @@ test('bad arguments are refused with a code', async () => {
 });
 
 test('the state section carries ledger, memory and network to another folder', async () => {
-  const good = await nkrypt.admit(await proofs());
+  const { endorsement: good } = await nkrypt.admit(await proofs());
   const pieces: Uint8Array[] = [];
   for await (const piece of nkrypt.section.export()) pieces.push(piece);
   assert.ok(pieces.every(({ length }) => length > 0 && length <= 2 ** 20));

@@ -6,7 +6,7 @@ import type { Clock } from '../../base/clock.ts';
 import { type Digest, isDigest } from '../../base/digest.ts';
 import { HyperMeshError, isCoded, storageError } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
-import type { Consensus, ProofVerdict, SpaceStatus, StakeAccount } from '../../capabilities/consensus.ts';
+import type { Admission, Consensus, ProofVerdict, SpaceStatus, StakeAccount } from '../../capabilities/consensus.ts';
 import type { StateSection } from '../../capabilities/state.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import { decodeGenesis, type Genesis, genesisDocument } from '../../wire/genesis.ts';
@@ -191,7 +191,7 @@ class Validator implements NKrypt {
     });
   }
 
-  async admit(proofs: ProofSet, options: CallOptions = {}): Promise<Endorsement> {
+  async admit(proofs: ProofSet, options: CallOptions = {}): Promise<Admission> {
     return this.#member.committee.admit(proofs, options);
   }
 

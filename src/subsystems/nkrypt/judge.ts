@@ -51,26 +51,31 @@ export const COST_ORDER = ['work', 'stake', 'space', 'time'] as const satisfies 
 
 /** Verdicts in the order space, stake, work, time. Never throws for bad input. */
 export async function judge(proofs: unknown, court: Court): Promise<readonly ProofVerdict[]> {
-  const shell = proofSetShell.safeParse(proofs);
-  const verdicts = new Map<ProofKind, ProofVerdict>();
-  for (const kind of COST_ORDER) {
-    verdicts.set(
-      kind,
-      shell.success
-        ? await judgeOne(kind, shell.data.challenge, shell.data[kind], court)
-        : { kind, verdict: 'invalid', says: `The proof set is malformed: ${firstIssue(shell.error)}.`, verifyMs: 0 },
-    );
-  }
-  return (['space', 'stake', 'work', 'time'] as const).map((kind) => verdicts.get(kind)!);
+  const verdicts: ProofVerdict[] = [];
+  for await (const verdict of judgeInTurn(proofs, court)) verdicts.push(verdict);
+  return reported(verdicts);
 }
 
-/** One proof of a challenge of correct form. */
-export async function judgeOne(
-  kind: ProofKind,
-  challenge: Challenge,
-  body: unknown,
-  court: Court,
-): Promise<ProofVerdict> {
+/** The order in which verdicts are reported. */
+export function reported(verdicts: readonly ProofVerdict[]): readonly ProofVerdict[] {
+  return (['space', 'stake', 'work', 'time'] as const).map((kind) => verdicts.find((found) => found.kind === kind)!);
+}
+
+/** Verdicts from the cheapest to the dearest: who stops at the first bad one pays for no more. Never throws for bad input. */
+export async function* judgeInTurn(proofs: unknown, court: Court): AsyncGenerator<ProofVerdict> {
+  const shell = proofSetShell.safeParse(proofs);
+  const objection = shell.success
+    ? await objectionTo(shell.data.challenge, court)
+    : `The proof set is malformed: ${firstIssue(shell.error)}.`;
+  for (const kind of COST_ORDER) {
+    yield shell.success && objection === undefined
+      ? await judgeOne(kind, shell.data.challenge, shell.data[kind], court)
+      : { kind, verdict: 'invalid', says: objection!, verifyMs: 0 };
+  }
+}
+
+/** One proof of a challenge that belongs here. */
+async function judgeOne(kind: ProofKind, challenge: Challenge, body: unknown, court: Court): Promise<ProofVerdict> {
   const from = performance.now();
   const verdict = (verdict: ProofVerdict['verdict'], says: string): ProofVerdict => ({
     kind,
@@ -79,7 +84,6 @@ export async function judgeOne(
     verifyMs: performance.now() - from,
   });
   try {
-    await checkChallenge(challenge, court);
     if (challenge.requirements[kind] === null) {
       return body === null
         ? verdict('not-required', 'The network does not ask for it.')
@@ -91,9 +95,19 @@ export async function judgeOne(
   }
 }
 
+/** A sentence that says what of a challenge does not belong together. */
+async function objectionTo(challenge: Challenge, court: Court): Promise<string | undefined> {
+  try {
+    checkRoot(court.genesis, court.anchor ?? (await court.trust.anchor()));
+    checkChallenge(challenge, court);
+    return undefined;
+  } catch (error) {
+    return (error as Error).message.slice(0, 500);
+  }
+}
+
 /** Errors: an Error that says what does not belong together. */
-async function checkChallenge(challenge: Challenge, court: Court): Promise<void> {
-  checkRoot(court.genesis, court.anchor ?? (await court.trust.anchor()));
+function checkChallenge(challenge: Challenge, court: Court): void {
   if (challenge.networkId !== court.networkId) throw new Error('The challenge belongs to another network.');
   const row = court.genesis.requirements[challenge.operation.kind];
   if (canonicalJson(challenge.requirements) !== canonicalJson(row)) {

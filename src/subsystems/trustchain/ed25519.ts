@@ -1,4 +1,4 @@
-import { createPrivateKey, createPublicKey, randomBytes, sign, verify } from 'node:crypto';
+import { createPrivateKey, createPublicKey, type KeyObject, randomBytes, sign, verify } from 'node:crypto';
 import { concat, fromHex } from '../../base/bytes.ts';
 
 /** RFC 8410 wrappers around the 32 raw bytes. */
@@ -27,11 +27,22 @@ export function signEd25519(message: Uint8Array, seed: Uint8Array): Uint8Array {
 export function verifyEd25519(signature: Uint8Array, message: Uint8Array, publicKey: Uint8Array): boolean {
   if (signature.length !== ED25519.signature || publicKey.length !== ED25519.publicKey) return false;
   try {
-    const key = createPublicKey({ key: Buffer.from(concat(SPKI, publicKey)), format: 'der', type: 'spki' });
-    return verify(null, message, key, signature);
+    return verify(null, message, keyOf(publicKey), signature);
   } catch {
     return false;
   }
+}
+
+/** By the array that holds the bytes: those of a decoded certificate, which nobody changes. */
+const keys = new WeakMap<Uint8Array, KeyObject>();
+
+function keyOf(publicKey: Uint8Array): KeyObject {
+  let key = keys.get(publicKey);
+  if (key === undefined) {
+    key = createPublicKey({ key: Buffer.from(concat(SPKI, publicKey)), format: 'der', type: 'spki' });
+    keys.set(publicKey, key);
+  }
+  return key;
 }
 
 function privateKey(seed: Uint8Array) {
