@@ -340,7 +340,7 @@ export const ERRORS = {
     status: 422,
     exit: EXIT.invalid,
     retry: false,
-    when: 'The program is not a valid module of its kind, or asks for a feature that the sandbox does not offer.',
+    when: 'The program or image is not valid for its kind, was altered, or asks for a feature that the sandbox does not offer.',
   },
   'policy-refused': {
     status: 403,
@@ -352,7 +352,7 @@ export const ERRORS = {
     status: 422,
     exit: EXIT.invalid,
     retry: false,
-    when: 'The package declares no language and entry.',
+    when: 'The package declares neither language and entry nor an image, or is in a language that needs an image.',
   },
   // host
   'extension-not-found': { status: 404, exit: EXIT.notFound, retry: false, when: 'No extension has that id.' },

@@ -1,6 +1,6 @@
 import { HyperMeshError } from '../base/errors.ts';
 import type { AssetRecord } from '../capabilities/assets.ts';
-import type { RuntimeKind, SandboxPolicy } from '../capabilities/vm.ts';
+import type { RunRequest, RuntimeKind, SandboxPolicy } from '../capabilities/vm.ts';
 import type { LockedPackage } from '../wire/lock.ts';
 import type { PackageManifest } from '../wire/manifest.ts';
 
@@ -19,7 +19,7 @@ export interface RunLimits {
 }
 
 /** An unknown language runs as a container. */
-export function runtimeFor(manifest: PackageManifest): RuntimeKind {
+function runtimeFor(manifest: PackageManifest): RuntimeKind {
   switch (manifest.language) {
     case 'wasm':
     case 'julia':
@@ -28,6 +28,32 @@ export function runtimeFor(manifest: PackageManifest): RuntimeKind {
     default:
       return manifest.type === 'virtual-machine' ? 'vm' : 'container';
   }
+}
+
+/** What runs of a package, as the runtimes understand it. Errors: `not-runnable`. */
+export function programOf(
+  { name, version, type, manifest }: Pick<AssetRecord, 'name' | 'version' | 'type' | 'manifest'>,
+  args: readonly string[],
+): Pick<RunRequest, 'kind' | 'entry' | 'args'> {
+  const { entry, image, language } = manifest;
+  const kind = runtimeFor(manifest);
+  if (kind === 'container' && image !== undefined) {
+    // The file of the package is what the image starts.
+    return { kind, entry: image, args: entry === undefined ? args : [`/package/${entry}`, ...args] };
+  }
+  if (entry === undefined || language === undefined) {
+    throw new HyperMeshError('not-runnable', `${name}@${version} is a ${type} without language and entry.`, {
+      hint: 'Only packages that declare `language` and `entry`, or `image`, in catalog.yaml can be run.',
+    });
+  }
+  if (kind === 'container') {
+    throw new HyperMeshError(
+      'not-runnable',
+      `${name}@${version} is written in ${language}, which runs in a container, but it brings no image.`,
+      { hint: 'Put a container image into the package, and name it by `image` in catalog.yaml.' },
+    );
+  }
+  return { kind, entry, args };
 }
 
 /** The stricter of manifest and request wins; nothing that neither names is open. Errors: `policy-refused`. */

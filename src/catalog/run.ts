@@ -8,7 +8,7 @@ import type { Lock, LockedPackage } from '../wire/lock.ts';
 import { type PackageName, parseRef } from '../wire/names.ts';
 import type { CatalogRun } from './api.ts';
 import type { CatalogContext } from './context.ts';
-import { policyFor, type RunLimits, runtimeFor } from './policy.ts';
+import { policyFor, programOf, type RunLimits } from './policy.ts';
 import { resolve } from './resolve.ts';
 import { verifyRecord } from './verify.ts';
 import { newestInRange } from './versions.ts';
@@ -32,16 +32,7 @@ export async function run(
   const { lent } = context;
   const installation = await lent.assets.installation(context.settings.installRoot);
   const record = (await installedInRange(context, installation, ref)) ?? (await newestInRange(lent.assets, ref)); // package-not-found, version-not-found
-  const { entry, language } = record.manifest;
-  if (entry === undefined || language === undefined) {
-    throw new HyperMeshError(
-      'not-runnable',
-      `${record.name}@${record.version} is a ${record.type} without language and entry.`,
-      {
-        hint: 'Only packages that declare `language` and `entry` in catalog.yaml can be run.',
-      },
-    );
-  }
+  const program = programOf(record, options.args ?? []); // not-runnable
   const dependencies = await dependenciesOf(context, record, installation?.lock, options); // dependency-*
   const policy = policyFor(record, dependencies, options.environment ?? {}, options.limits ?? {}); // policy-refused
   await verifyClosure(context, record, dependencies, options); // signature-*, certificate-*, endorsement-invalid, log-invalid
@@ -58,11 +49,8 @@ export async function run(
     options,
   ); // quota-exceeded, cancelled
   await proveAccess(context, record, options); // proof-*
-  options.onProgress?.({ step: 'run', note: `${record.name}@${record.version} in the ${language} sandbox` });
-  const result = await lent.vm.run(
-    { kind: runtimeFor(record.manifest), layer: record.layers[0]!, entry, args: options.args ?? [], input, policy },
-    options,
-  ); // runtime-unavailable, program-invalid
+  options.onProgress?.({ step: 'run', note: `${record.name}@${record.version} in the ${program.kind} sandbox` });
+  const result = await lent.vm.run({ ...program, layer: record.layers[0]!, input, policy }, options); // runtime-unavailable, program-invalid
   await lent.monitoring.emit({
     type: 'catalog.ran',
     data: {

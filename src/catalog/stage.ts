@@ -42,6 +42,16 @@ export async function stagePackage(
       );
     }
   }
+  if (manifest.image !== undefined && !files.has(manifest.image) && !files.has(`${manifest.image}/oci-layout`)) {
+    throw new HyperMeshError(
+      'entry-missing',
+      `catalog.yaml says image: ${manifest.image}, but the package has neither an archive nor an OCI layout there.`,
+      {
+        hint: 'Save the image into the package folder: `podman save --format oci-archive -o image.tar NAME`.',
+        details: { key: 'image', path: manifest.image },
+      },
+    );
+  }
   const encoded = encodePackage(manifest, [info]);
   const config = await assets.put(once(encoded.config), { signal: options.signal });
   const { digest } = await assets.put(once(encoded.manifest), { signal: options.signal });

@@ -200,9 +200,11 @@ function exclusion(patterns: readonly string[]): (path: string) => boolean {
 
 function checkNamed(manifest: PackageManifest, found: readonly Found[]): void {
   const present = new Set(found.filter(({ entry }) => entry.kind !== 'directory').map(({ entry }) => entry.path));
-  for (const key of ['entry', 'readme'] as const) {
+  for (const key of ['entry', 'image', 'readme'] as const) {
     const path = manifest[key];
     if (path === undefined || present.has(path)) continue;
+    // An image may also be a folder.
+    if (key === 'image' && present.has(`${path}/oci-layout`)) continue;
     throw new HyperMeshError(
       'entry-missing',
       `catalog.yaml says ${key}: ${path}, but the folder has no file of that path.`,

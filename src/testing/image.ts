@@ -14,8 +14,14 @@ export interface LayerEntry {
 }
 
 export interface ImageParts {
-  readonly layers: readonly { readonly entries: readonly LayerEntry[]; readonly compress?: 'gzip' | 'zstd' }[];
+  /** Entries, or an archive as it is. */
+  readonly layers: readonly {
+    readonly entries: readonly LayerEntry[] | Uint8Array;
+    readonly compress?: 'gzip' | 'zstd';
+  }[];
   readonly config?: Readonly<Record<string, unknown>>;
+  /** As Go calls it; of this machine unless given. */
+  readonly architecture?: string;
 }
 
 /** A tar that does what it is told. Long names get a header of GNU. */
@@ -49,7 +55,7 @@ function block(name: string, flag: string, content: Uint8Array, mode: number, ta
 }
 
 /** The files of an OCI layout with one image for this machine. */
-export function layoutOf({ layers, config = {} }: ImageParts): Record<string, Uint8Array> {
+export function layoutOf({ layers, config = {}, ...parts }: ImageParts): Record<string, Uint8Array> {
   const blobs: Record<string, Uint8Array> = {};
   const add = (bytes: Uint8Array): { digest: Digest; size: number } => {
     const digest = digestOf(bytes);
@@ -59,13 +65,13 @@ export function layoutOf({ layers, config = {} }: ImageParts): Record<string, Ui
   const json = (value: unknown) => Buffer.from(JSON.stringify(value));
   const diffIds: Digest[] = [];
   const descriptors = layers.map(({ entries, compress }) => {
-    const tar = tarOf(entries);
+    const tar = entries instanceof Uint8Array ? entries : tarOf(entries);
     diffIds.push(digestOf(tar));
     const bytes = compress === 'gzip' ? gzipSync(tar) : compress === 'zstd' ? zstdCompressSync(tar) : tar;
     const form = compress === undefined ? '' : `+${compress}`;
     return { mediaType: `application/vnd.oci.image.layer.v1.tar${form}`, ...add(bytes) };
   });
-  const architecture = process.arch === 'x64' ? 'amd64' : process.arch;
+  const architecture = parts.architecture ?? (process.arch === 'x64' ? 'amd64' : process.arch);
   const configBlob = add(
     json({ architecture, os: 'linux', config, rootfs: { type: 'layers', diff_ids: diffIds }, history: [] }),
   );

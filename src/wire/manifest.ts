@@ -67,8 +67,10 @@ export const packageManifest = z
       .string()
       .regex(/^[a-z][a-z0-9+-]{0,31}$/)
       .optional(),
-    /** The file that starts the program, relative to the package. Required with `language`. */
+    /** The file that starts the program, relative to the package. Required with `language`, unless an image says what starts. */
     entry: relativePath.optional(),
+    /** The container image that runs: an archive in the package, or the folder of an OCI layout. */
+    image: relativePath.optional(),
     description: text(1_000).optional(),
     keywords: z.array(text(64)).max(32).default([]),
     authors: z.array(text(200)).max(64).default([]),
@@ -95,14 +97,21 @@ export const packageManifest = z
     exclude: z.array(text(256)).max(128).default([]),
   })
   .superRefine((manifest, context) => {
-    if (manifest.language !== undefined && manifest.entry === undefined) {
+    if (manifest.image !== undefined && ['wasm', 'julia', 'python'].includes(manifest.language ?? '')) {
+      context.addIssue({
+        code: 'custom',
+        path: ['image'],
+        message: `expected no image beside language ${manifest.language}: only other languages run as containers`,
+      });
+    }
+    if (manifest.language !== undefined && manifest.entry === undefined && manifest.image === undefined) {
       context.addIssue({
         code: 'custom',
         path: ['language'],
         message: 'expected `entry` beside it: the file that starts the program',
       });
     }
-    if (manifest.entry !== undefined && manifest.language === undefined) {
+    if (manifest.entry !== undefined && manifest.language === undefined && manifest.image === undefined) {
       context.addIssue({
         code: 'custom',
         path: ['entry'],

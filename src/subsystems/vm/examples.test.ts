@@ -1,10 +1,14 @@
 import assert from 'node:assert/strict';
-import { globSync, readFileSync } from 'node:fs';
+import { globSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { parse } from 'yaml';
 import type { Json } from '../../base/json.ts';
 import { MemoryTrees, SMALL_POLICY } from '../../testing/runtime-conformance.ts';
+import { tinyImage } from '../../testing/tiny-image.ts';
 import { assemble } from '../../testing/wat.ts';
 import { packageManifest } from '../../wire/manifest.ts';
 import { openExecution } from './index.ts';
@@ -49,10 +53,12 @@ describe('example packages and templates', () => {
     'templates/wasm',
     'templates/library',
     'templates/julia',
+    'templates/container',
   ]) {
     it(`${path}/catalog.yaml is a manifest whose files exist`, () => {
       const manifest = packageManifest.parse(parse(readFileSync(`${ROOT}${path}/catalog.yaml`, 'utf8')));
-      for (const file of [manifest.entry, manifest.readme])
+      const image = manifest.image === undefined ? undefined : `${manifest.image}/oci-layout`;
+      for (const file of [manifest.entry, image, manifest.readme])
         if (file !== undefined) assert.ok(readFileSync(`${ROOT}${path}/${file}`).length > 0);
     });
   }
@@ -74,6 +80,38 @@ describe('example packages and templates', () => {
     );
     assert.equal((await run('examples/packages/greeter', { language: '../../x' })).exitCode, 1);
     assert.match((await run('examples/packages/greeter', { name: 'x'.repeat(70_000) })).stderr, /too large/);
+  });
+
+  it('templates/container answers at once, where its image can run', async (t) => {
+    const image = tinyImage();
+    const at = `${ROOT}templates/container/image/`;
+    if (process.env['UPDATE_TEMPLATE'] === '1') {
+      rmSync(at, { recursive: true, force: true });
+      for (const [name, bytes] of Object.entries(image)) {
+        mkdirSync(dirname(at + name), { recursive: true });
+        writeFileSync(at + name, bytes);
+      }
+    }
+    const written = folder('templates/container/image');
+    assert.deepEqual(Object.keys(written).sort(), Object.keys(image).sort());
+    for (const [name, bytes] of Object.entries(image)) assert.deepEqual(written[name], Buffer.from(bytes), name);
+
+    const directory = await mkdtemp(join(tmpdir(), 'hypermesh-template-'));
+    try {
+      const trees = new MemoryTrees();
+      await using execution = await openExecution({ assets: trees }, { directory });
+      const status = (await execution.runtimes()).find(({ kind }) => kind === 'container');
+      if (status?.available !== true || process.arch !== 'x64') {
+        t.skip(status?.reason ?? 'the image is for x64');
+        return;
+      }
+      const layer = trees.add(folder('templates/container'));
+      const request = { kind: 'container', layer, entry: 'image', args: [], input: { name: 'Ada' } } as const;
+      const result = await execution.run({ ...request, policy: SMALL_POLICY });
+      assert.deepEqual([result.termination, result.output], ['exit', { received: { name: 'Ada' } }]);
+    } finally {
+      await rm(directory, { recursive: true, force: true });
+    }
   });
 
   it('templates/wasm answers at once', async () => {
