@@ -221,7 +221,7 @@ export const ERRORS = {
     status: 422,
     exit: EXIT.invalid,
     retry: false,
-    when: 'This kind of asset does not have that operation.',
+    when: 'This kind of asset, or another node, does not have that operation.',
   },
   'template-not-found': { status: 404, exit: EXIT.notFound, retry: false, when: 'No template has that name.' },
   // trust
@@ -405,6 +405,37 @@ export const ERRORS = {
     when: 'A quota of calls, storage, memory or concurrency is used up.',
   },
   timeout: { status: 504, exit: EXIT.unavailable, retry: true, when: 'An operation took longer than its limit.' },
+  // network
+  'peer-unreachable': {
+    status: 503,
+    exit: EXIT.unavailable,
+    retry: true,
+    when: 'Another node does not answer at its address, or the connection to it was lost.',
+  },
+  'peer-lied': {
+    status: 502,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'Another node broke the protocol, or sent something that is not what it was said to be; nothing of it was used.',
+  },
+  'identity-mismatch': {
+    status: 502,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'A node could not prove that it is the one that was expected.',
+  },
+  'address-taken': {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: true,
+    when: 'The address and port that the node should listen on are in use, or may not be used.',
+  },
+  'network-unreachable': {
+    status: 503,
+    exit: EXIT.unavailable,
+    retry: true,
+    when: 'This machine has no network, or not that address.',
+  },
   // state and monitoring
   'state-invalid': {
     status: 422,

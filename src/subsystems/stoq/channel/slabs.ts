@@ -1,0 +1,22 @@
+/** Of one buffer that bytes are received into. */
+export const SLAB_BYTES = 262_144;
+/** Kept for the next transfer. */
+const FREE_MAX = 16;
+
+/** Buffers of one size that go around. */
+export class Slabs {
+  #free: Uint8Array[] = [];
+
+  take(): Uint8Array {
+    return this.#free.pop() ?? new Uint8Array(SLAB_BYTES);
+  }
+
+  give(slab: Uint8Array): void {
+    if (this.#free.length < FREE_MAX) this.#free.push(slab);
+  }
+
+  /** Nothing moves: an idle node keeps no buffers. */
+  drop(): void {
+    this.#free = [];
+  }
+}
