@@ -1,4 +1,6 @@
 import { availableParallelism, cpus, loadavg } from 'node:os';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 /** One comparison: ours and the named reference, measured in turn in the same run. */
 export interface Comparison {
@@ -35,6 +37,24 @@ export async function timed(work: () => unknown): Promise<number> {
   const startedAt = performance.now();
   await work();
   return performance.now() - startedAt;
+}
+
+/** Longest time for which a node may answer nobody. */
+export const BLOCK_MS_MAX = 20;
+const RESOLUTION_MS = 1;
+
+/** The longest that a timer was late while `work` went on, in milliseconds. */
+export async function blocked(work: () => Promise<unknown>): Promise<number> {
+  const delay = monitorEventLoopDelay({ resolution: RESOLUTION_MS });
+  delay.enable();
+  try {
+    await work();
+    // What blocks at the very end is seen by the turn after it.
+    await sleep(RESOLUTION_MS * 2);
+  } finally {
+    delay.disable();
+  }
+  return delay.max / 1e6 - RESOLUTION_MS;
 }
 
 /** Ours, theirs, ours, theirs, …: a machine that slows down slows both. One round first that is not counted. */

@@ -1,17 +1,14 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { HyperMesh } from '../src/index.ts';
 import { writePackage } from '../test/system/support.ts';
-import type { Bench } from './harness.ts';
+import { type Bench, BLOCK_MS_MAX, blocked } from './harness.ts';
 import { CHEAP_PUBLISHING, DEFAULT_PROOFS } from './networks.ts';
 import { writeManyFiles } from './packages.ts';
 
 const ROUNDS = 5;
-const BLOCK_MS_MAX = 20;
-const RESOLUTION_MS = 1;
 const IDLE_MS = 2_000;
 
 export const bench: Bench = {
@@ -63,18 +60,4 @@ export const bench: Bench = {
 function add(to: { ours: number[]; theirs: number[] }, ours: number, theirs: number): void {
   to.ours.push(ours);
   to.theirs.push(theirs);
-}
-
-/** The longest that a timer was late while `work` went on, in milliseconds. */
-async function blocked(work: () => Promise<unknown>): Promise<number> {
-  const delay = monitorEventLoopDelay({ resolution: RESOLUTION_MS });
-  delay.enable();
-  try {
-    await work();
-    // What blocks at the very end is seen by the turn after it.
-    await sleep(RESOLUTION_MS * 2);
-  } finally {
-    delay.disable();
-  }
-  return delay.max / 1e6 - RESOLUTION_MS;
 }

@@ -208,17 +208,17 @@ async function spaceHolds(
   return `${positions.length} labels of a commitment of ${bytes} bytes were opened within ${slowest} ms.`;
 }
 
-async function timeHolds(
+function timeHolds(
   challenge: Challenge,
   asked: NonNullable<Requirements['time']>,
   body: unknown,
   court: Court,
-): Promise<string> {
+): string {
   const proof = parsed<TimeProof>(timeProof, body);
   const ageMs = anchorAgeMs(challenge, court.atMs);
   if (ageMs > asked.windowMs) throw new Error(`The anchor was ${ageMs} ms old; the window is ${asked.windowMs} ms.`);
   if (ageMs < -CLOCK_SKEW_MS) throw new Error('The anchor is from the future.');
-  refuse(await checkTime(challenge.context, asked.squarings, proof));
+  refuse(checkTime(challenge.context, asked.squarings, proof));
   return `${asked.squarings} squarings were done one after the other since the anchor, which was ${Math.max(0, ageMs)} ms old.`;
 }
 

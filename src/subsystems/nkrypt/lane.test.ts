@@ -23,10 +23,10 @@ test('a lane does jobs one after the other, stops one when asked, and starts aga
   });
   const next = lane.run(short, stopFlag());
   assert.equal(await stopped, undefined);
-  assert.equal(await checkTime(context, short.squarings, (await next)!), undefined);
+  assert.equal(checkTime(context, short.squarings, (await next)!), undefined);
   assert.ok(progress.length > 0);
   await new Promise((resolve) => setTimeout(resolve, 20));
-  assert.equal(await checkTime(context, short.squarings, (await lane.run(short, stopFlag()))!), undefined);
+  assert.equal(checkTime(context, short.squarings, (await lane.run(short, stopFlag()))!), undefined);
 });
 
 test('a lane refuses more jobs than may wait, and ends those it has when it closes', async () => {

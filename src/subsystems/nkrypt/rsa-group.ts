@@ -6,7 +6,7 @@
  * Exponentiation is done by OpenSSL, as an RSA operation without padding. Where OpenSSL refuses such an exponent, plain BigInt arithmetic
  * gives the same values five times slower.
  */
-import { constants, createPublicKey, type KeyObject, publicEncrypt } from 'node:crypto';
+import { constants, createPublicKey, type KeyObject, publicEncrypt, randomBytes } from 'node:crypto';
 import { base64, fromBase64, fromHex } from '../../base/bytes.ts';
 import { PROOF_LIMITS } from '../../wire/proof.ts';
 
@@ -19,6 +19,8 @@ export const N = BigInt(
     '2010397122822120720357',
 );
 const BYTES = 256;
+/** Below it, nothing is called a prime. */
+const SMALL = 1n << 128n;
 /** Squarings of one RSA operation. */
 export const STEP = PROOF_LIMITS.squaringsMin;
 
@@ -27,8 +29,13 @@ export function name(value: bigint): bigint {
   return value > N - value ? N - value : value;
 }
 
-export function toBytes(value: bigint): Uint8Array {
-  return fromHex(value.toString(16).padStart(BYTES * 2, '0'));
+export function toBytes(value: bigint, length = BYTES): Uint8Array {
+  return fromHex(value.toString(16).padStart(length * 2, '0'));
+}
+
+/** As few bytes as hold it. */
+function unsigned(value: bigint): Uint8Array {
+  return toBytes(value, Math.ceil(value.toString(16).length / 2));
 }
 
 export function fromBytes(bytes: Uint8Array): bigint {
@@ -47,8 +54,45 @@ export function decodeElement(text: string): bigint | undefined {
 
 /** base^exponent mod N, for exponents below N. */
 export function power(base: bigint, exponent: bigint): bigint {
-  if (exponent < 2n || !nativePowers()) return plainPower(base, exponent, N);
-  return fromBytes(encrypt(rsaKey(exponent), toBytes(base)));
+  return powersOf(exponent, N)(base);
+}
+
+/** Raises numbers below an odd modulus to one exponent below it. */
+function powersOf(exponent: bigint, modulus: bigint): (base: bigint) => bigint {
+  if (exponent < 2n || !nativePowers()) return (base) => plainPower(base, exponent, modulus);
+  return nativePowersOf(exponent, modulus);
+}
+
+function nativePowersOf(exponent: bigint, modulus: bigint): (base: bigint) => bigint {
+  const key = rsaKey(exponent, modulus);
+  const bytes = unsigned(modulus).length;
+  return (base) => fromBytes(encrypt(key, toBytes(base, bytes)));
+}
+
+const ROUNDS = 16;
+
+/**
+ * Whether an odd number above 2^128 is a prime, by Miller and Rabin with random bases. Of the 264-bit numbers that a hash gives and this
+ * accepts, less than one in 2^100 is none (Damgard, Landrock and Pomerance 1993). OpenSSL's own test does 64 rounds, never fewer.
+ */
+export function isPrime(candidate: bigint): boolean {
+  if (candidate < SMALL) return false;
+  const most = candidate - 1n;
+  let odd = most;
+  let twos = 0;
+  for (; (odd & 1n) === 0n; twos++) odd >>= 1n;
+  const raise = powersOf(odd, candidate);
+  const witnesses = (base: bigint): boolean => {
+    let value = raise(base);
+    if (value === 1n) return true;
+    for (let square = 0; square < twos; square++) {
+      if (value === most) return true;
+      value = (value * value) % candidate;
+    }
+    return false;
+  };
+  // Bases from 2 to the candidate less 2.
+  return Array.from({ length: ROUNDS }).every(() => witnesses(2n + (fromBytes(randomBytes(40)) % (candidate - 3n))));
 }
 
 /** base^exponent mod modulus in BigInt arithmetic, with quick squarings while the result is small. */
@@ -66,32 +110,30 @@ let step: KeyObject | undefined;
 /** value^(2^1024), as bytes: nothing is converted between one step and the next. */
 export function squareStep(value: Uint8Array): Uint8Array {
   if (!nativePowers()) return toBytes(plainPower(fromBytes(value), 1n << BigInt(STEP), N));
-  step ??= rsaKey(1n << BigInt(STEP));
+  step ??= rsaKey(1n << BigInt(STEP), N);
   return encrypt(step, value);
 }
 
-function rsaKey(exponent: bigint): KeyObject {
-  const digits = exponent.toString(16);
-  const e = Buffer.from(digits.padStart(digits.length + (digits.length % 2), '0'), 'hex');
-  return createPublicKey({
-    key: { kty: 'RSA', n: Buffer.from(toBytes(N)).toString('base64url'), e: e.toString('base64url') },
-    format: 'jwk',
-  });
+function rsaKey(exponent: bigint, modulus: bigint): KeyObject {
+  const member = (value: bigint) => Buffer.from(unsigned(value)).toString('base64url');
+  return createPublicKey({ key: { kty: 'RSA', n: member(modulus), e: member(exponent) }, format: 'jwk' });
 }
 
 function encrypt(key: KeyObject, value: Uint8Array): Uint8Array {
   return publicEncrypt({ key, padding: constants.RSA_NO_PADDING }, value);
 }
 
-/** Whether OpenSSL takes exponents that are long and even, and agrees with BigInt; asked once for each thread. */
+/** Whether OpenSSL takes long and even exponents and a short modulus, and agrees with BigInt; asked once for each thread. */
 let native: boolean | undefined;
 
 function nativePowers(): boolean {
   if (native === undefined) {
-    const sample = (1n << 2040n) - 12_345n;
-    const exponent = (1n << 264n) + 2n;
+    const exponent = (1n << 262n) + 2n;
+    const base = (1n << 260n) - 12_345n;
     try {
-      native = fromBytes(encrypt(rsaKey(exponent), toBytes(sample))) === plainPower(sample, exponent, N);
+      native = [N, (1n << 263n) + 9n].every(
+        (modulus) => nativePowersOf(exponent, modulus)(base) === plainPower(base, exponent, modulus),
+      );
     } catch {
       native = false;
     }

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
+import { checkPrimeSync, createHash } from 'node:crypto';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { concat, fromBase64, fromHex, u64be, utf8 } from '../../base/bytes.ts';
 import { type Digest, digestOf } from '../../base/digest.ts';
 import type { TimeProof } from '../../wire/proof.ts';
-import { encodeElement, fromBytes, N, name, plainPower, power, squareStep, toBytes } from './rsa-group.ts';
+import { encodeElement, fromBytes, isPrime, N, name, plainPower, power, squareStep, toBytes } from './rsa-group.ts';
 import { checkTime, proveTime } from './time.ts';
 
 const context = digestOf(Uint8Array.of(1));
@@ -17,10 +17,10 @@ const prove = (squarings: number, of: Digest = context) =>
     () => undefined,
   )!;
 
-test('proveTime() is accepted for every number of squarings, and its challenge is found soon', async () => {
+test('proveTime() is accepted for every number of squarings, and its challenge is found soon', () => {
   for (const power of [10, 11, 12, 13, 15, 17]) {
     const proof = prove(2 ** power);
-    assert.equal(await checkTime(context, 2 ** power, proof), undefined, `2^${power}`);
+    assert.equal(checkTime(context, 2 ** power, proof), undefined, `2^${power}`);
     assert.ok(proof.counter < 2_000);
   }
 });
@@ -50,28 +50,25 @@ const isFermatPrime = (value: bigint) => plainPower(2n, value - 1n, value) === 1
 const counters = Array.from({ length: 400 }, (_, counter) => counter);
 const primes = counters.filter((counter) => isFermatPrime(challenge(counter)));
 
-test('proveTime() gives what the specification says, and any counter of a prime serves', async () => {
+test('proveTime() gives what the specification says, and any counter of a prime serves', () => {
   assert.deepEqual(prove(SQUARINGS), claim(output, primes[0]!, quotientBy(challenge(primes[0]!))));
-  assert.equal(
-    await checkTime(context, SQUARINGS, claim(output, primes[1]!, quotientBy(challenge(primes[1]!)))),
-    undefined,
-  );
+  assert.equal(checkTime(context, SQUARINGS, claim(output, primes[1]!, quotientBy(challenge(primes[1]!)))), undefined);
 });
 
-test('checkTime() refuses a challenge that is not a prime, or not that of the counter, the output and the squarings', async () => {
+test('checkTime() refuses a challenge that is not a prime, or not that of the counter, the output and the squarings', () => {
   const composite = counters.find((counter) => !primes.includes(counter))!;
   const [first, second] = primes as [number, number];
   assert.match(
-    (await checkTime(context, SQUARINGS, claim(output, composite, quotientBy(challenge(composite)))))!,
+    checkTime(context, SQUARINGS, claim(output, composite, quotientBy(challenge(composite))))!,
     /not a prime/,
   );
-  assert.ok(await checkTime(context, SQUARINGS, claim(output, first, quotientBy(challenge(second)))));
-  assert.ok(await checkTime(context, SQUARINGS, claim(output, first, quotientBy(challenge(first, seed)))));
-  assert.ok(await checkTime(context, SQUARINGS, claim(output, first, quotientBy(65_537n))));
-  assert.ok(await checkTime(context, SQUARINGS * 2, { ...prove(SQUARINGS), squarings: SQUARINGS * 2 }));
+  assert.ok(checkTime(context, SQUARINGS, claim(output, first, quotientBy(challenge(second)))));
+  assert.ok(checkTime(context, SQUARINGS, claim(output, first, quotientBy(challenge(first, seed)))));
+  assert.ok(checkTime(context, SQUARINGS, claim(output, first, quotientBy(65_537n))));
+  assert.ok(checkTime(context, SQUARINGS * 2, { ...prove(SQUARINGS), squarings: SQUARINGS * 2 }));
 });
 
-test('checkTime() refuses a false output whose distance from the true one has a known root for another challenge', async () => {
+test('checkTime() refuses a false output whose distance from the true one has a known root for another challenge', () => {
   const factor = 12_345n;
   for (const counter of primes.slice(0, 2)) {
     const prime = challenge(counter);
@@ -81,41 +78,68 @@ test('checkTime() refuses a false output whose distance from the true one has a 
     const rest = plainPower(2n, BigInt(SQUARINGS), prime);
     assert.equal(name((power(quotient, prime) * power(seed, rest)) % N), shifted);
     for (const other of [counter, ...counters.slice(0, 200)]) {
-      assert.ok(await checkTime(context, SQUARINGS, claim(shifted, other, quotient)));
+      assert.ok(checkTime(context, SQUARINGS, claim(shifted, other, quotient)));
     }
   }
 });
 
-test('checkTime() refuses every altered field, and values that are not names of elements', async () => {
+test('checkTime() refuses every altered field, and values that are not names of elements', () => {
   const squarings = 2 ** 13;
   const proof = prove(squarings);
-  const refused = async (changed: TimeProof, count = squarings, of = context) =>
-    assert.notEqual(await checkTime(of, count, changed), undefined);
-  await refused({ ...proof, output: prove(2 ** 14).output });
-  await refused({ ...proof, output: proof.quotient, quotient: proof.output });
-  await refused({ ...proof, squarings: squarings * 2 });
-  await refused({ ...proof, squarings: squarings / 2 });
+  const refused = (changed: TimeProof, count = squarings, of = context) =>
+    assert.notEqual(checkTime(of, count, changed), undefined);
+  refused({ ...proof, output: prove(2 ** 14).output });
+  refused({ ...proof, output: proof.quotient, quotient: proof.output });
+  refused({ ...proof, squarings: squarings * 2 });
+  refused({ ...proof, squarings: squarings / 2 });
   for (const count of [squarings * 2, squarings / 2]) {
-    await refused(proof, count);
-    await refused({ ...proof, squarings: count }, count);
+    refused(proof, count);
+    refused({ ...proof, squarings: count }, count);
   }
-  await refused({ ...proof, counter: proof.counter + 1 });
-  await refused(proof, squarings, digestOf(Uint8Array.of(2)));
+  refused({ ...proof, counter: proof.counter + 1 });
+  refused(proof, squarings, digestOf(Uint8Array.of(2)));
   const all = (1n << 2048n) - 1n;
   for (const field of ['output', 'quotient'] as const) {
     const value = fromBytes(fromBase64(proof[field]));
     for (const other of [0n, 1n, 2n, N - value, N - 1n, N, N + 1n, all, ...(value + N <= all ? [value + N] : [])]) {
-      await refused({ ...proof, [field]: encodeElement(other) });
+      refused({ ...proof, [field]: encodeElement(other) });
     }
   }
-  await fc.assert(
-    fc.asyncProperty(fc.constantFrom('output', 'quotient'), fc.nat(2047), async (field, bit) => {
+  fc.assert(
+    fc.property(fc.constantFrom('output', 'quotient'), fc.nat(2047), (field, bit) => {
       const bytes = fromBase64(proof[field as 'output']);
       bytes[bit >> 3]! ^= 1 << (bit & 7);
-      await refused({ ...proof, [field]: bytes.toBase64() });
+      refused({ ...proof, [field]: bytes.toBase64() });
     }),
     { numRuns: 60 },
   );
+});
+
+test('isPrime() agrees with OpenSSL, and is not deceived by numbers that deceive simpler tests', () => {
+  fc.assert(
+    fc.property(fc.bigInt({ min: 1n << 128n, max: 1n << 264n }), (value) => {
+      const odd = value | 1n;
+      assert.equal(isPrime(odd), checkPrimeSync(odd));
+    }),
+    { numRuns: 200 },
+  );
+  for (let found = 0, value = (1n << 263n) + 1n; found < 3; value += 2n) {
+    if (!checkPrimeSync(value)) continue;
+    assert.ok(isPrime(value));
+    assert.ok(!isPrime(value * value));
+    found++;
+  }
+  // Chernick's Carmichael numbers (6k+1)(12k+1)(18k+1): every base that shares no factor passes Fermat's test.
+  let carmichael = 0;
+  for (let k = 1n << 45n; carmichael < 3; k++) {
+    const factors = [6n * k + 1n, 12n * k + 1n, 18n * k + 1n] as const;
+    if (!factors.every((factor) => checkPrimeSync(factor))) continue;
+    const product = factors[0] * factors[1] * factors[2];
+    assert.equal(plainPower(2n, product - 1n, product), 1n);
+    assert.ok(!isPrime(product));
+    carmichael++;
+  }
+  for (const small of [0n, 1n, 2n, 3n, 65_537n]) assert.ok(!isPrime(small));
 });
 
 test('exponentiation by OpenSSL gives what BigInt arithmetic gives', () => {

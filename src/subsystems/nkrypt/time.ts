@@ -8,8 +8,7 @@
  * element has one name, T and the context are hashed with x and y, and l is one of the 2^256 primes below 2^264, so that nobody can
  * prepare a y whose distance has roots for many of them in advance.
  */
-import { checkPrime, checkPrimeSync, hash } from 'node:crypto';
-import { promisify } from 'node:util';
+import { hash } from 'node:crypto';
 import { concat, fromHex, u64be, utf8 } from '../../base/bytes.ts';
 import { type Digest, sha256 } from '../../base/digest.ts';
 import type { TimeProof } from '../../wire/proof.ts';
@@ -17,6 +16,7 @@ import {
   decodeElement,
   encodeElement,
   fromBytes,
+  isPrime,
   N,
   name,
   plainPower,
@@ -47,31 +47,24 @@ export function proveTime(
   if (chain === undefined) return undefined;
   const output = chain.values.at(-1)!;
   let counter = 0;
-  while (!checkPrimeSync(challengeOf(context, squarings, seed, output, counter))) counter++;
-  const prime = fromBytes(challengeOf(context, squarings, seed, output, counter));
+  let prime = challengeOf(context, squarings, seed, output, counter);
+  while (!isPrime(prime)) prime = challengeOf(context, squarings, seed, output, ++counter);
   const quotient = raiseToQuotient(chain, prime, () => !stopped());
   if (quotient === undefined) return undefined;
   return { squarings, output: encodeElement(output), counter, quotient: encodeElement(quotient) };
 }
 
-const isPrime = promisify(checkPrime);
-
-/**
- * A sentence when the proof is wrong, undefined when it holds. Half a millisecond in this thread; that l is prime (64 rounds of Miller and
- * Rabin with random bases) is found out beside it, in the pool of Node.
- */
-export async function checkTime(context: Digest, squarings: number, proof: TimeProof): Promise<string | undefined> {
+/** A sentence when the proof is wrong, undefined when it holds. About a millisecond, however many squarings there were. */
+export function checkTime(context: Digest, squarings: number, proof: TimeProof): string | undefined {
   if (proof.squarings !== squarings) return `${squarings} squarings are asked for, not ${proof.squarings}`;
   const output = decodeElement(proof.output);
   const quotient = decodeElement(proof.quotient);
   if (output === undefined || quotient === undefined) return 'a value is not the name of a group element';
   const seed = seedOf(context);
-  const challenge = challengeOf(context, squarings, seed, output, proof.counter);
-  const verdict = isPrime(challenge);
-  const prime = fromBytes(challenge);
+  const prime = challengeOf(context, squarings, seed, output, proof.counter);
+  if (!isPrime(prime)) return 'the challenge that the counter names is not a prime';
   const rest = plainPower(2n, BigInt(squarings), prime);
   const claimed = name((power(quotient, prime) * power(seed, rest)) % N);
-  if (!(await verdict)) return 'the challenge that the counter names is not a prime';
   return claimed === output ? undefined : 'the output is not the seed squared that often';
 }
 
@@ -129,14 +122,13 @@ function seedOf(context: Digest): bigint {
 }
 
 /** An odd number below 2^264: the challenge when it is prime. The prover counts until it is; whose count it is does not matter. */
-function challengeOf(context: Digest, squarings: number, x: bigint, y: bigint, counter: number): Uint8Array {
+function challengeOf(context: Digest, squarings: number, x: bigint, y: bigint, counter: number): bigint {
   const input = concat(
     utf8('hm-time-v2/challenge'),
     fromHex(context.slice(7)),
     ...[squarings, counter].map((count) => u64be(BigInt(count))),
-    ...[x, y].map(toBytes),
+    toBytes(x),
+    toBytes(y),
   );
-  const challenge = hash('sha512', input, 'buffer').subarray(0, PRIME_BYTES);
-  challenge[PRIME_BYTES - 1]! |= 1;
-  return challenge;
+  return fromBytes(hash('sha512', input, 'buffer').subarray(0, PRIME_BYTES)) | 1n;
 }

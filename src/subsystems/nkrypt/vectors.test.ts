@@ -81,7 +81,7 @@ for (const vector of valid) {
         assert.equal(checkWork(vector.context, vector.hexDigits, vector.proof), undefined);
         break;
       case 'time':
-        assert.equal(await checkTime(vector.context, vector.squarings, vector.proof), undefined);
+        assert.equal(checkTime(vector.context, vector.squarings, vector.proof), undefined);
         break;
       case 'labels':
         assert.equal(hex(labelSeed(vector.networkId, vector.identity)), vector.seed);
