@@ -25,17 +25,17 @@ function folder(path: string): Record<string, Uint8Array> {
   );
 }
 
-async function run(path: string, input: Json) {
+async function run(path: string, input: Json, entry = 'main.wasm', memoryBytes = 2 ** 20) {
   const trees = new MemoryTrees();
   const mounts = [{ layer: trees.add(folder('examples/packages/phrases')), at: '/packages/hello/phrases' }];
   await using execution = await openExecution({ assets: trees });
   return await execution.run({
     kind: 'wasm',
     layer: trees.add(folder(path)),
-    entry: 'main.wasm',
+    entry,
     args: [],
     input,
-    policy: { ...SMALL_POLICY, memoryBytes: 2 ** 20, mounts },
+    policy: { ...SMALL_POLICY, memoryBytes, mounts },
   });
 }
 
@@ -50,6 +50,7 @@ describe('example packages and templates', () => {
   for (const path of [
     'examples/packages/greeter',
     'examples/packages/phrases',
+    'examples/packages/series',
     'templates/wasm',
     'templates/library',
     'templates/julia',
@@ -118,4 +119,23 @@ describe('example packages and templates', () => {
     const result = await run('templates/wasm', { name: 'Ada' });
     assert.deepEqual([result.termination, result.output], ['exit', { received: { name: 'Ada' } }]);
   });
+
+  for (const entry of ['main.wasm', 'component.wasm']) {
+    it(`hello/series computes, and reads a file of its own: ${entry}`, async () => {
+      const looking = (input: Json) => run('examples/packages/series', input, entry, 2 ** 24);
+      const looked = async (input: Json) => (await looking(input)).output;
+      assert.deepEqual(await looked({ dataset: 'tides' }), {
+        count: 1500,
+        mean: 2.15273,
+        deviation: 0.879807,
+        trend: { slope: 0.000194441, intercept: 2.007 },
+        period: 12.41,
+      });
+      const line = { count: 4, mean: 2.5, deviation: 1.29099, trend: { slope: 1, intercept: 1 }, period: null };
+      assert.deepEqual(await looked({ other: ['x', { y: null }], series: [1, 2, 3, 4] }), line);
+      const result = await looking({ dataset: '../../main' });
+      assert.deepEqual([result.exitCode, result.output], [1, null]);
+      assert.match(result.stderr, /^There is no dataset "..\/..\/main" in this package\.\n$/);
+    });
+  }
 });

@@ -1,8 +1,13 @@
 import { readSync, writeSync } from 'node:fs';
+import { Trap } from './abi.ts';
+import { type Component, isComponent, readComponent } from './component.ts';
 import { ERRNO, Errno, Files, Mounts } from './files.ts';
 import { type BoxEnd, type BoxOrder, type BoxProgram, type FileWish, FRAME, frameHead } from './frames.ts';
-import { type MeteredModule, meter, ProgramInvalid } from './meter.ts';
-import { Exit, WASI_FUNCTIONS, WASI_MODULE, Wasi } from './wasi.ts';
+import { Fuel } from './fuel.ts';
+import { link, type PreparedModule, type PreparedModules, prepareModules } from './link.ts';
+import { meter, ProgramInvalid } from './meter.ts';
+import { preview2 } from './preview2.ts';
+import { CALL_COST, Exit, WASI_FUNCTIONS, WASI_MODULE, Wasi, type WasiOptions } from './wasi.ts';
 
 /**
  * The process in which one program runs, as often as the node says so: the module is compiled once, each run has an instance, files and
@@ -11,8 +16,6 @@ import { Exit, WASI_FUNCTIONS, WASI_MODULE, Wasi } from './wasi.ts';
  * input ends; while a program runs, it looks after each slice of fuel whether the node is gone.
  */
 
-/** Fuel between two looks at the clock: some milliseconds of work. */
-const SLICE = 10_000_000n;
 const OUTPUT_PIECE = 64 * 1024;
 const TABLE_ENTRIES_MAX = 100_000;
 /** Memory of runs that ended which may wait for the collector. */
@@ -47,7 +50,10 @@ function main(): void {
   }
 }
 
-type Prepared = { readonly metered: MeteredModule; readonly module: WebAssembly.Module } | { readonly invalid: string };
+type Prepared =
+  | { readonly kind: 'module'; readonly module: PreparedModule }
+  | { readonly kind: 'component'; readonly component: Component; readonly modules: PreparedModules }
+  | { readonly kind: 'invalid'; readonly message: string };
 
 /** What is the same for every run. */
 class Program {
@@ -72,16 +78,18 @@ class Program {
   }
 
   #prepare(source: Uint8Array<ArrayBuffer>): Prepared {
+    const limits = { memoryPagesMax: this.memoryPagesMax, tableEntriesMax: TABLE_ENTRIES_MAX };
     try {
-      const metered = meter(
-        source,
-        { module: WASI_MODULE, functions: WASI_FUNCTIONS },
-        { memoryPagesMax: this.memoryPagesMax, tableEntriesMax: TABLE_ENTRIES_MAX },
-      );
-      return { metered, module: new WebAssembly.Module(metered.bytes) };
+      if (isComponent(source)) {
+        const component = readComponent(source);
+        return { kind: 'component', component, modules: prepareModules(component, limits) };
+      }
+      const role = { kind: 'command', module: WASI_MODULE, functions: WASI_FUNCTIONS } as const;
+      const metered = meter(source, role, limits);
+      return { kind: 'module', module: { metered, module: new WebAssembly.Module(metered.bytes) } };
     } catch (error) {
-      if (error instanceof ProgramInvalid) return { invalid: error.message };
-      return { invalid: `the module cannot be prepared: ${messageOf(error)}` };
+      if (error instanceof ProgramInvalid) return { kind: 'invalid', message: error.message };
+      return { kind: 'invalid', message: `the program cannot be prepared: ${messageOf(error)}` };
     }
   }
 }
@@ -91,55 +99,51 @@ class Run {
   readonly #order: BoxOrder;
   readonly #startMs = performance.now();
   readonly #startCpuMs = cpuMs();
-  readonly #budget: bigint;
-  readonly #wasi: Wasi;
+  readonly #fuel: Fuel;
+  readonly #lent: WasiOptions;
   readonly #files: Files;
   readonly #output = { stdout: new Output(FRAME.stdout), stderr: new Output(FRAME.stderr) };
   readonly #pause = new Int32Array(new SharedArrayBuffer(4));
   #outputBytes = 0;
-  /** Fuel handed out so far, the slice in the global included. */
-  #granted = 0n;
-  /** The global that the module counts down; until it exists, calls pay nothing. */
-  #fuel: WebAssembly.Global<'i64'> | undefined;
-  #refused: WebAssembly.Global<'i32'> | undefined;
   #memory: WebAssembly.Memory | undefined;
 
   constructor(program: Program, order: BoxOrder, input: Uint8Array) {
     this.#program = program;
     this.#order = order;
-    this.#budget = order.fuel === null ? 2n ** 62n : BigInt(order.fuel);
+    const budget = order.fuel === null ? 2n ** 62n : BigInt(order.fuel);
+    this.#fuel = new Fuel(
+      budget,
+      () => this.#look(),
+      () => {
+        throw new Stopped('fuel', `The program used up its fuel of ${budget} units.`);
+      },
+    );
     this.#files = new Files(program.mounts, order.tmpBytes, (mount, path) => fetchFile(mount, path));
-    this.#wasi = new Wasi({
+    this.#lent = {
       args: order.args,
       environment: order.environment,
       stdin: input,
       files: this.#files,
       write: (to, bytes) => this.#write(to, bytes),
-      charge: (units) => this.#charge(units),
+      charge: (units) => this.#fuel.charge(units),
       sleep: (ms) => this.#sleep(ms),
       elapsedMs: () => performance.now() - this.#startMs,
       cpuMs: () => cpuMs() - this.#startCpuMs,
-    });
+    };
   }
 
   toEnd(): BoxEnd {
     const prepared = this.#program.prepare();
-    if ('invalid' in prepared) return { kind: 'invalid', message: prepared.invalid };
-    const { metered, module } = prepared;
-    const { memoryPagesMax } = this.#program;
-    if (metered.memoryPagesMin > memoryPagesMax) {
-      return this.#ended(
-        'memory',
-        `The program needs ${metered.memoryPagesMin} pages of memory to start; the policy gives ${memoryPagesMax}.`,
-      );
-    }
     try {
-      const instance = new WebAssembly.Instance(module, { [WASI_MODULE]: this.#wasi.imports() });
-      const exports = instance.exports as Record<string, unknown>;
-      this.#arm(metered, exports);
-      if (metered.exports.start !== null) (exports[metered.exports.start] as () => void)();
-      (exports['_start'] as () => void)();
-      return this.#ended('exit', null, 0);
+      switch (prepared.kind) {
+        case 'invalid':
+          return prepared;
+        case 'module':
+          this.#module(prepared.module);
+          return this.#ended('exit', null, 0);
+        case 'component':
+          return this.#ended('exit', null, this.#component(prepared) ? 0 : 1);
+      }
     } catch (error) {
       return this.#endedBy(error);
     }
@@ -150,25 +154,55 @@ class Run {
     this.#output.stderr.flush();
   }
 
-  /** Connects meter and host. Nothing of the program has run before: its start function became an export. */
-  #arm(metered: MeteredModule, exports: Record<string, unknown>): void {
-    this.#memory = exports['memory'] as WebAssembly.Memory;
-    this.#fuel = exports[metered.exports.fuel] as WebAssembly.Global<'i64'>;
-    this.#refused = exports[metered.exports.refused] as WebAssembly.Global<'i32'>;
-    this.#wasi.attach(this.#memory);
-    (exports[metered.exports.refill] as WebAssembly.Table).set(
-      0,
-      asFunction(() => this.#refill()),
-    );
-    this.#grant();
+  #module(prepared: PreparedModule): void {
+    this.#admit(prepared);
+    const wasi = new Wasi(this.#lent);
+    const { exports } = new WebAssembly.Instance(prepared.module, { [WASI_MODULE]: wasi.imports() });
+    this.#arm(prepared, exports);
+    wasi.attach(this.#memory!);
+    const { start } = prepared.metered.exports;
+    if (start !== null) (exports[start] as () => void)();
+    (exports['_start'] as () => void)();
+  }
+
+  /** Whether it says that all went well. */
+  #component({ component, modules }: Extract<Prepared, { kind: 'component' }>): boolean {
+    const run = link(component, {
+      modules,
+      interfaces: preview2(this.#lent),
+      enter: () => this.#fuel.charge(CALL_COST),
+      admit: (module) => this.#admit(module),
+      arm: (module, exports) => this.#arm(module, exports),
+    });
+    return run();
+  }
+
+  #admit({ metered }: PreparedModule): void {
+    this.#look();
+    const { memoryPagesMax } = this.#program;
+    if (metered.memoryPagesMin > memoryPagesMax)
+      throw new Stopped(
+        'memory',
+        `The program needs ${metered.memoryPagesMin} pages of memory to start; the policy gives ${memoryPagesMax}.`,
+      );
+  }
+
+  /** Connects meter and host. Nothing of the module has run before: its start function became an export. */
+  #arm({ metered }: PreparedModule, exports: Readonly<Record<string, unknown>>): void {
+    const { memory } = metered.exports;
+    if (memory !== null) this.#memory = exports[memory] as WebAssembly.Memory;
+    this.#fuel.arm(metered, exports);
   }
 
   #endedBy(error: unknown): BoxEnd {
+    if (error instanceof ProgramInvalid) return { kind: 'invalid', message: error.message };
+    if (error instanceof WebAssembly.LinkError)
+      return { kind: 'invalid', message: `its parts do not fit together: ${messageOf(error)}` };
     if (error instanceof Exit) return this.#ended('exit', null, error.status);
     if (error instanceof Stopped) return this.#ended(error.termination, error.message);
-    if (error instanceof WebAssembly.RuntimeError && this.#refused?.value === 1)
+    if (error instanceof WebAssembly.RuntimeError && this.#fuel.isMemoryRefused)
       return this.#ended('memory', `The program trapped after it was refused more memory: ${messageOf(error)}.`);
-    if (error instanceof WebAssembly.RuntimeError)
+    if (error instanceof WebAssembly.RuntimeError || error instanceof Trap)
       return this.#ended('error', `The program trapped: ${messageOf(error)}.`);
     if (error instanceof RangeError && /stack/i.test(error.message))
       return this.#ended('error', 'The program nested its calls too deep: its stack is full.');
@@ -177,8 +211,6 @@ class Run {
   }
 
   #ended(termination: Stop, reason: string | null, exitCode: number | null = null): BoxEnd {
-    const left = this.#fuel?.value ?? 0n;
-    const used = this.#granted - left;
     const { maxRSS } = process.resourceUsage();
     return {
       kind: 'ended',
@@ -188,31 +220,8 @@ class Run {
       cpuMs: cpuMs() - this.#startCpuMs,
       memoryBytes: (this.#memory?.buffer.byteLength ?? 0) + this.#files.tmpPeak,
       processBytes: maxRSS * 1024,
-      fuelUsed: String(used > this.#budget ? this.#budget : used),
+      fuelUsed: String(this.#fuel.used),
     };
-  }
-
-  /** The global fell below zero: stops the program or gives it the next slice. */
-  #refill(): void {
-    while (this.#fuel!.value < 0n) {
-      this.#look();
-      if (this.#granted >= this.#budget)
-        throw new Stopped('fuel', `The program used up its fuel of ${this.#budget} units.`);
-      this.#grant();
-    }
-  }
-
-  #grant(): void {
-    const rest = this.#budget - this.#granted;
-    const slice = rest < SLICE ? rest : SLICE;
-    this.#granted += slice;
-    this.#fuel!.value += slice;
-  }
-
-  #charge(units: number): void {
-    if (this.#fuel === undefined) return;
-    this.#fuel.value -= BigInt(units);
-    if (this.#fuel.value < 0n) this.#refill();
   }
 
   /** Ends the program when its time is up, the whole box when the node is gone; holds it back to its share of a processor. */
@@ -269,21 +278,6 @@ class Output {
     if (this.#length > 0) send(this.#kind, this.#buffer.subarray(0, this.#length));
     this.#length = 0;
   }
-}
-
-// (module (import "h" "f" (func)) (export "f" (func 0)))
-const WRAPPER = new WebAssembly.Module(
-  Uint8Array.of(
-    ...[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
-    ...[1, 4, 1, 0x60, 0, 0],
-    ...[2, 7, 1, 1, 0x68, 1, 0x66, 0, 0],
-    ...[7, 5, 1, 1, 0x66, 0, 0],
-  ),
-);
-
-/** A table takes only functions of WebAssembly: `call` behind the smallest module that has one. */
-function asFunction(call: () => void): unknown {
-  return new WebAssembly.Instance(WRAPPER, { h: { f: call } }).exports['f'];
 }
 
 function fetchFile(mount: number, path: string): Uint8Array {

@@ -41,6 +41,9 @@ export class Errno extends Error {
   }
 }
 
+/** How a path is opened; the first four as WASI counts them. */
+export const OPEN = { create: 1, directory: 2, exclusive: 4, truncate: 8, append: 16 } as const;
+
 interface Base {
   readonly inode: bigint;
   /** Nanoseconds; 0 for what came with a package. */
@@ -306,6 +309,39 @@ export class Files {
     to.parent.entries.set(to.name, node);
   }
 
+  /** What stands at a place, or a new file there; open until {@link closed}. `pay`: bytes that it cuts off. */
+  open(place: Place, how: number, isWritten: boolean, pay: (bytes: number) => void): Exclude<FileNode, Link> {
+    const has = (flag: number) => (how & flag) !== 0;
+    let { node } = place;
+    if (node !== undefined && has(OPEN.create) && has(OPEN.exclusive)) throw new Errno(ERRNO.exists);
+    if (node === undefined) {
+      if (!has(OPEN.create)) throw new Errno(ERRNO.noEntry);
+      if (has(OPEN.directory)) throw new Errno(ERRNO.invalid);
+      node = this.createFile(place);
+    }
+    switch (node.kind) {
+      case 'link':
+        throw new Errno(ERRNO.loop);
+      case 'directory':
+        if (has(OPEN.truncate) || has(OPEN.append)) throw new Errno(ERRNO.isDirectory);
+        break;
+      case 'package-file':
+        if (has(OPEN.directory)) throw new Errno(ERRNO.notDirectory);
+        if (isWritten) throw new Errno(ERRNO.readOnly);
+        break;
+      case 'tmp-file':
+        if (has(OPEN.directory)) throw new Errno(ERRNO.notDirectory);
+        if (has(OPEN.truncate)) {
+          const cut = node.size;
+          this.resize(node, 0);
+          pay(cut);
+        }
+        break;
+    }
+    this.opened(node);
+    return node;
+  }
+
   opened(file: FileNode): void {
     if (file.kind === 'tmp-file') file.opens += 1;
   }
@@ -355,6 +391,30 @@ export class Files {
 
 function directory(inodes: Inodes, how: Pick<Directory, 'writable' | 'mountTop'>): Directory {
   return { kind: 'directory', inode: inodes.next(), modifiedNs: 0n, entries: new Map(), ...how };
+}
+
+/** A size or an offset; what no file can reach is refused. */
+export function length64(value: bigint): number {
+  if (value < 0n) throw new Errno(ERRNO.invalid);
+  if (value > 2n ** 40n) throw new Errno(ERRNO.fileTooBig);
+  return Number(value);
+}
+
+export function existing(place: Place): FileNode {
+  if (place.node === undefined) throw new Errno(ERRNO.noEntry);
+  return place.node;
+}
+
+export function sizeOf(node: FileNode): number {
+  switch (node.kind) {
+    case 'directory':
+      return 0;
+    case 'link':
+      return new TextEncoder().encode(node.target).length;
+    case 'package-file':
+    case 'tmp-file':
+      return node.size;
+  }
 }
 
 function writable(place: Place): FileNode {

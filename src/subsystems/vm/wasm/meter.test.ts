@@ -8,7 +8,7 @@ import { WASI_FUNCTIONS, WASI_MODULE } from './wasi.ts';
 
 const LIMITS = { memoryPagesMax: 16, tableEntriesMax: 1_000 };
 const metered = (module: Uint8Array<ArrayBuffer>) =>
-  meter(module, { module: WASI_MODULE, functions: WASI_FUNCTIONS }, LIMITS);
+  meter(module, { kind: 'command', module: WASI_MODULE, functions: WASI_FUNCTIONS }, LIMITS);
 
 const EVERYTHING = `(module
   (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))

@@ -27,14 +27,33 @@ export interface MeteredModule {
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** Pages that the module wants before it runs; may be more than the limit, then `bytes` must not be instantiated. */
   readonly memoryPagesMin: number;
+  /** Memories that the module makes, 0 or 1. */
+  readonly memories: number;
+  readonly imports: readonly ModuleImport[];
+  /** What the module itself exports; whoever links it to others hands on nothing else. */
+  readonly exported: ReadonlySet<string>;
   /** Names of the added exports; they collide with none of the module's own. */
   readonly exports: {
     readonly fuel: string;
     readonly refused: string;
     readonly refill: string;
     readonly start: string | null;
+    readonly memory: string | null;
   };
 }
+
+export interface ModuleImport {
+  readonly module: string;
+  readonly name: string;
+  readonly kind: 'function' | 'table' | 'memory' | 'global';
+  /** Of a function, such as `iiI:i` (i32, i32, i64 to i32). */
+  readonly signature: string | null;
+}
+
+/** A program by itself, or one of the modules that a component links to each other. */
+export type ModuleRole =
+  | { readonly kind: 'command'; readonly module: string; readonly functions: ReadonlyMap<string, string> }
+  | { readonly kind: 'part' };
 
 const SECTION = {
   type: 1,
@@ -66,35 +85,34 @@ const LETTERS = new Map<number, string>([
   [VALUE.externref, 'x'],
 ]);
 
-/**
- * @param imports the functions that a program may import: name -> signature such as `iiI:i` (i32, i32, i64 to i32).
- * Throws {@link ProgramInvalid}.
- */
-export function meter(
-  module: Uint8Array<ArrayBuffer>,
-  imports: { readonly module: string; readonly functions: ReadonlyMap<string, string> },
-  limits: MeterLimits,
-): MeteredModule {
+/** @param role of a command: the functions that it may import, name -> signature. Throws {@link ProgramInvalid}. */
+export function meter(module: Uint8Array<ArrayBuffer>, role: ModuleRole, limits: MeterLimits): MeteredModule {
   if (!WebAssembly.validate(module)) throw new ProgramInvalid(`the module does not validate: ${whyInvalid(module)}`);
   const sections = splitSections(module);
   if (sections.has(SECTION.tag))
     throw new ProgramInvalid('the module uses exceptions, which the sandbox does not offer');
 
   const types = readTypes(sections.get(SECTION.type));
-  const imported = checkImports(sections.get(SECTION.import), types, imports);
+  const imports = readImports(sections.get(SECTION.import), types);
+  const imported = (kind: ModuleImport['kind']) => imports.filter((one) => one.kind === kind).length;
   const functions = readFunctions(sections.get(SECTION.function));
   const tables = clampTables(sections.get(SECTION.table), limits.tableEntriesMax);
   const memory = clampMemory(sections.get(SECTION.memory), limits.memoryPagesMax);
-  const globalCount = count(sections.get(SECTION.global));
+  if (imported('memory') + memory.count > 1)
+    throw new ProgramInvalid(`the module has ${imported('memory') + memory.count} memories; one is offered`);
+  const globalCount = imported('global') + count(sections.get(SECTION.global));
   const added = {
     type: types.length,
-    table: tables.count,
+    table: imported('table') + tables.count,
     fuel: globalCount,
     refused: globalCount + 1,
   };
   const names = new Set<string>();
   const exports = readExports(sections.get(SECTION.export), names);
-  checkEntry(exports, imported, functions, types);
+  if (role.kind === 'command') {
+    checkImports(imports, role);
+    checkEntry(exports, imported('function'), functions, types);
+  }
   const fresh = (base: string): string => {
     let name = `hypermesh:${base}`;
     while (names.has(name)) name += '_';
@@ -107,12 +125,14 @@ export function meter(
     refused: fresh('refused'),
     refill: fresh('refill'),
     start: started === undefined ? null : fresh('start'),
+    memory: memory.count === 0 ? null : fresh('memory'),
   };
   const exportEntries: (readonly [string, number, number])[] = [
     [addedNames.fuel, 3, added.fuel],
     [addedNames.refused, 3, added.refused],
     [addedNames.refill, 1, added.table],
   ];
+  if (addedNames.memory !== null) exportEntries.push([addedNames.memory, 2, 0]);
   if (started !== undefined && addedNames.start !== null)
     exportEntries.push([addedNames.start, 0, new Cursor(started).u32()]);
 
@@ -146,7 +166,7 @@ export function meter(
         break;
       case SECTION.code:
         if (code !== undefined) {
-          const metered = meterCode(code, functions, types, added, imported);
+          const metered = meterCode(code, functions, types, added, imported('function'));
           out.byte(0).u32(metered.hints.length).bytes(metered.hints);
           payload = metered.code;
         }
@@ -156,7 +176,14 @@ export function meter(
     }
     if (payload !== undefined) out.byte(id).u32(payload.length).bytes(payload);
   }
-  return { bytes: out.finish(), memoryPagesMin: memory.min, exports: addedNames };
+  return {
+    bytes: out.finish(),
+    memoryPagesMin: memory.min,
+    memories: memory.count,
+    imports,
+    exported: names,
+    exports: addedNames,
+  };
 }
 
 function whyInvalid(module: Uint8Array<ArrayBuffer>): string {
@@ -214,30 +241,42 @@ function valueType(cursor: Cursor): number {
   return byte;
 }
 
-/** Returns the number of imported functions. */
-function checkImports(
-  payload: Uint8Array | undefined,
-  types: readonly FunctionType[],
-  offered: { readonly module: string; readonly functions: ReadonlyMap<string, string> },
-): number {
-  if (payload === undefined) return 0;
+function readImports(payload: Uint8Array | undefined, types: readonly FunctionType[]): ModuleImport[] {
+  if (payload === undefined) return [];
   const cursor = new Cursor(payload);
-  const count = cursor.u32();
-  for (let i = 0; i < count; i++) {
-    const module = cursor.name();
-    const name = cursor.name();
+  return Array.from({ length: cursor.u32() }, () => {
+    const [module, name] = [cursor.name(), cursor.name()];
+    switch (cursor.byte()) {
+      case 0:
+        return { module, name, kind: 'function', signature: types[cursor.u32()]?.signature ?? null };
+      case 1:
+        tableType(cursor);
+        sizeLimits(cursor, 'table');
+        return { module, name, kind: 'table', signature: null };
+      case 2:
+        sizeLimits(cursor, 'memory');
+        return { module, name, kind: 'memory', signature: null };
+      case 3:
+        valueType(cursor);
+        cursor.byte();
+        return { module, name, kind: 'global', signature: null };
+      default:
+        throw new ProgramInvalid('the module imports an exception tag, which the sandbox does not offer');
+    }
+  });
+}
+
+function checkImports(imports: readonly ModuleImport[], offered: Extract<ModuleRole, { kind: 'command' }>): void {
+  for (const { module, name, kind, signature } of imports) {
     const shown = `"${printable(module)}"."${printable(name)}"`;
-    const kind = cursor.byte();
-    if (kind !== 0 || module !== offered.module)
+    if (kind !== 'function' || module !== offered.module)
       throw new ProgramInvalid(`the module imports ${shown}; only functions of "${offered.module}" are offered`);
     const expected = offered.functions.get(name);
     if (expected === undefined)
       throw new ProgramInvalid(`the module imports ${shown}, a function that "${offered.module}" does not have`);
-    const actual = types[cursor.u32()]?.signature;
-    if (actual !== expected)
-      throw new ProgramInvalid(`the module imports ${shown} with the signature ${actual}, but it is ${expected}`);
+    if (signature !== expected)
+      throw new ProgramInvalid(`the module imports ${shown} with the signature ${signature}, but it is ${expected}`);
   }
-  return count;
 }
 
 function readFunctions(payload: Uint8Array | undefined): number[] {
@@ -268,9 +307,7 @@ function clampTables(payload: Uint8Array | undefined, entriesMax: number): { pay
   const count = cursor.u32();
   if (count > TABLES_MAX) throw new ProgramInvalid(`the module has ${count} tables; at most ${TABLES_MAX} are offered`);
   for (let i = 0; i < count; i++) {
-    const type = cursor.byte();
-    if (type !== VALUE.funcref && type !== VALUE.externref)
-      throw new ProgramInvalid('the module has a table of typed references, which the sandbox does not offer');
+    const type = tableType(cursor);
     const limits = sizeLimits(cursor, 'table');
     if (limits.min > entriesMax)
       throw new ProgramInvalid(`the module has a table of ${limits.min} entries; at most ${entriesMax} are offered`);
@@ -283,18 +320,24 @@ function clampTables(payload: Uint8Array | undefined, entriesMax: number): { pay
   return { payload: out.finish(), count };
 }
 
+function tableType(cursor: Cursor): number {
+  const type = cursor.byte();
+  if (type === VALUE.funcref || type === VALUE.externref) return type;
+  throw new ProgramInvalid('the module has a table of typed references, which the sandbox does not offer');
+}
+
 function clampMemory(
   payload: Uint8Array | undefined,
   pagesMax: number,
-): { payload: Uint8Array | undefined; min: number } {
-  if (payload === undefined) return { payload: undefined, min: 0 };
+): { payload: Uint8Array | undefined; min: number; count: number } {
+  if (payload === undefined) return { payload: undefined, min: 0, count: 0 };
   const cursor = new Cursor(payload);
   const count = cursor.u32();
   if (count > 1) throw new ProgramInvalid(`the module has ${count} memories; one is offered`);
-  if (count === 0) return { payload, min: 0 };
+  if (count === 0) return { payload, min: 0, count };
   const limits = sizeLimits(cursor, 'memory');
   const max = Math.max(limits.min, Math.min(limits.max ?? pagesMax, pagesMax));
-  return { payload: new BinaryWriter(16).u32(1).byte(1).u32(limits.min).u32(max).finish(), min: limits.min };
+  return { payload: new BinaryWriter(16).u32(1).byte(1).u32(limits.min).u32(max).finish(), min: limits.min, count };
 }
 
 function readExports(
@@ -620,6 +663,6 @@ function simd(cursor: Cursor): void {
   }
 }
 
-function printable(text: string): string {
+export function printable(text: string): string {
   return JSON.stringify(text.slice(0, 80)).slice(1, -1);
 }

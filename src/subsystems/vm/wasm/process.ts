@@ -6,9 +6,9 @@ import { siblingModule } from '../../../base/module.ts';
 import { BOX_FRAME_MAX, FRAME, frameHead } from './frames.ts';
 
 /** All that a box may read of this machine: its own source. */
-const SOURCES = ['./box-child', './binary', './files', './frames', './meter', './wasi'].map((name) =>
-  fileURLToPath(siblingModule(import.meta.url, name)),
-);
+const SOURCES = [
+  ...['box-child', 'abi', 'binary', 'component', 'files', 'frames', 'fuel', 'link', 'meter', 'preview2', 'wasi'],
+].map((name) => fileURLToPath(siblingModule(import.meta.url, `./${name}`)));
 /** For the text of modules, trees and our own objects; what a program holds is outside this heap. */
 const HEAP_MIB = 128;
 const DIAGNOSTICS_MAX = 8 * 1024;

@@ -127,7 +127,7 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
   }
 
   async #probe(): Promise<RuntimeStatus> {
-    const version = `WASI preview 1 on V8 ${process.versions.v8}`;
+    const version = `WASI preview 1 and 0.2 on V8 ${process.versions.v8}`;
     const policy: RunRequest['policy'] = {
       memoryBytes: PAGE,
       cpuCores: 1,
@@ -392,7 +392,7 @@ class Conversation {
           'program-invalid',
           `"${visible(this.#program.entry)}" cannot be run: ${visible(end.message)}.`,
           {
-            hint: 'Programs are WASI preview 1 commands: one memory exported as "memory", a function "_start", no threads (docs/protocol/run.md).',
+            hint: 'Programs are WASI preview 1 commands (a memory exported as "memory", a function "_start") or components of wasi:cli/command 0.2 (docs/protocol/run.md).',
           },
         ),
       );

@@ -1,4 +1,16 @@
-import { type Directory, ERRNO, Errno, type FileNode, type Files, type Place, type TmpFile } from './files.ts';
+import {
+  type Directory,
+  ERRNO,
+  Errno,
+  existing,
+  type FileNode,
+  type Files,
+  length64,
+  OPEN,
+  type Place,
+  sizeOf,
+  type TmpFile,
+} from './files.ts';
 
 /** WASI preview 1 over {@link Files}: everything a program can reach is in this file and in that one. */
 
@@ -56,6 +68,9 @@ export const WASI_FUNCTIONS: ReadonlyMap<string, string> = new Map(
   }),
 );
 
+/** Fuel that a call to the host costs. */
+export const CALL_COST = 64;
+
 /** Thrown through the program by proc_exit. */
 export class Exit extends Error {
   readonly status: number;
@@ -103,7 +118,6 @@ const VECTORS_MAX = 1024;
 const RIGHTS_ALL = 0x1fffffffn;
 const RIGHT_READ = 1n << 1n;
 const RIGHT_WRITE = 1n << 6n;
-const CALL_COST = 64;
 const FILE_TYPE = { unknown: 0, directory: 3, regular: 4, link: 7 } as const;
 
 export class Wasi {
@@ -362,42 +376,11 @@ export class Wasi {
   }
 
   #openPath(place: Place, how: number, rights: bigint, flags: number): number {
-    const create = (how & 1) !== 0;
-    const folderOnly = (how & 2) !== 0;
-    const exclusive = (how & 4) !== 0;
-    const truncate = (how & 8) !== 0;
     const append = (flags & 1) !== 0;
-    const wantsWrite = (rights & RIGHT_WRITE) !== 0n || truncate || append;
+    const writable = (rights & RIGHT_WRITE) !== 0n || (how & OPEN.truncate) !== 0 || append;
     const fd = this.#freeDescriptor();
-    let node = place.node;
-    if (node !== undefined && create && exclusive) throw new Errno(ERRNO.exists);
-    if (node === undefined) {
-      if (!create) throw new Errno(ERRNO.noEntry);
-      if (folderOnly) throw new Errno(ERRNO.invalid);
-      node = this.#files.createFile(place);
-    }
-    switch (node.kind) {
-      case 'link':
-        throw new Errno(ERRNO.loop);
-      case 'directory':
-        if (truncate || append) throw new Errno(ERRNO.isDirectory);
-        break;
-      case 'package-file':
-        if (folderOnly) throw new Errno(ERRNO.notDirectory);
-        if (wantsWrite) throw new Errno(ERRNO.readOnly);
-        break;
-      case 'tmp-file':
-        if (folderOnly) throw new Errno(ERRNO.notDirectory);
-        if (truncate) this.#resize(node, 0);
-        break;
-    }
-    this.#open[fd] = openNode(node, {
-      path: null,
-      readable: (rights & RIGHT_READ) !== 0n,
-      writable: wantsWrite,
-      append,
-    });
-    this.#files.opened(node);
+    const node = this.#files.open(place, how | (append ? OPEN.append : 0), writable, (bytes) => this.#pay(bytes));
+    this.#open[fd] = openNode(node, { path: null, readable: (rights & RIGHT_READ) !== 0n, writable, append });
     return fd;
   }
 
@@ -583,7 +566,7 @@ export class Wasi {
 }
 
 function openNode(
-  node: FileNode,
+  node: OpenNode['node'],
   how: {
     readonly path: string | null;
     readonly readable: boolean;
@@ -591,13 +574,7 @@ function openNode(
     readonly append: boolean;
   },
 ): OpenNode {
-  if (node.kind === 'link') throw new Errno(ERRNO.loop);
   return { kind: 'node', node, offset: 0, listing: [], ...how };
-}
-
-function existing(place: Place): FileNode {
-  if (place.node === undefined) throw new Errno(ERRNO.noEntry);
-  return place.node;
 }
 
 function rightsOf(open: Open): bigint {
@@ -625,18 +602,6 @@ function fileType(node: FileNode): number {
   }
 }
 
-function sizeOf(node: FileNode): number {
-  switch (node.kind) {
-    case 'directory':
-      return 0;
-    case 'link':
-      return encode(node.target).length;
-    case 'package-file':
-    case 'tmp-file':
-      return node.size;
-  }
-}
-
 /** Nanoseconds of a clock of WASI. */
 function clock(id: number, now: Pick<WasiOptions, 'elapsedMs' | 'cpuMs'>): bigint {
   switch (id) {
@@ -650,13 +615,6 @@ function clock(id: number, now: Pick<WasiOptions, 'elapsedMs' | 'cpuMs'>): bigin
     default:
       throw new Errno(ERRNO.invalid);
   }
-}
-
-/** A size or an offset; what no file can reach is refused. */
-function length64(value: bigint): number {
-  if (value < 0n) throw new Errno(ERRNO.invalid);
-  if (value > 2n ** 40n) throw new Errno(ERRNO.fileTooBig);
-  return Number(value);
 }
 
 const encoder = new TextEncoder();

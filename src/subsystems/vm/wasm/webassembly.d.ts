@@ -17,5 +17,6 @@ declare namespace WebAssembly {
     value: T extends 'i64' ? bigint : number;
   }
   class RuntimeError extends Error {}
+  class LinkError extends Error {}
   function validate(bytes: Uint8Array<ArrayBuffer>): boolean;
 }
