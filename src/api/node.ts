@@ -25,7 +25,7 @@ export interface ApiNode {
     | 'transferStake'
     | 'space'
   >;
-  readonly vm: Pick<HostNode['vm'], 'runtimes' | 'addRuntime' | 'removeRuntime'>;
+  readonly vm: Pick<HostNode['vm'], 'runtimes' | 'addRuntime' | 'removeRuntime' | 'exportRuntime'>;
   readonly monitoring: Pick<Monitoring, 'metrics' | 'events'> & {
     /** Metrics in the text format of Prometheus. */
     prometheus(): Promise<string>;

@@ -6,7 +6,9 @@ import {
   metricsRequest,
   type NodeStatus,
   runtimePath,
+  runtimeRequest,
   STATE_EXPORT,
+  TREE,
 } from '../wire/http.ts';
 import type { ApiNode } from './node.ts';
 import { type AnyRoute, route, streamRoute } from './route.ts';
@@ -38,11 +40,27 @@ export const observeRoutes: readonly AnyRoute[] = [
   route({
     method: 'POST',
     path: '/v1/runtimes/:kind',
-    summary: 'Add what a language needs to the node, and try it.',
+    summary: 'Add what a language needs to the node, from the distribution or from a package, and try it.',
     access: 'token',
     params: runtimePath,
+    body: runtimeRequest,
     long: true,
-    handle: ({ params }, { node, ...options }) => node.vm.addRuntime(params.kind, options),
+    async handle({ params, body }, { node, ...options }) {
+      const layer =
+        'ref' in body ? (await node.catalog.open(body.ref, options)).layer : 'layer' in body ? body.layer : null;
+      return node.vm.addRuntime(params.kind, layer === null ? options : { ...options, from: layer });
+    },
+  }),
+  streamRoute({
+    method: 'GET',
+    path: '/v1/runtimes/image',
+    summary: 'A language that was added to the node, as the tree of a package.',
+    access: 'token',
+    query: runtimePath,
+    sends: TREE,
+    async handle({ query }, { node, signal }) {
+      return node.vm.exportRuntime(query.kind, { signal });
+    },
   }),
   route({
     method: 'DELETE',

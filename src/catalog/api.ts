@@ -115,6 +115,15 @@ export interface Catalog {
     },
   ): Promise<CatalogRun>;
 
+  /**
+   * The layer of a package, for who unpacks it on this machine: verified, and access to it proved. Errors: `package-not-found`, `version-not-found`,
+   * `signature-*`, `certificate-*`, `proof-*`, `endorsement-invalid`, `log-invalid`.
+   */
+  open(
+    ref: string,
+    options?: CallOptions,
+  ): Promise<{ readonly ref: string; readonly id: AssetId; readonly layer: Digest }>;
+
   /** The bundle of a published package: everything needed to check it offline. */
   bundle(ref: string): Promise<Bundle>;
   /** Checks a published package and its content, or a bundle alone with `offline`. */

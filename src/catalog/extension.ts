@@ -43,6 +43,7 @@ import { readBundle } from './bundle.ts';
 import { type CatalogContext, catalogSettings, type Lent, NEEDS } from './context.ts';
 import { PackageHandler } from './handler.ts';
 import { install, installed, rollback, uninstall, update } from './install.ts';
+import { openPackage } from './open.ts';
 import { publishPackage } from './publish.ts';
 import { answer } from './requests.ts';
 import { deleteVersion, setState } from './retire.ts';
@@ -272,6 +273,10 @@ export class CatalogExtension implements Catalog, AssetLibraryExtension {
   /** The specification's name for {@link run}. */
   executePackage(ref: string, input: Json, options: RunOptions = {}): Promise<CatalogRun> {
     return this.run(ref, input, options);
+  }
+
+  open(ref: string, options: CallOptions = {}): ReturnType<Catalog['open']> {
+    return openPackage(this.#ready, ref, options);
   }
 
   async bundle(ref: string): Promise<Bundle> {

@@ -294,10 +294,25 @@ export const COMMANDS: readonly CommandSpec[] = [
   },
   {
     name: 'runtime add',
-    summary: 'Add a language to this node, from verified packages of the distribution.',
+    summary:
+      'Add a language to this node: from verified packages of the distribution, or from a package of the catalog.',
     args: '<language>',
-    example: 'hypermesh runtime add julia',
-    run: async (context, language: string) => (await import('./commands/runtime.ts')).add(context, language),
+    options: [
+      ['--from <ref|file>', 'A package with the image of the language, published or as a file.'],
+      ['--digest <digest>', 'What the file must be; needed with a file, which nobody has signed.'],
+    ],
+    example: 'hypermesh runtime add julia --from runtimes/julia-amd64',
+    run: async (context, language: string, options: { from?: string; digest?: string }) =>
+      (await import('./commands/runtime.ts')).add(context, language, options),
+  },
+  {
+    name: 'runtime export',
+    summary: 'Write a language that was added to a package file, for nodes that cannot reach the distribution.',
+    args: '<language>',
+    options: [['--out <file>', 'The file to write; default: LANGUAGE.hmp in the working folder.']],
+    example: 'hypermesh runtime export julia --out julia.hmp',
+    run: async (context, language: string, options: { out?: string }) =>
+      (await import('./commands/runtime.ts')).exportImage(context, language, options),
   },
   {
     name: 'runtime remove',

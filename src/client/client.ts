@@ -22,6 +22,7 @@ import {
   type NodeStatus,
   type ProofRequest,
   type RunRequest,
+  type RuntimeRequest,
   type SearchRequest,
   STATE_EXPORT,
   type StakeRequest,
@@ -72,8 +73,15 @@ export class Client {
     return this.#get('/v1/runtimes', {}, options);
   }
 
-  addRuntime(kind: string, options?: CallOptions): Promise<RuntimeStatus> {
-    return this.#long(`/v1/runtimes/${encodeURIComponent(kind)}`, undefined, options);
+  /** `from`: a package of the catalog by reference, or a layer that was sent. */
+  addRuntime(kind: string, from: RuntimeRequest = {}, options?: CallOptions): Promise<RuntimeStatus> {
+    return this.#long(`/v1/runtimes/${encodeURIComponent(kind)}`, from, options);
+  }
+
+  /** A language that was added, as the tree of a package. */
+  async *exportRuntime(kind: string, options?: CallOptions): AsyncIterable<Uint8Array> {
+    const response = await this.#fetch('GET', withQuery('/v1/runtimes/image', { kind }), {}, undefined, options);
+    if (response.body !== null) yield* response.body;
   }
 
   removeRuntime(kind: string, options?: CallOptions): Promise<{ readonly removed: boolean }> {

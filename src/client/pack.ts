@@ -3,7 +3,8 @@ import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import type { CallOptions } from '../base/call.ts';
 import type { Digest } from '../base/digest.ts';
-import { HyperMeshError, storageError } from '../base/errors.ts';
+import { HyperMeshError, isCoded, storageError } from '../base/errors.ts';
+import { parseManifest } from '../wire/manifest.ts';
 import { encodePackage } from '../wire/package.ts';
 import {
   blobHeader,
@@ -16,6 +17,7 @@ import {
   packageFileStart,
 } from '../wire/package-file.ts';
 import { averageFor, loadBlake3, ShardCutter } from '../wire/shards.ts';
+import { TreeScanner } from '../wire/tree.ts';
 import { type FolderOptions, type PackedFolder, packFolder } from './folder.ts';
 
 /** What was written. */
@@ -44,7 +46,48 @@ export async function writePackageFile(
   options: Omit<FolderOptions, 'leaveOut' | 'reuse'> = {},
 ): Promise<PackageFileInfo> {
   const target = resolve(file);
-  const packed = await packFolder(folder, { ...options, leaveOut: target, reuse: true });
+  return writePacked(await packFolder(folder, { ...options, leaveOut: target, reuse: true }), target);
+}
+
+/**
+ * Writes a package whose tree comes as a stream, `catalog.yaml` included, to a file; as {@link writePackageFile} does.
+ * Errors: `tree-invalid`, `manifest-*`, `storage-*`, and those of the stream.
+ */
+export async function writePackageTree(tree: AsyncIterable<Uint8Array>, file: string): Promise<PackageFileInfo> {
+  const target = resolve(file);
+  const spool = join(dirname(target), `.${basename(target)}.${randomBytes(6).toString('hex')}.tree.tmp`);
+  let files = 0;
+  let current = '';
+  const yaml: Uint8Array[] = [];
+  const scanner = new TreeScanner({
+    entry(entry) {
+      current = entry.path;
+      files += entry.kind === 'directory' ? 0 : 1;
+    },
+    content(bytes) {
+      if (current === 'catalog.yaml') yaml.push(bytes.slice());
+    },
+  });
+  try {
+    await using output = await open(spool, 'wx', 0o600);
+    let bytes = 0;
+    for await (const piece of tree) {
+      scanner.push(piece);
+      await writeAt(output, piece, bytes);
+      bytes += piece.length;
+    }
+    scanner.end();
+    const manifestYaml = Buffer.concat(yaml).toString('utf8');
+    const manifest = parseManifest(manifestYaml);
+    return await writePacked({ manifestYaml, manifest, files, bytes, tree: readPieces(spool, 0, bytes, {}) }, target);
+  } catch (error) {
+    throw isCoded(error) ? error : storageError(error, `writing the package file ${target}`);
+  } finally {
+    await rm(spool, { force: true });
+  }
+}
+
+async function writePacked(packed: PackedFolder, target: string): Promise<PackageFileInfo> {
   const temporary = join(dirname(target), `.${basename(target)}.${randomBytes(6).toString('hex')}.tmp`);
   try {
     const output = await open(temporary, 'wx', 0o644);

@@ -117,6 +117,8 @@ export const stakeRequest = z.discriminatedUnion('action', [
   z.strictObject({ action: z.literal('transfer'), amount, to: z.string().min(1).max(128) }),
 ]);
 export const runtimePath = z.strictObject({ kind: z.enum(['wasm', 'julia', 'python', 'container', 'vm']) });
+/** Where the image of a language comes from: a package of the catalog, or a layer that was sent; packages of the distribution when absent. */
+export const runtimeRequest = z.union([z.strictObject({}), z.strictObject({ ref }), z.strictObject({ layer: digest })]);
 export const metricsRequest = z.strictObject({ pattern: z.string().min(1).max(200).default('*') });
 export const eventsRequest = z.strictObject({
   after: z.coerce.number().int().min(0).optional(),
@@ -131,6 +133,7 @@ export const collectRequest = z.strictObject({ scrub: z.boolean().default(false)
 export type InstallRequest = z.input<typeof installRequest>;
 export type RunRequest = z.input<typeof runRequest>;
 export type VerifyRequest = z.input<typeof verifyRequest>;
+export type RuntimeRequest = z.input<typeof runtimeRequest>;
 export type StakeRequest = z.input<typeof stakeRequest>;
 export type SearchRequest = z.infer<typeof searchRequest>;
 export type ProofRequest = z.input<typeof proofRequest>;

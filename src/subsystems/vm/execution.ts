@@ -28,9 +28,16 @@ export interface ExecutionOptions {
 export interface Languages {
   /**
    * Adds what a language needs to this node, and tries it; what is there already stays as it is.
-   * Errors: `usage` on a language that is not added this way, `runtime-unavailable`, `limit-exceeded`, `storage-*`, `cancelled`.
+   * `from`: the layer of a package with its image, which was verified; without it, packages of the distribution.
+   * Errors: `usage` on a language that is not added this way, `runtime-unavailable`, `program-invalid`, `limit-exceeded`, `storage-*`,
+   * `cancelled`.
    */
-  addRuntime(kind: RuntimeKind, options?: CallOptions): Promise<RuntimeStatus>;
+  addRuntime(kind: RuntimeKind, options?: CallOptions & { readonly from?: Digest }): Promise<RuntimeStatus>;
+  /**
+   * What was added, as the canonical tree of a package (docs/protocol/runtime-image.md), in pieces; the same image gives the same bytes.
+   * Errors: `usage`, `runtime-unavailable`, `storage-*`, `cancelled`.
+   */
+  exportRuntime(kind: RuntimeKind, options?: CallOptions): AsyncIterable<Uint8Array>;
   /** Takes it away when the programs in it have ended; whether it was there. Errors: `usage`. */
   removeRuntime(kind: RuntimeKind): Promise<boolean>;
 }
@@ -49,7 +56,7 @@ export async function openExecution(
   await using stack = new AsyncDisposableStack();
   const runtimes: Runtime[] = [stack.use(new WasmRuntime(lent, { limits }))];
   if (options.directory !== undefined) runtimes.push(...(await inBoxes(lent, options.directory, limits, stack)));
-  return new Runner(runtimes, stack.move(), limits, options.concurrency ?? availableParallelism());
+  return new Runner(lent, runtimes, stack.move(), limits, options.concurrency ?? availableParallelism());
 }
 
 /** The languages whose programs are processes. */
@@ -87,12 +94,20 @@ async function inBoxes(
 const KINDS: readonly RuntimeKind[] = ['wasm', 'julia', 'python', 'container', 'vm'];
 
 class Runner implements ExecutionSubsystem {
+  readonly #lent: { readonly assets: Pick<Assets, 'tree' | 'readFile'> };
   readonly #runtimes: ReadonlyMap<RuntimeKind, Runtime>;
   readonly #owned: AsyncDisposable;
   readonly #limits: ExecutionLimits;
   readonly #turns: Turns;
 
-  constructor(runtimes: readonly Runtime[], owned: AsyncDisposable, limits: ExecutionLimits, concurrency: number) {
+  constructor(
+    lent: { readonly assets: Pick<Assets, 'tree' | 'readFile'> },
+    runtimes: readonly Runtime[],
+    owned: AsyncDisposable,
+    limits: ExecutionLimits,
+    concurrency: number,
+  ) {
+    this.#lent = lent;
     this.#runtimes = new Map(runtimes.map((runtime) => [runtime.kind, runtime]));
     this.#owned = owned;
     this.#limits = limits;
@@ -116,8 +131,15 @@ class Runner implements ExecutionSubsystem {
     return await runtime.run(checked, options);
   }
 
-  async addRuntime(kind: RuntimeKind, options: CallOptions = {}): Promise<RuntimeStatus> {
-    return this.#addable(kind).add(options);
+  async addRuntime(
+    kind: RuntimeKind,
+    { from, ...options }: CallOptions & { readonly from?: Digest } = {},
+  ): Promise<RuntimeStatus> {
+    return this.#addable(kind).add(from === undefined ? options : { ...options, from: { ...this.#lent, layer: from } });
+  }
+
+  async *exportRuntime(kind: RuntimeKind, options: CallOptions = {}): AsyncIterable<Uint8Array> {
+    yield* this.#addable(kind).export(options);
   }
 
   async removeRuntime(kind: RuntimeKind): Promise<boolean> {

@@ -5,11 +5,12 @@ import { type Digest, digestHex, digestOf } from '../../../base/digest.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
 import type { Assets, TreeEntry } from '../../../capabilities/assets.ts';
 import type { RunRequest, RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
+import { packImage } from '../image-package.ts';
 import type { ExecutionLimits } from '../limits.ts';
 import { visible } from '../output.ts';
 import type { BoxLimits, BoxSpec } from '../process/box.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
-import type { Trees } from '../process/trees.ts';
+import { type Trees, UNFINISHED } from '../process/trees.ts';
 import { type Performance, perform, resultOf } from '../program.ts';
 import { encodeInput, refuseFuel } from '../request.ts';
 import { Depots, type HeldDepot, readCompiled } from './depots.ts';
@@ -96,10 +97,7 @@ export class JuliaRuntime implements Runtime {
 
   async run(request: RunRequest, options: CallOptions = {}): Promise<RunResult> {
     const image = await this.#installed();
-    if (image === null)
-      throw new HyperMeshError('runtime-unavailable', 'This node has no Julia.', {
-        hint: 'Add it with `hypermesh runtime add julia`.',
-      });
+    if (image === null) throw notAdded();
     const running = this.#run(image, request, options);
     this.#running.add(running);
     return running.finally(() => this.#running.delete(running));
@@ -109,6 +107,21 @@ export class JuliaRuntime implements Runtime {
   async add(options: ProvisionOptions = {}): Promise<RuntimeStatus> {
     await this.#change(() => addJulia(this.#images, options));
     return this.probe();
+  }
+
+  /** The image as the tree of a package ({@link packImage}). Errors: `runtime-unavailable`. */
+  async *export(options: CallOptions = {}): AsyncIterable<Uint8Array> {
+    const image = await this.#installed();
+    if (image === null) throw notAdded();
+    const reading = Promise.withResolvers<void>();
+    // Nobody takes it away while it is read.
+    this.#running.add(reading.promise);
+    try {
+      yield* packImage(image, { ...options, program: '/usr/bin/julia', work: this.#images, prefix: UNFINISHED });
+    } finally {
+      this.#running.delete(reading.promise);
+      reading.resolve();
+    }
   }
 
   /** Takes Julia from this node when the programs that run have ended; new ones are refused from now on. Whether it was there. */
@@ -408,4 +421,10 @@ async function blasKernel(): Promise<string | null> {
   const has = (...names: string[]) => names.every((name) => flags.has(name));
   if (has('avx512f', 'avx512dq', 'avx512bw', 'avx512vl', 'avx512cd')) return 'SkylakeX';
   return has('avx2', 'fma') ? 'Haswell' : null;
+}
+
+function notAdded(): HyperMeshError {
+  return new HyperMeshError('runtime-unavailable', 'This node has no Julia.', {
+    hint: 'Add it with `hypermesh runtime add julia`.',
+  });
 }

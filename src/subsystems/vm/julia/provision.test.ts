@@ -6,6 +6,10 @@ import { mkdtemp, readdir, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { MemoryTrees } from '../../../testing/runtime-conformance.ts';
+import { parseManifest } from '../../../wire/manifest.ts';
+import { TreeScanner } from '../../../wire/tree.ts';
+import { packImage } from '../image-package.ts';
 import { type AptSource, parseLines, parseStanzas } from './apt.ts';
 import { addJulia, findJulia, removeJulia, removeUnfinished } from './provision.ts';
 
@@ -107,6 +111,49 @@ describe('adding Julia', { skip: lacking === undefined ? false : `this machine h
     await assert.rejects(addJulia(images, { sources: [] }), { code: 'runtime-unavailable', message: /no apt sources/ });
   });
 
+  it('travels as a package, and is what it was when it comes out', async () => {
+    const image = await addJulia(images, { sources: [mirror.source] });
+    const work = join(folder, 'work');
+    mkdirSync(work);
+    const packed = () => collectTree(packImage(image, { program: '/usr/bin/julia', work, prefix: '.new-' }));
+    const files = await packed();
+    assert.deepEqual(await packed(), files, 'the same image gives the same package');
+    assert.deepEqual(await readdir(work), []);
+    const yaml = Buffer.from(files['catalog.yaml']!).toString();
+    const manifest = parseManifest(yaml);
+    assert.deepEqual([manifest.type, manifest.image], ['container', 'image']);
+    assert.match(yaml, new RegExp(image.digest));
+
+    const assets = new MemoryTrees();
+    const elsewhere = join(folder, 'elsewhere');
+    mkdirSync(elsewhere);
+    const added = await addJulia(elsewhere, { from: { assets, layer: assets.add(files) } });
+    assert.deepEqual({ ...added, addedAtMs: 0, root: '' }, { ...image, addedAtMs: 0, root: '' });
+    assert.equal(readFileSync(join(added.root, 'usr/lib/julia'), 'utf8'), 'julia');
+    assert.deepEqual(await findJulia(elsewhere), added);
+    await removeJulia(elsewhere);
+
+    const record = JSON.parse(Buffer.from(files['runtime.json']!).toString()) as object;
+    const other = JSON.stringify({ ...record, digest: `sha256:${'0'.repeat(64)}` });
+    const blobs = Object.keys(files).filter((name) => name.includes('blobs'));
+    const layerName = blobs.reduce((a, b) => (files[a]!.length > files[b]!.length ? a : b));
+    const damaged = Buffer.from(files[layerName]!);
+    damaged[damaged.length >> 1]! ^= 1;
+    const { 'runtime.json': _, ...foreign } = files;
+    for (const [bad, message] of [
+      [{ ...files, 'runtime.json': Buffer.from(other) }, /its record says/],
+      [{ ...files, [layerName]: damaged }, /cannot be run/],
+      [foreign, /not the image of a language/],
+      [{ ...files, 'runtime.json': Buffer.from('{') }, /is damaged/],
+    ] as const)
+      await assert.rejects(addJulia(elsewhere, { from: { assets, layer: assets.add(bad) } }), {
+        code: 'program-invalid',
+        message,
+      });
+    assert.deepEqual(await readdir(elsewhere), []);
+    await removeJulia(images);
+  });
+
   it('leaves nothing behind when the caller gives up, and heals what a crash left', async () => {
     const controller = new AbortController();
     const adding = addJulia(images, {
@@ -121,6 +168,22 @@ describe('adding Julia', { skip: lacking === undefined ? false : `this machine h
     assert.deepEqual(await readdir(images), []);
   });
 });
+
+/** The files of a canonical tree. */
+async function collectTree(tree: AsyncIterable<Uint8Array>): Promise<Record<string, Uint8Array>> {
+  const files: Record<string, Uint8Array[]> = {};
+  let current = '';
+  const scanner = new TreeScanner({
+    entry({ path, kind }) {
+      current = path;
+      if (kind === 'file') files[path] = [];
+    },
+    content: (bytes) => files[current]!.push(bytes.slice()),
+  });
+  for await (const piece of tree) scanner.push(piece);
+  scanner.end();
+  return Object.fromEntries(Object.entries(files).map(([name, pieces]) => [name, Buffer.concat(pieces)]));
+}
 
 interface Mirror {
   readonly source: AptSource;

@@ -20,7 +20,9 @@ import type { CallOptions } from '../../../base/call.ts';
 import { type Digest, digestHex } from '../../../base/digest.ts';
 import { HyperMeshError, isCoded, storageError } from '../../../base/errors.ts';
 import { mapBounded } from '../../../base/streams.ts';
+import type { Assets } from '../../../capabilities/assets.ts';
 import { decodeRuntimeImage, encodeRuntimeImage, type RuntimeImage } from '../../../wire/runtime-image.ts';
+import { unpackImage } from '../image-package.ts';
 import { type AptSource, fetchPackages, readAptSources, unpackPackage } from './apt.ts';
 
 /** An image that is complete: `root` is what programs get as `/`. */
@@ -31,6 +33,8 @@ export interface JuliaImage extends RuntimeImage {
 export interface ProvisionOptions extends CallOptions {
   /** Where packages come from; by default what apt on this machine is configured with. */
   readonly sources?: readonly AptSource[];
+  /** A package with the image, instead of packages of the distribution. */
+  readonly from?: { readonly assets: Pick<Assets, 'tree' | 'readFile'>; readonly layer: Digest };
 }
 
 /** The last release of Debian that has Julia; its mirrors still carry it. */
@@ -46,36 +50,22 @@ const SYNCS = 16;
 
 /**
  * Adds Julia to the images in `folder`, from packages of Debian: verified by apt, unpacked without running any of their scripts, trimmed, and
- * sealed under a digest. Repeating it gives the image that is there. Steps: `index`, `download`, `unpack`, `seal`.
- * Errors: `runtime-unavailable` (no apt, no source with Julia), `limit-exceeded`, `storage-*`, `cancelled`.
+ * sealed under a digest; or from a package of this catalog, in which every digest must hold. Repeating it gives the image that is there.
+ * Steps: `index`, `download`, `unpack`, `seal`.
+ * Errors: `runtime-unavailable` (no apt, no source with Julia), `program-invalid` (of a package), `limit-exceeded`, `storage-*`, `cancelled`.
  */
-export async function addJulia(folder: string, { sources, ...options }: ProvisionOptions = {}): Promise<JuliaImage> {
+export async function addJulia(folder: string, options: ProvisionOptions = {}): Promise<JuliaImage> {
   const there = await findJulia(folder);
   if (there !== null) return there;
   await checkSpace(folder);
   const work = await mkdtemp(join(folder, NEW));
   try {
     const root = join(work, 'image', 'root');
-    await mkdir(root, { recursive: true, mode: 0o755 });
-    const fetched = await fetchPackages('julia', sources ?? (await readAptSources('/etc/apt')), {
-      ...options,
-      work,
-      suites: SUITES,
-    });
-    const packages = await unpack(fetched.files, root, options);
-    await trim(root);
-    const sealed = await seal(root, options);
-    const julia = packages.find(({ name }) => name === 'julia')!;
-    const image: RuntimeImage = {
-      formatVersion: 1,
-      runtime: 'julia',
-      version: julia.version,
-      architecture: julia.architecture,
-      suite: fetched.suite,
-      ...sealed,
-      packages,
-      addedAtMs: Date.now(),
-    };
+    await mkdir(join(work, 'image'), { mode: 0o755 });
+    const image =
+      options.from === undefined
+        ? await fetch(root, work, options)
+        : await unpackFrom(root, work, options.from, options);
     // Whatever the umask: the users of boxes must reach the files.
     for (const path of [root, join(root, '..')]) await chmod(path, 0o755);
     await writeFile(join(work, 'image', 'image.json'), encodeRuntimeImage(image), { mode: 0o644 });
@@ -88,6 +78,49 @@ export async function addJulia(folder: string, { sources, ...options }: Provisio
   } finally {
     await rm(work, { recursive: true, force: true });
   }
+}
+
+/** From packages of Debian. */
+async function fetch(root: string, work: string, { sources, ...options }: ProvisionOptions): Promise<RuntimeImage> {
+  await mkdir(root, { mode: 0o755 });
+  const fetched = await fetchPackages('julia', sources ?? (await readAptSources('/etc/apt')), {
+    ...options,
+    work,
+    suites: SUITES,
+  });
+  const packages = await unpack(fetched.files, root, options);
+  await trim(root);
+  const sealed = await seal(root, options);
+  const julia = packages.find(({ name }) => name === 'julia')!;
+  return {
+    formatVersion: 1,
+    runtime: 'julia',
+    version: julia.version,
+    architecture: julia.architecture,
+    suite: fetched.suite,
+    ...sealed,
+    packages,
+    addedAtMs: Date.now(),
+  };
+}
+
+/** From a package of this catalog: its files must be those that its record says. */
+async function unpackFrom(
+  root: string,
+  work: string,
+  { assets, layer }: NonNullable<ProvisionOptions['from']>,
+  options: CallOptions,
+): Promise<RuntimeImage> {
+  const record = await unpackImage(assets, layer, { ...options, to: root, work, prefix: NEW });
+  const sealed = await seal(root, options);
+  if (record.runtime !== 'julia' || sealed.digest !== record.digest) {
+    throw new HyperMeshError(
+      'program-invalid',
+      `The package has an image of ${record.runtime} with the digest ${sealed.digest}, but its record says ${record.digest}.`,
+      { hint: 'Export the runtime again on a node that has it: `hypermesh runtime export julia`.' },
+    );
+  }
+  return { ...record, ...sealed, addedAtMs: Date.now() };
 }
 
 /** The newest complete image in `folder`, or null. Errors: `config-invalid`, `storage-*`. */

@@ -194,7 +194,8 @@ export class Trees {
   }
 }
 
-async function fill(
+/** Writes the files into the new folder `root`, with the modes and the one time of trees. */
+export async function fill(
   root: string,
   source: TreeSource,
   entries: readonly ShownEntry[],
