@@ -20,7 +20,7 @@ function page(): string {
 A REF is \`scope/name\` or \`scope/name@range\`, with a range of semantic versions such as \`^1.2.0\`.
 
 Every command takes \`--home DIR\`, \`--passphrase-file FILE\`, \`--json\` (exactly one JSON document on standard output; logs and progress go to standard error) and
-\`--verbose\` (progress as lines). Progress is drawn when standard error is a terminal. Ctrl-C cancels and leaves nothing half-done.
+\`--verbose\` (progress as lines). Progress is drawn when standard error is a terminal; elsewhere a step that takes long says so once. Ctrl-C cancels and leaves nothing half-done.
 
 The exit status tells the class of a failure: [errors.md](errors.md). With \`--json\` a failure is \`{"error": {"code", "message", "hint", "details"}}\`.
 \`run\` exits with 9 when the program fails.

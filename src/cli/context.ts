@@ -34,7 +34,7 @@ export function createContext(options: Flags & { readonly json?: boolean; readon
     flags,
     json: options.json === true,
     signal: interrupted.signal,
-    onProgress: mode === 'none' ? undefined : (progress) => view.show(progress),
+    onProgress: (progress) => view.show(progress),
     load: () => (loaded ??= import('../config.ts').then(({ loadConfig }) => loadConfig(flags))),
     async withNode<T>(work: (client: Client) => Promise<T>): Promise<T> {
       const [configuration, { connect }, { askPassphrase }] = await Promise.all([

@@ -8,16 +8,16 @@ export interface ProgressView extends Disposable {
   end(): void;
 }
 
-type Mode = 'terminal' | 'lines' | 'none';
+type Mode = 'terminal' | 'lines' | 'late';
 
-/** How progress is shown on `stream`: redrawn in place on a terminal, a line now and then with --verbose, else not at all. */
+/** How progress is shown on `stream`: redrawn in place on a terminal, a line now and then with --verbose, else one line for each step that takes long. */
 export function progressMode(stream: { readonly isTTY?: boolean }, verbose: boolean): Mode {
   if (stream.isTTY === true && process.env['TERM'] !== 'dumb') return 'terminal';
-  return verbose ? 'lines' : 'none';
+  return verbose ? 'lines' : 'late';
 }
 
 const REDRAW_MS = 80;
-/** A log is not a terminal: a step that takes long says so every few seconds. */
+/** A log is not a terminal: a step that takes long says so every few seconds, or once. */
 const LINE_MS = 5_000;
 
 /** Steps may go on side by side, such as the proofs; each is reported when it begins and when it ends. */
@@ -28,6 +28,10 @@ export function showProgress(stream: NodeJS.WritableStream & { columns?: number 
   const clear = mode === 'terminal' ? '\r\u001b[2K' : '';
 
   function finish(step: string): void {
+    if (mode === 'late') {
+      going.delete(step);
+      return;
+    }
     const took = Math.round(performance.now() - going.get(step)!.startedAt);
     going.delete(step);
     stream.write(`${clear}  ${oneLine(step)}: done${took === 0 ? '' : ` in ${duration(took)}`}\n`);
@@ -41,7 +45,6 @@ export function showProgress(stream: NodeJS.WritableStream & { columns?: number 
   }
   return {
     show(progress) {
-      if (mode === 'none') return;
       const now = performance.now();
       const { step, done, total } = progress;
       const known = going.get(step);
@@ -52,8 +55,8 @@ export function showProgress(stream: NodeJS.WritableStream & { columns?: number 
         if (mode === 'lines' && (total === undefined || done !== total)) stream.write(`  ${describe(progress)}\n`);
       } else {
         known.latest = progress;
-        if (mode === 'lines' && now - known.shownAt >= LINE_MS && done !== total) {
-          known.shownAt = now;
+        if (mode !== 'terminal' && now - known.shownAt >= LINE_MS && done !== total) {
+          known.shownAt = mode === 'late' ? Number.POSITIVE_INFINITY : now;
           stream.write(`  ${describe(progress)}\n`);
         }
       }

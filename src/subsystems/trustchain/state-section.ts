@@ -12,7 +12,7 @@ import { leafHash, rootDigest, treeHeadPayload } from '../../wire/log.ts';
 import { signedTreeHead } from '../../wire/signature.ts';
 import { decodeSealed, SEALED_BYTES_MAX, type Unlock } from './keystore.ts';
 import { verifyEnvelope } from './offline.ts';
-import { type CertificateRow, MIGRATIONS, type RevocationListRow } from './tables.ts';
+import { type CertificateRow, insertCertificate, MIGRATIONS, type RevocationListRow } from './tables.ts';
 import { completedBy, rangeHash } from './transparency-log.ts';
 
 /** Files that begin so are left over from an import that did not finish; the next opening removes them. */
@@ -174,7 +174,6 @@ async function importPieces(
 async function fill(raw: DatabaseSync, pieces: AsyncIterable<Uint8Array>): Promise<void> {
   const { certificateRow } = await import('./issue.ts');
   const { decodeRevocationList } = await import('../../wire/certificate.ts');
-  const certificate = raw.prepare('INSERT INTO certificate VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)');
   const node = raw.prepare('SELECT hash FROM node WHERE level = ? AND position = ?');
   const insertNode = raw.prepare('INSERT INTO node VALUES (?, ?, ?)');
   const insertLeaf = raw.prepare('INSERT INTO leaf VALUES (?, ?, ?)');
@@ -197,19 +196,7 @@ async function fill(raw: DatabaseSync, pieces: AsyncIterable<Uint8Array>): Promi
       case 'certificate': {
         const row = certificateRow(fromBase64(entry.der), entry.role);
         const { atMs, reason } = entry.revoked ?? { atMs: null, reason: null };
-        certificate.run(
-          row.fingerprint,
-          row.role,
-          row.der,
-          row.serial,
-          row.subject,
-          row.issuer,
-          row.key_id,
-          row.not_before_ms,
-          row.not_after_ms,
-          atMs,
-          reason,
-        );
+        insertCertificate(raw, { ...row, revoked_at_ms: atMs, revoked_reason: reason });
         break;
       }
       case 'revocation-list': {

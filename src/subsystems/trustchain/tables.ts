@@ -1,3 +1,4 @@
+import type { DatabaseSync } from 'node:sqlite';
 import type { Migration } from '../../base/sqlite.ts';
 import type { CertificateRole, RevocationReason } from '../../wire/certificate.ts';
 
@@ -35,6 +36,15 @@ export interface CertificateRow {
   readonly not_after_ms: number;
   readonly revoked_at_ms: number | null;
   readonly revoked_reason: RevocationReason | null;
+}
+
+export function insertCertificate(raw: DatabaseSync, row: CertificateRow): void {
+  raw
+    .prepare(
+      `INSERT INTO certificate (fingerprint, role, der, serial, subject, issuer, key_id, not_before_ms, not_after_ms, revoked_at_ms, revoked_reason)
+       VALUES (:fingerprint, :role, :der, :serial, :subject, :issuer, :key_id, :not_before_ms, :not_after_ms, :revoked_at_ms, :revoked_reason)`,
+    )
+    .run({ ...row });
 }
 
 export interface RevocationListRow {

@@ -31,7 +31,7 @@ import {
 } from './keystore.ts';
 import { verifyEnvelope } from './offline.ts';
 import { STAGED_PREFIX, trustSection } from './state-section.ts';
-import { type CertificateRow, MIGRATIONS, type RevocationListRow } from './tables.ts';
+import { type CertificateRow, insertCertificate, MIGRATIONS, type RevocationListRow } from './tables.ts';
 import { TransparencyLog } from './transparency-log.ts';
 
 export interface TrustLimits {
@@ -330,7 +330,7 @@ export class TrustChain implements Trust, AsyncDisposable {
       const keystore = raw.prepare('INSERT INTO keystore (name, sealed) VALUES (?, ?)');
       keystore.run('root', sealed[0]!);
       keystore.run('node', sealed[1]!);
-      for (const row of rows) this.#putCertificate(row);
+      for (const row of rows) insertCertificate(raw, row);
       for (const list of lists) this.#putList(list);
       raw.prepare('INSERT INTO setting (name, value) VALUES (?, ?)').run('network', network);
     });
@@ -355,7 +355,7 @@ export class TrustChain implements Trust, AsyncDisposable {
     );
     this.#store.transact((raw) => {
       raw.prepare("UPDATE keystore SET sealed = ? WHERE name = 'node'").run(sealed!);
-      this.#putCertificate(row);
+      insertCertificate(raw, row);
     });
     await this.#keys.use(sealedIn(this.#store));
   }
@@ -399,7 +399,7 @@ export class TrustChain implements Trust, AsyncDisposable {
       { role, network: this.#network() ?? network, subject, keys: keysIn(known), nowMs: this.#nowMs, issuer },
       this.#keys.authority(authority),
     );
-    this.#store.transact(() => this.#putCertificate(row));
+    this.#store.transact((raw) => insertCertificate(raw, row));
     return row;
   }
 
@@ -467,25 +467,6 @@ export class TrustChain implements Trust, AsyncDisposable {
       { number, nowMs: this.#nowMs, revoked: [...before, ...added] },
       this.#keys.authority(authority),
     );
-  }
-
-  #putCertificate(row: CertificateRow): void {
-    this.#store.raw
-      .prepare(
-        `INSERT INTO certificate (fingerprint, role, der, serial, subject, issuer, key_id, not_before_ms, not_after_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-      )
-      .run(
-        row.fingerprint,
-        row.role,
-        row.der,
-        row.serial,
-        row.subject,
-        row.issuer,
-        row.key_id,
-        row.not_before_ms,
-        row.not_after_ms,
-      );
   }
 
   #putList(list: RevocationListRow): void {
