@@ -208,11 +208,12 @@ function readConfigFile(file: string): z.infer<typeof configFile> {
   });
 }
 
-function readPassphrase(file: string): string {
+/** Errors: `config-invalid`, `storage-*`. */
+export function readPassphrase(file: string): string {
   const text = readText(path.resolve(file), 'reading the passphrase file');
   if (text === undefined) {
     throw new HyperMeshError('config-invalid', `The passphrase file ${file} does not exist.`, {
-      hint: 'Write the passphrase to that file with mode 0600, or leave out --passphrase-file.',
+      hint: 'Write the passphrase to that file with mode 0600, or leave the option out.',
     });
   }
   return text.replace(/\r?\n$/, '');

@@ -103,3 +103,5 @@ export async function verifyBundleOffline(
   const { content: _content, ...result } = await verifyBundle(bundle, options.judges ?? offlineJudges(), options);
   return result;
 }
+
+export { changePassphraseOf } from './host/passphrase.ts';

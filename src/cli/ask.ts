@@ -2,9 +2,9 @@ import { createInterface } from 'node:readline/promises';
 import { Writable } from 'node:stream';
 
 /** Asks on the terminal without showing what is typed; null where there is no terminal. */
-export async function askPassphrase(): Promise<string | null> {
+export async function askPassphrase(what = 'Passphrase of the key store'): Promise<string | null> {
   if (!process.stdin.isTTY || !process.stderr.isTTY) return null;
-  process.stderr.write('Passphrase of the key store: ');
+  process.stderr.write(`${what}: `);
   const silent = new Writable({ write: (_chunk, _encoding, done) => done() });
   const lines = createInterface({ input: process.stdin, output: silent, terminal: true });
   try {

@@ -209,6 +209,14 @@ export const COMMANDS: readonly CommandSpec[] = [
     run: async (context) => (await import('./commands/trust.ts')).keys(context),
   },
   {
+    name: 'passphrase',
+    summary: 'Give the keys of this home another passphrase. The node must not be running.',
+    options: [['--new-passphrase-file <file>', 'File with the new passphrase; without it a terminal asks.']],
+    example: 'hypermesh passphrase --passphrase-file ./old --new-passphrase-file ./new',
+    run: async (context, options: { newPassphraseFile?: string }) =>
+      (await import('./commands/passphrase.ts')).passphrase(context, options),
+  },
+  {
     name: 'cert list',
     isDefault: true,
     summary: 'List certificates.',

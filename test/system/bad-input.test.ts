@@ -571,4 +571,15 @@ describe('a home', () => {
     const { error } = await locked.json<Refusal>(['search', '--passphrase-file', file], 4);
     assert.equal(error.code, 'key-locked');
   });
+
+  test('with the passphrase from before it was changed', async () => {
+    await using locked = await freshHome({ HYPERMESH_PASSPHRASE: 'first' });
+    await locked.json(['search']);
+    const file = join(locked.folder, 'second');
+    await writeFile(file, 'second\n', { mode: 0o600 });
+    await locked.json(['passphrase', '--new-passphrase-file', file]);
+    const { error } = await locked.json<Refusal>(['search'], 4);
+    assert.equal(error.code, 'key-locked');
+    await locked.json(['search', '--passphrase-file', file]);
+  });
 });

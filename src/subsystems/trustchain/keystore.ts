@@ -104,7 +104,7 @@ export function unsealKeys(text: string, unlock: Unlock): Map<KeyName, SecretKey
   } catch {
     throw head.kdf.name === 'scrypt'
       ? new HyperMeshError('key-locked', 'The passphrase does not open the key store, or the key store is damaged.', {
-          hint: 'Give the passphrase that this home was created with.',
+          hint: 'Give the passphrase that this home was created with, or the one it was given last.',
         })
       : new HyperMeshError(
           'key-invalid',
@@ -167,7 +167,7 @@ export async function unlockWithPassphrase(passphrase: string, by: PassphraseKdf
   return { key: new Uint8Array(key), kdf: by };
 }
 
-const UNLOCK_FILE = 'unlock.key';
+export const UNLOCK_FILE = 'unlock.key';
 const UNLOCK_TEXT = /^hypermesh-unlock-key-v1 ([0-9a-f]{64})\n$/;
 
 /** Reads the key file of a home. Undefined when there is none. Errors: `key-invalid` when others may read it or it is malformed. */

@@ -45,7 +45,7 @@ export interface TrustLimits {
   readonly passphraseLog2N: number;
 }
 
-const LIMITS: TrustLimits = { chainsMax: 1_024, logWaitingMax: 10_000, keysIdleMs: 5_000, passphraseLog2N: 17 };
+export const LIMITS: TrustLimits = { chainsMax: 1_024, logWaitingMax: 10_000, keysIdleMs: 5_000, passphraseLog2N: 17 };
 
 export interface TrustOptions {
   /** Of this home's trust data; made when missing, readable by its owner only. */
@@ -80,9 +80,7 @@ export async function openTrust(options: TrustOptions): Promise<TrustChain> {
       );
     }
   }
-  if (options.passphrase !== undefined && (options.passphrase === '' || options.passphrase.length > 1_024)) {
-    throw new HyperMeshError('config-invalid', 'The passphrase has to have 1 to 1024 characters.');
-  }
+  if (options.passphrase !== undefined) checkPassphrase(options.passphrase);
   const { directory } = options;
   try {
     await mkdir(directory, { recursive: true, mode: 0o700 });
@@ -100,6 +98,12 @@ export async function openTrust(options: TrustOptions): Promise<TrustChain> {
     await store[Symbol.asyncDispose]();
     throw error;
   }
+}
+
+/** Errors: `config-invalid`. */
+export function checkPassphrase(passphrase: string): void {
+  if (passphrase === '' || passphrase.length > 1_024)
+    throw new HyperMeshError('config-invalid', 'The passphrase has to have 1 to 1024 characters.');
 }
 
 interface Settled extends TrustOptions {
@@ -568,7 +572,7 @@ function listLifeLeftMin(issuer: 'root' | 'intermediate'): number {
   return issuer === 'root' ? 180 * DAY_MS : 3 * DAY_MS;
 }
 
-function sealedIn(store: SqliteStore): string[] {
+export function sealedIn(store: SqliteStore): string[] {
   return store.raw
     .prepare('SELECT sealed FROM keystore ORDER BY name')
     .all()
@@ -576,7 +580,10 @@ function sealedIn(store: SqliteStore): string[] {
 }
 
 /** Finds what opens the key store, and makes sure that it does. For a new home: makes it. */
-async function openUnlock(options: Settled, sealed: readonly string[]): Promise<Unlock> {
+export async function openUnlock(
+  options: { readonly directory: string; readonly passphrase?: string | undefined; readonly limits: TrustLimits },
+  sealed: readonly string[],
+): Promise<Unlock> {
   const { directory, passphrase, limits } = options;
   const [first] = sealed;
   if (first === undefined) {
@@ -587,7 +594,7 @@ async function openUnlock(options: Settled, sealed: readonly string[]): Promise<
   if (kdf.name === 'scrypt') {
     if (passphrase === undefined) {
       throw new HyperMeshError('key-locked', 'The key store is encrypted with a passphrase, and none was given.', {
-        hint: 'Give the passphrase that this home was created with.',
+        hint: 'Give the passphrase that this home was created with, or the one it was given last.',
       });
     }
     const unlock = await unlockWithPassphrase(passphrase, kdf);
@@ -596,7 +603,7 @@ async function openUnlock(options: Settled, sealed: readonly string[]): Promise<
   }
   if (passphrase !== undefined) {
     throw new HyperMeshError('key-locked', 'The key store is opened by its key file, not by a passphrase.', {
-      hint: 'Start without a passphrase; to have one, start a new home with it.',
+      hint: 'Start without a passphrase; to have one, run `hypermesh passphrase`.',
     });
   }
   const unlock = await readUnlockFile(directory);
