@@ -329,6 +329,69 @@ export const ERRORS = {
     retry: false,
     when: 'Something belongs to another network than this home.',
   },
+  // network
+  'network-state': {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: false,
+    when: 'The home is in a network with others already, or is in none; the message says which and what to do.',
+  },
+  'home-not-empty': {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: false,
+    when: 'A home that holds packages of one network cannot become a member of another.',
+  },
+  'invite-invalid': {
+    status: 422,
+    exit: EXIT.invalid,
+    retry: false,
+    when: 'A text is not an invite, or was mistyped or cut off.',
+  },
+  'invite-unknown': {
+    status: 403,
+    exit: EXIT.refused,
+    retry: false,
+    when: 'The network did not issue this invite, or took it back.',
+  },
+  'invite-expired': { status: 403, exit: EXIT.refused, retry: false, when: 'The invite was presented too late.' },
+  'invite-used': { status: 403, exit: EXIT.refused, retry: false, when: 'Another machine joined with this invite.' },
+  'certification-invalid': {
+    status: 422,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'A request for certificates does not prove that its keys are held, or an answer does not belong to the network and the keys.',
+  },
+  'not-a-member': {
+    status: 403,
+    exit: EXIT.refused,
+    retry: false,
+    when: 'The machine that asks is not, or not any more, a member of the network.',
+  },
+  'committee-only': {
+    status: 403,
+    exit: EXIT.refused,
+    retry: false,
+    when: 'Only a home that belongs to the committee of the network can do this.',
+  },
+  'committee-unreachable': {
+    status: 503,
+    exit: EXIT.unavailable,
+    retry: true,
+    when: "No member of the network's committee answers; nothing was lost, and the same command can be repeated.",
+  },
+  'anchor-stale': {
+    status: 503,
+    exit: EXIT.unavailable,
+    retry: true,
+    when: "What this home knows of its network's revocations is out of date, and the committee cannot be reached for news.",
+  },
+  'clock-skewed': {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: false,
+    when: 'The clock of this machine is too far from that of the network.',
+  },
   // execution
   'runtime-unavailable': {
     status: 503,
