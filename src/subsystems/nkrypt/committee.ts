@@ -1,12 +1,13 @@
 import { randomBytes } from 'node:crypto';
-import { base64, hex } from '../../base/bytes.ts';
+import { base64, equal, fromUtf8, hex } from '../../base/bytes.ts';
 import type { CallOptions } from '../../base/call.ts';
 import type { Clock } from '../../base/clock.ts';
-import { type Digest, digestOf } from '../../base/digest.ts';
+import { type Digest, digestOf, isDigest } from '../../base/digest.ts';
 import { HyperMeshError } from '../../base/errors.ts';
 import { canonicalJson } from '../../base/json.ts';
 import type { Admission, ProofVerdict } from '../../capabilities/consensus.ts';
 import type { Trust } from '../../capabilities/trust.ts';
+import { inclusionLeaf } from '../../wire/bundle.ts';
 import type { Genesis } from '../../wire/genesis.ts';
 import {
   type Challenge,
@@ -43,6 +44,8 @@ const ANCHOR_MS_MIN = 300_000;
 /** How long an endorsement of a publish is kept for the publisher who lost it on the way. */
 const PUBLISH_KEPT_MS = 25 * 3_600_000;
 const OUTSTANDING_MAX = 10_000;
+/** For one identity, so that one member cannot take the places of all others. */
+const OUTSTANDING_EACH_MAX = 2_000;
 /** Audits of one operation: more attempts would let a prover who lost labels wait for an easy question. */
 const AUDITS_MAX = 8;
 const AUDITED_MAX = 1_000;
@@ -51,6 +54,12 @@ interface Audit {
   readonly beacon: string;
   readonly issuedAtMs: number;
   readonly attempts: number;
+}
+
+/** The part of the store that a commitment is registered in. */
+export interface OwnRegistry extends SpaceRegistry {
+  remember(roots: readonly string[]): void;
+  forget(): void;
 }
 
 interface IssuedRow {
@@ -114,6 +123,14 @@ export class Committee {
           hint: 'Try again in some minutes.',
         });
       }
+      const { own } = raw
+        .prepare('SELECT count(*) AS own FROM challenges WHERE identity = ? AND used = 0 AND issued_at_ms > ?')
+        .get(identity, nowMs - ANCHOR_MS_MIN) as { own: number };
+      if (own >= OUTSTANDING_EACH_MAX) {
+        throw new HyperMeshError('quota-exceeded', `${own} challenges of this identity wait for their proofs.`, {
+          hint: 'Try again in some minutes.',
+        });
+      }
       const { sequence } = raw
         .prepare(
           'INSERT INTO identities (identity, sequence) VALUES (?, 1) ON CONFLICT (identity) DO UPDATE SET sequence = sequence + 1 RETURNING sequence',
@@ -147,7 +164,7 @@ export class Committee {
   }
 
   /** The part of the store that a commitment of this identity is registered in. */
-  registry(identity: string): SpaceRegistry {
+  registry(identity: string): OwnRegistry {
     const raw = this.#store.raw;
     const row = () =>
       raw.prepare('SELECT roots, nonce, registered FROM commitments WHERE identity = ?').get(identity) as
@@ -167,6 +184,15 @@ export class Committee {
           .prepare('INSERT OR REPLACE INTO commitments (identity, roots, nonce, registered) VALUES (?, ?, ?, 0)')
           .run(identity, JSON.stringify(roots), nonce);
         return nonce;
+      },
+      // What another committee said about the commitment of this home.
+      remember: (roots) => {
+        raw
+          .prepare('INSERT OR REPLACE INTO commitments (identity, roots, nonce, registered) VALUES (?, ?, ?, 1)')
+          .run(identity, JSON.stringify(roots), '');
+      },
+      forget: () => {
+        raw.prepare('DELETE FROM commitments WHERE identity = ?').run(identity);
       },
       finish: async (registration) => {
         const found = row();
@@ -261,6 +287,21 @@ export class Committee {
     const admission = this.#admit(set, digest, options).finally(() => this.#admitting.delete(digest));
     this.#admitting.set(digest, admission);
     return admission;
+  }
+
+  /** Whether this committee endorsed the publish that a leaf of the log is about. */
+  endorsed(identity: string, leaf: Uint8Array): boolean {
+    const named = leafSubject(leaf);
+    if (named === undefined) return false;
+    const rows = this.#store.raw
+      .prepare(
+        `SELECT endorsement FROM admissions WHERE identity = ? AND endorsement IS NOT NULL
+           AND json_extract(vote, '$.operation.subject') = ? AND json_extract(vote, '$.operation.kind') = 'publish'`,
+      )
+      .all(identity, named) as { endorsement: string }[];
+    return rows.some(({ endorsement }) =>
+      equal(leaf, inclusionLeaf(named, decodeEndorsement(JSON.parse(endorsement)))),
+    );
   }
 
   async #admit(set: ProofSet, digest: Digest, { signal, onProgress }: CallOptions): Promise<Admission> {
@@ -399,6 +440,16 @@ export class Committee {
       throw new HyperMeshError('proof-rejected', 'The anchor is from the future: the clock of this machine went back.');
     }
     return row;
+  }
+}
+
+/** The manifest that a leaf names; undefined for any other leaf. */
+function leafSubject(leaf: Uint8Array): Digest | undefined {
+  try {
+    const { manifest } = JSON.parse(fromUtf8(leaf)) as { manifest?: unknown };
+    return isDigest(manifest) ? manifest : undefined;
+  } catch {
+    return undefined;
   }
 }
 

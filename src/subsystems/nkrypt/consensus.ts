@@ -7,6 +7,7 @@ import { type Digest, isDigest } from '../../base/digest.ts';
 import { HyperMeshError, isCoded, storageError } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
 import type { Admission, Consensus, ProofVerdict, SpaceStatus, StakeAccount } from '../../capabilities/consensus.ts';
+import type { CommitteeAsk } from '../../capabilities/membership.ts';
 import type { StateSection } from '../../capabilities/state.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import { decodeGenesis, type Genesis, genesisDocument } from '../../wire/genesis.ts';
@@ -14,6 +15,7 @@ import {
   type Challenge,
   challenge as challengeSchema,
   decodeEndorsement,
+  decodeProofSet,
   type Endorsement,
   type OperationKind,
   operationKind,
@@ -24,16 +26,18 @@ import {
 import { firstIssue, type TrustAnchor } from '../../wire/signature.ts';
 import { statementsOf } from './attest.ts';
 import { Committee } from './committee.ts';
+import { Desk, type DeskMethod } from './desk.ts';
 import { foundNetwork, type NetworkTerms } from './found.ts';
 import { checkRoot, judge } from './judge.ts';
-import { Ledger } from './ledger.ts';
+import { accountId, Ledger, tokenAmount } from './ledger.ts';
 import { Prover } from './prover.ts';
+import { RemoteCommittee } from './remote.ts';
 import { dropStaged, stateSection } from './section.ts';
 import { SpaceCommitment } from './space.ts';
 import { labelSeed } from './space-graph.ts';
 import { openStore, type Store } from './store.ts';
 
-type LentTrust = Pick<Trust, 'identity' | 'sign' | 'verify' | 'anchor'>;
+type LentTrust = Pick<Trust, 'identity' | 'sign' | 'verify' | 'anchor' | 'certificates'>;
 
 export interface NKryptOptions extends NetworkTerms {
   /** Holds `nkrypt.db` and the files of the space commitment. */
@@ -43,8 +47,23 @@ export interface NKryptOptions extends NetworkTerms {
   readonly threads?: number;
 }
 
-/** The four proofs, and a committee of one. */
+/** The four proofs, and a committee of one: this home's, or the one of the network that it is a member of. */
 export interface NKrypt extends Consensus, AsyncDisposable {
+  /** Whether this home's validator sits in the committee. */
+  readonly isCommittee: boolean;
+  /** What a member asks of this committee. Errors: `committee-only`, and those of the committee. */
+  desk(method: DeskMethod, identity: string, body: unknown, options?: CallOptions): Promise<Json>;
+  /** Gives tokens of this home, locked, to who joined: once for each id. Returns how many that are. */
+  grant(id: string, to: string, amount: number): Promise<number>;
+  /** From here on the committee is asked through this; undefined: it cannot be reached. */
+  follow(ask: CommitteeAsk | undefined): void;
+  /**
+   * From here on this home is in the network of that genesis document. One transaction: what was known of the network before is forgotten.
+   * Safe to repeat. Errors: `network-mismatch`, `storage-*`.
+   */
+  adopt(document: Json): Promise<void>;
+  /** Founds a network of its own again, unless the one it has is. Safe to repeat. */
+  abandon(): Promise<void>;
   /** Genesis, ledger, sequence numbers and replay memory, as a part of a state export. */
   readonly section: StateSection;
 }
@@ -63,7 +82,7 @@ export async function openConsensus(lent: { readonly trust: LentTrust }, options
   const store = openStore(options.directory);
   try {
     await ensureGenesis(store, lent.trust, options);
-    return new Validator(lent.trust, store, options, await enter(lent.trust, store, options));
+    return await Validator.open(lent.trust, store, options);
   } catch (error) {
     await store[Symbol.asyncDispose]();
     throw error;
@@ -73,12 +92,34 @@ export async function openConsensus(lent: { readonly trust: LentTrust }, options
 /** Commit point: genesis and its accounts appear together. A crash before it founds another network at the next start. */
 async function ensureGenesis(store: Store, trust: LentTrust, options: NKryptOptions): Promise<void> {
   if (store.raw.prepare('SELECT 1 FROM genesis').get() !== undefined) return;
+  await found(store, trust, options);
+}
+
+async function found(store: Store, trust: LentTrust, options: NKryptOptions): Promise<void> {
   const genesis = await foundNetwork(trust, options.clock, options);
   store.transact((raw) => {
+    forget(raw);
     raw.prepare('INSERT INTO genesis (id, document) VALUES (1, ?)').run(canonicalJson(genesis));
     const account = raw.prepare('INSERT INTO accounts (account, balance, locked) VALUES (?, ?, ?)');
     for (const { account: key, balance, locked } of genesis.stake.accounts) account.run(key, balance, locked);
   });
+}
+
+/** Everything that is known of a network: it means nothing in another one. */
+function forget(raw: Store['raw']): void {
+  for (const table of [
+    'genesis',
+    'identities',
+    'challenges',
+    'admissions',
+    'tips',
+    'accounts',
+    'commitments',
+    'grants',
+    'asked',
+    'joined',
+  ])
+    raw.exec(`DELETE FROM ${table}`);
 }
 
 /** What depends on the network and identity that the store is about. */
@@ -87,26 +128,62 @@ interface Membership {
   readonly document: Json;
   readonly networkId: Digest;
   readonly identity: string;
+  /** Whether {@link committee} is the one of the network. Otherwise it is this home's own court, for what it serves to itself. */
+  readonly isCommittee: boolean;
+  /** By whose signatures the court's proofs hold: the genesis, with this home in the place of the committee where it has no seat. */
+  readonly law: Genesis;
   readonly committee: Committee;
   readonly ledger: Ledger;
+  readonly desk: Desk;
+  readonly remote: RemoteCommittee;
   readonly space: SpaceCommitment;
 }
 
-async function enter(trust: LentTrust, store: Store, options: NKryptOptions): Promise<Membership> {
+async function enter(trust: LentTrust, store: Store, options: NKryptOptions, ask: CommitteeAsk): Promise<Membership> {
   const { document } = store.raw.prepare('SELECT document FROM genesis').get() as { document: string };
   const { genesis, networkId } = decodeGenesis(JSON.parse(document));
-  const { keyId: identity } = await trust.identity('publisher');
+  // Also with expired certificates: a home must open to get new ones.
+  const own = await trust.certificates();
+  const [identity, validator] = (['publisher', 'validator'] as const).map(
+    (role) => own.find((one) => one.role === role)!.keyId,
+  ) as [string, string];
+  const isCommittee = genesis.committee.validators.some(({ key }) => key === validator);
+  const law = isCommittee ? genesis : withCourt(genesis, validator);
   const ledger = new Ledger(store);
-  const committee = new Committee({ trust, store, ledger }, { clock: options.clock, genesis, networkId });
+  const committee = new Committee({ trust, store, ledger }, { clock: options.clock, genesis: law, networkId });
+  const registry = committee.registry(identity);
+  const remote = new RemoteCommittee(ask, { genesis, networkId, identity }, () => {
+    registry.forget();
+    space.registerAgain();
+  });
   const seed = labelSeed(networkId, identity);
   const { bytes, iterations, registrationOpenings } = genesis.space;
   const space = new SpaceCommitment(
-    { registry: committee.registry(identity) },
+    { registry: isCommittee ? registry : remote.registry(registry) },
     { directory: commitmentFolder(options.directory, seed), seed, bytes, iterations, registrationOpenings },
   );
   // In the background: who needs it waits for it and gets the error, if there is one.
   space.ready().catch(() => undefined);
-  return { genesis, document: genesisDocument(genesis), networkId, identity, committee, ledger, space };
+  const desk = new Desk({ committee, ledger }, { clock: options.clock });
+  return {
+    genesis,
+    document: genesisDocument(genesis),
+    networkId,
+    identity,
+    isCommittee,
+    law,
+    committee,
+    ledger,
+    desk,
+    remote,
+    space,
+  };
+}
+
+/** The same law with this home as the judge of what it serves to itself. */
+function withCourt(genesis: Genesis, validator: string): Genesis {
+  const { epoch } = genesis.committee;
+  return { ...genesis, committee: { epoch, validators: [{ key: validator, certificate: '' }] } };
 }
 
 /** Named by the seed, so that labels of another identity or network are never taken for ours; those are removed. */
@@ -130,18 +207,82 @@ class Validator implements NKrypt {
   readonly #store: Store;
   readonly #clock: Clock;
   readonly #prover: Prover;
+  readonly #switch: (change?: () => Promise<void>) => Promise<void>;
+  readonly #found: () => Promise<void>;
   #member: Membership;
+  #ask: CommitteeAsk | undefined;
 
-  constructor(trust: LentTrust, store: Store, options: NKryptOptions, member: Membership) {
+  static async open(trust: LentTrust, store: Store, options: NKryptOptions): Promise<Validator> {
+    let validator: Validator | undefined;
+    const ask: CommitteeAsk = (...question) => validator?.askCommittee(...question) ?? Promise.reject(notConnected());
+    const member = await enter(trust, store, options, ask);
+    validator = new Validator(trust, store, options, member, ask);
+    return validator;
+  }
+
+  private constructor(trust: LentTrust, store: Store, options: NKryptOptions, member: Membership, ask: CommitteeAsk) {
     this.#trust = trust;
     this.#store = store;
     this.#clock = options.clock;
     this.#member = member;
-    this.#prover = new Prover(options.threads === undefined ? {} : { threads: options.threads });
-    this.section = stateSection(store, options.directory, async () => {
+    this.#found = () => found(store, trust, options);
+    this.#switch = async (change) => {
       await this.#member.space[Symbol.asyncDispose]();
-      this.#member = await enter(trust, store, options);
-    });
+      await change?.();
+      this.#member = await enter(trust, store, options, ask);
+    };
+    this.#prover = new Prover(options.threads === undefined ? {} : { threads: options.threads });
+    this.section = stateSection(store, options.directory, () => this.#switch());
+  }
+
+  get isCommittee(): boolean {
+    return this.#member.isCommittee;
+  }
+
+  async desk(method: DeskMethod, identity: string, body: unknown, options?: CallOptions): Promise<Json> {
+    if (this.#member.isCommittee) return this.#member.desk.answer(method, identity, body, options);
+    throw new HyperMeshError('committee-only', 'This home does not sit in the committee of its network.');
+  }
+
+  async grant(id: string, to: string, amount: number): Promise<number> {
+    return this.#member.ledger.grant(id, this.#member.identity, to, amount);
+  }
+
+  follow(ask: CommitteeAsk | undefined): void {
+    this.#ask = ask;
+    // A commitment that was made while nobody could be asked is registered now.
+    if (ask !== undefined && !this.#member.isCommittee) this.#member.space.ready().catch(() => undefined);
+  }
+
+  /** For {@link RemoteCommittee}. */
+  askCommittee(...question: Parameters<CommitteeAsk>): Promise<unknown> {
+    return this.#ask?.(...question) ?? Promise.reject(notConnected());
+  }
+
+  async adopt(document: Json): Promise<void> {
+    const { genesis, networkId } = decodeGenesis(document);
+    if (networkId === this.#member.networkId) return;
+    await this.#switch(async () =>
+      this.#store.transact((raw) => {
+        forget(raw);
+        raw.prepare('INSERT INTO genesis (id, document) VALUES (1, ?)').run(canonicalJson(genesis));
+        raw.prepare('INSERT INTO joined (id) VALUES (1)').run();
+      }),
+    );
+  }
+
+  async abandon(): Promise<void> {
+    if (this.#member.isCommittee) return;
+    await this.#switch(this.#found);
+  }
+
+  /**
+   * Whether an operation is judged here. Who publishes asks the committee; what a home serves to itself it judges itself, unless
+   * tokens are asked for, of which only the committee knows.
+   */
+  #isJudgedHere(kind: OperationKind): boolean {
+    const { isCommittee, genesis } = this.#member;
+    return isCommittee || ((kind === 'install' || kind === 'execute') && genesis.requirements[kind].stake === null);
   }
 
   async requirements(kind: OperationKind): Promise<Requirements> {
@@ -158,7 +299,10 @@ class Validator implements NKrypt {
     if (typeof ref !== 'string' || ref.length > 512) {
       throw new HyperMeshError('usage', 'Expected the reference to be text of at most 512 characters.');
     }
-    return this.#member.committee.issue(this.#member.identity, kind, subject, ref);
+    const { committee, remote, identity } = this.#member;
+    return this.#isJudgedHere(kind)
+      ? committee.issue(identity, kind, subject, ref)
+      : remote.challenge(kind, subject, ref);
   }
 
   async prove(challenge: Challenge, options: CallOptions = {}): Promise<ProofSet> {
@@ -166,13 +310,16 @@ class Validator implements NKrypt {
     if (!parsed.success) {
       throw new HyperMeshError('proof-invalid', `Expected a challenge, but ${firstIssue(parsed.error)}.`);
     }
-    const { committee, ledger, space, identity, genesis } = this.#member;
+    const { committee, remote, space, identity, genesis } = this.#member;
     if (parsed.data.operation.identity !== identity) {
       throw new HyperMeshError('proof-invalid', 'The challenge was issued to another identity than this home has.');
     }
+    const { kind } = parsed.data.operation;
+    const nothing = { account: identity, balance: 0, locked: 0 };
+    const account = parsed.data.requirements.stake === null ? nothing : await this.stake();
     return this.#prover.prove(
       parsed.data,
-      { witness: committee, space, account: ledger.account(identity), spaceBytes: genesis.space.bytes },
+      { witness: this.#isJudgedHere(kind) ? committee : remote, space, account, spaceBytes: genesis.space.bytes },
       options,
     );
   }
@@ -181,7 +328,7 @@ class Validator implements NKrypt {
     proofs: ProofSet,
     options: { readonly atMs?: number; readonly anchor?: TrustAnchor; readonly genesis?: Json } = {},
   ): Promise<readonly ProofVerdict[]> {
-    const { genesis, networkId } = options.genesis === undefined ? this.#member : decodeGenesis(options.genesis);
+    const { genesis, networkId } = options.genesis === undefined ? this.#lawOf(proofs) : decodeGenesis(options.genesis);
     return judge(proofs, {
       trust: this.#trust,
       genesis,
@@ -191,8 +338,22 @@ class Validator implements NKrypt {
     });
   }
 
+  /** What this home judges itself holds by its own signature; everything else by those of the committee. */
+  #lawOf(proofs: ProofSet): { readonly genesis: Genesis; readonly networkId: Digest } {
+    const { law, genesis, networkId } = this.#member;
+    const kind = operationKind.safeParse((proofs as Partial<ProofSet> | null)?.challenge?.operation?.kind);
+    return { genesis: kind.success && this.#isJudgedHere(kind.data) ? law : genesis, networkId };
+  }
+
   async admit(proofs: ProofSet, options: CallOptions = {}): Promise<Admission> {
-    return this.#member.committee.admit(proofs, options);
+    const set = decodeProofSet(proofs);
+    const { committee, remote, genesis, networkId, document } = this.#member;
+    if (this.#isJudgedHere(set.challenge.operation.kind)) return committee.admit(set, options);
+    const endorsement = await remote.admit(set, options);
+    const anchor = await this.#trust.anchor();
+    await this.verifyEndorsement(endorsement, { genesis: document, anchor });
+    const court = { trust: this.#trust, genesis, networkId, anchor, atMs: endorsement.admittedAtMs };
+    return { endorsement, verdicts: await judge(set, court) };
   }
 
   async verifyEndorsement(
@@ -203,19 +364,26 @@ class Validator implements NKrypt {
   }
 
   async stake(): Promise<StakeAccount> {
-    return this.#member.ledger.account(this.#member.identity);
+    const { isCommittee, ledger, remote, identity } = this.#member;
+    return isCommittee ? ledger.account(identity) : remote.account();
   }
 
   async lockStake(amount: number): Promise<StakeAccount> {
-    return this.#member.ledger.lock(this.#member.identity, amount);
+    const { isCommittee, ledger, remote, identity } = this.#member;
+    return isCommittee ? ledger.lock(identity, amount) : remote.change({ action: 'lock', amount: tokenAmount(amount) });
   }
 
   async unlockStake(amount: number): Promise<StakeAccount> {
-    return this.#member.ledger.unlock(this.#member.identity, amount);
+    const { isCommittee, ledger, remote, identity } = this.#member;
+    return isCommittee
+      ? ledger.unlock(identity, amount)
+      : remote.change({ action: 'unlock', amount: tokenAmount(amount) });
   }
 
   async transferStake(to: string, amount: number): Promise<StakeAccount> {
-    return this.#member.ledger.transfer(this.#member.identity, to, amount);
+    const { isCommittee, ledger, remote, identity } = this.#member;
+    if (isCommittee) return ledger.transfer(identity, to, amount);
+    return remote.change({ action: 'transfer', amount: tokenAmount(amount), to: accountId(to) });
   }
 
   async space(): Promise<SpaceStatus> {
@@ -252,6 +420,12 @@ export async function checkEndorsement(
       cause: error,
     });
   }
+}
+
+function notConnected(): HyperMeshError {
+  return new HyperMeshError('committee-unreachable', 'This home is not connected to its network.', {
+    hint: 'Start the node with `hypermesh up`, and try again when it has found its network.',
+  });
 }
 
 function operationOf(kind: unknown): OperationKind {

@@ -16,7 +16,7 @@ import type { WorkJob } from './work-worker.ts';
 
 /** What a prover asks of the committee while it works. */
 export interface Witness {
-  beginAudit(challenge: Challenge): { readonly beacon: string };
+  beginAudit(challenge: Challenge): { readonly beacon: string } | Promise<{ readonly beacon: string }>;
   finishAudit(challenge: Challenge, root: string, opening: Opening): Promise<SpaceProof>;
   certifyStake(challenge: Challenge): Promise<StakeProof>;
 }
@@ -94,7 +94,7 @@ export class Prover implements AsyncDisposable {
       const root = await space.ready(call);
       if (call.signal?.aborted === true) throw cancelled();
       try {
-        const { beacon } = witness.beginAudit(challenge);
+        const { beacon } = await witness.beginAudit(challenge);
         const openings = challenge.requirements.space!.openings;
         const n = spaceBytes / LABEL_BYTES;
         const opening = await space.open(auditPositions(beacon, challenge.context, root, n, openings));

@@ -10,7 +10,8 @@ import type { StateSection } from '../../capabilities/state.ts';
 import { decodeGenesis } from '../../wire/genesis.ts';
 import { openStore, type Store } from './store.ts';
 
-const VERSION = 1;
+/** 2 has the grants of a founder, and homes without a ledger. */
+const VERSION = 2;
 const STAGE = 'nkrypt-import.db';
 /** Bytes of rows after which a piece is closed; the largest row is a genesis document or an endorsement. */
 const PIECE_BYTES = 64 * 2 ** 10;
@@ -25,6 +26,8 @@ const TABLES = {
   tips: ['identity', 'kind', 'previous'],
   accounts: ['account', 'balance', 'locked'],
   commitments: ['identity', 'roots', 'nonce', 'registered'],
+  grants: ['id', 'account', 'amount'],
+  joined: ['id'],
 } as const;
 type Table = keyof typeof TABLES;
 
@@ -124,13 +127,15 @@ function parseJson(bytes: Uint8Array): unknown {
   }
 }
 
-/** A network, and exactly the tokens that it was founded with. */
+/** A network, and exactly the tokens that it was founded with; a home that is only a member has no ledger. */
 function check(staged: Store): void {
   const row = staged.raw.prepare('SELECT document FROM genesis').get() as { document: string } | undefined;
   if (row === undefined) throw invalid('it has no genesis document');
   const { genesis } = decodeGenesis(JSON.parse(row.document));
   const founded = genesis.stake.accounts.reduce((sum, { balance }) => sum + balance, 0);
   const { sum } = staged.raw.prepare('SELECT coalesce(sum(balance), 0) AS sum FROM accounts').get() as { sum: number };
+  const isMember = staged.raw.prepare('SELECT 1 FROM joined').get() !== undefined;
+  if (isMember && sum === 0) return;
   if (sum !== founded) throw invalid(`it has ${sum} tokens; the network was founded with ${founded}`);
 }
 

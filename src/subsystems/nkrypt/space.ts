@@ -13,12 +13,12 @@ import { type Registration, registrationPositions } from './registration.ts';
 import { LABEL_BYTES, LAYERS } from './space-graph.ts';
 import type { SpaceJob, SpaceNews } from './space-worker.ts';
 
-/** Where the committee keeps which commitments it has accepted. */
+/** Where it is kept which commitments the committee has accepted. */
 export interface SpaceRegistry {
   /** Root of the commitment that this identity registered, 64 hex digits. */
   registered(): string | undefined;
-  /** Takes the roots of the three layers and answers with the challenge of the registration, 64 hex digits. */
-  begin(roots: readonly string[]): string;
+  /** Takes the roots of the three layers and answers with the challenge of the registration, 64 hex digits; null: they are registered already. */
+  begin(roots: readonly string[]): string | null | Promise<string | null>;
   /** Errors: `proof-rejected`. Durable when it returns. */
   finish(registration: Registration): Promise<void>;
 }
@@ -77,6 +77,11 @@ export class SpaceCommitment implements AsyncDisposable {
     } finally {
       this.#watchers.delete(watch);
     }
+  }
+
+  /** The registration that this home remembers is not known any more: who waits for the commitment next has it done again. */
+  registerAgain(): void {
+    this.#building = undefined;
   }
 
   /** Opens labels of the last layer. A damaged file is noticed here: the commitment is dropped and made again. Errors: `space-unavailable`. */
@@ -172,7 +177,8 @@ export class SpaceCommitment implements AsyncDisposable {
 
   async #register(roots: readonly string[]): Promise<void> {
     const n = this.#job.bytes / LABEL_BYTES;
-    const nonce = this.#registry.begin(roots);
+    const nonce = await this.#registry.begin(roots);
+    if (nonce === null) return;
     const layers: Opening[] = [];
     for (const [index, positions] of registrationPositions(nonce, roots, n, this.#openings).needed.entries()) {
       layers.push(await this.#open(index + 1, positions));

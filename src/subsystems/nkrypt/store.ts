@@ -36,6 +36,20 @@ const MIGRATIONS: readonly Migration[] = [
       ) STRICT;
     `,
   },
+  {
+    name: '002-network',
+    up: `
+      -- A row in a home that joined the network of another one: it has no ledger.
+      CREATE TABLE joined (id INTEGER PRIMARY KEY CHECK (id = 1)) STRICT;
+      -- What who joined was given: once for each invite.
+      CREATE TABLE grants (id TEXT PRIMARY KEY, account TEXT NOT NULL, amount INTEGER NOT NULL) STRICT;
+      -- Changes that a member asked for, so that asking again after a lost answer changes nothing twice.
+      CREATE TABLE asked (
+        account TEXT NOT NULL, id TEXT NOT NULL, asked_at_ms INTEGER NOT NULL, PRIMARY KEY (account, id)
+      ) STRICT;
+      CREATE INDEX asked_at ON asked (asked_at_ms);
+    `,
+  },
 ];
 
 export type Store = SqliteStore;

@@ -22,6 +22,25 @@ export const MIGRATIONS: readonly Migration[] = [
       CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), json TEXT NOT NULL) STRICT;
     `,
   },
+  {
+    name: '002-network',
+    up: `
+      -- Of a home that is a member of a network which another home founded: where its committee is.
+      CREATE TABLE membership (one INTEGER PRIMARY KEY CHECK (one = 1), json TEXT NOT NULL) STRICT;
+      -- Of a founder. What is kept of an invite is the hash of its secret.
+      CREATE TABLE invite (
+        hash TEXT PRIMARY KEY, expires_at_ms INTEGER NOT NULL, tokens INTEGER NOT NULL, used_by TEXT) STRICT, WITHOUT ROWID;
+      CREATE TABLE member (
+        node TEXT PRIMARY KEY, publisher TEXT NOT NULL, validator TEXT NOT NULL, subject TEXT NOT NULL,
+        joined_at_ms INTEGER NOT NULL, left_at_ms INTEGER) STRICT, WITHOUT ROWID;
+      CREATE TABLE issued (
+        fingerprint TEXT PRIMARY KEY, node TEXT NOT NULL, role TEXT NOT NULL, der BLOB NOT NULL, serial TEXT NOT NULL,
+        subject TEXT NOT NULL, issuer TEXT NOT NULL, key_id TEXT NOT NULL,
+        not_before_ms INTEGER NOT NULL, not_after_ms INTEGER NOT NULL,
+        revoked_at_ms INTEGER, revoked_reason TEXT) STRICT;
+      CREATE INDEX issued_key ON issued (role, key_id);
+    `,
+  },
 ];
 
 export interface CertificateRow {

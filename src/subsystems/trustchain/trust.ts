@@ -1,13 +1,23 @@
 import { chmod, mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { base64 } from '../../base/bytes.ts';
+import { base64, equal } from '../../base/bytes.ts';
 import type { Clock } from '../../base/clock.ts';
+import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError, storageError } from '../../base/errors.ts';
 import { openSqlite, type SqliteStore } from '../../base/sqlite.ts';
 import type { StateSection } from '../../capabilities/state.ts';
 import type { CertificateInfo, Trust, Verified } from '../../capabilities/trust.ts';
 import type { CertificateRole, LeafRole, RevocationReason } from '../../wire/certificate.ts';
-import { rootDigest, TREE_HEAD_TYPE, treeHeadPayload } from '../../wire/log.ts';
+import {
+  CERTIFICATION_TYPE,
+  CERTIFIED_ROLES,
+  type Certification,
+  type CommitteeSeat,
+  certificationPayload,
+  type JoinRequest,
+  secretHash,
+} from '../../wire/certification.ts';
+import { rootDigest, TREE_HEAD_TYPE, treeHeadPayload, verifyInclusion } from '../../wire/log.ts';
 import {
   type CertificateChain,
   type Envelope,
@@ -29,6 +39,7 @@ import {
   type Unlock,
   unlockWithPassphrase,
 } from './keystore.ts';
+import type { Certified, MemberRow, Members } from './members.ts';
 import { verifyEnvelope } from './offline.ts';
 import { STAGED_PREFIX, trustSection } from './state-section.ts';
 import { type CertificateRow, insertCertificate, MIGRATIONS, type RevocationListRow } from './tables.ts';
@@ -58,6 +69,25 @@ export interface TrustOptions {
   /** Name of the person or machine in new certificates; `local` by default. */
   readonly subject?: string;
   readonly limits?: Partial<TrustLimits>;
+}
+
+/** What a member asks of its network. */
+export interface NetworkAuthority {
+  /** What is known of revocations today, and where the committee is. Errors: `committee-unreachable`. */
+  news(): Promise<{ readonly anchor: TrustAnchor; readonly committee: readonly CommitteeSeat[] }>;
+  /** New certificates for the same keys. Errors: `committee-unreachable`, `not-a-member`, `certificate-revoked`. */
+  renew(request: (asked: string) => Promise<JoinRequest>): Promise<Certification>;
+  /** Errors: `committee-unreachable`, and what the committee refuses with. */
+  logAppend(leaf: Uint8Array): Promise<LogInclusion>;
+  logHead(): Promise<SignedTreeHead>;
+  logConsistency(from: number, to: number): Promise<readonly string[]>;
+}
+
+/** Of a home that is a member of a network which another home founded. */
+export interface StoredMembership {
+  readonly networkId: Digest;
+  readonly committee: readonly CommitteeSeat[];
+  readonly joinedAtMs: number;
 }
 
 const LEAF_ROLES = ['publisher', 'validator', 'node'] as const satisfies readonly LeafRole[];
@@ -121,6 +151,10 @@ export class TrustChain implements Trust, AsyncDisposable {
   readonly #log: TransparencyLog;
   #keys: Keys;
   #anchor: TrustAnchor | undefined;
+  #authority: NetworkAuthority | undefined;
+  #members: Promise<Members> | undefined;
+  /** What was asked of the network for later, and until when it is not asked again. */
+  readonly #asking = new Map<'news' | 'renew', { readonly work: Promise<void>; readonly untilMs: number }>();
   /** The last of the changes to certificates and lists: they happen one after the other. */
   #changing: Promise<unknown> = Promise.resolve();
 
@@ -143,6 +177,8 @@ export class TrustChain implements Trust, AsyncDisposable {
     try {
       if (ready === undefined) await trust.#found();
       await trust.#exclusive(async () => {
+        // A member asks its network, once it can be reached.
+        if (trust.membership() !== null) return;
         await trust.#keepCurrent();
         await trust.#addNodeKey();
       });
@@ -216,10 +252,24 @@ export class TrustChain implements Trust, AsyncDisposable {
     });
   }
 
-  /** With current lists: those past half of their life are issued anew. */
+  /**
+   * With current lists: those past half of their life are issued anew, or by a member asked for.
+   * Errors: `anchor-stale` of a member whose lists are out of date, while the committee cannot be reached.
+   */
   async anchor(): Promise<TrustAnchor> {
     const due = (list: RevocationListRow) => list.next_update_ms - this.#nowMs < listLifeLeftMin(list.issuer);
-    if (this.#lists().some(due)) await this.#exclusive(() => this.#refreshLists());
+    const isDue = this.#lists().some(due);
+    if (this.membership() !== null) {
+      const isStale = this.#lists().some((list) => list.next_update_ms < this.#nowMs);
+      if (isStale) await this.#freshLists();
+      else if (isDue) this.#inBackground('news', () => this.refreshAnchor());
+    } else if (isDue) {
+      await this.#exclusive(() => this.#refreshLists());
+    }
+    return this.#anchorNow();
+  }
+
+  #anchorNow(): TrustAnchor {
     this.#anchor ??= {
       root: base64(this.#newest('root')!.der),
       revocations: this.#lists().map((list) => base64(list.der)),
@@ -243,11 +293,22 @@ export class TrustChain implements Trust, AsyncDisposable {
           },
         );
       }
+      if (this.membership() !== null) {
+        await this.#renewFromNetwork();
+        return this.#describe(this.#newest(role)!);
+      }
       return this.#describe(await this.#issueAgain(role));
     });
   }
 
   async revoke(fingerprint: string, reason: RevocationReason): Promise<void> {
+    this.#committeeOnly('revoke certificates');
+    const issued = (await this.#register()).issued().find((row) => row.fingerprint === fingerprint);
+    if (issued !== undefined) {
+      // Of a member everything is taken back: one certificate alone says nothing about the others of the same home.
+      await this.removeMember(issued.node, reason);
+      return;
+    }
     await this.#exclusive(async () => {
       const target = this.#rows().find((row) => row.fingerprint === fingerprint);
       if (target === undefined) {
@@ -286,20 +347,199 @@ export class TrustChain implements Trust, AsyncDisposable {
     });
   }
 
-  logAppend(leaf: Uint8Array): Promise<LogInclusion> {
-    return this.#log.append(leaf);
+  async logAppend(leaf: Uint8Array): Promise<LogInclusion> {
+    if (this.membership() === null) return this.#log.append(leaf);
+    const inclusion = await this.#followed().logAppend(leaf);
+    verifyInclusion(leaf, inclusion);
+    await this.#checkHead(inclusion.head);
+    return inclusion;
   }
 
-  logHead(): Promise<SignedTreeHead> {
-    return this.#log.head();
+  async logHead(): Promise<SignedTreeHead> {
+    if (this.membership() === null) return this.#log.head();
+    const head = await this.#followed().logHead();
+    await this.#checkHead(head);
+    return head;
   }
 
-  logConsistency(from: number, to: number): Promise<readonly string[]> {
-    return this.#log.consistency(from, to);
+  async logConsistency(from: number, to: number): Promise<readonly string[]> {
+    return this.membership() === null ? this.#log.consistency(from, to) : this.#followed().logConsistency(from, to);
+  }
+
+  // --- of a founder
+
+  /** A secret that lets one home in. Errors: `committee-only`, `quota-exceeded`. */
+  async invite(options: { readonly expiresAtMs: number; readonly tokens: number }): Promise<string> {
+    this.#committeeOnly('invite');
+    return (await this.#register()).invite(options.expiresAtMs, options.tokens);
+  }
+
+  /** Certifies who asks with an invite, or who is a member already. Errors: `committee-only`, and those of {@link Members.certify}. */
+  async certify(
+    request: unknown,
+    networkId: Digest,
+  ): Promise<Certified & Pick<Certification, 'network' | 'anchor' | 'authorities'>> {
+    this.#committeeOnly('certify');
+    const register = await this.#register();
+    const certified = await this.#exclusive(() => register.certify(request, networkId));
+    return {
+      ...certified,
+      network: this.#network() ?? this.#options.network,
+      anchor: await this.anchor(),
+      authorities: [base64(this.#newest('intermediate')!.der)],
+    };
+  }
+
+  async members(): Promise<readonly MemberRow[]> {
+    return (await this.#register()).members();
+  }
+
+  async member(node: string): Promise<MemberRow | undefined> {
+    return (await this.#register()).member(node);
+  }
+
+  /** Takes all certificates of a member back. Safe to repeat. Errors: `committee-only`, `not-a-member`. */
+  async removeMember(node: string, reason: RevocationReason): Promise<MemberRow> {
+    this.#committeeOnly('remove members');
+    const register = await this.#register();
+    return this.#exclusive(async () => {
+      if (register.member(node) === undefined) {
+        throw new HyperMeshError('not-a-member', `No node ${node.slice(0, 64)} ever joined this network.`, {
+          hint: '`hypermesh network members` lists them.',
+        });
+      }
+      const atMs = this.#nowMs;
+      const targets = register.revocable(node, reason);
+      const list =
+        targets.length === 0
+          ? undefined
+          : await this.#nextList(
+              'intermediate',
+              targets.map(({ serial }) => ({ serial, atMs, reason })),
+            );
+      // The commit point: before it the node is a member, after it its certificates are on the list.
+      this.#store.transact((raw) => {
+        const mark = raw.prepare('UPDATE issued SET revoked_at_ms = ?, revoked_reason = ? WHERE fingerprint = ?');
+        for (const row of targets) mark.run(atMs, reason, row.fingerprint);
+        raw.prepare('UPDATE member SET left_at_ms = coalesce(left_at_ms, ?) WHERE node = ?').run(atMs, node);
+        if (list !== undefined) this.#putList(list);
+      });
+      this.#anchor = undefined;
+      return register.member(node)!;
+    });
+  }
+
+  // --- of a member
+
+  /** Null in a network of its own. */
+  membership(): StoredMembership | null {
+    const row = this.#store.raw.prepare('SELECT json FROM membership').get();
+    return row === undefined ? null : (JSON.parse(row['json'] as string) as StoredMembership);
+  }
+
+  /** Who is asked from here on. */
+  follow(authority: NetworkAuthority | undefined): void {
+    this.#authority = authority;
+  }
+
+  /**
+   * A request that all three keys of this home signed; expired certificates do not matter. `secret`: of an invite, null for a renewal.
+   * Errors: `certificate-revoked` when a key of this home was stolen.
+   */
+  async certificationRequest(to: {
+    readonly networkId: Digest;
+    readonly asked: string;
+    readonly secret: string | null;
+  }): Promise<JoinRequest> {
+    this.#checkNotStolen();
+    const publicKeys = await this.#keys.publicKeys();
+    const keys = Object.fromEntries(
+      CERTIFIED_ROLES.map((role) => {
+        const { falcon, ed25519 } = publicKeys.get(role)!;
+        return [role, { falcon: base64(falcon), ed25519: base64(ed25519) }];
+      }),
+    ) as Readonly<Record<LeafRole, { readonly falcon: string; readonly ed25519: string }>>;
+    const payload = certificationPayload({
+      formatVersion: 1,
+      networkId: to.networkId,
+      asked: to.asked,
+      invite: to.secret === null ? null : secretHash(to.secret),
+      subject: this.#subject(),
+      keys,
+      madeAtMs: this.#nowMs,
+    });
+    const ids = this.#keyIds();
+    const sealed = await Promise.all(
+      CERTIFIED_ROLES.map(async (role) =>
+        sealEnvelope(
+          CERTIFICATION_TYPE,
+          payload,
+          ids[role],
+          await this.#keys.sign(role, pae(CERTIFICATION_TYPE, payload)),
+        ),
+      ),
+    );
+    return { secret: to.secret, envelopes: sealed as unknown as JoinRequest['envelopes'] };
+  }
+
+  /** Errors: `certification-invalid`, `clock-skewed`. Touches nothing. */
+  async checkCertification(answer: Certification): Promise<void> {
+    const { checkCertification } = await import('./joining.ts');
+    checkCertification(answer, this.#keyIds(), this.#nowMs);
+  }
+
+  /**
+   * From here on the certificates of this home are those of the network: one transaction that replaces certificates, lists and log. Safe to repeat.
+   * The answer was checked before it was kept for this, so the time does not count any more.
+   */
+  async adopt(answer: Certification, membership: StoredMembership): Promise<void> {
+    const { checkCertification } = await import('./joining.ts');
+    await this.#log.between(() =>
+      this.#exclusive(async () => {
+        const adopted = checkCertification(answer, this.#keyIds(), answer.atMs);
+        this.#replace([...adopted.authorities, ...adopted.leaves], adopted.lists, answer.network, membership);
+      }),
+    );
+  }
+
+  /** Back to a root of its own, with the same keys: one transaction. Does nothing in a home that is no member. Errors: `certificate-revoked`, `key-locked`. */
+  async abandon(): Promise<void> {
+    await this.#log.between(() =>
+      this.#exclusive(async () => {
+        if (this.membership() === null) return;
+        this.#checkNotStolen();
+        const { rows, lists } = await this.#ownAuthority(this.#options.network);
+        this.#replace(rows, lists, this.#options.network, null);
+      }),
+    );
+  }
+
+  /** Asks the network what was revoked. Older lists than the known ones change nothing. Errors: `committee-unreachable`, `certification-invalid`. */
+  async refreshAnchor(): Promise<void> {
+    const membership = this.membership();
+    if (membership === null) return;
+    const { anchor, committee } = await this.#followed().news();
+    const { newestLists } = await import('./joining.ts');
+    if (anchor.root !== this.#anchorNow().root) {
+      throw new HyperMeshError('certification-invalid', 'The committee answered with the root of another network.');
+    }
+    const authorities = this.#rows().filter(({ role }) => role === 'root' || role === 'intermediate');
+    const known = new Map(this.#lists().map((list) => [list.issuer, list.number]));
+    const newer = newestLists(anchor, authorities).filter((list) => list.number > (known.get(list.issuer) ?? -1));
+    // Only where the known ones are: who sits in the committee is not the word of one answer.
+    const seats = membership.committee.map((seat) => committee.find(({ node }) => node === seat.node) ?? seat);
+    const moved = JSON.stringify(seats) !== JSON.stringify(membership.committee);
+    if (newer.length === 0 && !moved) return;
+    this.#store.transact((raw) => {
+      for (const list of newer) this.#putList(list);
+      raw.prepare('UPDATE membership SET json = ?').run(JSON.stringify({ ...membership, committee: seats }));
+    });
+    this.#anchor = undefined;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#log.settled();
+    await Promise.all([...this.#asking.values()].map(({ work }) => work));
     await this.#changing.catch(() => undefined);
     await this.#keys[Symbol.asyncDispose]();
     await this.#store[Symbol.asyncDispose]();
@@ -310,10 +550,26 @@ export class TrustChain implements Trust, AsyncDisposable {
    * file, which is taken up again), a crash after it the complete set.
    */
   async #found(): Promise<void> {
-    const { issue, issueList } = await import('./issue.ts');
-    const { network, subject } = this.#options;
+    const { network } = this.#options;
     const sealed = await this.#keys.seal([['root'], ['intermediate', ...LEAF_ROLES]]);
     await this.#keys.use(sealed);
+    const { rows, lists } = await this.#ownAuthority(network);
+    this.#store.transact((raw) => {
+      const keystore = raw.prepare('INSERT INTO keystore (name, sealed) VALUES (?, ?)');
+      keystore.run('root', sealed[0]!);
+      keystore.run('node', sealed[1]!);
+      for (const row of rows) insertCertificate(raw, row);
+      for (const list of lists) this.#putList(list);
+      raw.prepare('INSERT INTO setting (name, value) VALUES (?, ?)').run('network', network);
+    });
+  }
+
+  /** Certificates and empty lists of a network whose root is this home's. */
+  async #ownAuthority(
+    network: string,
+  ): Promise<{ readonly rows: readonly CertificateRow[]; readonly lists: readonly RevocationListRow[] }> {
+    const { issue, issueList } = await import('./issue.ts');
+    const subject = this.#subject();
     const publicKeys = await this.#keys.publicKeys();
     const nowMs = this.#nowMs;
     const make = (role: CertificateRole, issuer?: CertificateRow) =>
@@ -330,14 +586,155 @@ export class TrustChain implements Trust, AsyncDisposable {
       await issueList(root, first, this.#keys.authority('root')),
       await issueList(intermediate, first, this.#keys.authority('intermediate')),
     ];
+    return { rows, lists };
+  }
+
+  /** The commit point of joining and leaving, for this part of the home: before it the one network, after it the other. */
+  #replace(
+    rows: readonly CertificateRow[],
+    lists: readonly RevocationListRow[],
+    network: string,
+    membership: StoredMembership | null,
+  ): void {
     this.#store.transact((raw) => {
-      const keystore = raw.prepare('INSERT INTO keystore (name, sealed) VALUES (?, ?)');
-      keystore.run('root', sealed[0]!);
-      keystore.run('node', sealed[1]!);
+      for (const table of [
+        'certificate',
+        'revocation_list',
+        'leaf',
+        'node',
+        'head',
+        'invite',
+        'member',
+        'issued',
+        'membership',
+      ])
+        raw.exec(`DELETE FROM ${table}`);
       for (const row of rows) insertCertificate(raw, row);
       for (const list of lists) this.#putList(list);
-      raw.prepare('INSERT INTO setting (name, value) VALUES (?, ?)').run('network', network);
+      raw.prepare("UPDATE setting SET value = ? WHERE name = 'network'").run(network);
+      if (membership !== null)
+        raw.prepare('INSERT INTO membership (one, json) VALUES (1, ?)').run(JSON.stringify(membership));
     });
+    this.#anchor = undefined;
+    this.#cache.clear();
+    this.#asking.clear();
+  }
+
+  /** The name that this home chose for itself: of the certificates it has, as long as no other was configured. */
+  #subject(): string {
+    const { subject } = this.#options;
+    if (subject !== 'local') return subject;
+    const name = /CN=(.*) publisher$/.exec(this.#rows().find((row) => row.role === 'publisher')?.subject ?? '')?.[1];
+    return name !== undefined && NAME.test(name) ? name : subject;
+  }
+
+  #keyIds(): Readonly<Record<LeafRole, string>> {
+    const id = (role: LeafRole) => this.#rows().find((row) => row.role === role)!.key_id;
+    return { publisher: id('publisher'), validator: id('validator'), node: id('node') };
+  }
+
+  #register(): Promise<Members> {
+    this.#members ??= Promise.all([import('./members.ts'), import('./issue.ts')]).then(
+      ([{ Members: Register }, { issue }]) =>
+        new Register({
+          raw: this.#store.raw,
+          transact: (write) => this.#store.transact(write),
+          nowMs: () => this.#nowMs,
+          own: () => this.#keyIds(),
+          issue: (role, subject, keys) => {
+            const network = this.#network() ?? this.#options.network;
+            const issuer = this.#usableAuthority('intermediate');
+            return issue(
+              { role, network, subject, keys, nowMs: this.#nowMs, issuer },
+              this.#keys.authority('intermediate'),
+            );
+          },
+        }),
+    );
+    return this.#members;
+  }
+
+  #committeeOnly(what: string): void {
+    if (this.membership() === null) return;
+    throw new HyperMeshError('committee-only', `Only a home of the network's committee can ${what}.`, {
+      hint: 'Run the command on the machine of the founder.',
+    });
+  }
+
+  /** Errors: `committee-unreachable` while the home is not connected to its network. */
+  #followed(): NetworkAuthority {
+    if (this.#authority !== undefined) return this.#authority;
+    throw new HyperMeshError('committee-unreachable', 'This home is not connected to its network.');
+  }
+
+  /** Errors: `certificate-revoked`. */
+  #checkNotStolen(): void {
+    const stolen = this.#rows().some(
+      (row) => row.revoked_reason === 'key-compromise' && LEAF_ROLES.some((role) => role === row.role),
+    );
+    if (!stolen) return;
+    throw new HyperMeshError('certificate-revoked', 'A key of this home was revoked as compromised.', {
+      hint: 'Start a new home, which makes new keys.',
+    });
+  }
+
+  /** The signer of a head is not asked for its seat here: who checks a bundle does, and finds its votes by the same key. */
+  async #checkHead(head: SignedTreeHead): Promise<void> {
+    const { payload } = await this.verify(head.envelope, head.chain, { role: 'validator', atMs: head.timestampMs });
+    if (head.envelope.payloadType !== TREE_HEAD_TYPE || !equal(payload, treeHeadPayload(head))) {
+      throw new HyperMeshError('log-invalid', 'The head of the log that the committee sent was altered.');
+    }
+  }
+
+  /** Certificates of a member, from its network. */
+  async #renewFromNetwork(): Promise<void> {
+    const membership = this.membership()!;
+    const { checkCertification } = await import('./joining.ts');
+    const answer = await this.#followed().renew((asked) =>
+      this.certificationRequest({ networkId: membership.networkId, asked, secret: null }),
+    );
+    if (answer.anchor.root !== this.#anchorNow().root) {
+      throw new HyperMeshError('certification-invalid', 'The committee answered with the root of another network.');
+    }
+    const { authorities, leaves, lists } = checkCertification(answer, this.#keyIds(), this.#nowMs);
+    const known = new Set(this.#rows().map(({ fingerprint }) => fingerprint));
+    this.#store.transact((raw) => {
+      for (const row of [...authorities, ...leaves]) if (!known.has(row.fingerprint)) insertCertificate(raw, row);
+      for (const list of lists) if (this.#isNewer(list)) this.#putList(list);
+    });
+    this.#anchor = undefined;
+  }
+
+  #isNewer(list: RevocationListRow): boolean {
+    return list.number > (this.#lists().find(({ issuer }) => issuer === list.issuer)?.number ?? -1);
+  }
+
+  /** Errors: `anchor-stale`. */
+  async #freshLists(): Promise<void> {
+    let cause: unknown;
+    try {
+      await this.refreshAnchor();
+    } catch (error) {
+      cause = error;
+    }
+    const stale = this.#lists().find((list) => list.next_update_ms < this.#nowMs);
+    if (stale === undefined) return;
+    throw new HyperMeshError(
+      'anchor-stale',
+      `What this home knows of the network's revocations was due for renewal on ${new Date(stale.next_update_ms).toISOString()}.`,
+      {
+        hint: 'Connect this machine to the network (or check its clock), then run the same command again.',
+        ...(cause === undefined ? {} : { cause }),
+      },
+    );
+  }
+
+  /** Once at a time, and not again for some minutes after it failed; who needs the result now does not come this way. */
+  #inBackground(what: 'news' | 'renew', work: () => Promise<void>): void {
+    const before = this.#asking.get(what);
+    if (before !== undefined && this.#nowMs < before.untilMs) return;
+    const asked = work().catch(() => undefined);
+    this.#asking.set(what, { work: asked, untilMs: this.#nowMs + ASK_AGAIN_MS });
   }
 
   /** A home or an export of an earlier version has no node key. Key and certificate appear in one transaction, or are made at the next start. */
@@ -379,12 +776,10 @@ export class TrustChain implements Trust, AsyncDisposable {
     }
   }
 
-  async #issueAgain(role: Exclude<CertificateRole, 'root'>): Promise<CertificateRow> {
-    const { issue, keysIn } = await import('./issue.ts');
-    const known = this.#rows().find((row) => row.role === role);
-    const authority = authorityOf(role);
+  /** Errors: `certificate-revoked`, `certificate-expired`. */
+  #usableAuthority(authority: 'root' | 'intermediate'): CertificateRow {
     const issuer = this.#newest(authority);
-    if (known === undefined || issuer === undefined) {
+    if (issuer === undefined) {
       throw new HyperMeshError(
         'certificate-revoked',
         `The ${authority} of this home was revoked; it cannot issue certificates.`,
@@ -398,6 +793,14 @@ export class TrustChain implements Trust, AsyncDisposable {
         hint: 'Start the node with the root key at hand; it renews the intermediate by itself.',
       });
     }
+    return issuer;
+  }
+
+  async #issueAgain(role: Exclude<CertificateRole, 'root'>): Promise<CertificateRow> {
+    const { issue, keysIn } = await import('./issue.ts');
+    const known = this.#rows().find((row) => row.role === role)!;
+    const authority = authorityOf(role);
+    const issuer = this.#usableAuthority(authority);
     const { network, subject } = this.#options;
     const row = await issue(
       { role, network: this.#network() ?? network, subject, keys: keysIn(known), nowMs: this.#nowMs, issuer },
@@ -411,7 +814,7 @@ export class TrustChain implements Trust, AsyncDisposable {
   async #current(role: LeafRole): Promise<CertificateRow> {
     let row = this.#newest(role);
     if (row !== undefined && this.#isAging(row)) {
-      await this.#exclusive(() => this.#keepCurrent());
+      await this.#renewAging(row);
       row = this.#newest(role);
     }
     if (row === undefined) {
@@ -425,6 +828,14 @@ export class TrustChain implements Trust, AsyncDisposable {
       });
     }
     return row;
+  }
+
+  async #renewAging(row: CertificateRow): Promise<void> {
+    if (this.membership() === null) return this.#exclusive(() => this.#keepCurrent());
+    const renew = () => this.#exclusive(() => this.#renewFromNetwork());
+    // An old one is as good as a new one until it ends: nobody waits for the network before.
+    if (row.not_after_ms >= this.#nowMs) this.#inBackground('renew', renew);
+    else await renew();
   }
 
   async #signHead(size: number, root: Uint8Array): Promise<SignedTreeHead> {
@@ -461,7 +872,7 @@ export class TrustChain implements Trust, AsyncDisposable {
     const issuer = this.#rows().find((row) => row.role === authority)!;
     const number = (this.#lists().find((list) => list.issuer === authority)?.number ?? 0) + 1;
     const replaced = new Set(added.map(({ serial }) => serial));
-    const before = this.#rows()
+    const before = [...this.#rows(), ...(await this.#register()).issued()]
       .filter((row) => authorityOf(row.role) === authority && row.role !== 'root' && !replaced.has(row.serial))
       .flatMap(({ serial, revoked_at_ms: atMs, revoked_reason: reason }) =>
         atMs === null || reason === null ? [] : [{ serial, atMs, reason }],
@@ -566,6 +977,9 @@ function authorityOf(role: CertificateRole): 'root' | 'intermediate' {
 }
 
 const DAY_MS = 86_400_000;
+
+/** After the network was asked for something that can wait. */
+const ASK_AGAIN_MS = 600_000;
 
 /** A list with less time than this left is issued anew. */
 function listLifeLeftMin(issuer: 'root' | 'intermediate'): number {

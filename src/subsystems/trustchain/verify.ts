@@ -27,7 +27,7 @@ export interface VerifyOptions {
 /** The work behind `verifyEnvelope`, on the calling thread. */
 export function checkEnvelope(envelope: unknown, chain: unknown, anchor: unknown, options: VerifyOptions): Verified {
   const opened = openEnvelope(envelope);
-  const { leaf } = resolvePath(chain, anchor, options);
+  const { leaf } = checkChain(chain, anchor, options);
   if (opened.keyId !== leaf.keyId) {
     throw invalid('The envelope names another key than the certificate that came with it.');
   }
@@ -41,7 +41,8 @@ export function checkEnvelope(envelope: unknown, chain: unknown, anchor: unknown
   return { signer: leaf.keyId, certificate: describe(leaf, options.atMs, false), payload: opened.payload };
 }
 
-function resolvePath(
+/** A chain by the rules of path validation. Errors: `certificate-*`. */
+export function checkChain(
   chainInput: unknown,
   anchorInput: unknown,
   { role, atMs, cache = new ChainCache({ chainsMax: 1 }) }: VerifyOptions,

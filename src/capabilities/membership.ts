@@ -1,0 +1,76 @@
+import type { CallOptions } from '../base/call.ts';
+import type { Digest } from '../base/digest.ts';
+import type { Json } from '../base/json.ts';
+
+/** A home's place in a network: alone in one of its own, founder of one with others, or a member of somebody else's. */
+export type NetworkRole = 'alone' | 'founder' | 'member';
+
+export interface NetworkMember {
+  /** Node id. */
+  readonly node: string;
+  /** Key id of its publisher. */
+  readonly publisher: string;
+  /** Name in its certificates. */
+  readonly subject: string;
+  readonly isCommittee: boolean;
+  readonly joinedAtMs: number;
+  /** When it left or was removed; null while it belongs. */
+  readonly leftAtMs: number | null;
+}
+
+export interface NetworkPlace {
+  readonly role: NetworkRole;
+  readonly networkId: Digest;
+  /** Node id of this home. */
+  readonly node: string;
+  /** Members of the committee, and where they are reached. Empty while alone. */
+  readonly committee: readonly { readonly node: string; readonly addresses: readonly string[] }[];
+}
+
+export interface NewInvite {
+  readonly invite: string;
+  readonly expiresAtMs: number;
+  readonly addresses: readonly string[];
+  /** Tokens that the one who joins is given, locked. */
+  readonly tokens: number;
+}
+
+/** Growing a network: what the operator of a home does, never lent to extensions. */
+export interface Membership {
+  place(): Promise<NetworkPlace>;
+  /** Opens this home's own network to others. Safe to repeat. `listen`: `HOST:PORT`. Errors: `network-state` (member of another), `address-taken`. */
+  create(options?: { readonly listen?: string | undefined }): Promise<NetworkPlace>;
+  /** Errors: `network-state`, `committee-only`, `stake-insufficient`, `quota-exceeded`, `usage`. */
+  invite(options?: {
+    /** One day when absent; at most 30 days. */
+    readonly expiresInMs?: number | undefined;
+    /** In place of those where this node listens. */
+    readonly addresses?: readonly string[] | undefined;
+    /** As many as the network ever asks to be locked, when absent. */
+    readonly tokens?: number | undefined;
+  }): Promise<NewInvite>;
+  /**
+   * Makes this home a member of the network of the invite. All or nothing: a crash leaves it before or after. Safe to repeat with the same invite.
+   * Errors: `invite-*`, `home-not-empty`, `network-state`, `peer-*`, `certification-invalid`, `clock-skewed`, `certificate-*`.
+   */
+  join(invite: string, options?: CallOptions & { readonly listen?: string | undefined }): Promise<NetworkPlace>;
+  /** As the committee has them. Errors: `network-state`, `committee-unreachable`. */
+  members(): Promise<readonly NetworkMember[]>;
+  /**
+   * Back to a network of its own. The committee is told when it can be reached; it cannot keep a home from leaving.
+   * Errors: `network-state` (alone, or a founder with members), `home-not-empty`.
+   */
+  leave(options?: CallOptions): Promise<NetworkPlace>;
+  /** Takes a member's certificates back. Errors: `committee-only`, `not-a-member`. */
+  remove(node: string, options?: { readonly compromised?: boolean | undefined }): Promise<NetworkMember>;
+}
+
+/**
+ * Asks the committee of the network that this home is a member of. The answer is plain JSON, not yet checked by anybody.
+ * Errors: `committee-unreachable`, and what the committee refuses with.
+ */
+export type CommitteeAsk = (
+  method: string,
+  body: Json,
+  options?: CallOptions & { readonly replyBytesMax?: number; readonly timeoutMs?: number },
+) => Promise<unknown>;

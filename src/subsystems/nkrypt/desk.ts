@@ -1,0 +1,105 @@
+import type { CallOptions } from '../../base/call.ts';
+import type { Clock } from '../../base/clock.ts';
+import { HyperMeshError } from '../../base/errors.ts';
+import type { Json } from '../../base/json.ts';
+import { type CommitteeMethod, type CommitteeRequest, decodeRequest } from '../../wire/committee.ts';
+import type { Challenge } from '../../wire/proof.ts';
+import { decodeProofSet } from '../../wire/proof.ts';
+import type { Committee } from './committee.ts';
+import type { Ledger } from './ledger.ts';
+
+/** Admissions that are judged at the same time for one identity; each costs some ten milliseconds of a processor. */
+const ADMISSIONS_EACH_MAX = 4;
+
+type Handler<M extends CommitteeMethod> = (
+  identity: string,
+  request: CommitteeRequest<M>,
+  options: CallOptions,
+) => unknown;
+
+/**
+ * The counter at which members of the network get what a home of the committee does for itself. Who asks is proved by the channel; here it
+ * is made sure that everybody only asks for himself.
+ */
+export class Desk {
+  readonly #committee: Committee;
+  readonly #ledger: Ledger;
+  readonly #clock: Clock;
+  readonly #admitting = new Map<string, number>();
+
+  constructor(lent: { readonly committee: Committee; readonly ledger: Ledger }, options: { readonly clock: Clock }) {
+    this.#committee = lent.committee;
+    this.#ledger = lent.ledger;
+    this.#clock = options.clock;
+  }
+
+  /** `identity`: key id of the publisher of the home that asks. Errors: `usage`, and those of the committee and the ledger. */
+  async answer(method: DeskMethod, identity: string, body: unknown, options: CallOptions = {}): Promise<Json> {
+    const handler = this.#handlers[method] as unknown as Handler<typeof method>;
+    return (await handler(identity, decodeRequest(method, body), options)) as Json;
+  }
+
+  readonly #handlers: { readonly [M in DeskMethod]: Handler<M> } = {
+    'committee/challenge': (identity, { kind, subject, ref }) => this.#committee.issue(identity, kind, subject, ref),
+    'committee/audit': (identity, { challenge }) => {
+      const { beacon } = this.#committee.beginAudit(ownChallenge(identity, challenge));
+      return { beacon, root: this.#committee.registry(identity).registered() ?? null };
+    },
+    'committee/opening': (identity, { challenge, root, labels, path }) =>
+      this.#committee.finishAudit(ownChallenge(identity, challenge), root, { labels, path }),
+    'committee/statement': (identity, { challenge }) => this.#committee.certifyStake(ownChallenge(identity, challenge)),
+    'committee/admit': (identity, { proofs }, options) => {
+      ownChallenge(identity, decodeProofSet(proofs).challenge);
+      return this.#oneOfFew(identity, async () => (await this.#committee.admit(proofs, options)).endorsement);
+    },
+    'committee/account': (identity) => this.#ledger.account(identity),
+    'committee/ledger': (identity, request) => {
+      const once = { id: request.id, nowMs: this.#clock.nowMs() };
+      switch (request.action) {
+        case 'lock':
+          return this.#ledger.lock(identity, request.amount, once);
+        case 'unlock':
+          return this.#ledger.unlock(identity, request.amount, once);
+        case 'transfer':
+          return this.#ledger.transfer(identity, request.to, request.amount, once);
+      }
+    },
+    'committee/register': async (identity, { roots }) => {
+      const registry = this.#committee.registry(identity);
+      return { nonce: registry.registered() === roots.at(-1) ? null : await registry.begin(roots) };
+    },
+    'committee/registration': async (identity, registration) => {
+      await this.#committee.registry(identity).finish(registration);
+      return {};
+    },
+  };
+
+  async #oneOfFew<T>(identity: string, work: () => Promise<T>): Promise<T> {
+    const running = this.#admitting.get(identity) ?? 0;
+    if (running >= ADMISSIONS_EACH_MAX) {
+      throw new HyperMeshError('quota-exceeded', `${running} submissions of this identity are being judged.`, {
+        hint: 'Try again in a moment.',
+      });
+    }
+    this.#admitting.set(identity, running + 1);
+    try {
+      return await work();
+    } finally {
+      const left = this.#admitting.get(identity)! - 1;
+      if (left === 0) this.#admitting.delete(identity);
+      else this.#admitting.set(identity, left);
+    }
+  }
+}
+
+/** The methods that the desk answers; logs and certificates are others' business. */
+export type DeskMethod = Exclude<
+  CommitteeMethod,
+  'committee/log' | 'committee/log-head' | 'committee/log-consistency' | `network/${string}`
+>;
+
+/** Errors: `not-permitted`. */
+function ownChallenge(identity: string, challenge: Challenge): Challenge {
+  if (challenge.operation.identity === identity) return challenge;
+  throw new HyperMeshError('not-permitted', 'The challenge was issued to another identity than the one that asks.');
+}

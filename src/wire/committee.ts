@@ -1,0 +1,121 @@
+import { z } from 'zod';
+import { base64, fromBase64, fromUtf8, utf8 } from '../base/bytes.ts';
+import { type Digest, isDigest } from '../base/digest.ts';
+import { HyperMeshError } from '../base/errors.ts';
+import { canonicalJson } from '../base/json.ts';
+import { LEAF_BYTES_MAX } from './log.ts';
+import { challenge, operationKind, PROOF_LIMITS } from './proof.ts';
+import { firstIssue } from './signature.ts';
+
+/**
+ * What a member asks of the committee, and anybody of a network's front door, over the direct channel (docs/protocol/committee.md).
+ * Bodies are canonical JSON. Answers are checked by who asked: nobody believes the committee what he can check himself.
+ */
+
+export const COMMITTEE_LIMITS = {
+  /** Of a request, but for those below. */
+  requestBytesMax: 64 * 2 ** 10,
+  /** A proof set, in base64 where it is bytes. */
+  proofsBytesMax: PROOF_LIMITS.bytesMax,
+  /** Openings of three layers. */
+  registrationBytesMax: 4 * 2 ** 20,
+  answerBytesMax: 4 * 2 ** 20,
+  membersMax: 10_000,
+} as const;
+
+const hex32 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hex digits');
+const digest = z.custom<Digest>(isDigest, 'expected sha256: and 64 lower-case hex digits');
+
+/** Canonical base64 of at most that many bytes. */
+function bytesUpTo(most: number) {
+  return z
+    .string()
+    .max(Math.ceil(most / 3) * 4)
+    .transform((text, context) => {
+      try {
+        const bytes = fromBase64(text);
+        if (base64(bytes) === text && bytes.length <= most) return bytes;
+      } catch {
+        // Falls through: said below.
+      }
+      context.addIssue({ code: 'custom', message: `expected canonical base64 of at most ${most} bytes` });
+      return z.NEVER;
+    });
+}
+
+const opening = {
+  labels: bytesUpTo(PROOF_LIMITS.openingsMax * 4 * 32),
+  path: bytesUpTo(PROOF_LIMITS.openingsMax * 4 * 26 * 32),
+};
+
+/** Requests by the name of their method. */
+export const COMMITTEE_REQUESTS = {
+  'committee/challenge': z.strictObject({ kind: operationKind, subject: digest, ref: z.string().max(512) }),
+  'committee/audit': z.strictObject({ challenge }),
+  'committee/opening': z.strictObject({ challenge, root: hex32, ...opening }),
+  'committee/statement': z.strictObject({ challenge }),
+  'committee/admit': z.strictObject({ proofs: z.unknown() }),
+  'committee/account': z.strictObject({}),
+  'committee/ledger': z.discriminatedUnion('action', [
+    z.strictObject({
+      action: z.enum(['lock', 'unlock']),
+      amount: z.int().positive().max(PROOF_LIMITS.tokensMax),
+      id: hex32,
+    }),
+    z.strictObject({
+      action: z.literal('transfer'),
+      amount: z.int().positive().max(PROOF_LIMITS.tokensMax),
+      to: hex32,
+      id: hex32,
+    }),
+  ]),
+  'committee/register': z.strictObject({ roots: z.array(hex32).length(3) }),
+  'committee/registration': z.strictObject({
+    nonce: hex32,
+    roots: z.array(hex32).length(3),
+    layers: z.array(z.strictObject(opening)).length(3),
+  }),
+  'committee/log': z.strictObject({ leaf: bytesUpTo(LEAF_BYTES_MAX) }),
+  'committee/log-head': z.strictObject({}),
+  'committee/log-consistency': z.strictObject({ from: z.int().nonnegative(), to: z.int().nonnegative() }),
+  'network/news': z.strictObject({}),
+  'network/members': z.strictObject({}),
+  'network/leave': z.strictObject({}),
+} as const;
+
+export type CommitteeMethod = keyof typeof COMMITTEE_REQUESTS;
+export type CommitteeRequest<M extends CommitteeMethod> = z.output<(typeof COMMITTEE_REQUESTS)[M]>;
+
+const LARGER: Partial<Record<CommitteeMethod, number>> = {
+  'committee/opening': COMMITTEE_LIMITS.proofsBytesMax,
+  'committee/admit': COMMITTEE_LIMITS.proofsBytesMax,
+  'committee/registration': COMMITTEE_LIMITS.registrationBytesMax,
+  'committee/log': 2 * LEAF_BYTES_MAX,
+};
+
+export function requestBytesMax(method: CommitteeMethod): number {
+  return LARGER[method] ?? COMMITTEE_LIMITS.requestBytesMax;
+}
+
+/** Errors: `usage`, with the first wrong field. */
+export function decodeRequest<M extends CommitteeMethod>(method: M, value: unknown): CommitteeRequest<M> {
+  const parsed = COMMITTEE_REQUESTS[method].safeParse(value);
+  if (parsed.success) return parsed.data as CommitteeRequest<M>;
+  throw new HyperMeshError('usage', `A request for ${method} is malformed: ${firstIssue(parsed.error)}.`, {
+    hint: 'The machine that asked runs another version of HyperMesh, or is no HyperMesh.',
+  });
+}
+
+/** A body as it travels. */
+export function encodeBody(value: unknown): Uint8Array {
+  return utf8(canonicalJson(value));
+}
+
+/** Errors: `usage` when the bytes are not JSON. */
+export function decodeBody(bytes: Uint8Array): unknown {
+  try {
+    return JSON.parse(fromUtf8(bytes));
+  } catch (error) {
+    throw new HyperMeshError('usage', 'What came over the channel is not JSON.', { cause: error });
+  }
+}
