@@ -53,14 +53,21 @@ export interface Membership {
    * Makes this home a member of the network of the invite. All or nothing: a crash leaves it before or after. Safe to repeat with the same invite.
    * Errors: `invite-*`, `home-not-empty`, `network-state`, `peer-*`, `certification-invalid`, `clock-skewed`, `certificate-*`.
    */
-  join(invite: string, options?: CallOptions & { readonly listen?: string | undefined }): Promise<NetworkPlace>;
+  join(
+    invite: string,
+    options?: CallOptions & {
+      readonly listen?: string | undefined;
+      /** Drop what the home holds of the network it was in. */
+      readonly forget?: boolean | undefined;
+    },
+  ): Promise<NetworkPlace>;
   /** As the committee has them. Errors: `network-state`, `committee-unreachable`. */
   members(): Promise<readonly NetworkMember[]>;
   /**
    * Back to a network of its own. The committee is told when it can be reached; it cannot keep a home from leaving.
    * Errors: `network-state` (alone, or a founder with members), `home-not-empty`.
    */
-  leave(options?: CallOptions): Promise<NetworkPlace>;
+  leave(options?: CallOptions & { readonly forget?: boolean | undefined }): Promise<NetworkPlace>;
   /** Takes a member's certificates back. Errors: `committee-only`, `not-a-member`. */
   remove(node: string, options?: { readonly compromised?: boolean | undefined }): Promise<NetworkMember>;
 }

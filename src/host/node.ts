@@ -5,6 +5,7 @@ import { type Clock, systemClock } from '../base/clock.ts';
 import type { Digest } from '../base/digest.ts';
 import type { Assets } from '../capabilities/assets.ts';
 import type { Consensus, SpaceStatus } from '../capabilities/consensus.ts';
+import type { Membership } from '../capabilities/membership.ts';
 import type { MetricSample, Monitoring } from '../capabilities/monitoring.ts';
 import type { Resources, ResourceUsage } from '../capabilities/resources.ts';
 import type { Trust } from '../capabilities/trust.ts';
@@ -19,6 +20,9 @@ import { type Languages, openExecution } from '../subsystems/vm/index.ts';
 import type { OperationKind, Requirements } from '../wire/proof.ts';
 import { Extensions, type ExtensionsOptions, type LoadedSummary } from './extensions.ts';
 import { type Home, openHome } from './home.ts';
+import { finishMove, NetworkMembership } from './membership.ts';
+import { membershipMethods } from './membership-methods.ts';
+import type { Method, NetworkSide } from './network-side.ts';
 import { ownAssets } from './own-assets.ts';
 import { Snapshots } from './snapshots.ts';
 
@@ -44,6 +48,8 @@ export interface NodeConfig {
   /** Programs that run at the same time; the number of processors by default. */
   readonly runsMax?: number;
   readonly extensions?: ExtensionsOptions;
+  /** Opens sockets to other nodes, and answers them with these methods. */
+  readonly networkSide?: (methods: ReadonlyMap<string, Method>) => NetworkSide;
 }
 
 export interface NodeStatus {
@@ -75,6 +81,8 @@ export interface HostNode extends AsyncDisposable {
   readonly monitoring: NodeMonitoring;
   readonly resources: Resources;
   readonly extensions: Extensions;
+  /** The place of this home in a network with others; null where nothing opens sockets. */
+  readonly membership: Membership | null;
   /** The whole node as one verified, versioned stream (docs/protocol/state-export.md). */
   exportState(options?: CallOptions): AsyncIterable<Uint8Array>;
   /**
@@ -164,7 +172,23 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
   const sections = [state.section, trust.section, consensus.section, assets.section, snapshots.section(extensions)];
   const importing = { directory: await home.folder('import'), clock };
   await recoverImport(sections, importing);
+  const moves = await home.folder('network');
+  await finishMove({ trust, consensus, assets }, moves);
   await home.complete();
+
+  let side: NetworkSide | undefined;
+  const addresses = () => side?.addresses() ?? [];
+  side = config.networkSide?.(membershipMethods({ trust, consensus, clock, addresses }));
+  const membership =
+    side === undefined
+      ? null
+      : stack.use(
+          new NetworkMembership(
+            { trust, consensus, assets, network: side, whilePaused: (work) => extensions.whilePaused(work) },
+            { directory: moves, clock },
+          ),
+        );
+  await membership?.enter();
 
   const opened = stack.move();
   return {
@@ -181,6 +205,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
     },
     resources: resources.for('host'),
     extensions,
+    membership,
     async *exportState(options) {
       const { networkId } = await consensus.genesis();
       yield* exportState(
@@ -192,6 +217,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
     importState: (stream, options) =>
       extensions.whilePaused(async () => {
         await importState(stream, sections, { ...importing, ...options });
+        await membership?.enter();
       }),
     getMetrics: (pattern) => monitoring.metrics(pattern),
     async status() {

@@ -125,7 +125,7 @@ const certificate = z
   .string()
   .min(1)
   .max(Math.ceil((SIGNATURE_LIMITS.certificateBytesMax * 4) / 3) + 4);
-const seat: z.ZodType<CommitteeSeat> = z.strictObject({
+export const committeeSeat: z.ZodType<CommitteeSeat> = z.strictObject({
   node: hex32,
   addresses: z.array(z.string().max(INVITE_LIMITS.addressLengthMax)).max(INVITE_LIMITS.addressesMax),
 });
@@ -137,7 +137,7 @@ const certification = z.strictObject({
   anchor: trustAnchor,
   certificates: z.strictObject({ publisher: certificate, validator: certificate, node: certificate }),
   authorities: certificateChain,
-  committee: z.array(seat).min(1).max(CERTIFICATION_LIMITS.committeeMax),
+  committee: z.array(committeeSeat).min(1).max(CERTIFICATION_LIMITS.committeeMax),
   atMs: timeMs,
 });
 

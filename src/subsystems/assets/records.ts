@@ -190,6 +190,14 @@ export class Records implements Disposable {
     ].slice(0, RECORD_LIMITS.dependentsListedMax);
   }
 
+  /** Drops every record. What is installed stays where it is. */
+  forget(): void {
+    this.#transact('forgetting all packages', () => {
+      this.#store.raw.exec(`DELETE FROM assets; DELETE FROM packages; DELETE FROM spellings;
+        INSERT INTO texts (texts) VALUES ('delete-all'); INSERT INTO newest (newest) VALUES ('delete-all');`);
+    });
+  }
+
   /** Errors: `asset-not-found`, `has-dependents`. */
   delete(id: AssetId): void {
     this.#transact('deleting an asset', () => {

@@ -155,6 +155,11 @@ export class AssetStore implements Assets, AsyncDisposable {
     this.#records.delete(id);
   }
 
+  /** Drops every record, in one transaction: content that nothing installed refers to goes with the next collection. */
+  async forget(): Promise<void> {
+    this.#records.forget();
+  }
+
   async totals(): Promise<{ packages: number; versions: number; blobs: number; bytes: number }> {
     return { ...this.#records.totals(), ...(await this.#content.totals()) };
   }

@@ -53,6 +53,8 @@ export interface NKrypt extends Consensus, AsyncDisposable {
   readonly isCommittee: boolean;
   /** What a member asks of this committee. Errors: `committee-only`, and those of the committee. */
   desk(method: DeskMethod, identity: string, body: unknown, options?: CallOptions): Promise<Json>;
+  /** Whether this committee endorsed the publish, by that identity, that a leaf of the log is about. */
+  endorsed(identity: string, leaf: Uint8Array): boolean;
   /** Gives tokens of this home, locked, to who joined: once for each id. Returns how many that are. */
   grant(id: string, to: string, amount: number): Promise<number>;
   /** From here on the committee is asked through this; undefined: it cannot be reached. */
@@ -242,6 +244,10 @@ class Validator implements NKrypt {
   async desk(method: DeskMethod, identity: string, body: unknown, options?: CallOptions): Promise<Json> {
     if (this.#member.isCommittee) return this.#member.desk.answer(method, identity, body, options);
     throw new HyperMeshError('committee-only', 'This home does not sit in the committee of its network.');
+  }
+
+  endorsed(identity: string, leaf: Uint8Array): boolean {
+    return this.#member.isCommittee && this.#member.committee.endorsed(identity, leaf);
   }
 
   async grant(id: string, to: string, amount: number): Promise<number> {

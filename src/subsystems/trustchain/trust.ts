@@ -368,6 +368,18 @@ export class TrustChain implements Trust, AsyncDisposable {
 
   // --- of a founder
 
+  /** Whether this home opened its own network to others. */
+  isFounder(): boolean {
+    return this.#store.raw.prepare("SELECT 1 FROM setting WHERE name = 'founder'").get() !== undefined;
+  }
+
+  /** Durable when it returns. Errors: `committee-only`. */
+  setFounder(isFounder: boolean): void {
+    this.#committeeOnly('open a network');
+    if (isFounder) this.#store.raw.exec("INSERT OR IGNORE INTO setting (name, value) VALUES ('founder', 'yes')");
+    else this.#store.raw.exec("DELETE FROM setting WHERE name = 'founder'");
+  }
+
   /** A secret that lets one home in. Errors: `committee-only`, `quota-exceeded`. */
   async invite(options: { readonly expiresAtMs: number; readonly tokens: number }): Promise<string> {
     this.#committeeOnly('invite');
@@ -464,11 +476,11 @@ export class TrustChain implements Trust, AsyncDisposable {
       networkId: to.networkId,
       asked: to.asked,
       invite: to.secret === null ? null : secretHash(to.secret),
-      subject: this.#subject(),
+      subject: this.subject(),
       keys,
       madeAtMs: this.#nowMs,
     });
-    const ids = this.#keyIds();
+    const ids = this.keyIds();
     const sealed = await Promise.all(
       CERTIFIED_ROLES.map(async (role) =>
         sealEnvelope(
@@ -485,7 +497,7 @@ export class TrustChain implements Trust, AsyncDisposable {
   /** Errors: `certification-invalid`, `clock-skewed`. Touches nothing. */
   async checkCertification(answer: Certification): Promise<void> {
     const { checkCertification } = await import('./joining.ts');
-    checkCertification(answer, this.#keyIds(), this.#nowMs);
+    checkCertification(answer, this.keyIds(), this.#nowMs);
   }
 
   /**
@@ -496,7 +508,7 @@ export class TrustChain implements Trust, AsyncDisposable {
     const { checkCertification } = await import('./joining.ts');
     await this.#log.between(() =>
       this.#exclusive(async () => {
-        const adopted = checkCertification(answer, this.#keyIds(), answer.atMs);
+        const adopted = checkCertification(answer, this.keyIds(), answer.atMs);
         this.#replace([...adopted.authorities, ...adopted.leaves], adopted.lists, answer.network, membership);
       }),
     );
@@ -569,7 +581,7 @@ export class TrustChain implements Trust, AsyncDisposable {
     network: string,
   ): Promise<{ readonly rows: readonly CertificateRow[]; readonly lists: readonly RevocationListRow[] }> {
     const { issue, issueList } = await import('./issue.ts');
-    const subject = this.#subject();
+    const subject = this.subject();
     const publicKeys = await this.#keys.publicKeys();
     const nowMs = this.#nowMs;
     const make = (role: CertificateRole, issuer?: CertificateRow) =>
@@ -611,6 +623,7 @@ export class TrustChain implements Trust, AsyncDisposable {
         raw.exec(`DELETE FROM ${table}`);
       for (const row of rows) insertCertificate(raw, row);
       for (const list of lists) this.#putList(list);
+      raw.exec("DELETE FROM setting WHERE name = 'founder'");
       raw.prepare("UPDATE setting SET value = ? WHERE name = 'network'").run(network);
       if (membership !== null)
         raw.prepare('INSERT INTO membership (one, json) VALUES (1, ?)').run(JSON.stringify(membership));
@@ -621,14 +634,15 @@ export class TrustChain implements Trust, AsyncDisposable {
   }
 
   /** The name that this home chose for itself: of the certificates it has, as long as no other was configured. */
-  #subject(): string {
+  subject(): string {
     const { subject } = this.#options;
     if (subject !== 'local') return subject;
     const name = /CN=(.*) publisher$/.exec(this.#rows().find((row) => row.role === 'publisher')?.subject ?? '')?.[1];
     return name !== undefined && NAME.test(name) ? name : subject;
   }
 
-  #keyIds(): Readonly<Record<LeafRole, string>> {
+  /** Key ids of this home, also when its certificates have expired. */
+  keyIds(): Readonly<Record<LeafRole, string>> {
     const id = (role: LeafRole) => this.#rows().find((row) => row.role === role)!.key_id;
     return { publisher: id('publisher'), validator: id('validator'), node: id('node') };
   }
@@ -640,7 +654,7 @@ export class TrustChain implements Trust, AsyncDisposable {
           raw: this.#store.raw,
           transact: (write) => this.#store.transact(write),
           nowMs: () => this.#nowMs,
-          own: () => this.#keyIds(),
+          own: () => this.keyIds(),
           issue: (role, subject, keys) => {
             const network = this.#network() ?? this.#options.network;
             const issuer = this.#usableAuthority('intermediate');
@@ -696,7 +710,7 @@ export class TrustChain implements Trust, AsyncDisposable {
     if (answer.anchor.root !== this.#anchorNow().root) {
       throw new HyperMeshError('certification-invalid', 'The committee answered with the root of another network.');
     }
-    const { authorities, leaves, lists } = checkCertification(answer, this.#keyIds(), this.#nowMs);
+    const { authorities, leaves, lists } = checkCertification(answer, this.keyIds(), this.#nowMs);
     const known = new Set(this.#rows().map(({ fingerprint }) => fingerprint));
     this.#store.transact((raw) => {
       for (const row of [...authorities, ...leaves]) if (!known.has(row.fingerprint)) insertCertificate(raw, row);

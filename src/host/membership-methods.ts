@@ -1,0 +1,167 @@
+import type { CallOptions } from '../base/call.ts';
+import type { Clock } from '../base/clock.ts';
+import { HyperMeshError } from '../base/errors.ts';
+import type { Json } from '../base/json.ts';
+import type { NetworkMember } from '../capabilities/membership.ts';
+import type { NKrypt } from '../subsystems/nkrypt/index.ts';
+import type { TrustChain } from '../subsystems/trustchain/index.ts';
+import { CERTIFICATION_LIMITS, type Certification, type CommitteeSeat } from '../wire/certification.ts';
+import {
+  COMMITTEE_REQUESTS,
+  type CommitteeMethod,
+  type CommitteeRequest,
+  decodeBody,
+  decodeRequest,
+  encodeBody,
+  requestBytesMax,
+} from '../wire/committee.ts';
+import { decodeGenesis } from '../wire/genesis.ts';
+import type { Method, RemoteNode } from './network-side.ts';
+
+export interface MethodsLent {
+  readonly trust: TrustChain;
+  readonly consensus: NKrypt;
+  readonly clock: Clock;
+  /** Where this home is reached. */
+  addresses(): readonly string[];
+}
+
+/** What a home answers as the committee of its network; a home without a seat refuses all of it with `committee-only`. */
+export function membershipMethods(lent: MethodsLent): ReadonlyMap<string, Method> {
+  const methods = new Map<string, Method>();
+  for (const name of Object.keys(COMMITTEE_REQUESTS) as CommitteeMethod[]) {
+    // Who is up to date on revocations, and who is not (any more) able to say who he is, gets the lists all the same: they are signed.
+    const access = name === 'network/news' ? 'guest' : 'member';
+    methods.set(name, {
+      access,
+      requestBytesMax: requestBytesMax(name),
+      handle: async (body, from, options) => encodeBody(await answer(lent, name, decodeBody(body), from, options)),
+    });
+  }
+  for (const name of ['network/join', 'network/renew'] as const) {
+    methods.set(name, {
+      access: 'guest',
+      requestBytesMax: CERTIFICATION_LIMITS.requestBytesMax,
+      handle: async (body) => encodeBody(await certify(lent, decodeBody(body))),
+    });
+  }
+  return methods;
+}
+
+/**
+ * Joining and renewing are one thing: three keys show that they are held, and an invite or the register says that they belong here.
+ * Tokens are given after the certificates were stored, once for each invite; a crash in between is made up for when the joiner asks again.
+ */
+async function certify({ trust, consensus, addresses, clock }: MethodsLent, request: unknown): Promise<Certification> {
+  if (!consensus.isCommittee) throw committeeOnly();
+  const { networkId, document } = await consensus.genesis();
+  const { member, certificates, grant, network, anchor, authorities } = await trust.certify(request, networkId);
+  if (grant !== null) await consensus.grant(grant.id, member.publisher, grant.tokens);
+  const committee = await seats({ trust, addresses });
+  const atMs = clock.nowMs();
+  return { formatVersion: 1, genesis: document, network, anchor, certificates, authorities, committee, atMs };
+}
+
+async function seats({
+  trust,
+  addresses,
+}: Pick<MethodsLent, 'trust' | 'addresses'>): Promise<readonly CommitteeSeat[]> {
+  return [{ node: trust.keyIds().node, addresses: addresses() }];
+}
+
+async function answer(
+  lent: MethodsLent,
+  name: CommitteeMethod,
+  body: unknown,
+  from: RemoteNode,
+  options: CallOptions,
+): Promise<Json> {
+  const { trust, consensus } = lent;
+  if (!consensus.isCommittee) throw committeeOnly();
+  if (name === 'network/news') {
+    decodeRequest(name, body);
+    return { anchor: await trust.anchor(), committee: await seats(lent) } as unknown as Json;
+  }
+  const { node, publisher } = await memberFrom(trust, from);
+  switch (name) {
+    case 'committee/log': {
+      const { leaf } = decodeRequest(name, body);
+      if (!consensus.endorsed(publisher, leaf)) {
+        throw new HyperMeshError(
+          'not-permitted',
+          'The log takes what this committee admitted for the one who asks, and nothing else.',
+        );
+      }
+      return (await trust.logAppend(leaf)) as unknown as Json;
+    }
+    case 'committee/log-head':
+      decodeRequest(name, body);
+      return (await trust.logHead()) as unknown as Json;
+    case 'committee/log-consistency': {
+      const { from: first, to }: CommitteeRequest<typeof name> = decodeRequest(name, body);
+      return { path: await trust.logConsistency(first, to) };
+    }
+    case 'network/members':
+      decodeRequest(name, body);
+      return { members: await membersOf(lent) } as unknown as Json;
+    case 'network/leave':
+      decodeRequest(name, body);
+      await trust.removeMember(node, 'cessation-of-operation');
+      return {};
+    default:
+      return consensus.desk(name, publisher, body, options);
+  }
+}
+
+/** Asked for every request: who was removed a moment ago is refused on a connection that is still open. Errors: `not-a-member`. */
+async function memberFrom(
+  trust: TrustChain,
+  from: RemoteNode,
+): Promise<{ readonly node: string; readonly publisher: string }> {
+  const row = from.node === null ? undefined : await trust.member(from.node);
+  if (row === undefined || row.left_at_ms !== null || row.publisher !== from.publisher) {
+    throw new HyperMeshError(
+      'not-a-member',
+      'The machine that asks is not, or not any more, a member of this network.',
+      {
+        hint: 'Ask the founder for an invite: `hypermesh network invite`',
+      },
+    );
+  }
+  return { node: row.node, publisher: row.publisher };
+}
+
+/** The founder first. */
+export async function membersOf({
+  trust,
+  consensus,
+}: Pick<MethodsLent, 'trust' | 'consensus'>): Promise<readonly NetworkMember[]> {
+  const { publisher, node } = trust.keyIds();
+  const { genesis } = decodeGenesis((await consensus.genesis()).document);
+  const founder = {
+    node,
+    publisher,
+    subject: trust.subject(),
+    isCommittee: true,
+    joinedAtMs: genesis.createdAtMs,
+    leftAtMs: null,
+  };
+  const rows = await trust.members();
+  return [
+    founder,
+    ...rows.map((row) => ({
+      node: row.node,
+      publisher: row.publisher,
+      subject: row.subject,
+      isCommittee: false,
+      joinedAtMs: row.joined_at_ms,
+      leftAtMs: row.left_at_ms,
+    })),
+  ];
+}
+
+function committeeOnly(): HyperMeshError {
+  return new HyperMeshError('committee-only', 'This home does not sit in the committee of its network.', {
+    hint: 'Ask the machine of the founder.',
+  });
+}

@@ -1,0 +1,492 @@
+import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import type { CallOptions } from '../base/call.ts';
+import type { Clock } from '../base/clock.ts';
+import type { Digest } from '../base/digest.ts';
+import { HyperMeshError, isCoded, storageError } from '../base/errors.ts';
+import type { Json } from '../base/json.ts';
+import type { CommitteeAsk, Membership, NetworkMember, NetworkPlace, NewInvite } from '../capabilities/membership.ts';
+import type { NKrypt } from '../subsystems/nkrypt/index.ts';
+import type { NetworkAuthority, TrustChain } from '../subsystems/trustchain/index.ts';
+import {
+  CERTIFICATION_LIMITS,
+  type Certification,
+  type CommitteeSeat,
+  committeeSeat,
+  decodeCertification,
+  decodeNetworkMove,
+  encodeNetworkMove,
+  type NetworkMove,
+} from '../wire/certification.ts';
+import { COMMITTEE_LIMITS, decodeBody, encodeBody } from '../wire/committee.ts';
+import { decodeGenesis } from '../wire/genesis.ts';
+import { checkAddress, decodeInvite, encodeInvite, INVITE_LIMITS, type Invite } from '../wire/invite.ts';
+import { logInclusion, signedTreeHead, trustAnchor } from '../wire/signature.ts';
+import { membersOf } from './membership-methods.ts';
+import type { NetworkSide } from './network-side.ts';
+
+const DAY_MS = 86_400_000;
+const INVITE_MS_DEFAULT = DAY_MS;
+const INVITE_MS_MAX = 30 * DAY_MS;
+const ASK_TIMEOUT_MS = 15_000;
+/** Judging and certifying take a busy machine a moment. */
+const CERTIFY_TIMEOUT_MS = 60_000;
+/** How often a member asks what was revoked. */
+const NEWS_EVERY_MS = 600_000;
+
+/** What says that somebody is not there, rather than that he refuses. */
+const UNREACHABLE: ReadonlySet<string> = new Set(['peer-unreachable', 'network-unreachable', 'timeout']);
+
+const news = z.strictObject({
+  anchor: trustAnchor,
+  committee: z.array(committeeSeat).max(CERTIFICATION_LIMITS.committeeMax),
+});
+const hex32 = z.string().regex(/^[0-9a-f]{64}$/);
+const members = z.strictObject({
+  members: z
+    .array(
+      z.strictObject({
+        node: hex32,
+        publisher: hex32,
+        subject: z.string().max(64),
+        isCommittee: z.boolean(),
+        joinedAtMs: z.int().nonnegative(),
+        leftAtMs: z.int().nonnegative().nullable(),
+      }),
+    )
+    .max(COMMITTEE_LIMITS.membersMax + 1),
+});
+
+export interface MembershipLent {
+  readonly trust: TrustChain;
+  readonly consensus: NKrypt;
+  readonly assets: { totals(): Promise<{ readonly versions: number }>; forget(): Promise<void> };
+  readonly network: NetworkSide;
+  /** Runs without calls of extensions in between. */
+  whilePaused<T>(work: () => Promise<T>): Promise<T>;
+}
+
+/**
+ * A change of network spans databases, so it is written down first and can be done again from the start:
+ *
+ *   network/move.json.new   crash: nothing happened
+ *   network/move.json       the commit point: from here on the change happens, now or at the next start
+ *   trust, consensus, index each in one transaction that may be repeated
+ *   move.json removed       done
+ */
+const MOVE = 'move.json';
+
+/** To be called once at every start, after the parts were opened and before anything else uses them: finishes a change that a crash interrupted. */
+export async function finishMove(
+  { trust, consensus, assets }: Pick<MembershipLent, 'trust' | 'consensus' | 'assets'>,
+  directory: string,
+): Promise<void> {
+  await rm(join(directory, `${MOVE}.new`), { force: true });
+  const text = await readFile(join(directory, MOVE), 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return null;
+    throw storageError(error, 'reading the move to another network');
+  });
+  if (text === null) return;
+  const move = decodeNetworkMove(text);
+  switch (move.kind) {
+    case 'join': {
+      const { certification } = move;
+      const { networkId } = decodeGenesis(certification.genesis);
+      await trust.adopt(certification, {
+        networkId,
+        committee: certification.committee,
+        joinedAtMs: certification.atMs,
+      });
+      await consensus.adopt(certification.genesis);
+      break;
+    }
+    case 'leave':
+      await trust.abandon();
+      await consensus.abandon();
+      break;
+  }
+  if (move.forget) await assets.forget();
+  await rm(join(directory, MOVE), { force: true });
+}
+
+/** How a home founds a network with others, joins one, and leaves it. */
+export class NetworkMembership implements Membership, AsyncDisposable {
+  readonly #lent: MembershipLent;
+  readonly #directory: string;
+  readonly #clock: Clock;
+  #changing: Promise<unknown> = Promise.resolve();
+  #news: NodeJS.Timeout | undefined;
+  /** The seat that answered last is asked first. */
+  #seat: string | undefined;
+
+  constructor(lent: MembershipLent, options: { readonly directory: string; readonly clock: Clock }) {
+    this.#lent = lent;
+    this.#directory = options.directory;
+    this.#clock = options.clock;
+  }
+
+  /** Takes up the place that the home has: to be called after the start, and after a state import. */
+  async enter(): Promise<void> {
+    const { trust, consensus, network } = this.#lent;
+    clearInterval(this.#news);
+    const isMember = trust.membership() !== null;
+    trust.follow(isMember ? this.#authority() : undefined);
+    consensus.follow(isMember ? this.#ask : undefined);
+    if (isMember || trust.isFounder()) await network.openNetwork();
+    if (!isMember) return;
+    this.#news = setInterval(() => void trust.refreshAnchor().catch(() => undefined), NEWS_EVERY_MS);
+    this.#news.unref();
+  }
+
+  async place(): Promise<NetworkPlace> {
+    const { trust, consensus, network } = this.#lent;
+    const { networkId } = await consensus.genesis();
+    const { node } = trust.keyIds();
+    const membership = trust.membership();
+    if (membership !== null) return { role: 'member', networkId, node, committee: membership.committee };
+    if (!trust.isFounder()) return { role: 'alone', networkId, node, committee: [] };
+    return { role: 'founder', networkId, node, committee: [{ node, addresses: network.addresses() }] };
+  }
+
+  create(options: { readonly listen?: string | undefined } = {}): Promise<NetworkPlace> {
+    return this.#exclusive(async () => {
+      const { trust, network } = this.#lent;
+      if (trust.membership() !== null) throw alreadyMember();
+      await network.openNetwork(options.listen);
+      trust.setFounder(true);
+      return this.place();
+    });
+  }
+
+  async invite(
+    options: {
+      readonly expiresInMs?: number | undefined;
+      readonly addresses?: readonly string[] | undefined;
+      readonly tokens?: number | undefined;
+    } = {},
+  ): Promise<NewInvite> {
+    const { trust, consensus, network } = this.#lent;
+    const { networkId, node, role } = await this.place();
+    if (role === 'alone') {
+      throw new HyperMeshError('network-state', 'This home keeps its network to itself.', {
+        hint: 'Open it to others first: hypermesh network create',
+      });
+    }
+    if (role === 'member') {
+      throw new HyperMeshError('committee-only', "Only a home of the network's committee can invite.", {
+        hint: 'Run the command on the machine of the founder.',
+      });
+    }
+    const { expiresInMs = INVITE_MS_DEFAULT } = options;
+    if (!Number.isSafeInteger(expiresInMs) || expiresInMs < 1_000 || expiresInMs > INVITE_MS_MAX) {
+      throw new HyperMeshError('usage', 'An invite is good for 1 second to 30 days.');
+    }
+    const addresses = (options.addresses ?? network.addresses()).slice(0, INVITE_LIMITS.addressesMax);
+    addresses.forEach(checkAddress);
+    if (addresses.length === 0) {
+      throw new HyperMeshError('usage', 'This node does not listen anywhere where another machine could reach it.', {
+        hint: 'Name its address: hypermesh network invite --address 192.0.2.7:9292',
+      });
+    }
+    const tokens = options.tokens ?? (await this.#tokensToLock());
+    const { balance, locked } = await consensus.stake();
+    if (!Number.isSafeInteger(tokens) || tokens < 0)
+      throw new HyperMeshError('usage', 'Expected a whole number of tokens.');
+    if (tokens > balance - locked) {
+      throw new HyperMeshError(
+        'stake-insufficient',
+        `${tokens} tokens go with the invite, but only ${balance - locked} are free.`,
+        {
+          hint: 'Unlock some, or give fewer with --tokens.',
+        },
+      );
+    }
+    const expiresAtMs = Math.ceil((this.#clock.nowMs() + expiresInMs) / 1_000) * 1_000;
+    const secret = await trust.invite({ expiresAtMs, tokens });
+    return {
+      invite: encodeInvite({ networkId, inviter: node, secret, expiresAtMs, addresses }),
+      expiresAtMs,
+      addresses,
+      tokens,
+    };
+  }
+
+  join(
+    text: string,
+    options: CallOptions & { readonly listen?: string | undefined; readonly forget?: boolean | undefined } = {},
+  ): Promise<NetworkPlace> {
+    return this.#exclusive(async () => {
+      const { trust, network } = this.#lent;
+      const invite = decodeInvite(text);
+      const membership = trust.membership();
+      if (membership !== null && membership.networkId !== invite.networkId) throw alreadyMember();
+      if (membership === null) {
+        await this.#checkFree(invite);
+        await this.#checkEmpty('join another network', options.forget);
+        const certification = await this.#certified(invite, options);
+        await this.#move({ formatVersion: 1, kind: 'join', certification, forget: options.forget ?? false });
+      }
+      await network.openNetwork(options.listen);
+      await this.enter();
+      return this.place();
+    });
+  }
+
+  async members(): Promise<readonly NetworkMember[]> {
+    const { trust } = this.#lent;
+    if (trust.membership() === null) return membersOf(this.#lent);
+    const parsed = members.safeParse(await this.#ask('network/members', {}));
+    if (parsed.success) return parsed.data.members;
+    throw senseless();
+  }
+
+  leave(options: CallOptions & { readonly forget?: boolean | undefined } = {}): Promise<NetworkPlace> {
+    return this.#exclusive(async () => {
+      const { trust, network } = this.#lent;
+      const { role } = await this.place();
+      if (role === 'alone') throw new HyperMeshError('network-state', 'This home is in a network of its own already.');
+      if (role === 'founder') {
+        if ((await trust.members()).some((row) => row.left_at_ms === null)) {
+          throw new HyperMeshError(
+            'network-state',
+            'Others are members of the network that this home founded, and need it.',
+            {
+              hint: 'Remove them first: hypermesh network members',
+            },
+          );
+        }
+        trust.setFounder(false);
+        await network.closeNetwork();
+        return this.place();
+      }
+      await this.#checkEmpty('leave its network', options.forget);
+      // A courtesy: a committee that cannot be reached keeps nobody, and the certificates end by themselves.
+      await this.#ask('network/leave', {}, options).catch(() => undefined);
+      await network.closeNetwork();
+      await this.#move({ formatVersion: 1, kind: 'leave', forget: options.forget ?? false });
+      await this.enter();
+      return this.place();
+    });
+  }
+
+  async remove(node: string, options: { readonly compromised?: boolean | undefined } = {}): Promise<NetworkMember> {
+    const { trust } = this.#lent;
+    if (node === trust.keyIds().node) {
+      throw new HyperMeshError('usage', 'The founder cannot be removed from its own network.');
+    }
+    await trust.removeMember(node, options.compromised === true ? 'key-compromise' : 'cessation-of-operation');
+    return (await membersOf(this.#lent)).find((member) => member.node === node)!;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#news);
+    await this.#changing.catch(() => undefined);
+  }
+
+  /** What a member needs to have locked to do everything that the network knows. */
+  async #tokensToLock(): Promise<number> {
+    const { genesis } = decodeGenesis((await this.#lent.consensus.genesis()).document);
+    return Math.max(...Object.values(genesis.requirements).map((row) => row.stake?.amountMin ?? 0));
+  }
+
+  async #checkFree(invite: Invite): Promise<void> {
+    const { networkId, node, role } = await this.place();
+    if (invite.networkId === networkId || invite.inviter === node) {
+      throw new HyperMeshError('network-state', 'This home issued the invite itself.', {
+        hint: 'Use it on another machine, or with another --home.',
+      });
+    }
+    if (role === 'founder' && (await this.#lent.trust.members()).some((row) => row.left_at_ms === null)) {
+      throw new HyperMeshError(
+        'network-state',
+        'Others are members of the network that this home founded, and need it.',
+        {
+          hint: 'Join with another home: hypermesh --home DIR network join INVITE',
+        },
+      );
+    }
+  }
+
+  async #checkEmpty(what: string, forget = false): Promise<void> {
+    const { versions } = await this.#lent.assets.totals();
+    if (versions === 0 || forget) return;
+    throw new HyperMeshError(
+      'home-not-empty',
+      `This home holds ${versions} package version${versions === 1 ? '' : 's'} of its present network; it cannot ${what} with them.`,
+      {
+        hint: 'Use a new home (--home DIR), or repeat with --forget: it drops them from this home, and publish your own again afterwards.',
+      },
+    );
+  }
+
+  /** From the first address that answers. Nothing of this home has changed when it fails. */
+  async #certified(invite: Invite, { signal, onProgress }: CallOptions): Promise<Certification> {
+    const { trust, network } = this.#lent;
+    const { networkId, inviter: node, secret, addresses } = invite;
+    let unreachable: unknown;
+    for (const address of addresses) {
+      onProgress?.({ step: 'join', note: `asking ${address}` });
+      try {
+        await using connection = await network.connectAsGuest(address, { node, networkId }, { signal });
+        // Made anew for each attempt: it says when.
+        const request = await trust.certificationRequest({ networkId, asked: node, secret });
+        const reply = await connection.request('network/join', encodeBody(request), {
+          replyBytesMax: CERTIFICATION_LIMITS.answerBytesMax,
+          timeoutMs: CERTIFY_TIMEOUT_MS,
+          signal,
+        });
+        const answer = await this.#checkAnswer(decodeBody(reply), networkId);
+        const committee = answer.committee.map((seat) =>
+          seat.node === node ? { ...seat, addresses: merged(address, seat.addresses) } : seat,
+        );
+        return { ...answer, committee };
+      } catch (error) {
+        if (!isUnreachable(error)) throw error;
+        unreachable = error;
+      }
+    }
+    throw unreachable;
+  }
+
+  async #checkAnswer(value: unknown, expected: Digest): Promise<Certification> {
+    const { certification, networkId } = decodeCertification(value);
+    if (networkId !== expected) {
+      throw new HyperMeshError(
+        'certification-invalid',
+        'The answer is about another network than the one that was asked for.',
+      );
+    }
+    await this.#lent.trust.checkCertification(certification);
+    return certification;
+  }
+
+  async #move(move: NetworkMove): Promise<void> {
+    const { whilePaused, trust, consensus } = this.#lent;
+    await whilePaused(async () => {
+      await this.#checkEmpty('change its network', move.forget);
+      trust.follow(undefined);
+      consensus.follow(undefined);
+      // The commit point.
+      await writeWhole(this.#directory, encodeNetworkMove(move));
+      await finishMove(this.#lent, this.#directory);
+    });
+  }
+
+  #authority(): NetworkAuthority {
+    const checked = async <T>(schema: z.ZodType<T>, method: string, body: Json): Promise<T> => {
+      const parsed = schema.safeParse(await this.#ask(method, body));
+      if (parsed.success) return parsed.data;
+      throw senseless();
+    };
+    return {
+      news: async () => {
+        const parsed = news.safeParse(await this.#askAsGuest('network/news', async () => ({})));
+        if (parsed.success) return parsed.data;
+        throw senseless();
+      },
+      renew: async (request) => {
+        const answer = await this.#askAsGuest('network/renew', (asked) => request(asked));
+        return this.#checkAnswer(answer, this.#lent.trust.membership()!.networkId);
+      },
+      logAppend: (leaf) => checked(logInclusion, 'committee/log', { leaf: leaf.toBase64() }),
+      logHead: () => checked(signedTreeHead, 'committee/log-head', {}),
+      logConsistency: async (from, to) =>
+        (await checked(z.strictObject({ path: z.array(hex32).max(64) }), 'committee/log-consistency', { from, to }))
+          .path,
+    };
+  }
+
+  /** Members of the committee in turn, until one answers. */
+  readonly #ask: CommitteeAsk = async (method, body, options = {}) => {
+    const request = encodeBody(body);
+    const { replyBytesMax = COMMITTEE_LIMITS.answerBytesMax, timeoutMs = ASK_TIMEOUT_MS, signal } = options;
+    return this.#inTurn(async ({ node }) =>
+      decodeBody(await this.#lent.network.ask(node, method, request, { replyBytesMax, timeoutMs, signal })),
+    );
+  };
+
+  /** The same without saying who asks: for those whose certificates or lists have run out. */
+  #askAsGuest(method: string, body: (asked: string) => Promise<unknown>): Promise<unknown> {
+    const { networkId } = this.#lent.trust.membership()!;
+    return this.#inTurn(async ({ node, addresses }) => {
+      let unreachable: unknown = new HyperMeshError('committee-unreachable', 'No address of the committee is known.');
+      for (const address of addresses) {
+        try {
+          await using connection = await this.#lent.network.connectAsGuest(address, { node, networkId });
+          const request = encodeBody(await body(node));
+          const limits = { replyBytesMax: CERTIFICATION_LIMITS.answerBytesMax, timeoutMs: CERTIFY_TIMEOUT_MS };
+          return decodeBody(await connection.request(method, request, limits));
+        } catch (error) {
+          if (!isUnreachable(error)) throw error;
+          unreachable = error;
+        }
+      }
+      throw unreachable;
+    });
+  }
+
+  async #inTurn<T>(ask: (seat: CommitteeSeat) => Promise<T>): Promise<T> {
+    const seats = this.#lent.trust.membership()?.committee ?? [];
+    const turn = [...seats].sort((a, b) => Number(b.node === this.#seat) - Number(a.node === this.#seat));
+    let unreachable: unknown;
+    for (const seat of turn) {
+      try {
+        const answer = await ask(seat);
+        this.#seat = seat.node;
+        return answer;
+      } catch (error) {
+        if (!isUnreachable(error)) throw error;
+        unreachable = error;
+      }
+    }
+    throw new HyperMeshError('committee-unreachable', 'The committee of the network does not answer.', {
+      hint: 'Nothing was lost: run the same command again when the machine of the founder can be reached.',
+      ...(unreachable === undefined ? {} : { cause: unreachable }),
+    });
+  }
+
+  #exclusive<T>(change: () => Promise<T>): Promise<T> {
+    const result = this.#changing.then(change, change);
+    this.#changing = result.catch(() => undefined);
+    return result;
+  }
+}
+
+function isUnreachable(error: unknown): boolean {
+  return isCoded(error) && (UNREACHABLE.has(error.code) || error.code === 'committee-unreachable');
+}
+
+function merged(first: string, others: readonly string[]): readonly string[] {
+  return [...new Set([first, ...others])].slice(0, INVITE_LIMITS.addressesMax);
+}
+
+/** Durable and all or nothing. */
+async function writeWhole(directory: string, text: string): Promise<void> {
+  const path = join(directory, MOVE);
+  try {
+    await mkdir(directory, { recursive: true, mode: 0o700 });
+    {
+      await using file = await open(`${path}.new`, 'w', 0o600);
+      await file.writeFile(text);
+      await file.sync();
+    }
+    await rename(`${path}.new`, path);
+    await using folder = await open(directory);
+    await folder.sync();
+  } catch (error) {
+    throw storageError(error, `writing ${path}`);
+  }
+}
+
+function alreadyMember(): HyperMeshError {
+  return new HyperMeshError('network-state', 'This home is a member of a network already.', {
+    hint: 'Leave it first: hypermesh network leave. Or use another --home.',
+  });
+}
+
+function senseless(): HyperMeshError {
+  return new HyperMeshError('certification-invalid', 'The committee gave an answer that makes no sense.', {
+    hint: 'Its machine runs another version of HyperMesh, or is not the committee.',
+  });
+}

@@ -1,0 +1,93 @@
+import { HyperMeshError } from '../base/errors.ts';
+import type { Method, NetworkSide } from '../host/network-side.ts';
+
+interface Station {
+  readonly methods: ReadonlyMap<string, Method>;
+  readonly address: string;
+  /** Who it is, once it knows. */
+  readonly who: () => Promise<{ readonly node: string; readonly publisher: string; readonly networkId: string }>;
+  open: boolean;
+}
+
+/** What a test does to the cables between the nodes of one process. */
+export interface TestNetwork {
+  /** The side of one node, as `NodeConfig.networkSide` wants it. `who` tells its keys; a real channel proves them. */
+  side(name: string, who: Station['who']): (methods: ReadonlyMap<string, Method>) => NetworkSide;
+  /** Nobody reaches that node any more, until `mend`. */
+  cut(name: string): void;
+  mend(name: string): void;
+  /** Called before each request reaches its node; may throw, which looks like a lost connection, or replace what is sent. */
+  onRequest: (to: string, method: string, body: Uint8Array) => Uint8Array | undefined;
+  /** Called with each answer on its way back. */
+  onAnswer: (from: string, method: string, body: Uint8Array) => Uint8Array | undefined;
+}
+
+/** Nodes of one process that speak to each other without sockets. Addresses are `<name>:9292`. */
+export function testNetwork(): TestNetwork {
+  const stations = new Map<string, Station>();
+  const cuts = new Set<string>();
+  const network: TestNetwork = {
+    side: (name, who) => (methods) => {
+      const own: Station = { methods, who, address: `${name}:9292`, open: false };
+      stations.set(name, own);
+      const call = async (
+        to: [string, Station],
+        from: { readonly kind: 'member' | 'guest'; readonly node: string | null; readonly publisher: string | null },
+        method: string,
+        body: Uint8Array,
+      ) => {
+        const [target, station] = to;
+        if (cuts.has(name) || cuts.has(target) || !station.open) throw unreachable(target);
+        const known = station.methods.get(method);
+        if (known === undefined || (known.access === 'member' && from.kind === 'guest')) {
+          throw new HyperMeshError('not-permitted', `${method} is not for ${from.kind}s.`);
+        }
+        const sent = network.onRequest(target, method, body) ?? body;
+        if (sent.length > known.requestBytesMax) throw new HyperMeshError('limit-exceeded', `${method} is too long.`);
+        const answer = await known.handle(sent, from, { signal: new AbortController().signal });
+        if (cuts.has(name) || cuts.has(target)) throw unreachable(target);
+        return network.onAnswer(target, method, answer) ?? answer;
+      };
+      return {
+        async ask(node, method, body) {
+          const from = await who();
+          for (const to of stations) {
+            const other = await to[1].who();
+            if (other.node !== node || other.networkId !== from.networkId || !own.open) continue;
+            return call(to, { kind: 'member', ...from }, method, body);
+          }
+          throw unreachable(node);
+        },
+        async connectAsGuest(address, expect) {
+          const to = [...stations].find(([, station]) => station.address === address);
+          if (to === undefined || cuts.has(to[0]) || cuts.has(name) || !to[1].open) throw unreachable(address);
+          const { node, networkId } = await to[1].who();
+          if (networkId !== expect.networkId)
+            throw new HyperMeshError('network-mismatch', `${address} is in another network.`);
+          if (node !== expect.node) throw new HyperMeshError('certificate-invalid', `${address} is another node.`);
+          return {
+            request: (method, body) => call(to, { kind: 'guest', node: null, publisher: null }, method, body),
+            async [Symbol.asyncDispose]() {},
+          };
+        },
+        async openNetwork() {
+          own.open = true;
+        },
+        async closeNetwork() {
+          own.open = false;
+        },
+        addresses: () => (own.open ? [own.address] : []),
+      };
+    },
+    cut: (name) => void cuts.add(name),
+    mend: (name) => void cuts.delete(name),
+    onRequest: () => undefined,
+    onAnswer: () => undefined,
+  };
+  return network;
+}
+
+/** The code that the channel has for this; it is not part of this project's table before the channel is. */
+function unreachable(what: string): HyperMeshError {
+  return new HyperMeshError('timeout', `${what.slice(0, 100)} does not answer.`);
+}
