@@ -44,11 +44,11 @@ export async function startNode({ config, secrets }: Loaded, options: StartOptio
   const { node } = hypermesh;
   const { promise: stopAsked, resolve: stop } = Promise.withResolvers<void>();
   const token = randomBytes(32).toString('base64url');
-  const { assets, trust, consensus, vm, monitoring } = node;
+  const { assets, trust, consensus, membership, vm, monitoring } = node;
   const server = stack.use(
     await serve(
       {
-        ...{ catalog, assets, trust, consensus, vm, monitoring, stop },
+        ...{ catalog, assets, trust, consensus, membership, vm, monitoring, stop },
         status: () => node.status(),
         exportState: (callOptions) => node.exportState(callOptions),
         importState: (stream, callOptions) => node.importState(stream, callOptions),

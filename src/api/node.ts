@@ -1,6 +1,7 @@
 import type { CallOptions } from '../base/call.ts';
 import type { Assets } from '../capabilities/assets.ts';
 import type { Consensus } from '../capabilities/consensus.ts';
+import type { Membership } from '../capabilities/membership.ts';
 import type { Monitoring } from '../capabilities/monitoring.ts';
 import type { Trust } from '../capabilities/trust.ts';
 import type { Catalog } from '../catalog/api.ts';
@@ -25,6 +26,7 @@ export interface ApiNode {
     | 'transferStake'
     | 'space'
   >;
+  readonly membership: Membership | null;
   readonly vm: Pick<HostNode['vm'], 'runtimes' | 'addRuntime' | 'removeRuntime' | 'exportRuntime'>;
   readonly monitoring: Pick<Monitoring, 'metrics' | 'events'> & {
     /** Metrics in the text format of Prometheus. */

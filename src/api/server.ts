@@ -6,6 +6,7 @@ import { HTTP_LIMITS, type HttpProblem, PROBLEM, STATE_EXPORT, TREE } from '../w
 import { servePage } from './dashboard.ts';
 import { guard } from './guard.ts';
 import { installationRoutes } from './installations.ts';
+import { networkRoutes } from './network.ts';
 import type { ApiLog, ApiNode } from './node.ts';
 import { observeRoutes } from './observe.ts';
 import { packageRoutes } from './packages.ts';
@@ -27,7 +28,13 @@ export interface Server extends AsyncDisposable {
 }
 
 /** Every operation of the API, in the order of docs/openapi.json. */
-export const ROUTES: readonly AnyRoute[] = [...packageRoutes, ...installationRoutes, ...trustRoutes, ...observeRoutes];
+export const ROUTES: readonly AnyRoute[] = [
+  ...packageRoutes,
+  ...installationRoutes,
+  ...trustRoutes,
+  ...networkRoutes,
+  ...observeRoutes,
+];
 
 const LIMITS = {
   connectionsMax: 512,

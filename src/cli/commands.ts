@@ -3,6 +3,7 @@ import type { CommandSpec } from './command.ts';
 /** Groups of commands, such as `hypermesh state export`. */
 export const GROUPS: Readonly<Record<string, string>> = {
   cert: 'Certificates of this home.',
+  network: 'A network of several machines.',
   proof: 'The four proofs: space, stake, work, time.',
   runtime: 'Languages that this node can run.',
   stake: 'Tokens of this home.',
@@ -238,6 +239,68 @@ export const COMMANDS: readonly CommandSpec[] = [
     example: 'hypermesh cert revoke 2f5bb5f96e884670367300a00065de4ac999cac322bd864187092bc37e64f0d6',
     run: async (context, fingerprint: string, options: { reason?: string }) =>
       (await import('./commands/trust.ts')).revoke(context, fingerprint, options),
+  },
+  {
+    name: 'network show',
+    isDefault: true,
+    summary: 'Show the place of this home in its network.',
+    example: 'hypermesh network show',
+    run: async (context) => (await import('./commands/network.ts')).show(context),
+  },
+  {
+    name: 'network create',
+    summary: "Open this home's own network to others.",
+    options: [['--listen <addr>', 'Where other machines reach this one; default: every address, port 9292.']],
+    example: 'hypermesh network create --listen 192.0.2.7:9292',
+    run: async (context, options: { listen?: string }) =>
+      (await import('./commands/network.ts')).create(context, options),
+  },
+  {
+    name: 'network invite',
+    summary: 'Make an invite: one line that lets one other machine in, once.',
+    options: [
+      ['--expires <time>', 'How long it is good, for example 30m, 24h (the default) or 7d; at most 30d.'],
+      ['--address <addr...>', 'Where this machine is reached, when it does not know by itself.'],
+      ['--tokens <n>', 'Tokens that who joins is given, locked; default: as many as publishing needs.'],
+    ],
+    example: 'hypermesh network invite --expires 7d --address catalog.example.org:9292',
+    run: async (context, options: { expires?: string; address?: string[]; tokens?: string }) =>
+      (await import('./commands/network.ts')).invite(context, options),
+  },
+  {
+    name: 'network join',
+    summary: 'Become a member of the network of an invite; the home keeps its keys.',
+    args: '<invite>',
+    options: [
+      ['--listen <addr>', 'Where other machines reach this one; default: every address, port 9292.'],
+      ['--forget', 'Drop the packages that this home holds; without it a home with packages is refused.'],
+    ],
+    example: 'hypermesh network join hmi1cei… --listen 192.0.2.8:9292',
+    run: async (context, text: string, options: { listen?: string; forget?: boolean }) =>
+      (await import('./commands/network.ts')).join(context, text, options),
+  },
+  {
+    name: 'network members',
+    summary: 'List who belongs to the network, and who did.',
+    example: 'hypermesh network members',
+    run: async (context) => (await import('./commands/network.ts')).members(context),
+  },
+  {
+    name: 'network leave',
+    summary: 'Go back to a network of its own, with the same keys.',
+    options: [['--forget', 'Drop the packages of the network from this home.']],
+    example: 'hypermesh network leave --forget',
+    run: async (context, options: { forget?: boolean }) =>
+      (await import('./commands/network.ts')).leave(context, options),
+  },
+  {
+    name: 'network remove',
+    summary: 'Take the certificates of a member back.',
+    args: '<node>',
+    options: [['--compromised', 'Its keys were stolen: nothing that they ever signed counts any more.']],
+    example: 'hypermesh network remove 2f5bb5f96e884670367300a00065de4ac999cac322bd864187092bc37e64f0d6',
+    run: async (context, node: string, options: { compromised?: boolean }) =>
+      (await import('./commands/network.ts')).remove(context, node, options),
   },
   {
     name: 'proof status',

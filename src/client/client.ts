@@ -11,16 +11,22 @@ import type {
   InstalledPackage,
 } from '../capabilities/assets.ts';
 import type { ProofVerdict, SpaceStatus, StakeAccount } from '../capabilities/consensus.ts';
+import type { NetworkMember, NetworkPlace, NewInvite } from '../capabilities/membership.ts';
 import type { Event, MetricSample } from '../capabilities/monitoring.ts';
 import type { CertificateInfo } from '../capabilities/trust.ts';
 import type { RuntimeStatus } from '../capabilities/vm.ts';
 import type { Catalog, CatalogRun, InstallResult, PublishResult, VerifyResult } from '../catalog/api.ts';
 import type { Bundle } from '../wire/bundle.ts';
 import {
+  type CreateNetworkRequest,
   type InstallRequest,
+  type InviteRequest,
+  type JoinRequest,
+  type LeaveRequest,
   NDJSON,
   type NodeStatus,
   type ProofRequest,
+  type RemoveMemberRequest,
   type RunRequest,
   type RuntimeRequest,
   type SearchRequest,
@@ -181,6 +187,35 @@ export class Client {
 
   network(options?: CallOptions): Promise<NetworkInfo> {
     return this.#get('/v1/network', {}, options);
+  }
+
+  networkPlace(options?: CallOptions): Promise<NetworkPlace> {
+    return this.#get('/v1/network/place', {}, options);
+  }
+
+  createNetwork(request: CreateNetworkRequest, options?: CallOptions): Promise<NetworkPlace> {
+    return this.#json('POST', '/v1/network/create', request, options);
+  }
+
+  invite(request: InviteRequest, options?: CallOptions): Promise<NewInvite> {
+    return this.#json('POST', '/v1/network/invites', request, options);
+  }
+
+  /** Progress step: `join`. */
+  joinNetwork(request: JoinRequest, options?: CallOptions): Promise<NetworkPlace> {
+    return this.#long('/v1/network/join', request, options);
+  }
+
+  networkMembers(options?: CallOptions): Promise<readonly NetworkMember[]> {
+    return this.#get('/v1/network/members', {}, options);
+  }
+
+  leaveNetwork(request: LeaveRequest, options?: CallOptions): Promise<NetworkPlace> {
+    return this.#long('/v1/network/leave', request, options);
+  }
+
+  removeMember(request: RemoveMemberRequest, options?: CallOptions): Promise<NetworkMember> {
+    return this.#json('POST', '/v1/network/remove', request, options);
   }
 
   makeProofs(request: ProofRequest, options?: CallOptions): Promise<ProofSet> {

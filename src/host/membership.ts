@@ -481,7 +481,7 @@ async function writeWhole(directory: string, text: string): Promise<void> {
 
 function alreadyMember(): HyperMeshError {
   return new HyperMeshError('network-state', 'This home is a member of a network already.', {
-    hint: 'Leave it first: hypermesh network leave. Or use another --home.',
+    hint: 'Use another --home, or leave it first: hypermesh network leave',
   });
 }
 

@@ -116,6 +116,25 @@ export const stakeRequest = z.discriminatedUnion('action', [
   z.strictObject({ action: z.literal('unlock'), amount }),
   z.strictObject({ action: z.literal('transfer'), amount, to: z.string().min(1).max(128) }),
 ]);
+/** `HOST:PORT`. */
+const address = z.string().min(3).max(255);
+export const createNetworkRequest = z.strictObject({ listen: address.optional() });
+export const inviteRequest = z.strictObject({
+  expiresInMs: z.int().positive().optional(),
+  addresses: z.array(address).min(1).max(8).optional(),
+  tokens: z.int().nonnegative().optional(),
+});
+export const joinRequest = z.strictObject({
+  invite: z.string().min(1).max(8_192),
+  listen: address.optional(),
+  /** Drop the packages of the network that the home was in. */
+  forget: z.boolean().optional(),
+});
+export const leaveRequest = z.strictObject({ forget: z.boolean().optional() });
+export const removeMemberRequest = z.strictObject({
+  node: z.string().regex(/^[0-9a-f]{64}$/, 'expected a node id of 64 hexadecimal digits'),
+  compromised: z.boolean().optional(),
+});
 export const runtimePath = z.strictObject({ kind: z.enum(['wasm', 'julia', 'python', 'container', 'vm']) });
 /** Where the image of a language comes from: a package of the catalog, or a layer that was sent; packages of the distribution when absent. */
 export const runtimeRequest = z.union([z.strictObject({}), z.strictObject({ ref }), z.strictObject({ layer: digest })]);
@@ -137,6 +156,11 @@ export type RuntimeRequest = z.input<typeof runtimeRequest>;
 export type StakeRequest = z.input<typeof stakeRequest>;
 export type SearchRequest = z.infer<typeof searchRequest>;
 export type ProofRequest = z.input<typeof proofRequest>;
+export type CreateNetworkRequest = z.input<typeof createNetworkRequest>;
+export type InviteRequest = z.input<typeof inviteRequest>;
+export type JoinRequest = z.input<typeof joinRequest>;
+export type LeaveRequest = z.input<typeof leaveRequest>;
+export type RemoveMemberRequest = z.input<typeof removeMemberRequest>;
 
 /** The answer of `GET /v1/status`. */
 export interface NodeStatus {

@@ -1,0 +1,93 @@
+import { HyperMeshError } from '../../base/errors.ts';
+import type { NetworkPlace } from '../../client/index.ts';
+import type { Context, Outcome } from '../command.ts';
+import { count, date, fields, oneLine, table } from '../terminal.ts';
+import { wholeNumber } from './search.ts';
+
+export async function show(context: Context): Promise<Outcome> {
+  return shown(await context.withNode((client) => client.networkPlace(context)));
+}
+
+export async function create(context: Context, options: { readonly listen?: string }): Promise<Outcome> {
+  const place = await context.withNode((client) => client.createNetwork(options, context));
+  return shown(place, 'Others can be invited now: hypermesh network invite');
+}
+
+export async function invite(
+  context: Context,
+  options: { readonly expires?: string; readonly address?: string[]; readonly tokens?: string },
+): Promise<Outcome> {
+  const request = {
+    ...(options.expires === undefined ? {} : { expiresInMs: time(options.expires) }),
+    ...(options.address === undefined ? {} : { addresses: options.address }),
+    ...(options.tokens === undefined ? {} : { tokens: wholeNumber(options.tokens, '--tokens') }),
+  };
+  const made = await context.withNode((client) => client.invite(request, context));
+  const about = fields({
+    Until: date(made.expiresAtMs),
+    Addresses: made.addresses.join(', '),
+    Tokens: made.tokens === 0 ? 'none' : `${made.tokens}, locked for who joins`,
+  });
+  const text = `${made.invite}\n\n${about}\n\nFor one machine. Whoever has this line can join in its place, so pass it on as you would a password.`;
+  return { data: made, text };
+}
+
+export async function join(
+  context: Context,
+  text: string,
+  options: { readonly listen?: string; readonly forget?: boolean },
+): Promise<Outcome> {
+  const place = await context.withNode((client) => client.joinNetwork({ invite: text, ...options }, context));
+  return shown(place, 'This home is a member now.');
+}
+
+export async function members(context: Context): Promise<Outcome> {
+  const list = await context.withNode((client) => client.networkMembers(context));
+  const rows = list.map(({ subject, node, isCommittee, joinedAtMs, leftAtMs }) => [
+    subject,
+    node,
+    isCommittee ? 'committee' : '',
+    date(joinedAtMs),
+    leftAtMs === null ? '' : `left ${date(leftAtMs)}`,
+  ]);
+  return { data: { members: list }, text: table([['Name', 'Node', '', 'Joined', ''], ...rows]) };
+}
+
+export async function leave(context: Context, options: { readonly forget?: boolean }): Promise<Outcome> {
+  const place = await context.withNode((client) => client.leaveNetwork(options, context));
+  return shown(place, 'This home is in a network of its own again.');
+}
+
+export async function remove(
+  context: Context,
+  node: string,
+  options: { readonly compromised?: boolean },
+): Promise<Outcome> {
+  const member = await context.withNode((client) => client.removeMember({ node, ...options }, context));
+  return { data: member, text: `Removed ${oneLine(member.subject)}, node ${member.node}.` };
+}
+
+const ROLES = { alone: 'in a network of its own', founder: 'founder of the network', member: 'member' } as const;
+
+function shown(place: NetworkPlace, then?: string): Outcome {
+  const { role, networkId, node, committee } = place;
+  const seats = committee.map(
+    (seat) => `${seat.node.slice(0, 16)} at ${seat.addresses.join(', ') || 'no known address'}`,
+  );
+  const text = fields({
+    Place: ROLES[role],
+    Network: networkId,
+    Node: node,
+    ...(seats.length === 0 ? {} : { Committee: `${count(seats.length, 'seat')}: ${seats.join('; ')}` }),
+  });
+  return { data: place, text: then === undefined ? text : `${text}\n\n${then}` };
+}
+
+/** `90s`, `30m`, `24h`, `7d`. */
+function time(text: string): number {
+  const [, digits, unit] = /^(\d{1,6})([smhd])$/.exec(text) ?? [];
+  if (digits === undefined) {
+    throw new HyperMeshError('usage', `Expected a time such as 30m, 24h or 7d, but got "${text.slice(0, 50)}".`);
+  }
+  return Number(digits) * { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }[unit as 's' | 'm' | 'h' | 'd'];
+}
