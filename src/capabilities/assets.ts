@@ -138,7 +138,7 @@ export interface Assets {
 
   /**
    * The commit point of a publish: record, search entry and dependency edges in one transaction. Atomic, durable when it returns.
-   * Repeating a draft (same digest and owner) returns the record that exists. Versions that differ only in build metadata are one version.
+   * Repeating a draft (same digest and owner) returns the record that exists, with the draft's bundle if its own was lost. Versions that differ only in build metadata are one version.
    * Errors: `version-exists`, `blob-not-found`, `usage` on a draft that does not hold together, `limit-exceeded` past 10,000 versions.
    */
   create(draft: AssetDraft): Promise<AssetRecord>;

@@ -44,7 +44,7 @@ export interface PublishResult {
   readonly size: number;
   readonly shards: { readonly total: number; readonly reused: number; readonly bytesReused: number };
   readonly proofs: readonly ProofVerdict[];
-  /** False when exactly this package was published before and nothing changed. */
+  /** False when exactly this package was published before: nothing changed, but for a bundle that had been lost. */
   readonly created: boolean;
 }
 

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { type Folder, SMALL_NETWORK, temporaryFolder, writePackage } from '../../test/system/support.ts';
@@ -75,6 +76,23 @@ test('publishPackage() at the same moment: the same content is one package, othe
   const lost = settled.find((outcome) => outcome.status === 'rejected')!;
   assert.ok(isCoded(lost.reason, 'version-exists'));
   await catalog.verify({ ref: 'race/rival' });
+});
+
+test('publishPackage() again makes a package whole whose bundle was lost, once', async () => {
+  const lost = await signed('lost/bundle', '1.0.0', 'content');
+  const first = await catalog.publishPackage(lost);
+  const digits = first.bundle.slice('sha256:'.length);
+  const files = await readdir(join(folder.path, 'home', 'assets'), { recursive: true });
+  const file = files.find((name) => name.endsWith(digits) || name.endsWith(digits.slice(2)))!;
+  await rm(join(folder.path, 'home', 'assets', file));
+  await refuses(catalog.verify({ ref: 'lost/bundle' }), 'blob-not-found');
+
+  const second = await catalog.publishPackage(lost);
+  assert.deepEqual([second.id, second.created], [first.id, false]);
+  assert.notEqual(second.bundle, first.bundle);
+  assert.equal((await catalog.resolve('lost/bundle')).bundle, second.bundle);
+  await catalog.verify({ ref: 'lost/bundle' });
+  assert.equal((await catalog.publishPackage(lost)).bundle, second.bundle);
 });
 
 test('publishPackage() that was cut short continues with the proofs it had made, or makes fresh ones when they are too old', async () => {

@@ -34,7 +34,7 @@ export async function publishPackage(
 ): Promise<PublishResult> {
   const publication = await checkSigned(context, signed); // blob-not-found, signature-*, certificate-*, bundle-invalid
   const published = await alreadyPublished(context, publication); // version-exists
-  if (published !== null) return againPublished(context, publication, published);
+  if (published !== null && (await isWhole(context, published))) return againPublished(context, publication, published);
   await checkDependencies(context, publication, options); // dependency-*
 
   const { lent } = context;
@@ -43,8 +43,8 @@ export async function publishPackage(
   const { proofs, endorsement, verdicts } = await admit(context, publication, made, options); // proof-*, equivocation
   const bundle = await assemble(context, publication, proofs, endorsement);
   const record = await commit(context, publication, bundle);
-  await announce(context, record);
-  return resultOf(publication, record, verdicts, true);
+  if (published === null) await announce(context, record);
+  return resultOf(publication, record, verdicts, published === null);
 }
 
 /** A signed package after it was checked: everything here comes from the store and from what was signed, nothing from the caller. */
@@ -120,7 +120,8 @@ async function checkDependencies(
   const source: VersionSource = {
     async versions(name) {
       const known = await lent.assets.versions(name);
-      return name === arriving.name ? [arriving, ...known] : known;
+      if (name !== arriving.name) return known;
+      return [arriving, ...known.filter(({ id: other }) => other !== id)];
     },
   };
   try {
@@ -230,6 +231,11 @@ async function announce({ lent }: CatalogContext, record: AssetRecord): Promise<
     type: 'catalog.published',
     data: { id: record.id, name: record.name, version: record.version, digest: record.digest, size: record.size },
   });
+}
+
+/** Without its bundle a package is a claim: publishing it again makes it whole. */
+async function isWhole({ lent }: CatalogContext, record: AssetRecord): Promise<boolean> {
+  return (await lent.assets.stat(record.bundle)) !== null;
 }
 
 /** The proofs of the earlier publish are judged again: its bundle is all that is left of it. */

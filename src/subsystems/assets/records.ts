@@ -123,6 +123,14 @@ export class Records implements Disposable {
     });
   }
 
+  /** Another bundle about the same content, in the place of one that was lost. */
+  replaceBundle(id: AssetId, { bundle, blobs }: Pick<AssetRecord, 'bundle' | 'blobs'>): AssetRecord {
+    return this.#transact('replacing a bundle', () => {
+      this.#sql.setBundle.run(bundle, canonicalJson(blobs), this.#clock.nowMs(), id);
+      return recordOf(this.#require(id));
+    });
+  }
+
   /** Puts back a record of a state export as it was. Errors: `version-exists`. */
   restore(records: readonly StoredRecord[]): void {
     this.#transact('restoring records', () => {
@@ -463,6 +471,7 @@ function statements(raw: DatabaseSync) {
        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     ),
     deleteAsset: raw.prepare('DELETE FROM assets WHERE seq = ?'),
+    setBundle: raw.prepare('UPDATE assets SET bundle = ?, blobs = ?, updatedAtMs = ? WHERE id = ?'),
     setState: raw.prepare('UPDATE assets SET state = ?, stateReason = ?, updatedAtMs = ? WHERE seq = ?'),
     insertDependency: raw.prepare('INSERT INTO dependencies (asset, kind, name, range) VALUES (?, ?, ?, ?)'),
     rangesOn: raw.prepare(`SELECT DISTINCT range FROM dependencies WHERE name = ? AND kind <> 'optional'`),

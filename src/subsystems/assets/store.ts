@@ -126,7 +126,9 @@ export class AssetStore implements Assets, AsyncDisposable {
         { hint: 'Put the content first, then create the record.', details: { missing } },
       );
     }
-    return this.#records.create(draft);
+    const record = this.#records.create(draft);
+    if (record.bundle === draft.bundle || (await this.#content.has(record.bundle))) return record;
+    return this.#records.replaceBundle(record.id, draft);
   }
 
   async get(id: AssetId): Promise<AssetRecord | null> {
