@@ -156,6 +156,12 @@ export const ERRORS = {
     retry: true,
     when: 'A node sent bytes that are not the shard that was asked for; another node is asked.',
   },
+  'content-unavailable': {
+    status: 503,
+    exit: EXIT.unavailable,
+    retry: true,
+    when: 'No node that can be reached gives content that is needed.',
+  },
   'content-invalid': {
     status: 422,
     exit: EXIT.invalid,

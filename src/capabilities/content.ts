@@ -24,7 +24,7 @@ export interface ContentExchange {
   /** How a blob is cut that is here, or that has begun to arrive; else null. The second kind was true when it came, and is to be checked again. */
   shardList(digest: Digest): Promise<ShardList | null>;
   /**
-   * Bytes of a blob that is here, or of those shards of an arriving one that were verified. Pieces of at most 1 MiB, each valid until the next
+   * Bytes of a blob that is here, or of those shards of an arriving one that were verified. Pieces of at most 1 MiB, each valid until the second next
    * is asked for. Errors: `blob-not-found` when any byte of the range is not here, `cancelled`.
    */
   readHeld(
@@ -54,8 +54,8 @@ export interface IncomingBlob extends AsyncDisposable {
   /** One whole shard. False: these are not its bytes, and nothing was kept. May be called while a run works on the same shard. */
   put(index: number, bytes: Uint8Array): Promise<boolean>;
   /**
-   * With nothing wanted any more: checks the whole and makes it a blob, durably. Null: the disk gave back other bytes than it was given; those
-   * shards are wanted again. Errors: `blob-mismatch` when all shards are as signed for and the whole is not: the description lied.
+   * With nothing wanted any more: checks the whole and makes it a blob, durably. Null: some shards are wanted, or wanted again because the disk
+   * gave back other bytes than it was given. Errors: `blob-mismatch` when all shards are as signed for and the whole is not: the description lied.
    */
   complete(options?: CallOptions): Promise<BlobInfo | null>;
 }

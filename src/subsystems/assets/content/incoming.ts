@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict';
 import { createHash, type Hash } from 'node:crypto';
 import { constants } from 'node:fs';
 import { type FileHandle, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
@@ -173,14 +174,17 @@ export class Incoming implements IncomingBlob {
     return true;
   }
 
-  /** Reads what counts: a range that {@link covers} says is here. The piece is valid until the next is asked for. */
+  /** Reads what counts: a range that {@link covers} says is here. A piece is valid until the second next is asked for. */
   async *read(offset: number, length: number, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array> {
-    const buffer = new Uint8Array(Math.min(PIECE, length));
+    const fresh = () => new Uint8Array(Math.min(PIECE, length));
+    let buffer = fresh();
+    let other = buffer.length < length ? fresh() : buffer;
     for (let at = offset; at < offset + length; ) {
       checkCancelled(signal);
       const piece = await this.#readAt(at, buffer.subarray(0, Math.min(buffer.length, offset + length - at)));
       yield piece;
       at += piece.length;
+      [buffer, other] = [other, buffer];
     }
   }
 
@@ -231,6 +235,8 @@ export class Incoming implements IncomingBlob {
   async complete(options: CallOptions = {}): Promise<BlobInfo | null> {
     this.#checkUsable();
     await this.#fillTwins();
+    if (this.wanted().length > 0) return null;
+    assert(this.#live === null, 'a run is under way');
     while (this.#shaNext < this.list.shards.length) {
       checkCancelled(options.signal);
       this.#catchUp();

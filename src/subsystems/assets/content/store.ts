@@ -199,7 +199,7 @@ export class ContentStore implements ContentExchange, AsyncDisposable {
 
   /**
    * The bytes of a blob, or `length` of them from `offset` (cut at the end of the blob), in pieces of at most 1 MiB. With `reuse` a piece is
-   * only valid until the next is asked for, and a large blob costs one buffer.
+   * only valid until the second next is asked for, and a large blob costs two buffers.
    * Errors: `blob-not-found`, `blob-damaged`, `cancelled`, `usage` on a range that makes no sense.
    */
   async *read(
@@ -911,7 +911,7 @@ function isMissing(error: unknown): boolean {
   return failed?.code === 'ENOENT' || failed?.cause?.code === 'ENOENT';
 }
 
-/** Bytes `offset` to `end` of a file, in pieces of at most 1 MiB; with `reuse` each is only valid until the next. */
+/** Bytes `offset` to `end` of a file, in pieces of at most 1 MiB; with `reuse` each is only valid until the second next is asked for. */
 async function* readPieces(
   path: string,
   offset: number,
@@ -924,7 +924,9 @@ async function* readPieces(
     throw storageError(error, 'opening a blob');
   });
   try {
-    let buffer = new Uint8Array(Math.min(PIECE, Math.max(0, end - offset)));
+    const fresh = () => new Uint8Array(Math.min(PIECE, Math.max(0, end - offset)));
+    let buffer = fresh();
+    let other = options.reuse === true && buffer.length < end - offset ? fresh() : buffer;
     for (let at = offset; at < end; ) {
       checkCancelled(options.signal);
       const length = Math.min(buffer.length, end - at);
@@ -932,7 +934,8 @@ async function* readPieces(
       if (bytesRead === 0) return;
       yield buffer.subarray(0, bytesRead);
       at += bytesRead;
-      if (options.reuse !== true && at < end) buffer = new Uint8Array(Math.min(PIECE, end - at));
+      if (options.reuse === true) [buffer, other] = [other, buffer];
+      else if (at < end) buffer = new Uint8Array(Math.min(PIECE, end - at));
     }
   } finally {
     await file.close();

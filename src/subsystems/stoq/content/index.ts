@@ -1,0 +1,4 @@
+export { type Accusation, Downloader, type DownloadLimits, type DownloadReport } from './download.ts';
+export { bulkSource, type ContentServing, contentMethods } from './serve.ts';
+export { Shaper } from './shaper.ts';
+export { sourceOf } from './source.ts';

@@ -1,0 +1,130 @@
+import { concat } from '../../../base/bytes.ts';
+import type { Digest } from '../../../base/digest.ts';
+import { HyperMeshError } from '../../../base/errors.ts';
+import type { ContentExchange } from '../../../capabilities/content.ts';
+import {
+  type BlobRange,
+  decodeHaveAsk,
+  decodeReadAsk,
+  encodeHaveAnswer,
+  encodeShardList,
+  HAVE_ASK_BYTES_MAX,
+  type Holding,
+  READ_ASK_BYTES_MAX,
+} from '../../../wire/content.ts';
+import type { BulkSource, Method, RemoteNode } from '../channel/types.ts';
+import type { Shaper } from './shaper.ts';
+
+/** What a node needs to give its content to others. */
+export interface ContentServing {
+  readonly store: Pick<ContentExchange, 'holding' | 'shardList' | 'readHeld' | 'stat'>;
+  /** Whether that node may have the blob: it belongs to something that was announced. */
+  readonly served: (blob: Digest, to: RemoteNode) => boolean | Promise<boolean>;
+  /** The limit for everything that leaves; one for the whole node. */
+  readonly uploads: Shaper;
+}
+
+/** A small range is sent together with its neighbours. */
+const GATHER_BYTES = 64 * 2 ** 10;
+
+/** `content/have`, `content/shards`, `content/read` (docs/protocol/content.md). */
+export function contentMethods(serving: ContentServing): Map<string, Method> {
+  const method = (requestBytesMax: number, handle: Method['handle']): Method => ({
+    access: 'member',
+    requestBytesMax,
+    handle,
+  });
+  return new Map([
+    ['content/have', method(HAVE_ASK_BYTES_MAX, (body, from) => have(serving, body, from))],
+    ['content/shards', method(HAVE_ASK_BYTES_MAX, (body, from) => shards(serving, body, from))],
+    [
+      'content/read',
+      method(READ_ASK_BYTES_MAX, async (body, from, { signal }) => {
+        const ranges = decodeReadAsk(body);
+        for (const blob of new Set(ranges.map((range) => range.blob))) await mayHave(serving, blob, from);
+        return { head: new Uint8Array(), body: read(serving, ranges, from, signal) };
+      }),
+    ],
+  ]);
+}
+
+/** Large ranges, for the bulk connections of a channel. */
+export function bulkSource(serving: ContentServing): BulkSource {
+  return {
+    async open(blob, from) {
+      if (!(await serving.served(blob, from))) return null;
+      const size = (await serving.store.stat(blob))?.size ?? (await serving.store.shardList(blob))?.size;
+      if (size === undefined) return null;
+      return {
+        size,
+        async *read(offset, length) {
+          for await (const piece of serving.store.readHeld(blob, { offset, length }))
+            yield* shaped(serving, piece, from, undefined);
+        },
+      };
+    },
+  };
+}
+
+async function have(serving: ContentServing, body: Uint8Array, from: RemoteNode): Promise<Uint8Array> {
+  const holdings: Holding[] = [];
+  for (const blob of decodeHaveAsk(body)) {
+    holdings.push((await serving.served(blob, from)) ? await serving.store.holding(blob) : { kind: 'none' });
+  }
+  return encodeHaveAnswer(holdings);
+}
+
+async function shards(serving: ContentServing, body: Uint8Array, from: RemoteNode): Promise<Uint8Array> {
+  const [blob, ...more] = decodeHaveAsk(body);
+  if (blob === undefined || more.length > 0)
+    throw new HyperMeshError('content-invalid', 'A list of shards is asked for one blob at a time.');
+  await mayHave(serving, blob, from);
+  const list = await serving.store.shardList(blob);
+  if (list === null) throw notHere(blob);
+  return encodeShardList(list);
+}
+
+/** The ranges one after the other, small ones gathered. */
+async function* read(
+  serving: ContentServing,
+  ranges: readonly BlobRange[],
+  from: RemoteNode,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array> {
+  let gathered: Uint8Array[] = [];
+  let bytes = 0;
+  for (const { blob, offset, length } of ranges) {
+    for await (const piece of serving.store.readHeld(blob, { offset, length }, { signal })) {
+      // The channel may keep a piece for as long as its window is closed.
+      gathered.push(new Uint8Array(piece));
+      bytes += piece.length;
+      if (bytes < GATHER_BYTES) continue;
+      yield* shaped(serving, concat(...gathered), from, signal);
+      gathered = [];
+      bytes = 0;
+    }
+  }
+  if (bytes > 0) yield* shaped(serving, concat(...gathered), from, signal);
+}
+
+async function* shaped(
+  { uploads }: ContentServing,
+  bytes: Uint8Array,
+  to: RemoteNode,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Uint8Array> {
+  const most = uploads.pieceBytes;
+  for (let at = 0; at < bytes.length; at += most) {
+    const piece = bytes.subarray(at, at + most);
+    await uploads.pass(to.node ?? to.address, piece.length, signal);
+    yield piece;
+  }
+}
+
+async function mayHave(serving: ContentServing, blob: Digest, from: RemoteNode): Promise<void> {
+  if (!(await serving.served(blob, from))) throw notHere(blob);
+}
+
+function notHere(blob: Digest): HyperMeshError {
+  return new HyperMeshError('blob-not-found', `This node does not give ${blob}.`);
+}
