@@ -20,6 +20,21 @@ export interface SandboxPolicy {
   readonly mounts: readonly { readonly layer: Digest; readonly at: string }[];
 }
 
+/** How a Julia program is compiled and run. */
+export interface JuliaOptions {
+  /** Whether packages are compiled once, before their first run; true by default. */
+  readonly precompile?: boolean | undefined;
+  /** 0 to 3; 2 by default. */
+  readonly optimizationLevel?: 0 | 1 | 2 | 3 | undefined;
+  /** 4 by default; never more than the policy gives processors, rounded up. */
+  readonly threads?: number | undefined;
+  /**
+   * A file of the layer with an input for which `main` may be called at any time, and whose call leaves nothing behind that a later one
+   * notices: what it takes to answer is compiled ahead of the next run.
+   */
+  readonly example?: string | undefined;
+}
+
 export interface RunRequest {
   readonly kind: RuntimeKind;
   /** The layer that holds the program, mounted read-only at `/package`, and the file in it that starts. */
@@ -29,6 +44,8 @@ export interface RunRequest {
   /** Given to the program as one JSON document on standard input. */
   readonly input: Json;
   readonly policy: SandboxPolicy;
+  /** For kind `julia`. */
+  readonly julia?: JuliaOptions | undefined;
 }
 
 /**

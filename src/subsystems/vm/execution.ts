@@ -12,6 +12,7 @@ import { ContainerRuntime } from './container/container.ts';
 import { JuliaRuntime } from './julia/julia.ts';
 import { DEFAULT_LIMITS, type ExecutionLimits } from './limits.ts';
 import { openProcessSandbox } from './process/sandbox.ts';
+import { Standby } from './process/standby.ts';
 import { Trees } from './process/trees.ts';
 import { PythonRuntime } from './python/python.ts';
 import { WasmRuntime } from './wasm/runtime.ts';
@@ -75,7 +76,7 @@ async function inBoxes(
   const images = path.join(directory, 'images');
   await mkdir(images, { recursive: true, mode: 0o711 });
   const julia = new JuliaRuntime(
-    { ...lent, sandbox, trees },
+    { ...lent, sandbox, trees, standby: new Standby() },
     { limits, images, depots: path.join(directory, 'depots') },
   );
   const roots = await Trees.open(lent, {
@@ -200,6 +201,15 @@ const requestSchema = z.object({
       .max(1_024)
       .refine(noOverlap, 'mounts lie inside each other, or inside /package or /tmp'),
   }),
+  julia: z
+    .object({
+      precompile: z.boolean(),
+      optimizationLevel: z.literal([0, 1, 2, 3]),
+      threads: z.int().positive().max(1_024),
+      example: z.string().min(1).max(1_024),
+    })
+    .partial()
+    .optional(),
 });
 
 function noOverlap(mounts: readonly { readonly at: string }[]): boolean {

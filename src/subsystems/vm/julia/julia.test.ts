@@ -1,14 +1,14 @@
 import assert from 'node:assert/strict';
 import { constants, readFileSync } from 'node:fs';
 import { cp, mkdtemp, rm } from 'node:fs/promises';
-import { homedir, tmpdir } from 'node:os';
+import { availableParallelism, homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { setImmediate } from 'node:timers/promises';
+import { setTimeout as pause, setImmediate } from 'node:timers/promises';
 import fc from 'fast-check';
 import { isCoded } from '../../../base/errors.ts';
 import type { Json } from '../../../base/json.ts';
-import type { RunResult, SandboxPolicy } from '../../../capabilities/vm.ts';
+import type { JuliaOptions, RunRequest, RunResult, SandboxPolicy } from '../../../capabilities/vm.ts';
 import {
   MemoryTrees,
   type RuntimeFixture,
@@ -19,6 +19,7 @@ import {
 import { openExecution } from '../execution.ts';
 import { DEFAULT_LIMITS } from '../limits.ts';
 import { openProcessSandbox } from '../process/sandbox.ts';
+import { Standby, type StandbyBounds } from '../process/standby.ts';
 import { Trees } from '../process/trees.ts';
 import { JuliaRuntime, projectName } from './julia.ts';
 import { findJulia } from './provision.ts';
@@ -28,7 +29,7 @@ const added = join(homedir(), '.hypermesh', 'vm', 'images');
 const image = await findJulia(added).catch(() => null);
 const skip = image === null ? 'no Julia in ~/.hypermesh: `hypermesh runtime add julia`' : false;
 
-async function open(): Promise<RuntimeFixture> {
+async function open(bounds: Partial<StandbyBounds> = { boxesMax: 0 }): Promise<RuntimeFixture & { standby: Standby }> {
   const directory = await mkdtemp(join(tmpdir(), 'hypermesh-julia-'));
   await using stack = new AsyncDisposableStack();
   stack.defer(() => rm(directory, { recursive: true, force: true }));
@@ -42,8 +43,9 @@ async function open(): Promise<RuntimeFixture> {
   const sandbox = stack.use(await openProcessSandbox({ directory }));
   const { filesMax } = DEFAULT_LIMITS;
   const trees = await Trees.open({ assets }, { directory: join(directory, 'trees'), treeBytesMax: 2 ** 30, filesMax });
+  const standby = new Standby(bounds);
   const runtime = new JuliaRuntime(
-    { assets, sandbox, trees },
+    { assets, sandbox, trees, standby },
     { limits: DEFAULT_LIMITS, images: join(directory, 'images'), depots: join(directory, 'depots') },
   );
   const layer = assets.add(
@@ -61,7 +63,7 @@ async function open(): Promise<RuntimeFixture> {
   );
   const owned = stack.move();
   return {
-    runtime,
+    ...{ runtime, standby },
     trees: assets,
     programs: {
       layer,
@@ -76,7 +78,7 @@ function files(texts: Readonly<Record<string, string>>): Record<string, TreeCont
   return Object.fromEntries(Object.entries(texts).map(([path, text]) => [path, Buffer.from(text)]));
 }
 
-testRuntime('julia', open, { skip });
+testRuntime('julia', () => open(), { skip });
 
 describe('Julia', { skip }, () => {
   let fixture: RuntimeFixture;
@@ -265,6 +267,163 @@ describe('Julia', { skip }, () => {
   });
 });
 
+describe('Julia programs started ahead of their next run', { skip }, () => {
+  let fixture: Awaited<ReturnType<typeof open>>;
+  before(async () => {
+    fixture = await open({ boxesMax: 1, loadingCpuMsMax: 8_000 });
+  });
+  after(() => fixture[Symbol.asyncDispose]());
+
+  const PROGRAM = `const LOADED = time()
+    const calls = Ref(0)
+    main(input) = (calls[] += 1; println(input); touch("/tmp/left");
+      (loaded = LOADED, calls = calls[], tmp = readdir("/tmp"), sum = sum(Float64.(input))))`;
+  interface Said {
+    readonly loaded: number;
+    readonly calls: number;
+    readonly tmp: readonly string[];
+    readonly sum: number;
+  }
+
+  async function settled(): Promise<number> {
+    const deadline = performance.now() + 60_000;
+    for (;;) {
+      const { boxes, isSettled } = fixture.standby.status();
+      if (isSettled || performance.now() > deadline) return boxes;
+      await pause(50);
+    }
+  }
+
+  function request(program: string, more: Partial<RunRequest> = {}): RunRequest {
+    const layer = fixture.trees.add(files({ 'main.jl': program, 'example.json': '[1, 2.5]' }));
+    const policy = { ...SMALL_POLICY, memoryBytes: 128 * 2 ** 20, wallMs: 60_000 };
+    return { kind: 'julia', layer, entry: 'main.jl', args: [], input: [1, 2], policy, ...more };
+  }
+
+  function said({ output, stderr }: RunResult): Said {
+    assert.notEqual(output, null, stderr);
+    return output as unknown as Said;
+  }
+
+  it('are loaded and compiled already, serve one run, and leave nothing to the next one', async () => {
+    const one = request(PROGRAM, { julia: { example: 'example.json' } });
+    const cold = await fixture.runtime.run(one);
+    assert.deepEqual([said(cold).calls, cold.stderr], [1, 'Any[1, 2]\n']);
+    for (let round = 0; round < 2; round++) {
+      assert.equal(await settled(), 1);
+      const askedAt = Date.now() / 1_000;
+      const result = await fixture.runtime.run({ ...one, input: [round, 0.5] });
+      const { loaded, ...rest } = said(result);
+      assert.ok(loaded < askedAt);
+      // The call with the example was made in the box of this run, and what it printed is not said.
+      assert.deepEqual(rest, { calls: 2, tmp: ['left'], sum: round + 0.5 });
+      assert.deepEqual([result.termination, result.stderr], ['exit', `Any[${round}, 0.5]\n`]);
+      assert.ok(result.usage.cpuMs * 10 < cold.usage.cpuMs, `${result.usage.cpuMs} ms of ${cold.usage.cpuMs}`);
+    }
+  });
+
+  it('serve exactly what they were started for', async () => {
+    const words = fixture.trees.add(files({ 'Project.toml': 'x' }));
+    const one = request(PROGRAM);
+    await fixture.runtime.run(one);
+    for (const other of [
+      { ...one, args: ['x'] },
+      { ...one, policy: { ...one.policy, environment: { A: 'b' } } },
+      { ...one, policy: { ...one.policy, mounts: [{ layer: words, at: '/packages/ada/words' }] } },
+    ]) {
+      assert.equal(await settled(), 1);
+      const askedAt = Date.now() / 1_000;
+      const { loaded, calls, tmp } = said(await fixture.runtime.run(other));
+      assert.deepEqual([loaded > askedAt, calls, tmp], [true, 1, ['left']]);
+    }
+  });
+
+  it('run as scripts only when their input is there; their time counts from then', async () => {
+    const script = request('using LinearAlgebra\nprint(time())');
+    await fixture.runtime.run(script);
+    assert.equal(await settled(), 1);
+    const askedAt = Date.now() / 1_000;
+    const { output, usage } = await fixture.runtime.run(script);
+    assert.ok(Number(output) > askedAt);
+    assert.ok(usage.wallMs <= Date.now() - askedAt * 1_000);
+  });
+
+  it('end by the same limits', async () => {
+    const ends = request('main(input) = input == "spin" ? (while true end) : input == "hoard" ? ones(2^28) : nothing');
+    await fixture.runtime.run(ends);
+    await settled();
+    const hoard = await fixture.runtime.run({ ...ends, input: 'hoard' });
+    assert.equal(hoard.termination, 'memory');
+    await fixture.runtime.run(ends);
+    await settled();
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(), 200);
+    const spin = await fixture.runtime.run({ ...ends, input: 'spin' }, { signal: controller.signal });
+    assert.equal(spin.termination, 'cancelled');
+  });
+
+  it('are given up when they do not come to wait', async () => {
+    const busy = request('@async while true; yield(); end\nmain(input) = 1');
+    assert.equal((await fixture.runtime.run(busy)).output, 1);
+    assert.equal(await settled(), 0);
+    assert.equal((await fixture.runtime.run(busy)).output, 1);
+    assert.equal(await settled(), 0);
+  });
+});
+
+describe('options of Julia', { skip }, () => {
+  let fixture: RuntimeFixture;
+  before(async () => {
+    fixture = await open();
+  });
+  after(() => fixture[Symbol.asyncDispose]());
+
+  async function run(
+    program: string,
+    julia: JuliaOptions | undefined,
+    policy: Partial<SandboxPolicy> = {},
+  ): Promise<Json> {
+    const layer = fixture.trees.add(files({ 'main.jl': program }));
+    const result = await fixture.runtime.run({
+      ...{ kind: 'julia', layer, entry: 'main.jl', args: [], input: null, julia },
+      policy: { ...SMALL_POLICY, memoryBytes: 128 * 2 ** 20, wallMs: 60_000, ...policy },
+    });
+    assert.equal(result.exitCode, 0, result.stderr);
+    return result.output;
+  }
+
+  it('threads: four, or as many as asked for, and no more than processors', async () => {
+    const cores = availableParallelism();
+    const threads = (julia: JuliaOptions | undefined, cpuCores: number) =>
+      run('main(input) = Threads.nthreads()', julia, { cpuCores });
+    assert.equal(await threads(undefined, 1), 1);
+    assert.equal(await threads(undefined, cores), Math.min(4, cores));
+    assert.equal(await threads({ threads: 1 }, cores), 1);
+    assert.equal(await threads({ threads: 64 }, cores), cores);
+  });
+
+  it('optimizationLevel: two, or what is asked for', async () => {
+    const level = 'main(input) = Base.JLOptions().opt_level';
+    assert.equal(await run(level, undefined), 2);
+    for (const optimizationLevel of [0, 3] as const)
+      assert.equal(await run(level, { optimizationLevel }), optimizationLevel);
+  });
+
+  it('precompile: packages are compiled once, or each time', async () => {
+    const layer = fixture.trees.add(
+      files({
+        'Project.toml': `name = "Stamp"\nuuid = "${UUID.words}"\n`,
+        'src/Stamp.jl': 'module Stamp\nconst COMPILED = time()\nend\n',
+      }),
+    );
+    const mounts = [{ layer, at: '/packages/ada/stamp' }];
+    const stamp = (precompile: boolean | undefined) =>
+      run('import Stamp\nmain(input) = Stamp.COMPILED', { precompile }, { mounts });
+    assert.notEqual(await stamp(false), await stamp(false));
+    assert.equal(await stamp(undefined), await stamp(true));
+  });
+});
+
 describe('taking Julia away', { skip }, () => {
   it('waits for the programs that run, and refuses new ones', async () => {
     await using fixture = await open();
@@ -291,7 +450,7 @@ describe('a node without Julia', () => {
     const sandbox = stack.use(await openProcessSandbox({ directory }));
     const trees = await Trees.open({ assets }, { directory: join(directory, 'trees'), treeBytesMax: 1, filesMax: 1 });
     const runtime = new JuliaRuntime(
-      { assets, sandbox, trees },
+      { assets, sandbox, trees, standby: new Standby() },
       { limits: DEFAULT_LIMITS, images: directory, depots: join(directory, 'depots') },
     );
     const status = await runtime.probe();

@@ -4,12 +4,13 @@ import type { CallOptions } from '../../../base/call.ts';
 import { type Digest, digestHex, digestOf } from '../../../base/digest.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
 import type { Assets, TreeEntry } from '../../../capabilities/assets.ts';
-import type { RunRequest, RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
+import type { JuliaOptions, RunRequest, RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
 import { packImage } from '../image-package.ts';
 import type { ExecutionLimits } from '../limits.ts';
 import { visible } from '../output.ts';
-import type { BoxLimits, BoxSpec } from '../process/box.ts';
+import type { AheadBox, BoxLimits, BoxSpec } from '../process/box.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
+import type { Standby } from '../process/standby.ts';
 import { type Trees, UNFINISHED } from '../process/trees.ts';
 import { type Performance, perform, resultOf } from '../program.ts';
 import { encodeInput, refuseFuel } from '../request.ts';
@@ -26,7 +27,8 @@ import {
 const MiB = 2 ** 20;
 /** What Julia takes for itself: its system image, its compiler, and the machine code of a program. */
 const RUNTIME_BYTES = 256 * MiB;
-const THREADS_MAX = 4;
+const THREADS = 4;
+const OPTIMIZATION = 2;
 const PIDS = 128;
 const PROJECT_BYTES_MAX = 64 * 1024;
 const PROBE_MS = 60_000;
@@ -58,6 +60,7 @@ export class JuliaRuntime implements Runtime {
   readonly #limits: ExecutionLimits;
   readonly #images: string;
   readonly #running = new Set<Promise<unknown>>();
+  readonly #standby: Standby;
   readonly #blas = blasKernel();
   readonly #depotFolder: string;
   readonly #compiling = new Map<string, Promise<void>>();
@@ -75,8 +78,13 @@ export class JuliaRuntime implements Runtime {
       readonly assets: Pick<Assets, 'tree' | 'readFile'>;
       readonly sandbox: ProcessSandbox;
       readonly trees: Trees;
+      readonly standby: Standby;
     },
-    options: { readonly limits: ExecutionLimits; readonly images: string; readonly depots: string },
+    options: {
+      readonly limits: ExecutionLimits;
+      readonly images: string;
+      readonly depots: string;
+    },
   ) {
     this.#assets = lent.assets;
     this.#sandbox = lent.sandbox;
@@ -84,6 +92,7 @@ export class JuliaRuntime implements Runtime {
     this.#limits = options.limits;
     this.#images = options.images;
     this.#depotFolder = options.depots;
+    this.#standby = lent.standby;
     this.#changing = removeUnfinished(options.images).catch(() => {});
   }
 
@@ -128,6 +137,7 @@ export class JuliaRuntime implements Runtime {
   async remove(): Promise<boolean> {
     const removed = this.#change(async () => {
       await Promise.allSettled(this.#running);
+      await this.#standby.clear();
       await (await this.#openDepots()).clear();
       return removeJulia(this.#images);
     });
@@ -152,7 +162,8 @@ export class JuliaRuntime implements Runtime {
       const sandbox = await this.#sandbox.probe();
       if (!sandbox.available) return unavailable([sandbox.reason, sandbox.remedy].filter(Boolean).join(' '));
       const limits = boxLimits({ memoryBytes: 0, cpuCores: 1, wallMs: PROBE_MS, outputBytes: 4096, tmpBytes: 0 });
-      const { exit, stdout, stderr } = await this.#perform(image, 'print(VERSION)', [], [], limits);
+      const box = await this.#sandbox.start(await this.#spec(image, 'print(VERSION)', [], [], limits));
+      const { exit, stdout, stderr } = await perform(box, utf8(''));
       if (exit.termination === 'exit' && exit.exitCode === 0)
         return {
           kind: 'julia',
@@ -173,13 +184,54 @@ export class JuliaRuntime implements Runtime {
     const input = encodeInput(request.input, this.#limits);
     const { policy } = request;
     refuseFuel(policy, 'Julia');
+    const key = keyOf(image, request);
+    const done =
+      (await this.#performAhead(key, input, options)) ?? (await this.#performNow(image, request, input, options));
+    refuseInvalid(done, request.entry);
+    if (done.exit.termination === 'exit' && done.exit.exitCode === 0)
+      this.#standby.prepare(key, boxLimits(policy).memoryBytes, () => this.#startAhead(image, request));
+    const result = resultOf(done, RUNTIME_BYTES, policy.memoryBytes);
+    if (result.termination !== 'memory') return result;
+    return {
+      ...result,
+      reason: `The program took more than its ${policy.memoryBytes} bytes beside what Julia itself takes.`,
+    };
+  }
+
+  /** In the box that waits for exactly this, if one does. */
+  async #performAhead(key: string, input: Uint8Array, options: CallOptions): Promise<Performance | null> {
+    const waiting = this.#standby.take(key);
+    return waiting === null ? null : perform(await waiting.box.begin(options), input);
+  }
+
+  async #performNow(
+    image: JuliaImage,
+    request: RunRequest,
+    input: Uint8Array,
+    options: CallOptions,
+  ): Promise<Performance> {
+    using held = new DisposableStack();
+    const spec = await this.#prepare(image, request, 'now', held, options);
+    return perform(await this.#sandbox.start(spec, options), input);
+  }
+
+  async #startAhead(image: JuliaImage, request: RunRequest): Promise<{ box: AheadBox; held: Disposable }> {
+    using held = new DisposableStack();
+    const box = await this.#sandbox.startAhead(await this.#prepare(image, request, 'ahead', held, {}));
+    return { box, held: held.move() };
+  }
+
+  async #prepare(
+    image: JuliaImage,
+    request: RunRequest,
+    when: 'now' | 'ahead',
+    held: DisposableStack,
+    options: CallOptions,
+  ): Promise<BoxSpec> {
+    const { policy, julia = {} } = request;
     const layers = await this.#layers(request, options);
     checkEntry(layers[0]!, request.entry);
     const named = await this.#named(layers, options);
-    const environment = Object.entries(policy.environment).map(([name, value]) => `${name}=${value}`);
-    const args = [request.entry, String(environment.length), ...environment, ...request.args];
-
-    using held = new DisposableStack();
     const mounts: Mount[] = [];
     for (const { digest, at } of layers) {
       const { path } = held.use(await this.#trees.hold(digest, options));
@@ -187,17 +239,13 @@ export class JuliaRuntime implements Runtime {
       const name = named.get(at);
       if (name !== undefined) mounts.push({ source: path, at: `${BY_NAME}/${name}` });
     }
-    const depot = named.size === 0 ? null : await this.#depot(image, layers, named, mounts, options);
+    const isCompiled = (julia.precompile ?? true) && named.size > 0;
+    const depot = isCompiled ? await this.#depot(image, layers, named, mounts, options) : null;
     if (depot !== null) mounts.push({ source: held.use(depot).path, at: DEPOT });
-    const program = await source('json.jl', 'worker.jl');
-    const done = await this.#perform(image, program, args, mounts, boxLimits(policy), { ...options, input });
-    refuseInvalid(done, request.entry);
-    const result = resultOf(done, RUNTIME_BYTES, policy.memoryBytes);
-    if (result.termination !== 'memory') return result;
-    return {
-      ...result,
-      reason: `The program took more than its ${policy.memoryBytes} bytes beside what Julia itself takes.`,
-    };
+    const environment = Object.entries(policy.environment).map(([name, value]) => `${name}=${value}`);
+    const example = julia.example === undefined ? '' : `/package/${julia.example}`;
+    const args = [request.entry, when, example, String(environment.length), ...environment, ...request.args];
+    return this.#spec(image, await source('json.jl', 'worker.jl'), args, mounts, boxLimits(policy), julia);
   }
 
   /** What was compiled of these packages, now if never before; null when they cannot be compiled ahead. */
@@ -247,8 +295,11 @@ export class JuliaRuntime implements Runtime {
       tmpBytes: COMPILED_BYTES_MAX,
     });
     const program = await source('precompile.jl');
-    const done = await this.#perform(image, program, names, mounts, limits, { isCompiling: true, signal });
-    const { exit, control } = done;
+    const box = await this.#sandbox.start(
+      await this.#spec(image, program, names, mounts, limits, { isCompiling: true }),
+      { signal },
+    );
+    const { exit, control } = await perform(box, utf8(''), COMPILED_BYTES_MAX);
     const files = exit.termination === 'exit' && exit.exitCode === 0 ? readCompiled(control) : null;
     if (files !== null && files.length > 0) return (await this.#openDepots()).add(key, files);
     if (exit.termination === 'cancelled') return;
@@ -261,47 +312,44 @@ export class JuliaRuntime implements Runtime {
     return this.#depots;
   }
 
-  async #perform(
+  async #spec(
     image: JuliaImage,
     program: string,
     args: readonly string[],
     mounts: readonly Mount[],
     limits: BoxLimits,
     {
-      input = utf8(''),
       isCompiling = false,
-      ...options
-    }: CallOptions & { input?: Uint8Array; isCompiling?: boolean } = {},
-  ): Promise<Performance> {
-    const threads = String(Math.min(THREADS_MAX, Math.ceil(limits.cpuCores)));
+      threads = THREADS,
+      optimizationLevel = OPTIMIZATION,
+    }: JuliaOptions & { isCompiling?: boolean } = {},
+  ): Promise<BoxSpec> {
+    const threadsGiven = String(Math.min(threads, Math.ceil(limits.cpuCores)));
     // Without a depot nothing would be kept of what Julia compiles of whole packages, so it compiles what is called.
     const usesCompiled = isCompiling || mounts.some(({ at }) => at === DEPOT);
     const blas = await this.#blas;
-    const box = await this.#sandbox.start(
-      {
-        command: [
-          '/usr/bin/julia',
-          ...['--startup-file=no', '--history-file=no', '--color=no', `--threads=${threads}`],
-          `--compiled-modules=${usesCompiled ? 'yes' : 'no'}`,
-          ...['-e', program, '--', ...args],
-        ],
-        root: image.root,
-        mounts,
-        // For the start of Julia alone: the worker then sets what the policy names.
-        environment: {
-          PATH: '/usr/bin',
-          HOME: '/tmp',
-          LANG: 'C.UTF-8',
-          JULIA_DEPOT_PATH: `/tmp/depot:${DEPOT}:/usr/share/julia`,
-          JULIA_LOAD_PATH: `${BY_NAME}:@stdlib`,
-          OPENBLAS_NUM_THREADS: threads,
-          ...(blas === null ? {} : { OPENBLAS_CORETYPE: blas }),
-        },
-        limits,
+    return {
+      command: [
+        '/usr/bin/julia',
+        ...['--startup-file=no', '--history-file=no', '--color=no', `--threads=${threadsGiven}`],
+        `--optimize=${optimizationLevel}`,
+        `--compiled-modules=${usesCompiled ? 'yes' : 'no'}`,
+        ...['-e', program, '--', ...args],
+      ],
+      root: image.root,
+      mounts,
+      // For the start of Julia alone: the worker then sets what the policy names.
+      environment: {
+        PATH: '/usr/bin',
+        HOME: '/tmp',
+        LANG: 'C.UTF-8',
+        JULIA_DEPOT_PATH: `/tmp/depot:${DEPOT}:/usr/share/julia`,
+        JULIA_LOAD_PATH: `${BY_NAME}:@stdlib`,
+        OPENBLAS_NUM_THREADS: threadsGiven,
+        ...(blas === null ? {} : { OPENBLAS_CORETYPE: blas }),
       },
-      options,
-    );
-    return perform(box, input, isCompiling ? COMPILED_BYTES_MAX : undefined);
+      limits,
+    };
   }
 
   /** What is there when nothing is being removed. */
@@ -353,6 +401,11 @@ export class JuliaRuntime implements Runtime {
     }
     return named;
   }
+}
+
+/** Whatever a run depends on but its input. */
+function keyOf(image: JuliaImage, { input: _, ...request }: RunRequest): string {
+  return digestHex(digestOf(utf8(JSON.stringify([image.digest, request]))));
 }
 
 /** The name in a `Project.toml`, which stands before the first table. */

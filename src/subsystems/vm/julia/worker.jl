@@ -1,5 +1,6 @@
-# Runs one program. ARGS: its path, the number of its environment variables, these as NAME=value, its arguments. Descriptor 3 leads to
-# the node, and says only that a file is no program; it is closed before the program starts.
+# Runs one program. ARGS: its path; `now`, or `ahead` of a run that gives its input later; the path of an example of its input, or nothing;
+# the number of its environment variables, these as NAME=value; its arguments. Descriptor 3 leads to the node, and says only that a
+# file is no program; it is closed before the program starts.
 module HyperMeshWorker
 
 Base.Experimental.@optlevel 0
@@ -8,9 +9,9 @@ using Main.HyperMeshJson: read_json, write_json
 
 const TRACE_MAX = 40
 
-function run(path::String, environment::Vector{String})
-    invalid = syntax_error(path)
-    invalid === nothing || refuse(invalid)
+function run(path::String, isahead::Bool, example::String, environment::Vector{String})
+    tree = parse_file(path)
+    tree isa String && refuse(tree)
     ccall(:close, Cint, (Cint,), 3)
     Core.eval(Base, :(PROGRAM_FILE = $path))
     for name in collect(keys(ENV))
@@ -22,17 +23,30 @@ function run(path::String, environment::Vector{String})
     end
     cd("/")
     try
+        if isahead
+            isfunction(tree) || wait_as_script(tree)
+        end
         Base.include(Main, path)
-        Base.invokelatest(finish)
+        isahead && isfunction(tree) && Base.invokelatest(warm_up, example)
+        Base.invokelatest(perform)
     catch error
         complain(error, catch_backtrace())
-        exit(1)
+        finish(1)
     end
-    exit(0)
+    finish(0)
 end
 
-"What the parser says of the first expression that is none, or nothing."
-function syntax_error(path::String)
+"Ends as `exit`, but without finalizing what the kernel takes back anyway, which takes longer than a short program."
+function finish(status::Int)
+    try
+        Base._atexit()
+    finally
+        ccall(:_exit, Cvoid, (Cint,), status)
+    end
+end
+
+"The expressions of a file, or what the parser says of the first one that is none."
+function parse_file(path::String)
     text = try
         read(path, String)
     catch error
@@ -40,12 +54,13 @@ function syntax_error(path::String)
     end
     isvalid(text) || return "$path is not UTF-8"
     tree = Base.parse_input_line(text; filename = path)
-    tree isa Expr || return nothing
-    wrong = tree.head === :toplevel ? filter(part -> part isa Expr && part.head in (:error, :incomplete), tree.args) :
-        tree.head in (:error, :incomplete) ? Any[tree] : Any[]
-    isempty(wrong) && return nothing
-    says = wrong[1].args[1]
-    return string(says isa AbstractString ? says : sprint(showerror, says))
+    parts = tree isa Expr && tree.head === :toplevel ? tree.args : Any[tree]
+    for part in parts
+        part isa Expr && part.head in (:error, :incomplete) || continue
+        says = part.args[1]
+        return string(says isa AbstractString ? says : sprint(showerror, says))
+    end
+    return parts
 end
 
 function refuse(message::String)
@@ -59,19 +74,87 @@ function refuse(message::String)
     exit(0)
 end
 
+"Whether a file defines `main` by itself: it is loaded ahead of its input, which it does not read."
+isfunction(parts::Vector{Any}) = any(defines_main, parts)
+function defines_main(@nospecialize(part))
+    part isa Expr || return false
+    part.head === :macrocall && return any(defines_main, part.args)
+    part.head in (:function, :(=)) || return false
+    signature = part.args[1]
+    while signature isa Expr && signature.head in (:where, :(::))
+        signature = signature.args[1]
+    end
+    return signature isa Expr && signature.head === :call && signature.args[1] === :main
+end
+
+"A script runs when its input is there; the packages that it names are loaded before."
+function wait_as_script(parts::Vector{Any})
+    for part in parts
+        part isa Expr && part.head in (:using, :import) || continue
+        for name in part.args
+            path = name isa Expr && name.head === :(:) ? name.args[1] : name
+            path isa Expr && path.head === :. && path.args[1] isa Symbol && path.args[1] !== :. || continue
+            try
+                Base.require(Main, path.args[1])
+            catch
+                # The script says it again.
+            end
+        end
+    end
+    eof(stdin)
+end
+
+"Compiles what a call of `main` needs. With an example of its input, also what depends on what is in it."
+function warm_up(example::String)
+    hasmain() || return
+    for type in (Dict{String,Any}, Vector{Any}, String, Int64, Float64, Bool, Nothing)
+        hasmethod(Main.main, Tuple{type}) && precompile(Main.main, (type,))
+    end
+    precompile(read, (typeof(stdin),))
+    precompile(finish, (Int,))
+    silently() do
+        try
+            answer(identity, Vector{UInt8}("{\"a\":[1,2.5,\"b\",null,true]}"), stdout)
+            isempty(example) || answer(Main.main, read(example), stdout)
+        catch
+            # It is the author's example; a run says what is wrong with its own input.
+        end
+    end
+end
+
+"What is printed meanwhile goes nowhere, through the same streams: other ones would compile other code."
+function silently(work)
+    files = map(stream -> reinterpret(Int32, Base._fd(stream)), (stdout, stderr))
+    kept = map(file -> ccall(:dup, Cint, (Cint,), file), files)
+    open("/dev/null", "w") do nowhere
+        foreach(file -> ccall(:dup2, Cint, (Cint, Cint), fd(nowhere), file), files)
+    end
+    try
+        work()
+    finally
+        flush(stdout)
+        flush(stderr)
+        foreach(kept, files) do copy, file
+            ccall(:dup2, Cint, (Cint, Cint), copy, file)
+            ccall(:close, Cint, (Cint,), copy)
+        end
+    end
+end
+
+hasmain() = isdefined(Main, :main) && Main.main isa Function && hasmethod(Main.main, Tuple{Any})
+
 "A program that defines `main(input)` is a function of its input: what it prints is its log, what it returns its result."
-function finish()
-    isdefined(Main, :main) || return
-    main = Main.main
-    main isa Function && hasmethod(main, Tuple{Any}) || return
-    input = read_json(read(stdin))
-    result = stdout
-    value = try
+perform() = hasmain() && answer(Main.main, read(stdin), stdout)
+
+function answer(@nospecialize(main), input::Vector{UInt8}, result::IO)
+    value = read_json(input)
+    printed = stdout
+    try
         redirect_stdout(stderr)
-        main(input)
+        value = main(value)
     finally
         flush(stderr)
-        redirect_stdout(result)
+        redirect_stdout(printed)
     end
     document = sprint(io -> write_json(io, value))
     write(result, document)
@@ -94,6 +177,7 @@ end
 
 end
 
-let path = string("/package/", popfirst!(ARGS)), count = parse(Int, popfirst!(ARGS))
-    HyperMeshWorker.run(path, String[popfirst!(ARGS) for _ in 1:count])
+let path = string("/package/", popfirst!(ARGS)), isahead = popfirst!(ARGS) == "ahead", example = popfirst!(ARGS)
+    environment = String[popfirst!(ARGS) for _ in 1:parse(Int, popfirst!(ARGS))]
+    HyperMeshWorker.run(path, isahead, example, environment)
 end

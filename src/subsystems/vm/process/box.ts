@@ -1,4 +1,5 @@
 import type { Duplex, Readable, Writable } from 'node:stream';
+import type { CallOptions } from '../../../base/call.ts';
 import type { Termination } from '../../../capabilities/vm.ts';
 
 /** What a box may have. All are held for the whole box, not for each process, except `fileBytes`: the largest size of one file. */
@@ -63,4 +64,17 @@ export interface SandboxStatus {
   readonly remedy: string | null;
   /** Limit -> the mechanism that holds it on this machine. */
   readonly enforces: Readonly<Record<string, string>>;
+}
+
+/** A box that was started ahead of its run: the program is there, and waits for its standard input. It serves one run. */
+export interface AheadBox {
+  /** Of the box, however it ends; never rejects. */
+  readonly exit: Promise<BoxExit>;
+  /** Processor time of all its processes until now, and whether each of them waits for something. */
+  activity(): Promise<{ readonly cpuMs: number; readonly isAsleep: boolean }>;
+  /** From now on it can hardly work. Where the kernel holds no share of processors, nothing happens. */
+  rest(): Promise<void>;
+  /** Its run begins: time and processor time count from now, and the signal ends it. Errors: `cancelled`. Not called twice. */
+  begin(options?: Pick<CallOptions, 'signal'>): Promise<Box>;
+  kill(): void;
 }

@@ -12,6 +12,8 @@ export interface CgroupLimits {
   readonly memoryBytes: number;
   readonly pids: number;
   readonly cpuCores: number;
+  /** Whether others come first where processors are short. */
+  readonly yields?: boolean;
 }
 
 export interface CgroupUsage {
@@ -110,6 +112,13 @@ export class Cgroup {
     );
   }
 
+  /** The peak is that from now on, where the kernel can forget the one before. */
+  async forgetPeak(): Promise<void> {
+    for (const { folder, branch } of this.#folders)
+      if (branch.version === 1 && branch.controllers.includes('memory'))
+        await writeFile(path.join(folder, 'memory.max_usage_in_bytes'), '0').catch(() => {});
+  }
+
   async usage(): Promise<CgroupUsage> {
     const parts = await Promise.all(this.#folders.map(({ folder, branch }) => usageOf(folder, branch)));
     return Object.assign({ peakMemoryBytes: 0, cpuMs: 0, oomKills: 0 }, ...parts) as CgroupUsage;
@@ -123,7 +132,7 @@ export class Cgroup {
 
 function settings(
   { version, controllers }: Branch,
-  limits: CgroupLimits,
+  { yields = false, ...limits }: CgroupLimits,
 ): [file: string, value: string, needed: boolean][] {
   const memory = String(limits.memoryBytes);
   const quota = String(Math.max(1_000, Math.round(limits.cpuCores * PERIOD_US)));
@@ -139,6 +148,7 @@ function settings(
           cpu: [
             ['cpu.cfs_period_us', String(PERIOD_US), true],
             ['cpu.cfs_quota_us', quota, true],
+            ['cpu.shares', yields ? '64' : '1024', false],
           ],
           cpuacct: [],
         }
@@ -149,7 +159,10 @@ function settings(
             ['memory.oom.group', '1', false],
           ],
           pids: [['pids.max', String(limits.pids), true]],
-          cpu: [['cpu.max', `${quota} ${PERIOD_US}`, true]],
+          cpu: [
+            ['cpu.max', `${quota} ${PERIOD_US}`, true],
+            ['cpu.weight', yields ? '6' : '100', false],
+          ],
           cpuacct: [],
         };
   return controllers.flatMap((controller) => all[controller]);

@@ -4,12 +4,14 @@ export interface TreeMeasure {
   readonly residentBytes: number;
   readonly cpuMs: number;
   readonly processes: number;
+  /** Whether all of them wait for something, by their first threads. */
+  readonly isAsleep: boolean;
 }
 
 /** What a process and all that descend from it hold now, read from `/proc`; for where no control group counts it. */
 export function measureTree(root: number): TreeMeasure {
   const childrenOf = KNOWS_CHILDREN ? childrenByTask : childrenAmong(everybody());
-  const measure = { residentBytes: 0, cpuMs: 0, processes: 0 };
+  const measure = { residentBytes: 0, cpuMs: 0, processes: 0, isAsleep: true };
   const waiting = [root];
   for (let pid = waiting.pop(); pid !== undefined; pid = waiting.pop()) {
     const stat = statOf(pid);
@@ -17,6 +19,7 @@ export function measureTree(root: number): TreeMeasure {
     measure.residentBytes += stat.residentBytes;
     measure.cpuMs += stat.cpuMs;
     measure.processes += 1;
+    measure.isAsleep &&= stat.state === 'S';
     waiting.push(...childrenOf(pid));
   }
   return measure;
@@ -66,6 +69,7 @@ function statOf(pid: number) {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
     return {
+      state: fields[0],
       parent: Number(fields[1]),
       // Its own time and that of the children it waited for, in ticks of 10 ms.
       cpuMs: fields.slice(11, 15).reduce((sum, ticks) => sum + Number(ticks), 0) * 10,

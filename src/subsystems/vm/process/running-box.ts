@@ -4,7 +4,9 @@ import { statfsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { type Duplex, type Readable, Transform, type Writable } from 'node:stream';
 import { setTimeout as pause } from 'node:timers/promises';
-import type { Box, BoxExit, BoxLimits } from './box.ts';
+import type { CallOptions } from '../../../base/call.ts';
+import { HyperMeshError } from '../../../base/errors.ts';
+import type { AheadBox, Box, BoxExit, BoxLimits } from './box.ts';
 import type { Cgroup } from './cgroups.ts';
 import type { Launcher } from './launcher.ts';
 import { measureTree } from './process-tree.ts';
@@ -13,6 +15,8 @@ const WATCH_MS = 50;
 const STARTING_MS_MAX = 2_000;
 const ENDING_MS_MAX = 5_000;
 export const SHM_BYTES = 16 * 2 ** 20;
+/** A share at which a program that waits for input misses nothing, and one that does not gets nothing done. */
+const RESTING_CORES = 0.01;
 const STATUS_BYTES_MAX = 4_096;
 
 /** Signals that a shell's status 128+n stands for, as far as programs die of them. */
@@ -32,7 +36,7 @@ const DEADLY: Readonly<Record<number, string>> = {
 
 export const WATCHDOG = `watchdog on resident size and scratch files every ${WATCH_MS} ms`;
 
-export class RunningBox implements Box {
+export class RunningBox implements Box, AheadBox {
   readonly stdin: Writable;
   readonly stdout: Readable;
   readonly stderr: Readable;
@@ -44,25 +48,38 @@ export class RunningBox implements Box {
   readonly #limits: BoxLimits;
   readonly #cgroup: Cgroup | null;
   readonly #enforcedBy: Readonly<Record<string, string>>;
-  readonly #startMs = performance.now();
+  readonly #limit: (limits: BoxLimits, yields: boolean) => Promise<void>;
+  #limiting = Promise.resolve();
+  #hasBegun = false;
+  #startMs = performance.now();
+  #wall: NodeJS.Timeout | undefined;
   #stopped: { readonly termination: BoxExit['termination']; readonly reason: string } | undefined;
   #outputBytes = 0;
   #complaint = '';
   /** What bubblewrap says about the box: one JSON object on each line. */
   #report = '';
   #cpuMs = 0;
+  /** Used before the run began. */
+  #cpuMsAhead = 0;
   #peakBytes = 0;
 
+  /** `limit` sets limits anew; `isAhead`: the run begins later. */
   constructor(
     { child, cgroup, ended }: Launcher,
     limits: BoxLimits,
-    enforcedBy: Readonly<Record<string, string>>,
-    isWatched: boolean,
+    options: {
+      readonly enforcedBy: Readonly<Record<string, string>>;
+      readonly isWatched: boolean;
+      readonly isAhead: boolean;
+      readonly limit: (limits: BoxLimits, yields: boolean) => Promise<void>;
+    },
   ) {
     this.#child = child;
     this.#limits = limits;
     this.#cgroup = cgroup;
-    this.#enforcedBy = enforcedBy;
+    this.#enforcedBy = options.enforcedBy;
+    this.#limit = options.limit;
+    if (!options.isAhead) this.#startClock();
     const [stdin, stdout, stderr, control, , status] = child.stdio as unknown as Duplex[];
     this.stdin = stdin!;
     this.control = control!;
@@ -73,7 +90,57 @@ export class RunningBox implements Box {
     this.stderr = this.#counted(stderr!);
     const setUp = Promise.withResolvers<void>();
     this.isSetUp = setUp.promise;
-    this.exit = this.#follow(status!, ended, isWatched, setUp.resolve);
+    this.exit = this.#follow(status!, ended, options.isWatched, setUp.resolve);
+  }
+
+  async activity(): Promise<{ readonly cpuMs: number; readonly isAsleep: boolean }> {
+    const { cpuMs, isAsleep } = measureTree(this.#child.pid ?? 0);
+    return { cpuMs: this.#cgroup === null ? cpuMs : (await this.#cgroup.usage()).cpuMs, isAsleep };
+  }
+
+  async rest(): Promise<void> {
+    if (this.#hasBegun) return;
+    await this.#changeLimits({ ...this.#limits, cpuCores: RESTING_CORES }, true);
+  }
+
+  async begin({ signal }: Pick<CallOptions, 'signal'> = {}): Promise<Box> {
+    if (signal?.aborted) {
+      this.kill();
+      throw new HyperMeshError('cancelled', 'The run was cancelled before the program started.', {
+        cause: signal.reason,
+      });
+    }
+    this.#hasBegun = true;
+    this.stopOn(signal);
+    this.#startClock();
+    const [{ cpuMs }] = await Promise.all([
+      this.activity(),
+      this.#changeLimits(this.#limits, false),
+      this.#cgroup?.forgetPeak(),
+    ]);
+    this.#cpuMsAhead = cpuMs;
+    this.#peakBytes = 0;
+    return this;
+  }
+
+  /** One after the other: what was asked for last holds. */
+  #changeLimits(limits: BoxLimits, yields: boolean): Promise<void> {
+    this.#limiting = this.#limiting.then(() => this.#limit(limits, yields));
+    return this.#limiting;
+  }
+
+  stopOn(signal: AbortSignal | undefined): void {
+    const cancel = () => this.stop('cancelled', 'The caller gave up.');
+    signal?.addEventListener('abort', cancel, { once: true });
+    void this.exit.then(() => signal?.removeEventListener('abort', cancel));
+  }
+
+  #startClock(): void {
+    this.#startMs = performance.now();
+    this.#wall = setTimeout(
+      () => this.stop('timeout', `The program ran longer than its ${this.#limits.wallMs} ms.`),
+      this.#limits.wallMs,
+    );
   }
 
   kill(): void {
@@ -113,10 +180,6 @@ export class RunningBox implements Box {
     isWatched: boolean,
     isSetUp: () => void,
   ): Promise<BoxExit> {
-    const wall = setTimeout(
-      () => this.stop('timeout', `The program ran longer than its ${this.#limits.wallMs} ms.`),
-      this.#limits.wallMs,
-    );
     const watch = isWatched ? setInterval(() => this.#watch(), WATCH_MS) : undefined;
     status.on('data', (piece: Buffer) => {
       if (this.#report.length < STATUS_BYTES_MAX) this.#report += piece.toString('latin1');
@@ -128,7 +191,7 @@ export class RunningBox implements Box {
     status.on('error', () => {});
     const failure = await ended;
     isSetUp();
-    clearTimeout(wall);
+    clearTimeout(this.#wall);
     clearInterval(watch);
     const wallMs = Math.round(performance.now() - this.#startMs);
     if (!status.readableEnded && failure === null) await once(status, 'close').catch(() => {});
@@ -141,7 +204,7 @@ export class RunningBox implements Box {
       ...this.#judge(failure, kernel?.oomKills ?? 0),
       usage: {
         wallMs,
-        cpuMs: kernel?.cpuMs ?? this.#cpuMs,
+        cpuMs: Math.max(0, (kernel?.cpuMs ?? this.#cpuMs) - this.#cpuMsAhead),
         peakMemoryBytes: kernel?.peakMemoryBytes ?? this.#peakBytes,
       },
       enforcedBy: this.#enforcedBy,

@@ -4,7 +4,7 @@ import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { CallOptions } from '../../../base/call.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
-import type { Box, BoxLimits, BoxSpec, SandboxStatus } from './box.ts';
+import type { AheadBox, Box, BoxLimits, BoxSpec, SandboxStatus } from './box.ts';
 import { type Cgroup, Cgroups, type Controller } from './cgroups.ts';
 import { Launcher, userTasks } from './launcher.ts';
 import { examine, HOST_FOLDERS, isRoot, type Machine, missingTools, seen, UIDS, WINDOW } from './machine.ts';
@@ -19,6 +19,8 @@ export interface ProcessSandbox extends AsyncDisposable {
    * the folder of the sandbox. What happens later is in `exit`.
    */
   start(spec: BoxSpec, options?: Pick<CallOptions, 'signal'>): Promise<Box>;
+  /** As {@link start}, ahead of a run that may never come. Others come first where processors are short; the caller bounds how long it waits. */
+  startAhead(spec: BoxSpec): Promise<AheadBox>;
 }
 
 export interface ProcessSandboxOptions {
@@ -52,6 +54,8 @@ const LAUNCHERS = 2;
 const IDLE_MS = 30_000;
 /** What they are ready for; a box that asks for more takes a moment longer. */
 const CORES_USUAL = 1;
+/** Seconds of a processor that a box which was started ahead may have used before its run. */
+const AHEAD_CPU_S = 60;
 const OPEN_FILES = 256;
 const SYSTEM_FOLDERS = new Set(['', 'dev', 'etc', 'proc', 'sys', 'tmp', ...HOST_FOLDERS]);
 /** Entries of an image that the box makes itself. */
@@ -89,14 +93,22 @@ class Sandbox implements ProcessSandbox {
     return status;
   }
 
-  async start(spec: BoxSpec, options: Pick<CallOptions, 'signal'> = {}): Promise<Box> {
+  async start(spec: BoxSpec, { signal }: Pick<CallOptions, 'signal'> = {}): Promise<Box> {
+    await this.#require();
+    return this.#start(spec, { signal });
+  }
+
+  async startAhead(spec: BoxSpec): Promise<AheadBox> {
+    await this.#require();
+    return this.#start(spec, { isAhead: true });
+  }
+
+  async #require(): Promise<void> {
     const { available, reason, remedy } = await this.probe();
-    if (!available) {
-      throw new HyperMeshError('runtime-unavailable', `This machine cannot hold a program in a box: ${reason}`, {
-        ...(remedy === null ? {} : { hint: remedy }),
-      });
-    }
-    return this.#start(spec, options);
+    if (available) return;
+    throw new HyperMeshError('runtime-unavailable', `This machine cannot hold a program in a box: ${reason}`, {
+      ...(remedy === null ? {} : { hint: remedy }),
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -132,7 +144,7 @@ class Sandbox implements ProcessSandbox {
         `${missing.join(', ')} ${missing.length === 1 ? 'is' : 'are'} not installed.`,
         'Install bubblewrap and util-linux, for example with `apt-get install bubblewrap util-linux`.',
       );
-    const failure = await checkBox((spec) => this.#start(spec, {}), this.#directory).catch((error: unknown) =>
+    const failure = await checkBox((spec) => this.#start(spec), this.#directory).catch((error: unknown) =>
       error instanceof Error ? error.message : String(error),
     );
     if (failure !== null)
@@ -168,19 +180,27 @@ class Sandbox implements ProcessSandbox {
     };
   }
 
-  async #start(spec: BoxSpec, { signal }: Pick<CallOptions, 'signal'>): Promise<Box> {
+  async #start(
+    spec: BoxSpec,
+    { signal, isAhead = false }: Pick<CallOptions, 'signal'> & { readonly isAhead?: boolean } = {},
+  ): Promise<RunningBox> {
     const machine = await this.#examined();
     const files = await this.#binds(spec, machine);
     const launcher = this.#waiting() ?? (await this.#launch(machine));
     try {
-      await launcher.cgroup?.limit({ ...spec.limits, pids: spec.limits.pids + OWN_PIDS });
+      const limit = async ({ pids, ...rest }: BoxLimits, yields: boolean) =>
+        launcher.cgroup?.limit({ ...rest, pids: pids + OWN_PIDS, yields });
+      await limit(spec.limits, isAhead);
       if (this.#closed || signal?.aborted)
         throw new HyperMeshError('cancelled', 'The run was cancelled before the program started.', {
           cause: signal?.reason,
         });
-      const box = new RunningBox(launcher, spec.limits, this.#mechanisms(), !this.#holds('memory'));
+      const box = new RunningBox(launcher, spec.limits, {
+        ...{ enforcedBy: this.#mechanisms(), isWatched: !this.#holds('memory') },
+        ...{ isAhead, limit },
+      });
       const command = [
-        ...this.#limited(spec.limits, machine),
+        ...this.#limited(spec.limits, machine, isAhead ? AHEAD_CPU_S : 0),
         machine.tools.bwrap,
         ...['--unshare-all', '--unshare-user', '--disable-userns', '--die-with-parent', '--new-session', '--clearenv'],
         ...Object.entries(spec.environment).flatMap(([name, value]) => ['--setenv', name, value]),
@@ -196,7 +216,8 @@ class Sandbox implements ProcessSandbox {
         ...['--seccomp', '4', '--json-status-fd', '5', '--', ...spec.command],
       ];
       launcher.exec(machine, command, { hasControl: spec.hasControl ?? true });
-      this.#follow(box, launcher, machine, signal);
+      box.stopOn(signal);
+      this.#follow(box, launcher, machine);
       return box;
     } catch (error) {
       this.#behind(this.#discard(launcher));
@@ -204,14 +225,11 @@ class Sandbox implements ProcessSandbox {
     }
   }
 
-  #follow(box: RunningBox, launcher: Launcher, machine: Machine, signal: AbortSignal | undefined): void {
+  #follow(box: RunningBox, launcher: Launcher, machine: Machine): void {
     this.#running.add(box);
-    const cancel = () => box.stop('cancelled', 'The caller gave up.');
-    signal?.addEventListener('abort', cancel, { once: true });
     // The next one is started when this program runs: before, both would take longer.
     void box.isSetUp.then(() => this.#refill(machine));
     void box.exit.then(() => {
-      signal?.removeEventListener('abort', cancel);
       this.#running.delete(box);
       this.#behind(this.#discard(launcher));
     });
@@ -320,9 +338,9 @@ class Sandbox implements ProcessSandbox {
     return isRoot() ? path.join(WINDOW, path.relative(this.#directory, folder)) : folder;
   }
 
-  #limited(limits: BoxLimits, machine: Machine): string[] {
+  #limited(limits: BoxLimits, machine: Machine, cpuSecondsAhead: number): string[] {
     const { tools, hardLimits } = machine;
-    const cpuSeconds = Math.ceil((limits.wallMs / 1_000) * limits.cpuCores) + 1;
+    const cpuSeconds = Math.ceil((limits.wallMs / 1_000) * limits.cpuCores) + 1 + cpuSecondsAhead;
     // Nobody may raise a limit above the one that the node was started with.
     const within = (name: string, value: number) => Math.min(value, hardLimits.get(name) ?? value);
     const limited = [

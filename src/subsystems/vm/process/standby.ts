@@ -1,0 +1,159 @@
+import { totalmem } from 'node:os';
+import type { AheadBox } from './box.ts';
+
+export interface StandbyBounds {
+  /** Boxes that wait at the same time. */
+  readonly boxesMax: number;
+  /** What they all may take together. */
+  readonly memoryBytesMax: number;
+  /** How long one waits. */
+  readonly idleMs: number;
+  /** Processor time that a program may use before it waits for its input. */
+  readonly loadingCpuMsMax: number;
+}
+
+const DEFAULT_BOUNDS: StandbyBounds = {
+  boxesMax: 4,
+  memoryBytesMax: totalmem() / 8,
+  idleMs: 60_000,
+  loadingCpuMsMax: 30_000,
+};
+const TICK_MS = 250;
+/** Less than this in a tick, and the program has loaded and waits for its input. */
+const QUIET_MS = 10;
+const LOADING_MS_MAX = 120_000;
+/** Programs that did not come to wait, and are not started ahead again. */
+const FAILED_MAX = 1_000;
+
+/** Something that a box which waits has to give back. */
+export interface Waiting {
+  readonly box: AheadBox;
+  readonly memoryBytes: number;
+  /** What is lent to it; given back when it has ended. */
+  readonly held: Disposable;
+}
+
+interface Entry extends Waiting {
+  readonly sinceMs: number;
+  cpuMs: number;
+  isReady: boolean;
+}
+
+/**
+ * Boxes that were started ahead of their next run, each for one run of exactly what its key says. What waits has loaded its program and can hardly
+ * work until its run begins. When there are too many, or too large ones, the one that waits longest goes.
+ */
+export class Standby {
+  readonly #bounds: StandbyBounds;
+  readonly #waiting = new Map<string, Entry>();
+  readonly #failed = new Set<string>();
+  readonly #ending = new Set<Promise<unknown>>();
+  readonly #coming = new Map<string, Promise<void>>();
+  #ticks: NodeJS.Timeout | undefined;
+  /** Each change of what may wait makes what comes from before worthless. */
+  #generation = 0;
+
+  constructor(bounds: Partial<StandbyBounds> = {}) {
+    this.#bounds = { ...DEFAULT_BOUNDS, ...bounds };
+  }
+
+  /** The box that waits for this, if one does. It is the caller's from now on. */
+  take(key: string): Waiting | null {
+    const entry = this.#waiting.get(key);
+    if (entry === undefined) return null;
+    this.#waiting.delete(key);
+    return entry;
+  }
+
+  /** How many wait, and whether all that were asked for have loaded their program or gone. */
+  status(): { readonly boxes: number; readonly isSettled: boolean } {
+    const isSettled = this.#coming.size === 0 && [...this.#waiting.values()].every(({ isReady }) => isReady);
+    return { boxes: this.#waiting.size, isSettled };
+  }
+
+  /** Starts one in the background, unless one is there or on its way, or this did not come to wait before. Never fails. */
+  prepare(key: string, memoryBytes: number, start: () => Promise<Omit<Waiting, 'memoryBytes'>>): void {
+    if (this.#waiting.has(key) || this.#coming.has(key) || this.#failed.has(key)) return;
+    if (!this.#makeRoom(memoryBytes)) return;
+    const generation = this.#generation;
+    const coming = start()
+      .then(({ box, held }) => {
+        const entry: Entry = { box, held, memoryBytes, sinceMs: performance.now(), cpuMs: 0, isReady: false };
+        void box.exit.then(() => {
+          held[Symbol.dispose]();
+          // It ended by itself, so it would the next time.
+          if (this.#waiting.get(key) !== entry) return;
+          this.#waiting.delete(key);
+          this.#fail(key);
+        });
+        if (generation !== this.#generation || !this.#makeRoom(memoryBytes)) return this.#end(entry);
+        this.#waiting.set(key, entry);
+        this.#ticks ??= setInterval(() => void this.#tick(), TICK_MS).unref();
+      })
+      .catch(() => {})
+      .finally(() => this.#coming.delete(key));
+    this.#coming.set(key, coming);
+  }
+
+  /** Ends all that wait; resolves when they are gone. */
+  async clear(): Promise<void> {
+    this.#generation += 1;
+    this.#failed.clear();
+    for (const key of [...this.#waiting.keys()]) this.#drop(key);
+    await Promise.all(this.#coming.values());
+    await Promise.all(this.#ending);
+  }
+
+  #drop(key: string): void {
+    const entry = this.take(key);
+    if (entry !== null) this.#end(entry);
+  }
+
+  #end({ box }: Waiting): void {
+    box.kill();
+    const ending = box.exit.finally(() => this.#ending.delete(ending));
+    this.#ending.add(ending);
+  }
+
+  #fail(key: string): void {
+    if (this.#failed.size >= FAILED_MAX) this.#failed.clear();
+    this.#failed.add(key);
+  }
+
+  #makeRoom(memoryBytes: number): boolean {
+    const { boxesMax, memoryBytesMax } = this.#bounds;
+    if (boxesMax < 1 || memoryBytes > memoryBytesMax) return false;
+    let sum = memoryBytes;
+    for (const entry of this.#waiting.values()) sum += entry.memoryBytes;
+    for (const [key, entry] of this.#waiting) {
+      if (this.#waiting.size < boxesMax && sum <= memoryBytesMax) break;
+      sum -= entry.memoryBytes;
+      this.#drop(key);
+    }
+    return true;
+  }
+
+  async #tick(): Promise<void> {
+    if (this.#waiting.size === 0) {
+      clearInterval(this.#ticks);
+      this.#ticks = undefined;
+    }
+    for (const [key, entry] of this.#waiting) {
+      const waitedMs = performance.now() - entry.sinceMs;
+      const { cpuMs, isAsleep } = await entry.box.activity();
+      if (this.#waiting.get(key) !== entry) continue;
+      const usedMs = cpuMs - entry.cpuMs;
+      entry.cpuMs = cpuMs;
+      if (entry.isReady && waitedMs > this.#bounds.idleMs) this.#drop(key);
+      else if (
+        entry.isReady ? usedMs > TICK_MS / 4 : cpuMs > this.#bounds.loadingCpuMsMax || waitedMs > LOADING_MS_MAX
+      ) {
+        this.#drop(key);
+        this.#fail(key);
+      } else if (!entry.isReady && isAsleep && usedMs < QUIET_MS && cpuMs > 0) {
+        entry.isReady = true;
+        await entry.box.rest().catch(() => {});
+      }
+    }
+  }
+}
