@@ -34,8 +34,8 @@ function runtimeFor(manifest: PackageManifest): RuntimeKind {
 export function programOf(
   { name, version, type, manifest }: Pick<AssetRecord, 'name' | 'version' | 'type' | 'manifest'>,
   args: readonly string[],
-): Pick<RunRequest, 'kind' | 'entry' | 'args'> {
-  const { entry, image, language } = manifest;
+): Pick<RunRequest, 'kind' | 'entry' | 'args' | 'julia'> {
+  const { entry, image, language, julia } = manifest;
   const kind = runtimeFor(manifest);
   if (kind === 'container' && image !== undefined) {
     // The file of the package is what the image starts.
@@ -53,7 +53,7 @@ export function programOf(
       { hint: 'Put a container image into the package, and name it by `image` in catalog.yaml.' },
     );
   }
-  return { kind, entry, args };
+  return { kind, entry, args, ...(julia === undefined ? {} : { julia }) };
 }
 
 /** The stricter of manifest and request wins; nothing that neither names is open. Errors: `policy-refused`. */

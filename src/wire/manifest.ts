@@ -56,6 +56,17 @@ const sandbox = z.strictObject({
     .default([]),
 });
 
+/** For language `julia`; everything left out falls back to the defaults of the runtime. */
+const julia = z.strictObject({
+  /** Whether packages are compiled once, before their first run. */
+  precompile: z.boolean().optional(),
+  optimizationLevel: z.literal([0, 1, 2, 3]).optional(),
+  /** Never more than a run is given processors, rounded up. */
+  threads: z.int().min(1).max(1024).optional(),
+  /** A JSON file: an input for which `main` may be called at any time, so that what answers it is compiled ahead of a run. */
+  example: relativePath.optional(),
+});
+
 /** `catalog.yaml`: what an author says about a package. Unknown keys are refused. Documented in docs/protocol/manifest.md. */
 export const packageManifest = z
   .strictObject({
@@ -89,6 +100,7 @@ export const packageManifest = z
     peerDependencies: dependencies.default({}),
     devDependencies: dependencies.default({}),
     resources: resources.default({}),
+    julia: julia.optional(),
     sandbox: sandbox.default({ network: 'none', environment: [] }),
     privacy: privacyLevel.default('full-public'),
     /** Markdown file shown as the documentation of the package. */
@@ -118,6 +130,8 @@ export const packageManifest = z
         message: 'expected `language` beside it: what runs this file',
       });
     }
+    if (manifest.julia !== undefined && manifest.language !== 'julia')
+      context.addIssue({ code: 'custom', path: ['julia'], message: 'expected `language: julia` beside it' });
     for (const kind of DEPENDENCY_KINDS) {
       if (manifest.name in manifest[kind]) {
         context.addIssue({

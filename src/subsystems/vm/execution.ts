@@ -46,7 +46,7 @@ export interface Languages {
 export type ExecutionSubsystem = Execution & Languages & AsyncDisposable;
 
 /**
- * Starts nothing: the first process comes with the first run or probe, and none stays when nothing was run for half a minute.
+ * Starts nothing: the first process comes with the first run or probe, and none stays when nothing was run for a minute.
  * What boxes of a killed node left behind is removed.
  */
 export async function openExecution(

@@ -95,7 +95,11 @@ export class RunningBox implements Box, AheadBox {
 
   async activity(): Promise<{ readonly cpuMs: number; readonly isAsleep: boolean }> {
     const { cpuMs, isAsleep } = measureTree(this.#child.pid ?? 0);
-    return { cpuMs: this.#cgroup === null ? cpuMs : (await this.#cgroup.usage()).cpuMs, isAsleep };
+    return {
+      cpuMs: this.#cgroup === null ? cpuMs : (await this.#cgroup.usage()).cpuMs,
+      // Before that it waits to become the program.
+      isAsleep: isAsleep && this.#init() !== null,
+    };
   }
 
   async rest(): Promise<void> {

@@ -137,8 +137,10 @@ for (const cgroups of [true, false]) {
         process.stdout.write('starting');
         const box = await sandbox.start({ command: ['/bin/sh', '-c', 'setsid sleep ${seconds} & sleep ${seconds}'], root: 'host', mounts: [],
           environment: {}, limits: ${JSON.stringify(LIMITS)} });
-        box.stdout.resume();`;
-      for (const delayMs of [0, 8, 20, 200]) {
+        box.stdout.resume();
+        await sandbox.startAhead({ command: ['/bin/sh', '-c', 'setsid sleep ${seconds} & read x'], root: 'host', mounts: [],
+          environment: {}, limits: ${JSON.stringify(LIMITS)} });`;
+      for (const delayMs of [0, 8, 20, 400]) {
         const node = spawn(process.execPath, ['--input-type=module', '--no-warnings', '-e', source]);
         await once(node.stdout, 'data');
         await pause(delayMs);
@@ -151,6 +153,39 @@ for (const cgroups of [true, false]) {
         await next[Symbol.asyncDispose]();
         assert.deepEqual(await groupsOf(own), []);
       }
+    });
+
+    it('starts a program ahead of its run, whose time begins with the run', async () => {
+      const ahead = await sandbox.startAhead({
+        command: ['/bin/sh', '-c', 'i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; read x; echo $x; cat; exit 3'],
+        ...{ root: 'host', mounts: [], environment: {}, limits: { ...LIMITS, wallMs: 400 } },
+      });
+      while (!(await ahead.activity()).isAsleep) await pause(20);
+      await ahead.rest();
+      await pause(450);
+      const { cpuMs } = await ahead.activity();
+      assert.ok(cpuMs > 0);
+      const box = await ahead.begin();
+      box.stdin.end('a\nb');
+      const [printed, exit] = await Promise.all([text(box.stdout), box.exit]);
+      assert.deepEqual([printed, exit.termination, exit.exitCode], ['a\nb', 'exit', 3]);
+      assert.ok(exit.usage.cpuMs < cpuMs && exit.usage.wallMs < 400, JSON.stringify([exit.usage, cpuMs]));
+    });
+
+    it('ends a program that was started ahead: at its time, by its caller, with the sandbox', async () => {
+      const spin = async () =>
+        sandbox.startAhead({
+          command: ['/bin/sh', '-c', 'read x; while :; do :; done'],
+          ...{ root: 'host', mounts: [], environment: {}, limits: { ...LIMITS, wallMs: 300 } },
+        });
+      const [late, left, refused] = await Promise.all([spin(), spin(), spin()]);
+      const box = await late.begin();
+      box.stdin.end('\n');
+      assert.equal((await box.exit).termination, 'timeout');
+      left.kill();
+      assert.equal((await left.exit).termination, 'cancelled');
+      await assert.rejects(refused.begin({ signal: AbortSignal.abort() }), { code: 'cancelled' });
+      assert.equal((await refused.exit).termination, 'cancelled');
     });
 
     it('shows folders of ours read-only, images as roots, and refuses all others', async () => {

@@ -21,6 +21,8 @@ const DEFAULT_BOUNDS: StandbyBounds = {
 const TICK_MS = 250;
 /** Less than this in a tick, and the program has loaded and waits for its input. */
 const QUIET_MS = 10;
+/** Looks in a row. */
+const AWAKE_MAX = 4;
 const LOADING_MS_MAX = 120_000;
 /** Programs that did not come to wait, and are not started ahead again. */
 const FAILED_MAX = 1_000;
@@ -37,6 +39,8 @@ interface Entry extends Waiting {
   readonly sinceMs: number;
   cpuMs: number;
   isReady: boolean;
+  /** Looks in a row at which it worked although it waits. */
+  awake: number;
 }
 
 /**
@@ -78,7 +82,7 @@ export class Standby {
     const generation = this.#generation;
     const coming = start()
       .then(({ box, held }) => {
-        const entry: Entry = { box, held, memoryBytes, sinceMs: performance.now(), cpuMs: 0, isReady: false };
+        const entry: Entry = { box, held, memoryBytes, sinceMs: performance.now(), cpuMs: 0, isReady: false, awake: 0 };
         void box.exit.then(() => {
           held[Symbol.dispose]();
           // It ended by itself, so it would the next time.
@@ -134,6 +138,7 @@ export class Standby {
   }
 
   async #tick(): Promise<void> {
+    const { idleMs, loadingCpuMsMax } = this.#bounds;
     if (this.#waiting.size === 0) {
       clearInterval(this.#ticks);
       this.#ticks = undefined;
@@ -142,15 +147,15 @@ export class Standby {
       const waitedMs = performance.now() - entry.sinceMs;
       const { cpuMs, isAsleep } = await entry.box.activity();
       if (this.#waiting.get(key) !== entry) continue;
-      const usedMs = cpuMs - entry.cpuMs;
+      const isQuiet = isAsleep && cpuMs - entry.cpuMs < QUIET_MS;
       entry.cpuMs = cpuMs;
-      if (entry.isReady && waitedMs > this.#bounds.idleMs) this.#drop(key);
-      else if (
-        entry.isReady ? usedMs > TICK_MS / 4 : cpuMs > this.#bounds.loadingCpuMsMax || waitedMs > LOADING_MS_MAX
-      ) {
+      entry.awake = isQuiet ? 0 : entry.awake + 1;
+      if (entry.isReady ? entry.awake >= AWAKE_MAX : cpuMs > loadingCpuMsMax || waitedMs > LOADING_MS_MAX) {
         this.#drop(key);
         this.#fail(key);
-      } else if (!entry.isReady && isAsleep && usedMs < QUIET_MS && cpuMs > 0) {
+      } else if (waitedMs > idleMs && entry.isReady) {
+        this.#drop(key);
+      } else if (isQuiet && !entry.isReady) {
         entry.isReady = true;
         await entry.box.rest().catch(() => {});
       }

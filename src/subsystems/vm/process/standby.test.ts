@@ -1,0 +1,113 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { text } from 'node:stream/consumers';
+import { after, describe, it } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
+import { openProcessSandbox } from './sandbox.ts';
+import { Standby, type StandbyBounds } from './standby.ts';
+
+const MiB = 2 ** 20;
+const directory = await mkdtemp(path.join(tmpdir(), 'hypermesh-standby-'));
+const sandbox = await openProcessSandbox({ directory });
+const { reason } = await sandbox.probe();
+
+describe('Standby', { skip: reason ?? false }, () => {
+  after(async () => {
+    await sandbox[Symbol.asyncDispose]();
+    await rm(directory, { recursive: true, force: true });
+  });
+  let held = 0;
+
+  function prepare(standby: Standby, key: string, { script = 'read x; echo $x', memoryBytes = 32 * MiB } = {}): void {
+    standby.prepare(key, memoryBytes, async () => {
+      const limits = { cpuCores: 1, wallMs: 10_000, pids: 16, tmpBytes: MiB, fileBytes: MiB, outputBytes: 1_024 };
+      const box = await sandbox.startAhead({
+        ...{ command: ['/bin/sh', '-c', script], root: 'host', mounts: [], environment: {} },
+        limits: { ...limits, memoryBytes },
+      });
+      held += 1;
+      return {
+        box,
+        held: {
+          [Symbol.dispose]: () => {
+            held -= 1;
+          },
+        },
+      };
+    });
+  }
+
+  async function settled(standby: Standby): Promise<number> {
+    for (let round = 0; round < 400; round++) {
+      const { boxes, isSettled } = standby.status();
+      if (isSettled) return boxes;
+      await pause(25);
+    }
+    throw new Error('It does not settle.');
+  }
+
+  function open(bounds: Partial<StandbyBounds> = {}) {
+    const standby = new Standby({ boxesMax: 2, memoryBytesMax: 100 * MiB, ...bounds });
+    return Object.assign(standby, { [Symbol.asyncDispose]: () => standby.clear() });
+  }
+
+  it('gives a box to one run, and to no other', async () => {
+    await using standby = open();
+    prepare(standby, 'a');
+    prepare(standby, 'a');
+    assert.equal(await settled(standby), 1);
+    assert.equal(standby.take('b'), null);
+    const waiting = standby.take('a');
+    assert.equal(standby.take('a'), null);
+    const box = await waiting!.box.begin();
+    box.stdin.end('once\n');
+    assert.equal(await text(box.stdout), 'once\n');
+    await box.exit;
+    assert.equal(held, 0);
+  });
+
+  it('bounds their number, their memory, and how long they wait', async () => {
+    await using standby = open({ idleMs: 1_500 });
+    for (const key of ['a', 'b', 'c']) {
+      prepare(standby, key);
+      await settled(standby);
+    }
+    assert.equal(standby.status().boxes, 2);
+    assert.equal(standby.take('a'), null);
+    prepare(standby, 'large', { memoryBytes: 80 * MiB });
+    assert.equal(await settled(standby), 1);
+    prepare(standby, 'too large', { memoryBytes: 101 * MiB });
+    assert.equal(await settled(standby), 1);
+    for (let round = 0; round < 100 && held > 0; round++) await pause(50);
+    assert.deepEqual([standby.status().boxes, held], [0, 0]);
+  });
+
+  it('gives up what ends, works without end, or wakes up; and does not start it again', async () => {
+    await using standby = open({ loadingCpuMsMax: 300 });
+    for (const [key, script] of [
+      ['ends', 'exit 0'],
+      ['works', 'while :; do :; done'],
+      ['wakes', 'sleep 0.7; while :; do :; done'],
+    ] as const) {
+      prepare(standby, key, { script });
+      for (let round = 0; round < 200 && (held > 0 || !standby.status().isSettled); round++) await pause(25);
+      prepare(standby, key, { script });
+      assert.deepEqual([standby.status(), held], [{ boxes: 0, isSettled: true }, 0], key);
+    }
+  });
+
+  it('ends all of them, also those that are on their way', async () => {
+    const standby = open();
+    prepare(standby, 'a');
+    await settled(standby);
+    prepare(standby, 'b');
+    await standby.clear();
+    assert.deepEqual([standby.status(), held], [{ boxes: 0, isSettled: true }, 0]);
+    // What failed before may be tried again.
+    prepare(standby, 'b');
+    assert.equal(await settled(standby), 1);
+    await standby.clear();
+  });
+});
