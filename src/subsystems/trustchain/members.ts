@@ -16,7 +16,7 @@ import { openEnvelope } from '../../wire/signature.ts';
 import { verifyEd25519 } from './ed25519.ts';
 import { falconVerifier } from './falcon.ts';
 import { certificateRow } from './issue.ts';
-import type { CertificateRow } from './tables.ts';
+import { type CertificateRow, insertIssued } from './tables.ts';
 
 /** New certificates count from this much earlier, so clocks may be apart by as much. */
 const CLOCK_APART_MS_MAX = 300_000;
@@ -125,14 +125,7 @@ export class Members {
              joined_at_ms = CASE WHEN left_at_ms IS NULL THEN joined_at_ms ELSE excluded.joined_at_ms END, left_at_ms = NULL`,
         )
         .run(ids.node, ids.publisher, ids.validator, request.subject, this.#lent.nowMs());
-      const put = raw.prepare(
-        `INSERT INTO issued (fingerprint, node, role, der, serial, subject, issuer, key_id, not_before_ms, not_after_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-      );
-      for (const row of fresh)
-        put.run(
-          ...([row.fingerprint, row.node, row.role, row.der, row.serial, row.subject, row.issuer, row.key_id] as const),
-          ...([row.not_before_ms, row.not_after_ms] as const),
-        );
+      for (const row of fresh) insertIssued(raw, row);
     });
     return {
       member: this.member(ids.node)!,

@@ -4,27 +4,40 @@ import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { z } from 'zod';
 import { base64, concat, equal, fromBase64, fromUtf8, hex, utf8 } from '../../base/bytes.ts';
+import { type Digest, isDigest } from '../../base/digest.ts';
 import { HyperMeshError, isCoded, storageError } from '../../base/errors.ts';
 import { canonicalJson } from '../../base/json.ts';
 import { openSqlite, type SqliteStore } from '../../base/sqlite.ts';
 import type { StateSection } from '../../capabilities/state.ts';
+import type { LeafRole } from '../../wire/certificate.ts';
+import { CERTIFICATION_LIMITS, committeeSeat, subjectName } from '../../wire/certification.ts';
 import { leafHash, rootDigest, treeHeadPayload } from '../../wire/log.ts';
 import { signedTreeHead } from '../../wire/signature.ts';
 import { decodeSealed, SEALED_BYTES_MAX, type Unlock } from './keystore.ts';
+import type { IssuedRow, MemberRow } from './members.ts';
 import { verifyEnvelope } from './offline.ts';
-import { type CertificateRow, insertCertificate, MIGRATIONS, type RevocationListRow } from './tables.ts';
+import { type CertificateRow, insertCertificate, insertIssued, MIGRATIONS, type RevocationListRow } from './tables.ts';
 import { completedBy, rangeHash } from './transparency-log.ts';
 
 /** Files that begin so are left over from an import that did not finish; the next opening removes them. */
 export const STAGED_PREFIX = 'trust-import-';
 
-/** 2 has a node key; an export of version 1 is completed by the home that takes it. */
-const VERSION = 2;
+/** 2 has a node key, without which the home that takes an export of version 1 completes it; 3 knows networks of several homes. */
+const VERSION = 3;
 const PIECE_BYTES_MAX = 1_048_576;
 /** A revocation list of 1 MiB in base64 is the longest line. */
 const LINE_BYTES_MAX = 2_097_152;
 
 const certificateRole = z.enum(['root', 'intermediate', 'publisher', 'validator', 'node']);
+const keyId = z.string().regex(/^[0-9a-f]{64}$/);
+const revoked = z
+  .strictObject({ atMs: z.int(), reason: z.enum(['key-compromise', 'superseded', 'cessation-of-operation']) })
+  .nullable();
+const storedMembership = z.strictObject({
+  networkId: z.custom<Digest>(isDigest),
+  committee: z.array(committeeSeat).min(1).max(CERTIFICATION_LIMITS.committeeMax),
+  joinedAtMs: z.int().nonnegative(),
+});
 const line = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('network'), name: z.string().min(1).max(32) }),
   z.strictObject({
@@ -36,11 +49,27 @@ const line = z.discriminatedUnion('kind', [
     kind: z.literal('certificate'),
     role: certificateRole,
     der: z.string(),
-    revoked: z
-      .strictObject({ atMs: z.int(), reason: z.enum(['key-compromise', 'superseded', 'cessation-of-operation']) })
-      .nullable(),
+    revoked,
   }),
   z.strictObject({ kind: z.literal('revocation-list'), issuer: z.enum(['root', 'intermediate']), der: z.string() }),
+  z.strictObject({ kind: z.literal('founder') }),
+  z.strictObject({ kind: z.literal('membership'), membership: storedMembership }),
+  z.strictObject({
+    kind: z.literal('member'),
+    node: keyId,
+    publisher: keyId,
+    validator: keyId,
+    subject: subjectName,
+    joinedAtMs: z.int(),
+    leftAtMs: z.int().nullable(),
+  }),
+  z.strictObject({
+    kind: z.literal('issued'),
+    node: keyId,
+    role: z.enum(['publisher', 'validator', 'node']),
+    der: z.string(),
+    revoked,
+  }),
   z.strictObject({ kind: z.literal('leaf'), content: z.string() }),
   z.strictObject({ kind: z.literal('head'), head: signedTreeHead }),
   z.strictObject({ kind: z.literal('end'), lines: z.int() }),
@@ -52,6 +81,8 @@ export interface SectionLent {
   readonly directory: string;
   /** What opens these sealed documents in this home. Errors: `key-locked`, `key-invalid`. */
   checkKeys(sealed: readonly string[]): Promise<Unlock>;
+  /** Key ids of the keys that are here, by name. */
+  ownKeyIds(): Promise<ReadonlyMap<string, string>>;
   /** Told after the tables were replaced; `unlock` when the keys were, too. */
   switched(unlock: Unlock | undefined): Promise<void>;
   /** Runs without any other change to certificates in between. */
@@ -121,6 +152,26 @@ function* exportLines(raw: DatabaseSync, lines: () => number): Generator<Line> {
     .all() as unknown as RevocationListRow[]) {
     yield { kind: 'revocation-list', issuer: row.issuer, der: base64(row.der) };
   }
+  if (raw.prepare("SELECT 1 FROM setting WHERE name = 'founder'").get() !== undefined) yield { kind: 'founder' };
+  const membership = raw.prepare('SELECT json FROM membership').get();
+  if (membership !== undefined) {
+    yield { kind: 'membership', membership: storedMembership.parse(JSON.parse(membership['json'] as string)) };
+  }
+  // Invites stay: what is restored elsewhere must not let anybody in twice.
+  for (const row of raw.prepare('SELECT * FROM member ORDER BY node').iterate() as Iterable<unknown>) {
+    const { joined_at_ms: joinedAtMs, left_at_ms: leftAtMs, ...about } = row as MemberRow;
+    yield { kind: 'member', ...about, joinedAtMs, leftAtMs };
+  }
+  for (const row of raw.prepare('SELECT * FROM issued ORDER BY rowid').iterate() as Iterable<unknown>) {
+    const { node, role, der, revoked_at_ms: atMs, revoked_reason: reason } = row as IssuedRow;
+    yield {
+      kind: 'issued',
+      node,
+      role: role as LeafRole,
+      der: base64(der),
+      revoked: atMs === null || reason === null ? null : { atMs, reason },
+    };
+  }
   for (const row of raw.prepare('SELECT content FROM leaf ORDER BY position').iterate()) {
     yield { kind: 'leaf', content: base64(row['content'] as Uint8Array) };
   }
@@ -151,7 +202,7 @@ async function importPieces(
       .map((row) => row['sealed'] as string);
     let unlock: Unlock | undefined;
     if (sealed.length > 0) unlock = await lent.checkKeys(sealed);
-    else checkSameKeys(staged.raw, lent.store.raw);
+    else checkSameKeys(staged.raw, lent.store.raw, await lent.ownKeyIds());
     await staged[Symbol.asyncDispose]();
     return {
       commit: () =>
@@ -204,6 +255,25 @@ async function fill(raw: DatabaseSync, pieces: AsyncIterable<Uint8Array>): Promi
         raw
           .prepare('INSERT INTO revocation_list VALUES (?, ?, ?, ?)')
           .run(entry.issuer, list.number, list.der, list.nextUpdateMs);
+        break;
+      }
+      case 'founder':
+        raw.prepare("INSERT INTO setting VALUES ('founder', 'yes')").run();
+        break;
+      case 'membership':
+        raw.prepare('INSERT INTO membership VALUES (1, ?)').run(JSON.stringify(entry.membership));
+        break;
+      case 'member':
+        raw
+          .prepare(
+            'INSERT INTO member (node, publisher, validator, subject, joined_at_ms, left_at_ms) VALUES (?, ?, ?, ?, ?, ?)',
+          )
+          .run(entry.node, entry.publisher, entry.validator, entry.subject, entry.joinedAtMs, entry.leftAtMs);
+        break;
+      case 'issued': {
+        const row = certificateRow(fromBase64(entry.der), entry.role);
+        const { atMs, reason } = entry.revoked ?? { atMs: null, reason: null };
+        insertIssued(raw, { ...row, node: entry.node, revoked_at_ms: atMs, revoked_reason: reason });
         break;
       }
       case 'leaf': {
@@ -265,10 +335,11 @@ async function checkStaged(raw: DatabaseSync, version: number): Promise<void> {
   ) {
     throw invalid('The trust data lacks one of its certificates');
   }
-  if (raw.prepare('SELECT 1 FROM setting').get() === undefined)
+  if (raw.prepare("SELECT 1 FROM setting WHERE name = 'network'").get() === undefined)
     throw invalid('The trust data does not name its network');
   const authorities = { root: decodeCertificate(root.der), intermediate: decodeCertificate(intermediate.der) };
-  for (const row of rows) {
+  const issued = raw.prepare('SELECT * FROM issued').all() as unknown as CertificateRow[];
+  for (const row of [...rows, ...issued]) {
     const certificate = decodeCertificate(row.der);
     const issuer = row.role === 'root' || row.role === 'intermediate' ? authorities.root : authorities.intermediate;
     if (
@@ -304,14 +375,18 @@ async function checkStaged(raw: DatabaseSync, version: number): Promise<void> {
   if (!equal(payload, treeHeadPayload(head))) throw invalid('The head of the log was altered');
 }
 
-function checkSameKeys(staged: DatabaseSync, live: DatabaseSync): void {
+/** The authorities of a network that another home founded are not keys of this home. */
+function checkSameKeys(staged: DatabaseSync, live: DatabaseSync, own: ReadonlyMap<string, string>): void {
+  const isMember = staged.prepare('SELECT 1 FROM membership').get() !== undefined;
   const ids = (raw: DatabaseSync) =>
-    raw
-      .prepare('SELECT DISTINCT role, key_id FROM certificate')
-      .all()
-      .map((row) => `${row['role']} ${row['key_id']}`);
-  const here = new Set(ids(live));
-  if (ids(staged).every((id) => here.has(id))) return;
+    raw.prepare('SELECT DISTINCT role, key_id FROM certificate').all() as { role: string; key_id: string }[];
+  const here = new Set([
+    ...ids(live).map(({ role, key_id: id }) => `${role} ${id}`),
+    ...[...own].map(([role, id]) => `${role} ${id}`),
+  ]);
+  const isOurs = ({ role, key_id: id }: { role: string; key_id: string }) =>
+    here.has(`${role} ${id}`) || (isMember && (role === 'root' || role === 'intermediate'));
+  if (ids(staged).every(isOurs)) return;
   throw new HyperMeshError(
     'state-invalid',
     'The export holds no keys, and this home has other keys than the one it came from.',
@@ -335,12 +410,25 @@ function switchTo(path: string, store: SqliteStore, withKeys: boolean): void {
         raw.prepare(`SELECT count(*) AS size FROM ${schema}.leaf`).get()!['size'] as number;
       const same = root('main') === root('staged');
       if (withKeys) raw.exec('DELETE FROM keystore; INSERT INTO keystore SELECT * FROM staged.keystore;');
-      if (!same) raw.exec('DELETE FROM setting; DELETE FROM certificate; DELETE FROM revocation_list;');
+      const listNumber = (schema: string) =>
+        (raw.prepare(`SELECT number FROM ${schema}.revocation_list WHERE issuer = 'intermediate'`).get()?.['number'] ??
+          0) as number;
+      // Who belongs to the network is what the newer of the two knows.
+      const isNewer = !same || listNumber('staged') > listNumber('main');
+      if (!same) {
+        for (const table of ['setting', 'certificate', 'revocation_list', 'membership', 'member', 'issued', 'invite'])
+          raw.exec(`DELETE FROM ${table}`);
+      }
+      raw.exec('INSERT OR IGNORE INTO membership SELECT * FROM staged.membership;');
+      raw.exec(`INSERT OR ${isNewer ? 'REPLACE' : 'IGNORE'} INTO member SELECT * FROM staged.member;`);
+      raw.exec('INSERT OR IGNORE INTO issued SELECT * FROM staged.issued;');
       raw.exec('INSERT OR IGNORE INTO setting SELECT * FROM staged.setting;');
       raw.exec('INSERT OR IGNORE INTO certificate SELECT * FROM staged.certificate;');
-      raw.exec(`UPDATE certificate AS mine SET revoked_at_ms = theirs.revoked_at_ms, revoked_reason = theirs.revoked_reason
-        FROM staged.certificate AS theirs
-        WHERE theirs.fingerprint = mine.fingerprint AND mine.revoked_at_ms IS NULL AND theirs.revoked_at_ms IS NOT NULL;`);
+      for (const table of ['certificate', 'issued']) {
+        raw.exec(`UPDATE ${table} AS mine SET revoked_at_ms = theirs.revoked_at_ms, revoked_reason = theirs.revoked_reason
+          FROM staged.${table} AS theirs
+          WHERE theirs.fingerprint = mine.fingerprint AND mine.revoked_at_ms IS NULL AND theirs.revoked_at_ms IS NOT NULL;`);
+      }
       raw.exec(`INSERT INTO revocation_list SELECT * FROM staged.revocation_list WHERE true
         ON CONFLICT (issuer) DO UPDATE SET number = excluded.number, der = excluded.der, next_update_ms = excluded.next_update_ms
         WHERE excluded.number > number;`);

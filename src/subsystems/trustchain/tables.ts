@@ -66,6 +66,15 @@ export function insertCertificate(raw: DatabaseSync, row: CertificateRow): void 
     .run({ ...row });
 }
 
+export function insertIssued(raw: DatabaseSync, row: CertificateRow & { readonly node: string }): void {
+  raw
+    .prepare(
+      `INSERT INTO issued (fingerprint, node, role, der, serial, subject, issuer, key_id, not_before_ms, not_after_ms, revoked_at_ms, revoked_reason)
+       VALUES (:fingerprint, :node, :role, :der, :serial, :subject, :issuer, :key_id, :not_before_ms, :not_after_ms, :revoked_at_ms, :revoked_reason)`,
+    )
+    .run({ ...row });
+}
+
 export interface RevocationListRow {
   readonly issuer: 'root' | 'intermediate';
   readonly number: number;

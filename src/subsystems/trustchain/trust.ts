@@ -206,6 +206,10 @@ export class TrustChain implements Trust, AsyncDisposable {
       store,
       directory: options.directory,
       checkKeys: (texts) => this.#unlockFor(texts),
+      ownKeyIds: async () => {
+        const [keys, { keyIdOf }] = await Promise.all([this.#keys.publicKeys(), import('../../wire/certificate.ts')]);
+        return new Map([...keys].map(([name, pair]) => [name, keyIdOf(pair)]));
+      },
       switched: (unlock) => this.#switched(unlock),
       // The log first: a batch that is under way may need a renewal to finish.
       exclusive: (change) => this.#log.between(() => this.#exclusive(change)),
