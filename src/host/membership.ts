@@ -30,13 +30,13 @@ const DAY_MS = 86_400_000;
 const INVITE_MS_DEFAULT = DAY_MS;
 const INVITE_MS_MAX = 30 * DAY_MS;
 const ASK_TIMEOUT_MS = 15_000;
-/** Judging and certifying take a busy machine a moment. */
-const CERTIFY_TIMEOUT_MS = 60_000;
+/** Certifying takes a busy machine a moment. */
+const CERTIFY_LIMITS = { replyBytesMax: CERTIFICATION_LIMITS.answerBytesMax, timeoutMs: 60_000 } as const;
 /** How often a member asks what was revoked. */
 const NEWS_EVERY_MS = 600_000;
 
 /** What says that somebody is not there, rather than that he refuses. */
-const UNREACHABLE: ReadonlySet<string> = new Set(['peer-unreachable', 'network-unreachable', 'timeout']);
+const UNREACHABLE = ['peer-unreachable', 'network-unreachable', 'timeout', 'committee-unreachable'] as const;
 
 const news = z.strictObject({
   anchor: trustAnchor,
@@ -126,17 +126,29 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     this.#clock = options.clock;
   }
 
-  /** Takes up the place that the home has: to be called after the start, and after a state import. */
-  async enter(): Promise<void> {
+  /** Takes up the place that the home has: to be called after the start, and with `anew` after the network may have changed. */
+  async enter(options: { readonly anew?: boolean } = {}): Promise<void> {
     const { trust, consensus, network } = this.#lent;
     clearInterval(this.#news);
-    const isMember = trust.membership() !== null;
-    trust.follow(isMember ? this.#authority() : undefined);
-    consensus.follow(isMember ? this.#ask : undefined);
-    if (isMember || trust.isFounder()) await network.openNetwork();
-    if (!isMember) return;
+    const membership = trust.membership();
+    trust.follow(membership === null ? undefined : this.#authority());
+    consensus.follow(membership === null ? undefined : this.#ask);
+    const belongs = membership !== null || trust.isFounder();
+    if (belongs && (options.anew === true || !network.isOpen)) {
+      // Without a listener it takes part all the same, and its status says why it does not listen.
+      await this.#open({}).catch((error: unknown) => {
+        if (!isCoded(error)) throw error;
+      });
+    }
+    if (!belongs && network.isOpen) await network.closeNetwork();
+    if (membership === null) return;
     this.#news = setInterval(() => void trust.refreshAnchor().catch(() => undefined), NEWS_EVERY_MS);
     this.#news.unref();
+  }
+
+  #open({ listen }: { readonly listen?: string | undefined }): Promise<void> {
+    const bootstrap = this.#lent.trust.membership()?.committee ?? [];
+    return this.#lent.network.openNetwork({ bootstrap, ...(listen === undefined ? {} : { listen }) });
   }
 
   async place(): Promise<NetworkPlace> {
@@ -151,10 +163,10 @@ export class NetworkMembership implements Membership, AsyncDisposable {
 
   create(options: { readonly listen?: string | undefined } = {}): Promise<NetworkPlace> {
     return this.#exclusive(async () => {
-      const { trust, network } = this.#lent;
+      const { trust } = this.#lent;
       if (trust.membership() !== null) throw alreadyMember();
-      await network.openNetwork(options.listen);
       trust.setFounder(true);
+      await this.#open(options);
       return this.place();
     });
   }
@@ -217,7 +229,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     options: CallOptions & { readonly listen?: string | undefined; readonly forget?: boolean | undefined } = {},
   ): Promise<NetworkPlace> {
     return this.#exclusive(async () => {
-      const { trust, network } = this.#lent;
+      const { trust } = this.#lent;
       const invite = decodeInvite(text);
       const membership = trust.membership();
       if (membership !== null && membership.networkId !== invite.networkId) throw alreadyMember();
@@ -227,8 +239,20 @@ export class NetworkMembership implements Membership, AsyncDisposable {
         const certification = await this.#certified(invite, options);
         await this.#move({ formatVersion: 1, kind: 'join', certification, forget: options.forget ?? false });
       }
-      await network.openNetwork(options.listen);
       await this.enter();
+      try {
+        await this.#open(options);
+      } catch (error) {
+        if (!isCoded(error)) throw error;
+        throw new HyperMeshError(
+          error.code,
+          `This home is a member now, but does not listen to others. ${error.message}`,
+          {
+            hint: 'Repeat the command with another --listen; for this home the invite stays good.',
+            cause: error,
+          },
+        );
+      }
       return this.place();
     });
   }
@@ -271,11 +295,12 @@ export class NetworkMembership implements Membership, AsyncDisposable {
   }
 
   async remove(node: string, options: { readonly compromised?: boolean | undefined } = {}): Promise<NetworkMember> {
-    const { trust } = this.#lent;
+    const { trust, network } = this.#lent;
     if (node === trust.keyIds().node) {
       throw new HyperMeshError('usage', 'The founder cannot be removed from its own network.');
     }
     await trust.removeMember(node, options.compromised === true ? 'key-compromise' : 'cessation-of-operation');
+    network.expel(node);
     return (await membersOf(this.#lent)).find((member) => member.node === node)!;
   }
 
@@ -320,33 +345,24 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     );
   }
 
-  /** From the first address that answers. Nothing of this home has changed when it fails. */
+  /** Nothing of this home has changed when it fails. */
   async #certified(invite: Invite, { signal, onProgress }: CallOptions): Promise<Certification> {
     const { trust, network } = this.#lent;
-    const { networkId, inviter: node, secret, addresses } = invite;
-    let unreachable: unknown;
-    for (const address of addresses) {
-      onProgress?.({ step: 'join', note: `asking ${address}` });
-      try {
-        await using connection = await network.connectAsGuest(address, { node, networkId }, { signal });
-        // Made anew for each attempt: it says when.
-        const request = await trust.certificationRequest({ networkId, asked: node, secret });
-        const reply = await connection.request('network/join', encodeBody(request), {
-          replyBytesMax: CERTIFICATION_LIMITS.answerBytesMax,
-          timeoutMs: CERTIFY_TIMEOUT_MS,
-          signal,
-        });
-        const answer = await this.#checkAnswer(decodeBody(reply), networkId);
-        const committee = answer.committee.map((seat) =>
-          seat.node === node ? { ...seat, addresses: merged(address, seat.addresses) } : seat,
-        );
-        return { ...answer, committee };
-      } catch (error) {
-        if (!isUnreachable(error)) throw error;
-        unreachable = error;
-      }
-    }
-    throw unreachable;
+    const { networkId, inviter, secret, addresses } = invite;
+    onProgress?.({ step: 'join', note: `asking ${addresses.join(', ')}` });
+    const request = await trust.certificationRequest({ networkId, asked: inviter, secret });
+    const reply = await network.asGuest(
+      networkId,
+      inviter,
+      addresses,
+      (ask) => ask('network/join', encodeBody(request), { ...CERTIFY_LIMITS, signal }),
+      { signal },
+    );
+    const answer = await this.#checkAnswer(decodeBody(reply), networkId);
+    const committee = answer.committee.map((seat) =>
+      seat.node === inviter ? { ...seat, addresses: merged(addresses, seat.addresses) } : seat,
+    );
+    return { ...answer, committee };
   }
 
   async #checkAnswer(value: unknown, expected: Digest): Promise<Certification> {
@@ -410,19 +426,10 @@ export class NetworkMembership implements Membership, AsyncDisposable {
   #askAsGuest(method: string, body: (asked: string) => Promise<unknown>): Promise<unknown> {
     const { networkId } = this.#lent.trust.membership()!;
     return this.#inTurn(async ({ node, addresses }) => {
-      let unreachable: unknown = new HyperMeshError('committee-unreachable', 'No address of the committee is known.');
-      for (const address of addresses) {
-        try {
-          await using connection = await this.#lent.network.connectAsGuest(address, { node, networkId });
-          const request = encodeBody(await body(node));
-          const limits = { replyBytesMax: CERTIFICATION_LIMITS.answerBytesMax, timeoutMs: CERTIFY_TIMEOUT_MS };
-          return decodeBody(await connection.request(method, request, limits));
-        } catch (error) {
-          if (!isUnreachable(error)) throw error;
-          unreachable = error;
-        }
-      }
-      throw unreachable;
+      const request = encodeBody(await body(node));
+      return decodeBody(
+        await this.#lent.network.asGuest(networkId, node, addresses, (ask) => ask(method, request, CERTIFY_LIMITS)),
+      );
     });
   }
 
@@ -454,11 +461,11 @@ export class NetworkMembership implements Membership, AsyncDisposable {
 }
 
 function isUnreachable(error: unknown): boolean {
-  return isCoded(error) && (UNREACHABLE.has(error.code) || error.code === 'committee-unreachable');
+  return isCoded(error, ...UNREACHABLE);
 }
 
-function merged(first: string, others: readonly string[]): readonly string[] {
-  return [...new Set([first, ...others])].slice(0, INVITE_LIMITS.addressesMax);
+function merged(first: readonly string[], others: readonly string[]): readonly string[] {
+  return [...new Set([...first, ...others])].slice(0, INVITE_LIMITS.addressesMax);
 }
 
 /** Durable and all or nothing. */

@@ -1,4 +1,6 @@
-/** What growing a network needs of the network layer: the part that opens sockets implements it, a test brings its own. */
+import type { Digest } from '../base/digest.ts';
+
+/** What growing a network needs of the network layer: STOQ is it, a test brings its own. */
 
 /** Who is at the other end, proved by the channel. */
 export interface RemoteNode {
@@ -19,24 +21,37 @@ export interface AskOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** A connection of somebody who says nothing about himself, to one who proved to be the expected node. */
-export interface GuestConnection extends AsyncDisposable {
-  request(method: string, body: Uint8Array, options: AskOptions): Promise<Uint8Array>;
-}
+export type Request = (method: string, body: Uint8Array, options: AskOptions) => Promise<Uint8Array>;
 
 export interface NetworkSide {
-  /** Calls a method of another node of the network. */
+  /** Calls a method of another node of the network. Errors: `peer-unreachable`, `timeout`, and what the other side refuses with. */
   ask(to: string, method: string, body: Uint8Array, options: AskOptions): Promise<Uint8Array>;
-  /** Errors: `peer-unreachable`, `identity-mismatch`, `network-mismatch`. */
-  connectAsGuest(
-    address: string,
-    expect: { readonly node: string; readonly networkId: `sha256:${string}` },
+  /**
+   * A conversation of somebody who says nothing about himself, with one node that has to prove to be `expect`, at the first address that works.
+   * Errors: those of the last address, and what the other side refuses with.
+   */
+  asGuest<T>(
+    network: Digest,
+    expect: string,
+    addresses: readonly string[],
+    talk: (request: Request) => Promise<T>,
     options?: { readonly signal?: AbortSignal | undefined },
-  ): Promise<GuestConnection>;
-  /** From now on, also after a restart, this home is in a network with others; `listen` is `HOST:PORT`, kept for the next time. Safe to repeat. */
-  openNetwork(listen?: string): Promise<void>;
-  /** Back to silence: no listener, no connections. */
+  ): Promise<T>;
+  /** Whether the home takes part in a network of several. */
+  readonly isOpen: boolean;
+  /**
+   * Takes part from now on, also after a restart; what is left out stays as it was. Safe to repeat.
+   * Errors: `address-taken`, `network-unreachable`, `config-invalid`: then it takes part all the same, without listening.
+   */
+  openNetwork(entry?: {
+    readonly bootstrap?: readonly { readonly node: string; readonly addresses: readonly string[] }[];
+    /** `HOST:PORT`. */
+    readonly listen?: string;
+  }): Promise<void>;
+  /** Back to silence: no listener, no connections, nothing remembered. */
   closeNetwork(): Promise<void>;
   /** `HOST:PORT` where others reach this node. */
   addresses(): readonly string[];
+  /** That node is no member any more. */
+  expel(node: string): void;
 }

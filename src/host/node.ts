@@ -217,7 +217,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
     importState: (stream, options) =>
       extensions.whilePaused(async () => {
         await importState(stream, sections, { ...importing, ...options });
-        await membership?.enter();
+        await membership?.enter({ anew: true });
       }),
     getMetrics: (pattern) => monitoring.metrics(pattern),
     async status() {

@@ -58,17 +58,27 @@ export function testNetwork(): TestNetwork {
           }
           throw unreachable(node);
         },
-        async connectAsGuest(address, expect) {
-          const to = [...stations].find(([, station]) => station.address === address);
-          if (to === undefined || cuts.has(to[0]) || cuts.has(name) || !to[1].open) throw unreachable(address);
-          const { node, networkId } = await to[1].who();
-          if (networkId !== expect.networkId)
-            throw new HyperMeshError('network-mismatch', `${address} is in another network.`);
-          if (node !== expect.node) throw new HyperMeshError('certificate-invalid', `${address} is another node.`);
-          return {
-            request: (method, body) => call(to, { kind: 'guest', node: null, publisher: null }, method, body),
-            async [Symbol.asyncDispose]() {},
-          };
+        async asGuest(networkId, expected, addresses, talk) {
+          let failed: unknown = unreachable('nobody');
+          for (const address of addresses) {
+            const to = [...stations].find(([, station]) => station.address === address);
+            try {
+              if (to === undefined || cuts.has(to[0]) || cuts.has(name) || !to[1].open) throw unreachable(address);
+              const other = await to[1].who();
+              if (other.networkId !== networkId)
+                throw new HyperMeshError('network-mismatch', `${address} is in another network.`);
+              if (other.node !== expected) throw new HyperMeshError('identity-mismatch', `${address} is another node.`);
+              return await talk((method, body) =>
+                call(to, { kind: 'guest', node: null, publisher: null }, method, body),
+              );
+            } catch (error) {
+              failed = error;
+            }
+          }
+          throw failed;
+        },
+        get isOpen() {
+          return own.open;
         },
         async openNetwork() {
           own.open = true;
@@ -76,6 +86,7 @@ export function testNetwork(): TestNetwork {
         async closeNetwork() {
           own.open = false;
         },
+        expel() {},
         addresses: () => (own.open ? [own.address] : []),
       };
     },
@@ -87,7 +98,6 @@ export function testNetwork(): TestNetwork {
   return network;
 }
 
-/** The code that the channel has for this; it is not part of this project's table before the channel is. */
 function unreachable(what: string): HyperMeshError {
-  return new HyperMeshError('timeout', `${what.slice(0, 100)} does not answer.`);
+  return new HyperMeshError('peer-unreachable', `${what.slice(0, 100)} does not answer.`);
 }
