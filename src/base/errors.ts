@@ -156,6 +156,12 @@ export const ERRORS = {
     retry: true,
     when: 'A node sent bytes that are not the shard that was asked for; another node is asked.',
   },
+  'stream-invalid': {
+    status: 422,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'A sealed stream is cut off, altered, or was sealed with another secret.',
+  },
   'content-unavailable': {
     status: 503,
     exit: EXIT.unavailable,
