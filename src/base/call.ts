@@ -10,6 +10,8 @@ export interface Progress {
   readonly unit?: 'bytes' | 'files' | 'steps' | 'packages';
   /** One short human sentence. */
   readonly note?: string;
+  /** What a program that runs wrote on standard error since the last report, as lines to print: control characters are visible. */
+  readonly log?: string;
 }
 
 /** Accepted by everything that waits. Both members cross the border to a cell as messages. */

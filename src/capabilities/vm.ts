@@ -49,14 +49,23 @@ export interface RunRequest {
 }
 
 /**
- * How a run ended: `exit` by itself (also with a status other than 0), `error` by a trap or a stack overflow; the others name the limit
- * that stopped it, `cancelled` the caller's signal, `sandbox` a failure of the box itself.
+ * How a run ended: `exit` by itself (also with a status other than 0), `error` by a trap or a stack overflow; `disk` when it failed after
+ * `/tmp` was full, with a status when it ended by itself; the others name the limit that stopped it, `cancelled` the caller's signal, `sandbox` a failure of the box itself.
  */
-export type Termination = 'exit' | 'error' | 'timeout' | 'memory' | 'fuel' | 'output' | 'cancelled' | 'sandbox';
+export type Termination =
+  | 'exit'
+  | 'error'
+  | 'timeout'
+  | 'memory'
+  | 'disk'
+  | 'fuel'
+  | 'output'
+  | 'cancelled'
+  | 'sandbox';
 
 export interface RunResult {
   readonly termination: Termination;
-  /** One sentence on why the program was stopped; null after `exit`. */
+  /** One sentence on why the program was stopped, or failed; null after `exit`. */
   readonly reason: string | null;
   /** Exit status of the program; null when it was stopped. */
   readonly exitCode: number | null;

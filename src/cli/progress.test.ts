@@ -18,3 +18,18 @@ test('without a terminal, a step that takes long says once what is awaited, and 
   view.end();
   assert.equal(String(stream.read()), `  space  12%  4.9 KiB of 39.1 KiB  ${note}\n`);
 });
+
+test('what a program writes stands in whole lines above what goes on', () => {
+  const stream = new PassThrough();
+  let written = '';
+  stream.on('data', (piece) => {
+    written += String(piece);
+  });
+  stream.resume();
+  using view = showProgress(stream, 'late');
+  view.show({ step: 'run', log: 'one\ntw' });
+  assert.equal(written, 'one\n');
+  view.show({ step: 'run', log: 'o\u202e\nthree' });
+  view.end();
+  assert.equal(written, 'one\ntwo\\u{202e}\nthree\n');
+});

@@ -1,5 +1,5 @@
 import type { Progress } from '../base/call.ts';
-import { bytes, duration, oneLine } from './terminal.ts';
+import { bytes, duration, oneLine, plain } from './terminal.ts';
 
 /** Disposed of before its end, it leaves nothing behind of what was still going on: that is not done. */
 export interface ProgressView extends Disposable {
@@ -19,6 +19,7 @@ export function progressMode(stream: { readonly isTTY?: boolean }, verbose: bool
 const REDRAW_MS = 80;
 /** A log is not a terminal: a step that takes long says so every few seconds, or once. */
 const LINE_MS = 5_000;
+const LINE_LENGTH_MAX = 64 * 1024;
 
 /** Steps may go on side by side, such as the proofs; each is reported when it begins and when it ends. */
 export function showProgress(stream: NodeJS.WritableStream & { columns?: number }, mode: Mode): ProgressView {
@@ -26,6 +27,19 @@ export function showProgress(stream: NodeJS.WritableStream & { columns?: number 
   let drawnAt = 0;
 
   const clear = mode === 'terminal' ? '\r\u001b[2K' : '';
+  /** The last line of a log, until it has its end. */
+  let unfinished = '';
+
+  /** What a program says stands above what goes on. */
+  function print(log: string): void {
+    const lines = (unfinished + log).split('\n');
+    unfinished = lines.pop()!;
+    if (unfinished.length > LINE_LENGTH_MAX) {
+      lines.push(unfinished);
+      unfinished = '';
+    }
+    if (lines.length > 0) stream.write(`${clear}${plain(lines.join('\n'))}\n`);
+  }
 
   function finish(step: string): void {
     if (mode === 'late') {
@@ -45,6 +59,10 @@ export function showProgress(stream: NodeJS.WritableStream & { columns?: number 
   }
   return {
     show(progress) {
+      if (progress.log !== undefined) {
+        print(progress.log);
+        return;
+      }
       const now = performance.now();
       const { step, done, total } = progress;
       const known = going.get(step);
@@ -64,6 +82,7 @@ export function showProgress(stream: NodeJS.WritableStream & { columns?: number 
       else if (mode === 'terminal') redraw(now);
     },
     end() {
+      if (unfinished !== '') print('\n');
       for (const step of [...going.keys()]) finish(step);
     },
     [Symbol.dispose]() {

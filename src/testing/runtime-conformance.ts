@@ -151,6 +151,14 @@ export function testRuntime(
       assert.equal(result.stderr, '\\x1b[31mred');
     });
 
+    it('passes on standard error as it comes', async () => {
+      const logs: string[] = [];
+      await fixture.runtime.run(request(fixture.programs.complain), {
+        onProgress: ({ log }) => void logs.push(log ?? ''),
+      });
+      assert.equal(logs.join(''), '\\x1b[31mred');
+    });
+
     it('shows the package, what it depends on, and no file of the host', async () => {
       const layer = fixture.trees.add({ 'greetings/en.json': Buffer.from('"hello"') });
       const mounts = [{ layer, at: '/packages/ada/words' }];

@@ -15,6 +15,8 @@ interface RunOptions {
 }
 
 const INPUT_BYTES_MAX = 8 * 2 ** 20;
+/** More than a result repeats of standard error, made visible. */
+const LOGGED_KEPT = 2 ** 20;
 
 export async function run(
   context: Context,
@@ -24,6 +26,11 @@ export async function run(
 ): Promise<Outcome> {
   const input = await readInput(options.input);
   const limits = limitsOf(options);
+  let logged = '';
+  const onProgress: Context['onProgress'] = (progress) => {
+    logged = (logged + (progress.log ?? '')).slice(-LOGGED_KEPT);
+    context.onProgress?.(progress);
+  };
   const result = await context.withNode((client) =>
     client.run(
       {
@@ -33,17 +40,19 @@ export async function run(
         ...(options.env === undefined ? {} : { environment: environmentOf(options.env) }),
         ...(limits === undefined ? {} : { limits }),
       },
-      context,
+      { signal: context.signal, onProgress },
     ),
   );
-  return describe(context, result);
+  return describe(context, result, logged);
 }
 
-function describe(context: Context, result: CatalogRun): Outcome {
+/** `logged`: what was shown already. A report may be lost on its way; then all is shown again. */
+function describe(context: Context, result: CatalogRun, logged: string): Outcome {
   const { output, usage, exitCode, termination, reason, ref, id, text, stderr, enforcedBy } = result;
   const failed = termination !== 'exit' || exitCode !== 0;
   if (!context.json) {
-    if (stderr !== '') process.stderr.write(stderr.endsWith('\n') ? plain(stderr) : `${plain(stderr)}\n`);
+    if (stderr !== '' && !logged.endsWith(stderr))
+      process.stderr.write(stderr.endsWith('\n') ? plain(stderr) : `${plain(stderr)}\n`);
     if (failed) context.note(`${ref} failed: ${reason ?? `exit status ${exitCode}`} (${termination}).`);
   }
   return {

@@ -105,6 +105,20 @@ describe('the box', () => {
     assert.equal((await run(start('(drop (i32.div_u (i32.const 1) (i32.const 0)))'))).termination, 'error');
   });
 
+  it('says that a program failed for want of space', async () => {
+    const program = (end: string) => `(module ${imports('path_open', 'fd_filestat_set_size')} ${EXIT} ${MEMORY}
+      (data (i32.const 1000) "tmp/x") ${OPEN} (func (export "_start")
+        (drop (call $open (i32.const 5) (i32.const 1) (i64.const 64)))
+        (drop (call $fd_filestat_set_size (i32.load (i32.const 900)) (i64.const 3000000))) ${end}))`;
+    const ended = async (end: string) => {
+      const { termination, exitCode } = await run(program(end));
+      return [termination, exitCode];
+    };
+    assert.deepEqual(await ended('(call $exit (i32.const 5))'), ['disk', 5]);
+    assert.deepEqual(await ended('(unreachable)'), ['disk', null]);
+    assert.deepEqual(await ended(''), ['exit', 0]);
+  });
+
   it('reads large files whole and refuses what is too large', async () => {
     const big = Buffer.alloc(3_000_000, 'x');
     const program = `(module ${imports('path_open', 'fd_read')} ${EXIT} (memory (export "memory") 2)

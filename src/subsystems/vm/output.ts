@@ -1,3 +1,4 @@
+import type { CallOptions } from '../../base/call.ts';
 import type { Json } from '../../base/json.ts';
 
 /** Brackets inside brackets that a result may have. */
@@ -47,4 +48,19 @@ export function visible(text: string): string {
     const code = char.charCodeAt(0);
     return code < 0x100 ? `\\x${code.toString(16).padStart(2, '0')}` : `\\u${code.toString(16).padStart(4, '0')}`;
   });
+}
+
+/** One report holds at most so much; more is several. */
+const LOG_BYTES_MAX = 8 * 1024;
+
+/** Passes on what a program writes on standard error while it runs. Whoever does not listen costs nothing. */
+export function logTo(onProgress: CallOptions['onProgress']): (bytes: Uint8Array) => void {
+  if (onProgress === undefined) return () => {};
+  const decoder = new TextDecoder();
+  return (bytes) => {
+    for (let at = 0; at < bytes.length; at += LOG_BYTES_MAX) {
+      const log = visible(decoder.decode(bytes.subarray(at, at + LOG_BYTES_MAX), { stream: true }));
+      if (log !== '') onProgress({ step: 'run', log });
+    }
+  };
 }

@@ -18,17 +18,18 @@ export interface Performance {
 
 /**
  * Gives a program its input and follows it to its end. The box itself bounds what is printed; of what comes over descriptor 3 the
- * first `controlBytesMax` are kept.
+ * first `controlBytesMax` are kept. `log` hears standard error as it comes.
  */
 export async function perform(
   box: Box,
   input: Uint8Array,
   controlBytesMax: number = CONTROL_BYTES_MAX,
+  log: (bytes: Uint8Array) => void = () => {},
 ): Promise<Performance> {
   box.stdin.end(input);
   const [stdout, stderr, control, exit] = await Promise.all([
     first(box.stdout, Number.POSITIVE_INFINITY),
-    last(box.stderr, STDERR_KEPT),
+    last(box.stderr, STDERR_KEPT, log),
     first(box.control, controlBytesMax),
     box.exit,
   ]);
@@ -65,10 +66,11 @@ async function first(stream: Readable, sizeMax: number): Promise<Uint8Array> {
   return Buffer.concat(pieces);
 }
 
-async function last(stream: Readable, sizeMax: number): Promise<Uint8Array> {
+async function last(stream: Readable, sizeMax: number, hear: (piece: Uint8Array) => void): Promise<Uint8Array> {
   let pieces: Uint8Array[] = [];
   let size = 0;
   for await (const piece of readable(stream)) {
+    hear(piece);
     pieces.push(piece);
     size += piece.length;
     if (size > 4 * sizeMax) {

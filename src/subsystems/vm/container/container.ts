@@ -7,6 +7,7 @@ import { HyperMeshError } from '../../../base/errors.ts';
 import type { Assets } from '../../../capabilities/assets.ts';
 import type { RunRequest, RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
 import type { ExecutionLimits } from '../limits.ts';
+import { logTo } from '../output.ts';
 import type { BoxSpec } from '../process/box.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
 import { type HeldTree, type Trees, UNFINISHED } from '../process/trees.ts';
@@ -87,7 +88,7 @@ export class ContainerRuntime implements Runtime {
       },
       options,
     );
-    return resultOf(await perform(box, input), RUNTIME_BYTES, memoryBytes);
+    return resultOf(await perform(box, input, undefined, logTo(options.onProgress)), RUNTIME_BYTES, memoryBytes);
   }
 
   /** The image, unpacked and checked, until it is given back. Packages with the same image share it. */

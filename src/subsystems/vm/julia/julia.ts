@@ -7,7 +7,7 @@ import type { Assets, TreeEntry } from '../../../capabilities/assets.ts';
 import type { JuliaOptions, RunRequest, RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
 import { packImage } from '../image-package.ts';
 import type { ExecutionLimits } from '../limits.ts';
-import { visible } from '../output.ts';
+import { logTo, visible } from '../output.ts';
 import type { AheadBox, BoxLimits, BoxSpec } from '../process/box.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
 import type { Standby } from '../process/standby.ts';
@@ -201,7 +201,9 @@ export class JuliaRuntime implements Runtime {
   /** In the box that waits for exactly this, if one does. */
   async #performAhead(key: string, input: Uint8Array, options: CallOptions): Promise<Performance | null> {
     const waiting = this.#standby.take(key);
-    return waiting === null ? null : perform(await waiting.box.begin(options), input);
+    return waiting === null
+      ? null
+      : perform(await waiting.box.begin(options), input, undefined, logTo(options.onProgress));
   }
 
   async #performNow(
@@ -212,7 +214,7 @@ export class JuliaRuntime implements Runtime {
   ): Promise<Performance> {
     using held = new DisposableStack();
     const spec = await this.#prepare(image, request, 'now', held, options);
-    return perform(await this.#sandbox.start(spec, options), input);
+    return perform(await this.#sandbox.start(spec, options), input, undefined, logTo(options.onProgress));
   }
 
   async #startAhead(image: JuliaImage, request: RunRequest): Promise<{ box: AheadBox; held: Disposable }> {

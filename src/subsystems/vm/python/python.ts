@@ -5,7 +5,7 @@ import { HyperMeshError } from '../../../base/errors.ts';
 import type { Assets } from '../../../capabilities/assets.ts';
 import type { RunRequest, RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
 import type { ExecutionLimits } from '../limits.ts';
-import { visible } from '../output.ts';
+import { logTo, visible } from '../output.ts';
 import type { BoxSpec } from '../process/box.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
 import type { Trees } from '../process/trees.ts';
@@ -168,6 +168,6 @@ export class PythonRuntime implements Runtime {
       },
       options,
     );
-    return perform(box, input);
+    return perform(box, input, undefined, logTo(options.onProgress));
   }
 }

@@ -17,6 +17,8 @@ import { CALL_COST, Exit, WASI_FUNCTIONS, WASI_MODULE, Wasi, type WasiOptions } 
  */
 
 const OUTPUT_PIECE = 64 * 1024;
+/** What a program printed is passed on after this, as long as it is looked at. */
+const FLUSH_MS = 50;
 const TABLE_ENTRIES_MAX = 100_000;
 /** Memory of runs that ended which may wait for the collector. */
 const GARBAGE_MAX = 32 * 2 ** 20;
@@ -105,6 +107,7 @@ class Run {
   readonly #output = { stdout: new Output(FRAME.stdout), stderr: new Output(FRAME.stderr) };
   readonly #pause = new Int32Array(new SharedArrayBuffer(4));
   #outputBytes = 0;
+  #flushedMs = 0;
   #memory: WebAssembly.Memory | undefined;
 
   constructor(program: Program, order: BoxOrder, input: Uint8Array) {
@@ -140,9 +143,9 @@ class Run {
           return prepared;
         case 'module':
           this.#module(prepared.module);
-          return this.#ended('exit', null, 0);
+          return this.#exited(0);
         case 'component':
-          return this.#ended('exit', null, this.#component(prepared) ? 0 : 1);
+          return this.#exited(this.#component(prepared) ? 0 : 1);
       }
     } catch (error) {
       return this.#endedBy(error);
@@ -198,16 +201,23 @@ class Run {
     if (error instanceof ProgramInvalid) return { kind: 'invalid', message: error.message };
     if (error instanceof WebAssembly.LinkError)
       return { kind: 'invalid', message: `its parts do not fit together: ${messageOf(error)}` };
-    if (error instanceof Exit) return this.#ended('exit', null, error.status);
+    if (error instanceof Exit) return this.#exited(error.status);
     if (error instanceof Stopped) return this.#ended(error.termination, error.message);
     if (error instanceof WebAssembly.RuntimeError && this.#fuel.isMemoryRefused)
       return this.#ended('memory', `The program trapped after it was refused more memory: ${messageOf(error)}.`);
-    if (error instanceof WebAssembly.RuntimeError || error instanceof Trap)
-      return this.#ended('error', `The program trapped: ${messageOf(error)}.`);
+    const isTrap = error instanceof WebAssembly.RuntimeError || error instanceof Trap;
+    if (isTrap && this.#files.wasFull)
+      return this.#ended('disk', `The program trapped after it found no place in /tmp: ${messageOf(error)}.`);
+    if (isTrap) return this.#ended('error', `The program trapped: ${messageOf(error)}.`);
     if (error instanceof RangeError && /stack/i.test(error.message))
       return this.#ended('error', 'The program nested its calls too deep: its stack is full.');
     if (error instanceof RangeError) return this.#ended('memory', `The program got no memory: ${messageOf(error)}.`);
     return this.#ended('error', `The program could not run: ${messageOf(error)}.`);
+  }
+
+  #exited(status: number): BoxEnd {
+    if (status === 0 || !this.#files.wasFull) return this.#ended('exit', null, status);
+    return this.#ended('disk', `The program failed after it filled the ${this.#order.tmpBytes} bytes of /tmp.`, status);
   }
 
   #ended(termination: Stop, reason: string | null, exitCode: number | null = null): BoxEnd {
@@ -230,6 +240,10 @@ class Run {
     const wallMs = performance.now() - this.#startMs;
     if (wallMs >= this.#order.wallMs)
       throw new Stopped('timeout', `The program ran longer than its ${this.#order.wallMs} ms.`);
+    if (wallMs - this.#flushedMs > FLUSH_MS) {
+      this.#flushedMs = wallMs;
+      this.flush();
+    }
     const { cpuCores } = this.#order;
     if (cpuCores < 1) {
       const ahead = (cpuMs() - this.#startCpuMs) / cpuCores - wallMs;

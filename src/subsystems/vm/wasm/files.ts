@@ -169,6 +169,7 @@ export class Files {
   #cached = 0;
   #tmpUsed = 0;
   #tmpPeak = 0;
+  #wasFull = false;
 
   /** @param fetch reads a whole file of a mount from the node; throws {@link Errno}. */
   constructor(mounts: Mounts, tmpMax: number, fetch: (mount: number, path: string) => Uint8Array) {
@@ -178,6 +179,11 @@ export class Files {
     this.root = directory(this.#inodes, { writable: false, mountTop: true });
     for (const [name, node] of mounts.entries) this.root.entries.set(name, node);
     this.root.entries.set('tmp', directory(this.#inodes, { writable: true, mountTop: true }));
+  }
+
+  /** Whether something found no place in `/tmp`. */
+  get wasFull(): boolean {
+    return this.#wasFull;
   }
 
   /** The most bytes that `/tmp` held. */
@@ -369,7 +375,10 @@ export class Files {
   }
 
   #charge(bytes: number): void {
-    if (bytes > 0 && this.#tmpUsed + bytes > this.#tmpMax) throw new Errno(ERRNO.noSpace);
+    if (bytes > 0 && this.#tmpUsed + bytes > this.#tmpMax) {
+      this.#wasFull = true;
+      throw new Errno(ERRNO.noSpace);
+    }
     this.#tmpUsed += bytes;
     this.#tmpPeak = Math.max(this.#tmpPeak, this.#tmpUsed);
   }

@@ -67,7 +67,7 @@ export type BoxEnd =
   | { readonly kind: 'invalid'; readonly message: string }
   | ({
       readonly kind: 'ended';
-      readonly termination: 'exit' | 'error' | 'timeout' | 'memory' | 'fuel' | 'output';
+      readonly termination: 'exit' | 'error' | 'timeout' | 'memory' | 'disk' | 'fuel' | 'output';
       readonly exitCode: number | null;
       readonly reason: string | null;
     } & BoxUsage);

@@ -6,7 +6,7 @@ import { HyperMeshError } from '../../../base/errors.ts';
 import type { Assets, TreeEntry } from '../../../capabilities/assets.ts';
 import type { RunRequest, RunResult, Runtime, RuntimeStatus, Termination } from '../../../capabilities/vm.ts';
 import type { ExecutionLimits } from '../limits.ts';
-import { parseOutput, visible } from '../output.ts';
+import { logTo, parseOutput, visible } from '../output.ts';
 import { encodeInput } from '../request.ts';
 import { type BoxEnd, type BoxEntry, type BoxOrder, type BoxProgram, type FileWish, FRAME } from './frames.ts';
 import { type BoxEvent, BoxPool, type BoxProcess } from './process.ts';
@@ -43,7 +43,7 @@ const boxEnd: z.ZodType<BoxEnd> = z.discriminatedUnion('kind', [
   z.object({ kind: z.literal('invalid'), message: z.string() }),
   z.object({
     kind: z.literal('ended'),
-    termination: z.enum(['exit', 'error', 'timeout', 'memory', 'fuel', 'output']),
+    termination: z.enum(['exit', 'error', 'timeout', 'memory', 'disk', 'fuel', 'output']),
     exitCode: z.int().nullable(),
     reason: z.string().nullable(),
     cpuMs: amount,
@@ -73,6 +73,8 @@ interface Job {
   readonly input: Uint8Array;
   readonly args: readonly string[];
   readonly policy: RunRequest['policy'];
+  /** Hears standard error as it comes. */
+  readonly log: (bytes: Uint8Array) => void;
 }
 
 /** A program in its box. */
@@ -117,7 +119,13 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
     const input = encodeInput(request.input, this.#limits);
     refuseCancelled(options.signal);
     const loaded = await this.#load(request, options);
-    return this.#execute(loaded, { input, args: [request.entry, ...request.args], policy: request.policy }, options);
+    const job = {
+      input,
+      args: [request.entry, ...request.args],
+      policy: request.policy,
+      log: logTo(options.onProgress),
+    };
+    return this.#execute(loaded, job, options);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -141,7 +149,7 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
     };
     const program: Program = { entry: 'probe', trees: [], sizes: [], memoryPagesMax: 1 };
     const reason = await this.#start(PROBE, program, PROBE_MODULE, {})
-      .then((loaded) => this.#execute(loaded, { input: utf8('null'), args: ['probe'], policy }, {}))
+      .then((loaded) => this.#execute(loaded, { input: utf8('null'), args: ['probe'], policy, log: () => {} }, {}))
       .then(
         (result) =>
           result.termination === 'exit' ? null : `A test program ended by ${result.termination}: ${result.reason}`,
@@ -343,6 +351,7 @@ class Conversation {
     } else if (type === FRAME.stdout) {
       this.#stdout.push(body);
     } else {
+      this.#job.log(body);
       this.#stderr.push(body);
       this.#stderrBytes += body.length;
       if (this.#stderrBytes > 4 * STDERR_KEPT) {
