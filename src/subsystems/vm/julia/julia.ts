@@ -214,7 +214,8 @@ export class JuliaRuntime implements Runtime {
   ): Promise<Performance> {
     using held = new DisposableStack();
     const spec = await this.#prepare(image, request, 'now', held, options);
-    return perform(await this.#sandbox.start(spec, options), input, undefined, logTo(options.onProgress));
+    // Awaited here: what is mounted is held until the end.
+    return await perform(await this.#sandbox.start(spec, options), input, undefined, logTo(options.onProgress));
   }
 
   async #startAhead(image: JuliaImage, request: RunRequest): Promise<{ box: AheadBox; held: Disposable }> {
