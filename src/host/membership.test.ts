@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { cp, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
@@ -8,10 +9,26 @@ import type { Digest } from '../base/digest.ts';
 import { type ErrorCode, HyperMeshError, isCoded } from '../base/errors.ts';
 import type { Membership } from '../capabilities/membership.ts';
 import { HyperMesh, verifyBundleOffline } from '../hypermesh.ts';
+import type { TrustChain } from '../subsystems/trustchain/index.ts';
 import { type TestNetwork, testNetwork } from '../testing/network.ts';
+import { decodeInvite, encodeInvite } from '../wire/invite.ts';
 import type { HostNode } from './node.ts';
 
 const base = await mkdtemp(join(tmpdir(), 'membership-'));
+
+/** Homes as their first start leaves them, made once and copied for each test. */
+const made = new Map<string, Promise<string>>();
+function template(subject: string): Promise<string> {
+  const home = join(base, `template-${subject}`);
+  const making =
+    made.get(subject) ??
+    HyperMesh.create({ home, network: TERMS, subject, threads: 1 }).then(async (hypermesh) => {
+      await hypermesh.close();
+      return home;
+    });
+  made.set(subject, making);
+  return making;
+}
 const closing = new AsyncDisposableStack();
 after(async () => {
   await closing.disposeAsync();
@@ -48,16 +65,42 @@ async function start(network: TestNetwork, name: string, options: { readonly clo
     const { networkId } = await node!.consensus.genesis();
     return { node: keys['node']!, publisher: keys['publisher']!, networkId };
   };
+  const home = join(base, name);
+  if (!existsSync(home))
+    await cp(await template(name.split('-')[0]!), home, { recursive: true, preserveTimestamps: true });
   const hypermesh = await HyperMesh.create({
-    home: join(base, name),
+    home,
     network: TERMS,
-    subject: name.split('-')[0]!,
     threads: 1,
     networkSide: network.side(name, who),
     ...options,
   });
   node = hypermesh.node;
   return { name, hypermesh, membership: node.membership!, [Symbol.asyncDispose]: () => hypermesh.close() };
+}
+
+const DAY_MS = 86_400_000;
+
+function clockFrom(startMs: number): Clock & { pass(ms: number): void } {
+  let nowMs = startMs;
+  return {
+    nowMs: () => nowMs,
+    pass: (ms) => {
+      nowMs += ms;
+    },
+  };
+}
+
+async function until(holds: () => Promise<boolean>): Promise<void> {
+  for (let tries = 0; tries < 200; tries++) {
+    if (await holds()) return;
+    await new Promise((resolve) => setTimeout(resolve, 25));
+  }
+  assert.fail('it never came');
+}
+
+async function* replay(pieces: readonly Uint8Array[]): AsyncGenerator<Uint8Array> {
+  yield* pieces;
 }
 
 const refused = (promise: Promise<unknown>, ...codes: ErrorCode[]) =>
@@ -147,4 +190,308 @@ test('an invite works once: repeated by the same home it changes nothing, anothe
   await refused(bob.membership.create(), 'network-state');
   await refused(bob.membership.invite(), 'committee-only');
   await refused(eve.membership.invite(), 'network-state');
+});
+
+test('an invite ends by the clock of the founder, and one that was never issued opens nothing', async () => {
+  const network = testNetwork();
+  const time = clockFrom(Date.now());
+  await using ada = await start(network, 'ada-3', { clock: time });
+  await using bob = await start(network, 'bob-3', { clock: time });
+  await ada.membership.create();
+  await refused(ada.membership.invite({ expiresInMs: 0 }), 'usage');
+  await refused(ada.membership.invite({ expiresInMs: 31 * DAY_MS }), 'usage');
+  await refused(ada.membership.invite({ addresses: ['nowhere'] }), 'usage');
+  await refused(ada.membership.invite({ tokens: 10_000_000 }), 'stake-insufficient');
+  const { invite } = await ada.membership.invite({ expiresInMs: 60_000, tokens: 0 });
+  time.pass(62_000);
+  await refused(bob.membership.join(invite), 'invite-expired');
+  const forged = encodeInvite({ ...decodeInvite(invite), secret: '00'.repeat(20) });
+  await refused(bob.membership.join(forged), 'invite-unknown');
+  const elsewhere = encodeInvite({ ...decodeInvite(invite), networkId: `sha256:${'11'.repeat(32)}` });
+  await refused(bob.membership.join(elsewhere), 'network-mismatch');
+  assert.equal((await bob.membership.place()).role, 'alone');
+
+  // Not even once used does it live for ever: who left needs a new one.
+  const { invite: good } = await ada.membership.invite({ expiresInMs: 60_000 });
+  await bob.membership.join(good);
+  await bob.membership.leave();
+  await refused(bob.membership.join(good), 'not-a-member');
+  const { invite: again } = await ada.membership.invite();
+  await bob.membership.join(again);
+  assert.equal((await bob.membership.members()).length, 2);
+});
+
+test('nothing is said to a machine that is not the inviter, and a false answer changes nothing', async () => {
+  const network = testNetwork();
+  await using ada = await start(network, 'ada-4');
+  await using bob = await start(network, 'bob-4');
+  await using eve = await start(network, 'eve-4');
+  await ada.membership.create();
+  await eve.membership.create();
+  const { invite } = await ada.membership.invite();
+  const asked: string[] = [];
+  network.onRequest = (to, method) => {
+    asked.push(`${to} ${method}`);
+    return undefined;
+  };
+  // The address leads to somebody else, who has not even to be in the same network.
+  const redirected = encodeInvite({ ...decodeInvite(invite), addresses: ['eve-4:9292'] });
+  await refused(bob.membership.join(redirected), 'network-mismatch', 'identity-mismatch');
+  assert.deepEqual(asked, []);
+
+  const { invite: other } = await eve.membership.invite();
+  const answers: Uint8Array[] = [];
+  network.onAnswer = (_from, method, body) => {
+    if (method === 'network/join') answers.push(body);
+    return undefined;
+  };
+  await using carol = await start(network, 'carol-4');
+  await carol.membership.join(other);
+  const [ofEve] = answers;
+  const lies: readonly ((answer: Record<string, unknown>) => unknown)[] = [
+    () => JSON.parse(Buffer.from(ofEve!).toString()),
+    (answer) => ({ ...answer, certificates: JSON.parse(Buffer.from(ofEve!).toString()).certificates }),
+    (answer) => ({ ...answer, anchor: JSON.parse(Buffer.from(ofEve!).toString()).anchor }),
+    (answer) => ({
+      ...answer,
+      certificates: {
+        ...(answer['certificates'] as object),
+        node: (answer['certificates'] as Record<string, string>)['publisher'],
+      },
+    }),
+    (answer) => ({ ...answer, anchor: { ...(answer['anchor'] as object), revocations: [] } }),
+    () => null,
+    () => 'x'.repeat(1_000),
+  ];
+  for (const [at, lie] of lies.entries()) {
+    network.onAnswer = (_from, method, body) =>
+      method === 'network/join'
+        ? Buffer.from(JSON.stringify(lie(JSON.parse(Buffer.from(body).toString()))))
+        : undefined;
+    await assert.rejects(bob.membership.join(invite), (error) => isCoded(error, 'certification-invalid'), `lie ${at}`);
+    assert.equal((await bob.membership.place()).role, 'alone');
+  }
+  network.onAnswer = () => undefined;
+  // All the while the invite was bound to this home, so the truth still comes.
+  assert.equal((await bob.membership.join(invite)).networkId, (await ada.membership.place()).networkId);
+});
+
+test('a clock that is an hour off is named, on either side, and the invite stays good', async () => {
+  const network = testNetwork();
+  const time = clockFrom(Date.now());
+  await using ada = await start(network, 'ada-5');
+  await using bob = await start(network, 'bob-5', { clock: time });
+  await ada.membership.create();
+  const { invite } = await ada.membership.invite();
+  for (const [hours, says] of [
+    [1, /60 minutes ahead/],
+    [-1, /60 minutes behind/],
+  ] as const) {
+    time.pass(hours * 3_600_000);
+    await assert.rejects(
+      bob.membership.join(invite),
+      (error) => isCoded(error, 'clock-skewed') && says.test(error.message),
+    );
+    time.pass(-hours * 3_600_000);
+  }
+  await bob.membership.join(invite);
+});
+
+test('without the committee a publish says so, loses nothing, and goes on where it was', async () => {
+  const network = testNetwork();
+  await using ada = await start(network, 'ada-6');
+  await using bob = await start(network, 'bob-6');
+  await ada.membership.create();
+  await bob.membership.join((await ada.membership.invite()).invite);
+  await publish(bob, 'bob/first');
+  network.cut('ada-6');
+  await refused(publish(bob, 'bob/notes'), 'committee-unreachable');
+  await refused(bob.membership.members(), 'committee-unreachable');
+  await refused(bob.hypermesh.node.consensus.stake(), 'committee-unreachable');
+  // What needs nobody else goes on: installing, running, verifying.
+  const catalog = await bob.hypermesh.loadExtension('catalog');
+  await catalog.install(['bob/first'], { root: join(base, 'bob-6-installed') });
+  network.mend('ada-6');
+  // Answers get lost: of the admission, then of the log. Each repetition takes up what was done.
+  const seen: string[] = [];
+  network.onRequest = (_to, method) => {
+    seen.push(method);
+    return undefined;
+  };
+  for (const lost of ['committee/admit', 'committee/log']) {
+    network.onAnswer = (_from, method) => {
+      if (method === lost) throw new HyperMeshError('peer-unreachable', 'lost');
+      return undefined;
+    };
+    await refused(publish(bob, 'bob/notes'), 'committee-unreachable');
+  }
+  network.onAnswer = () => undefined;
+  await publish(bob, 'bob/notes');
+  assert.equal(seen.filter((method) => method === 'committee/challenge').length, 1);
+  const { inclusion } = await bundleOf(bob, 'bob/notes');
+  assert.equal(inclusion.index, 1);
+  assert.equal(inclusion.head.size, 2);
+});
+
+test('a member that is removed is refused at once; a compromise takes back what its keys signed', async () => {
+  const network = testNetwork();
+  const time = clockFrom(Date.now());
+  await using ada = await start(network, 'ada-7', { clock: time });
+  await using bob = await start(network, 'bob-7', { clock: time });
+  await ada.membership.create();
+  const { node } = await bob.membership.join((await ada.membership.invite()).invite);
+  await publish(bob);
+  const bundle = await bundleOf(bob, 'bob/notes');
+  // Revocation lists count in whole seconds.
+  time.pass(2_000);
+  await refused(ada.membership.remove('00'.repeat(32)), 'not-a-member');
+  await refused(bob.membership.remove(node), 'committee-only');
+  assert.notEqual((await ada.membership.remove(node)).leftAtMs, null);
+  await refused(publish(bob, 'bob/more'), 'not-a-member');
+  const [adas, bobs] = [await ada.hypermesh.loadExtension('catalog'), await bob.hypermesh.loadExtension('catalog')];
+  // What was signed before stays good.
+  await adas.verify({ bundle });
+  const { trust } = bob.hypermesh.node as unknown as { readonly trust: TrustChain };
+  await trust.refreshAnchor();
+  await bobs.verify({ bundle });
+  // Without an invite there is no way back, with a new one there is.
+  await refused(trust.renew('node'), 'not-a-member');
+
+  await ada.membership.remove(node, { compromised: true });
+  await refused(adas.verify({ bundle }), 'certificate-revoked');
+  await trust.refreshAnchor();
+  await refused(bobs.verify({ bundle }), 'certificate-revoked');
+  await refused(bob.membership.leave({ forget: true }), 'certificate-revoked');
+});
+
+test('certificates and lists are renewed from the network, at last also by who cannot say who he is any more', async () => {
+  const network = testNetwork();
+  const time = clockFrom(Date.now());
+  await using ada = await start(network, 'ada-8', { clock: time });
+  await using bob = await start(network, 'bob-8', { clock: time });
+  await ada.membership.create();
+  await bob.membership.join((await ada.membership.invite()).invite);
+  const { trust } = bob.hypermesh.node;
+  const first = await trust.identity('node');
+  network.cut('ada-8');
+  time.pass(6 * DAY_MS);
+  await trust.anchor();
+  time.pass(2 * DAY_MS);
+  await refused(trust.anchor(), 'anchor-stale');
+  await refused(publish(bob), 'anchor-stale', 'committee-unreachable');
+  network.mend('ada-8');
+  await trust.anchor();
+  // Certificates: old ones serve until they end, new ones come behind their back.
+  time.pass(60 * DAY_MS);
+  await trust.anchor();
+  assert.equal((await trust.identity('node')).fingerprint, first.fingerprint);
+  await until(async () => (await trust.identity('node')).fingerprint !== first.fingerprint);
+  const second = await trust.identity('node');
+  network.cut('ada-8');
+  time.pass(100 * DAY_MS);
+  await refused(trust.identity('node'), 'committee-unreachable');
+  network.mend('ada-8');
+  const third = await trust.identity('node');
+  assert.notEqual(third.fingerprint, second.fingerprint);
+  assert.equal(third.keyId, first.keyId);
+  await publish(bob);
+});
+
+test('leaving gives the home a network of its own with the same keys; packages go only when that is said', async () => {
+  const network = testNetwork();
+  await using ada = await start(network, 'ada-9');
+  await using bob = await start(network, 'bob-9');
+  await refused(bob.membership.leave(), 'network-state');
+  await publish(bob, 'bob/alone');
+  await ada.membership.create();
+  const { invite } = await ada.membership.invite();
+  await refused(bob.membership.join(invite), 'home-not-empty');
+  const { keyId } = await bob.hypermesh.node.trust.identity('publisher');
+  const joined = await bob.membership.join(invite, { forget: true });
+  assert.equal((await bob.hypermesh.node.assets.totals()).versions, 0);
+  await publish(bob);
+  await refused(ada.membership.leave(), 'network-state');
+  await refused(bob.membership.leave(), 'home-not-empty');
+  const left = await bob.membership.leave({ forget: true });
+  assert.equal(left.role, 'alone');
+  assert.notEqual(left.networkId, joined.networkId);
+  assert.equal((await bob.hypermesh.node.trust.identity('publisher')).keyId, keyId);
+  await publish(bob, 'bob/alone');
+  await (await bob.hypermesh.loadExtension('catalog')).verify({ ref: 'bob/alone' });
+  assert.equal((await ada.membership.members()).filter(({ leftAtMs }) => leftAtMs !== null).length, 1);
+  assert.equal((await ada.membership.leave()).role, 'alone');
+  await refused(ada.membership.invite(), 'network-state');
+});
+
+test('the committee serves everybody for himself only', async () => {
+  const network = testNetwork();
+  await using ada = await start(network, 'ada-10');
+  await using bob = await start(network, 'bob-10');
+  await using eve = await start(network, 'eve-10');
+  await ada.membership.create();
+  await bob.membership.join((await ada.membership.invite()).invite);
+  await eve.membership.join((await ada.membership.invite({ tokens: 0 })).invite);
+  const requests = new Map<string, unknown>();
+  network.onRequest = (_to, method, body) => {
+    requests.set(method, JSON.parse(Buffer.from(body).toString()));
+    return undefined;
+  };
+  await publish(bob);
+  network.onRequest = () => undefined;
+  // Everything that bob said, said again by eve.
+  for (const method of [
+    'committee/audit',
+    'committee/opening',
+    'committee/statement',
+    'committee/admit',
+    'committee/log',
+  ]) {
+    await refused(network.say('eve-10', 'ada-10', method, requests.get(method)), 'not-permitted');
+  }
+  await refused(network.say('eve-10', 'ada-10', 'committee/log', { leaf: 'e30=' }), 'not-permitted');
+  await refused(network.say('eve-10', 'bob-10', 'committee/account', {}), 'committee-only');
+  for (const method of requests.keys()) {
+    if (method !== 'network/news')
+      await refused(network.say(null, 'ada-10', method, requests.get(method)), 'not-permitted');
+  }
+  // Without tokens there is no publish; somebody can give them.
+  await refused(publish(eve), 'stake-insufficient');
+  const eveId = (await eve.hypermesh.node.trust.identity('publisher')).keyId;
+  assert.deepEqual(await eve.hypermesh.node.consensus.stake(), { account: eveId, balance: 0, locked: 0 });
+  await refused(bob.hypermesh.node.consensus.transferStake(eveId, 1), 'stake-insufficient');
+  await bob.hypermesh.node.consensus.unlockStake(50);
+  // An answer that is lost and asked for again moves the tokens once.
+  let lose = true;
+  network.onAnswer = (_from, method) => {
+    if (method !== 'committee/ledger' || !lose) return undefined;
+    lose = false;
+    throw new HyperMeshError('peer-unreachable', 'lost');
+  };
+  await bob.hypermesh.node.consensus.transferStake(eveId, 50);
+  assert.equal((await eve.hypermesh.node.consensus.stake()).balance, 50);
+  assert.equal((await bob.hypermesh.node.consensus.stake()).balance, 50);
+});
+
+test('an export carries the place in the network, for a member and for the founder', async () => {
+  const network = testNetwork();
+  await using ada = await start(network, 'ada-11');
+  await using bob = await start(network, 'bob-11');
+  await ada.membership.create();
+  const { invite } = await ada.membership.invite();
+  const { networkId } = await bob.membership.join(invite);
+  await publish(bob);
+  const [adas, bobs] = await Promise.all([ada, bob].map((node) => Array.fromAsync(node.hypermesh.exportState())));
+  await bob.membership.leave({ forget: true });
+  await bob.hypermesh.importState(replay(bobs!));
+  assert.deepEqual((await bob.membership.place()).networkId, networkId);
+  assert.equal((await bob.membership.place()).role, 'member');
+  // The committee heard it leave, so the place alone is not enough; what was published still verifies.
+  await refused(bob.membership.members(), 'not-a-member');
+  await (await bob.hypermesh.loadExtension('catalog')).verify({ ref: 'bob/notes' });
+  // The founder's older export does not forget that somebody left, nor does it let an invite in twice.
+  await ada.hypermesh.importState(replay(adas!));
+  assert.equal((await ada.membership.place()).role, 'founder');
+  assert.equal((await ada.membership.members()).filter(({ leftAtMs }) => leftAtMs !== null).length, 1);
+  await using eve = await start(network, 'eve-11');
+  await refused(eve.membership.join(invite), 'invite-used');
 });

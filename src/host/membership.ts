@@ -296,7 +296,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
 
   async remove(node: string, options: { readonly compromised?: boolean | undefined } = {}): Promise<NetworkMember> {
     const { trust, network } = this.#lent;
-    if (node === trust.keyIds().node) {
+    if (trust.membership() === null && node === trust.keyIds().node) {
       throw new HyperMeshError('usage', 'The founder cannot be removed from its own network.');
     }
     await trust.removeMember(node, options.compromised === true ? 'key-compromise' : 'cessation-of-operation');

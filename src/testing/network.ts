@@ -16,6 +16,8 @@ export interface TestNetwork {
   /** Nobody reaches that node any more, until `mend`. */
   cut(name: string): void;
   mend(name: string): void;
+  /** One request from one node (null: from a guest) to another, with whatever body. */
+  say(from: string | null, to: string, method: string, body: unknown): Promise<Uint8Array>;
   /** Called before each request reaches its node; may throw, which looks like a lost connection, or replace what is sent. */
   onRequest: (to: string, method: string, body: Uint8Array) => Uint8Array | undefined;
   /** Called with each answer on its way back. */
@@ -89,6 +91,16 @@ export function testNetwork(): TestNetwork {
         expel() {},
         addresses: () => (own.open ? [own.address] : []),
       };
+    },
+    say: async (from, to, method, body) => {
+      const known = stations.get(to)!.methods.get(method)!;
+      if (known.access === 'member' && from === null) {
+        throw new HyperMeshError('not-permitted', `${method} is not for guests.`);
+      }
+      const who = from === null ? { node: null, publisher: null } : await stations.get(from)!.who();
+      const kind = from === null ? 'guest' : 'member';
+      const options = { signal: new AbortController().signal };
+      return known.handle(Buffer.from(JSON.stringify(body)), { kind, ...who }, options);
     },
     cut: (name) => void cuts.add(name),
     mend: (name) => void cuts.delete(name),

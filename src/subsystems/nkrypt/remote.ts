@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { base64, hex } from '../../base/bytes.ts';
 import type { CallOptions } from '../../base/call.ts';
 import type { Digest } from '../../base/digest.ts';
-import { HyperMeshError } from '../../base/errors.ts';
+import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
 import type { StakeAccount } from '../../capabilities/consensus.ts';
 import type { CommitteeAsk } from '../../capabilities/membership.ts';
@@ -115,13 +115,19 @@ export class RemoteCommittee implements Witness {
     return this.#account('committee/account', {});
   }
 
-  /** Asked again after a lost answer, it happens once. */
-  change(
+  /** When the answer is lost, it is asked for once more: under its id a change happens once. */
+  async change(
     change:
       | { readonly action: 'lock' | 'unlock'; readonly amount: number }
       | { readonly action: 'transfer'; readonly amount: number; readonly to: string },
   ): Promise<StakeAccount> {
-    return this.#account('committee/ledger', { ...change, id: hex(randomBytes(32)) });
+    const request = { ...change, id: hex(randomBytes(32)) };
+    try {
+      return await this.#account('committee/ledger', request);
+    } catch (error) {
+      if (!isCoded(error, 'committee-unreachable')) throw error;
+      return this.#account('committee/ledger', request);
+    }
   }
 
   /** Registration with the committee; that it happened is remembered in `memory`, so that a start needs no network. */
