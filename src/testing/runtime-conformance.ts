@@ -19,6 +19,10 @@ export class MemoryTrees implements Pick<Assets, 'tree' | 'readFile'> {
     return digest;
   }
 
+  remove(layer: Digest): void {
+    this.#trees.delete(layer);
+  }
+
   async tree(layer: Digest): Promise<readonly TreeEntry[]> {
     return Object.entries(this.#files(layer)).map(([path, content]) =>
       content instanceof Uint8Array
@@ -67,6 +71,8 @@ export interface RuntimeFixture extends AsyncDisposable {
   readonly runtime: Runtime;
   readonly trees: MemoryTrees;
   readonly programs: RuntimePrograms;
+  /** Where {@link SMALL_POLICY} is not enough for the runtime. */
+  readonly policy?: Partial<SandboxPolicy>;
 }
 
 export const SMALL_POLICY: SandboxPolicy = {
@@ -103,7 +109,7 @@ export function testRuntime(
       entry,
       args: more.args ?? [],
       input: more.input ?? null,
-      policy: { ...SMALL_POLICY, ...more.policy },
+      policy: { ...SMALL_POLICY, ...fixture.policy, ...more.policy },
     });
     const run = (...args: Parameters<typeof request>): Promise<RunResult> => fixture.runtime.run(request(...args));
 
@@ -142,7 +148,7 @@ export function testRuntime(
     it('stops or fails a program that takes too much memory', async () => {
       const result = await run(fixture.programs.hoard);
       assert.equal(result.termination, 'memory');
-      assert.ok(result.usage.peakMemoryBytes <= SMALL_POLICY.memoryBytes);
+      assert.ok(result.usage.peakMemoryBytes <= (fixture.policy?.memoryBytes ?? SMALL_POLICY.memoryBytes));
       assert.match(result.reason ?? '', /memory|bytes/);
     });
 

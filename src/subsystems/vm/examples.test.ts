@@ -54,6 +54,7 @@ describe('example packages and templates', () => {
     'templates/wasm',
     'templates/library',
     'templates/julia',
+    'templates/virtual-machine',
     'templates/container',
   ]) {
     it(`${path}/catalog.yaml is a manifest whose files exist`, () => {

@@ -11,6 +11,7 @@ import type { Execution, RunRequest, RunResult, Runtime, RuntimeKind, RuntimeSta
 import { ContainerRuntime } from './container/container.ts';
 import { JuliaRuntime } from './julia/julia.ts';
 import { DEFAULT_LIMITS, type ExecutionLimits } from './limits.ts';
+import { MachineRuntime } from './machine/runtime.ts';
 import { openProcessSandbox } from './process/sandbox.ts';
 import { Standby } from './process/standby.ts';
 import { Trees } from './process/trees.ts';
@@ -89,6 +90,7 @@ async function inBoxes(
     new PythonRuntime({ ...lent, sandbox, trees }, { limits }),
     julia,
     new ContainerRuntime({ ...lent, sandbox, trees, roots }, { limits }),
+    new MachineRuntime({ ...lent, sandbox, trees }, { limits, directory: path.join(directory, 'machines') }),
   ];
 }
 

@@ -24,6 +24,8 @@ export interface BoxSpec {
   /** Seen read-only in the box. Sources lie in the folder of the sandbox, and were made by the node. */
   readonly mounts: readonly { readonly source: string; readonly at: string }[];
   readonly environment: Readonly<Record<string, string>>;
+  /** Devices of the machine, such as `/dev/kvm`, that are there too, for who may open them: a group that owns one is joined. */
+  readonly devices?: readonly string[];
   readonly limits: BoxLimits;
   /** The folder that the program starts in; `/` unless given. */
   readonly workingFolder?: string;

@@ -38,15 +38,25 @@ export class Launcher {
     for (const stream of child.stdio) stream?.on('error', () => {});
   }
 
-  /** `mark`: an argument by which the next node finds what this one left. `through`: a command that becomes the one behind it. */
+  /**
+   * `mark`: an argument by which the next node finds what this one left. `through`: a command that becomes the one behind it. `groups`: the
+   * only ones that its user belongs to.
+   */
   static async start(
     machine: Machine,
-    { mark, through, cgroup, uid }: { mark: string; through: readonly string[]; cgroup: Cgroup | null; uid: number },
+    {
+      mark,
+      through,
+      cgroup,
+      uid,
+      groups = [],
+    }: { mark: string; through: readonly string[]; cgroup: Cgroup | null; uid: number; groups?: readonly number[] },
   ): Promise<Launcher> {
     const { tools, shell, inherited, window } = machine;
     const close = inherited.length === 0 ? '' : `exec ${inherited.map((fd) => `${fd}>&-`).join(' ')}; `;
     // A change of users takes back that it dies with the node.
-    const user = ['--pdeathsig=KILL', `--reuid=${uid}`, `--regid=${uid}`, '--clear-groups', '--no-new-privs'];
+    const member = groups.length === 0 ? '--clear-groups' : `--groups=${groups.join()}`;
+    const user = ['--pdeathsig=KILL', `--reuid=${uid}`, `--regid=${uid}`, member, '--no-new-privs'];
     const [program, ...args] = [
       ...[tools.setpriv, '--pdeathsig', 'KILL', '--'],
       ...(window === null ? [] : [tools.asRoot!.nsenter, `--mount=/proc/${process.pid}/fd/${window.fd}`, '--']),

@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { chmod, mkdir, readdir, readFile, realpath } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile, realpath, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { CallOptions } from '../../../base/call.ts';
@@ -186,7 +186,9 @@ class Sandbox implements ProcessSandbox {
   ): Promise<RunningBox> {
     const machine = await this.#examined();
     const files = await this.#binds(spec, machine);
-    const launcher = this.#waiting() ?? (await this.#launch(machine));
+    const devices = spec.devices ?? [];
+    const launcher =
+      (devices.length === 0 ? this.#waiting() : undefined) ?? (await this.#launch(machine, await groupsOf(devices)));
     try {
       const limit = async ({ pids, ...rest }: BoxLimits, yields: boolean) =>
         launcher.cgroup?.limit({ ...rest, pids: pids + OWN_PIDS, yields });
@@ -205,6 +207,7 @@ class Sandbox implements ProcessSandbox {
         ...['--unshare-all', '--unshare-user', '--disable-userns', '--die-with-parent', '--new-session', '--clearenv'],
         ...Object.entries(spec.environment).flatMap(([name, value]) => ['--setenv', name, value]),
         ...['--hostname', 'box', '--proc', '/proc', '--dev', '/dev', '--perms', '0755', '--dir', '/etc'],
+        ...devices.flatMap((device) => ['--dev-bind', device, device]),
         ...files,
         ...['--size', String(Math.max(4096, spec.limits.tmpBytes)), '--perms', '1777', '--tmpfs', '/tmp'],
         ...['--size', String(SHM_BYTES), '--perms', '1777', '--tmpfs', '/dev/shm', '--remount-ro', '/dev'],
@@ -248,13 +251,13 @@ class Sandbox implements ProcessSandbox {
     return examine(this.#directory);
   }
 
-  async #launch(machine: Machine): Promise<Launcher> {
+  async #launch(machine: Machine, groups: readonly number[] = []): Promise<Launcher> {
     const uid = this.#takeUid(machine.uidFirst);
     let cgroup: Cgroup | null = null;
     try {
       cgroup = (await this.#cgroups?.create(randomBytes(8).toString('hex'))) ?? null;
       const through = this.#affinity(CORES_USUAL, machine);
-      return await Launcher.start(machine, { mark: markOf(this.#name), through, cgroup, uid });
+      return await Launcher.start(machine, { mark: markOf(this.#name), through, cgroup, uid, groups });
     } catch (error) {
       this.#uids.delete(uid);
       await cgroup?.remove();
@@ -375,6 +378,12 @@ class Sandbox implements ProcessSandbox {
     }
     throw new HyperMeshError('quota-exceeded', `${UIDS} boxes run already.`);
   }
+}
+
+/** Groups other than root's that own one of these devices. */
+async function groupsOf(devices: readonly string[]): Promise<number[]> {
+  const owners = await Promise.all(devices.map(async (device) => (await stat(device)).gid));
+  return [...new Set(owners)].filter((gid) => gid !== 0);
 }
 
 /** Ends what a killed node left: whatever has its mark among its arguments. */

@@ -1,0 +1,265 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { after, describe, it } from 'node:test';
+import type { SandboxPolicy, Termination } from '../../../capabilities/vm.ts';
+import { buildGuest, type Guest, machineFiles } from '../../../testing/guest.ts';
+import { MemoryTrees, SMALL_POLICY, testRuntime } from '../../../testing/runtime-conformance.ts';
+import { DEFAULT_LIMITS } from '../limits.ts';
+import { visible } from '../output.ts';
+import { openProcessSandbox } from '../process/sandbox.ts';
+import { Trees } from '../process/trees.ts';
+import { MachineRuntime } from './runtime.ts';
+
+const SCRIPTS = {
+  echo: 'exec cat',
+  sh: 'shift; eval "$1"',
+  seven: 'exit 7',
+  spin: 'while :; do :; done',
+  flood: 'exec yes xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx',
+  complain: `printf '\\033[31mred' >&2`,
+  read: 'exec cat "$1"',
+  hoard: 'exec tail -n 1 /dev/zero',
+  environment: 'cat /proc/$$/environ',
+};
+/** Ports and files like the guest of the template, but what it does after that is the argument of the run. */
+const HOSTILE = `
+set --
+while read -r word first second <&3; do
+  case "$word" in
+    wake) /bin/wake <&3 ;;
+    argument) value=$(printf '%s' "$first" | /bin/base64 -d) ;;
+    start) break ;;
+  esac
+done
+PATH=/bin
+eval "$value"
+sleep 3600`;
+const POLICY = { memoryBytes: 96 * 2 ** 20, tmpBytes: 2 ** 20 };
+
+const guest = await buildGuest(SCRIPTS, (init) => ({ hostile: init.replace(/\n# From here on[\s\S]*/, HOSTILE) }));
+
+async function open(directory: string, assets: MemoryTrees) {
+  await using stack = new AsyncDisposableStack();
+  const sandbox = stack.use(await openProcessSandbox({ directory }));
+  const trees = await Trees.open(
+    { assets },
+    { directory: path.join(directory, 'trees'), treeBytesMax: 2 ** 28, filesMax: 1_000 },
+  );
+  const runtime = new MachineRuntime(
+    { assets, sandbox, trees },
+    { limits: DEFAULT_LIMITS, directory: path.join(directory, 'machines') },
+  );
+  const owned = stack.move();
+  return { runtime, [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose]() };
+}
+
+/** One for all tests of this file: starting a machine for the first time takes seconds. */
+const directory = await mkdtemp(path.join(tmpdir(), 'hypermesh-machine-'));
+const assets = new MemoryTrees();
+let opened = await open(directory, assets);
+after(async () => {
+  await opened[Symbol.asyncDispose]();
+  await rm(directory, { recursive: true, force: true });
+});
+const skip = typeof guest === 'string' ? guest : ((await opened.runtime.probe()).reason ?? false);
+const layer =
+  typeof guest === 'string'
+    ? assets.add({})
+    : assets.add({
+        ...machineFiles(guest, Object.keys(SCRIPTS)),
+        'hostile.json': Buffer.from(
+          JSON.stringify({ ...guest.machine, commandLine: `${guest.machine['commandLine']} rdinit=/hostile` }),
+        ),
+        'broken.json': Buffer.from('no machine'),
+      });
+
+testRuntime(
+  'vm',
+  async () => {
+    const programs = Object.fromEntries([...Object.keys(SCRIPTS), 'broken'].map((name) => [name, `${name}.json`]));
+    return {
+      get runtime() {
+        return opened.runtime;
+      },
+      trees: assets,
+      programs: { layer, ...programs } as never,
+      policy: POLICY,
+      async [Symbol.asyncDispose]() {},
+    };
+  },
+  { skip },
+);
+
+function run(entry: string, args: readonly string[], more: Partial<SandboxPolicy> = {}, from = layer) {
+  const policy = { ...SMALL_POLICY, ...POLICY, ...more };
+  return opened.runtime.run({ kind: 'vm', layer: from, entry, args, input: null, policy });
+}
+
+const sh = (script: string, more?: Partial<SandboxPolicy>) => run('sh.json', ['', script], more);
+
+/** What a guest may try, and the limit that has to stop it. */
+const ATTACKS: readonly {
+  readonly name: string;
+  readonly limit: string;
+  /** `sh`: a program of the machine; `hostile`: in place of the first program, with the ports in its hands. */
+  readonly as: 'sh' | 'hostile';
+  readonly script: string;
+  readonly ends?: readonly Termination[];
+  readonly policy?: Partial<SandboxPolicy>;
+}[] = [
+  {
+    name: 'fills the disk that it may write',
+    limit: 'tmp',
+    as: 'sh',
+    script: `disk=/dev/$(grep -l scratch /sys/block/vd*/serial | cut -d/ -f4)
+      dd if=/dev/zero of=$disk bs=64k 2>/tmp/why; grep -q "No space" /tmp/why && echo '"held"'`,
+  },
+  {
+    name: 'writes the disks of its package',
+    limit: 'files',
+    as: 'sh',
+    script: `disk=/dev/$(grep -l files /sys/block/vd*/serial | cut -d/ -f4)
+      echo x 2>/dev/null >$disk || echo '"held"'`,
+  },
+  {
+    name: 'looks for a network',
+    limit: 'network',
+    as: 'sh',
+    script: `[ "$(ls /sys/class/net)" = lo ] && ! ls /sys/bus/pci/devices/* 2>/dev/null && echo '"held"'`,
+  },
+  {
+    name: 'forks without end',
+    limit: 'memory',
+    as: 'sh',
+    // The machine runs out of processes or of memory, whichever is first.
+    ends: ['exit', 'memory', 'timeout'],
+    script: 'count=0; while [ $count -lt 20000 ]; do sleep 60 & count=$((count+1)); done 2>/dev/null; echo 2',
+  },
+  {
+    name: 'takes all memory of the machine in many programs',
+    limit: 'memory',
+    as: 'sh',
+    ends: ['memory'],
+    policy: { wallMs: 60_000 },
+    script: 'for one in 1 2 3; do tail -n 1 /dev/zero & done; wait; exit 1',
+  },
+  { name: 'floods its log', limit: 'output', as: 'sh', ends: ['output'], script: 'exec yes >&2' },
+  { name: 'never answers', limit: 'wall', as: 'hostile', ends: ['timeout'], policy: { wallMs: 1_500 }, script: ':' },
+  {
+    name: 'prints without end and never answers',
+    limit: 'output',
+    as: 'hostile',
+    ends: ['output'],
+    script: 'yes >&5 & yes >&6 & wait',
+  },
+  { name: 'says words without end', limit: 'isolation', as: 'hostile', ends: ['error'], script: 'yes ready 1 >&3' },
+  {
+    name: 'says a word without end',
+    limit: 'isolation',
+    as: 'hostile',
+    ends: ['error'],
+    script: 'tr "\\\\0" x </dev/zero >&3',
+  },
+  { name: 'lies about its status', limit: 'isolation', as: 'hostile', ends: ['error'], script: 'echo exit 999 >&3' },
+  { name: 'switches itself off', limit: 'isolation', as: 'hostile', ends: ['error'], script: 'reboot -f' },
+  {
+    name: 'crashes its kernel',
+    limit: 'isolation',
+    as: 'hostile',
+    ends: ['error'],
+    script: 'echo c >/proc/sysrq-trigger',
+  },
+  {
+    name: 'goes on after its answer',
+    limit: 'wall',
+    as: 'hostile',
+    ends: ['exit'],
+    script: `printf '1\\0' >&5; printf '\\0' >&6; echo exit 0 >&3; yes >&5`,
+  },
+  {
+    name: 'answers without the end of what it printed',
+    limit: 'wall',
+    as: 'hostile',
+    ends: ['exit'],
+    script: 'printf 1 >&5; echo exit 0 >&3',
+  },
+];
+
+describe('escapes from a virtual machine', { skip }, () => {
+  for (const { name, limit, as, script, ends = ['exit'], policy } of ATTACKS) {
+    it(`${name}: stopped by ${limit}`, async () => {
+      const result = await run(`${as}.json`, ['', script].slice(as === 'sh' ? 0 : 1), policy);
+      const said = `${result.termination}, ${result.reason}, ${result.exitCode}: ${result.text} ${result.stderr}`;
+      assert.ok(ends.includes(result.termination), said);
+      if (result.termination !== 'exit') assert.equal(typeof result.reason, 'string');
+      else if (ends.length === 1) assert.ok(result.output === 'held' || result.output === 1, said);
+      else assert.notEqual(result.output, 2);
+      assert.ok(result.enforcedBy[limit], `enforcedBy.${limit}`);
+      assert.ok(result.usage.cpuMs > 0);
+      assert.ok(result.usage.peakProcessBytes > 0);
+    });
+  }
+});
+
+describe('runtime vm', { skip }, () => {
+  it('passes arguments and an environment of any text', async () => {
+    const text = 'a "b" \'c\' $d\n ü \\ ';
+    const result = await run('sh.json', ['', 'printf "%s" "$2$word"', text], { environment: { word: text } });
+    assert.equal(result.text, visible(text + text));
+  });
+
+  it('wakes each machine with the time, and with randomness of its own', async () => {
+    const ask = () => sh(`printf '[%s,"%s"]' "$(date +%s)" "$(head -c 16 /dev/urandom | base64)"`);
+    const [one, other] = (await Promise.all([ask(), ask()])).map(({ output, stderr, text }) => {
+      assert.ok(Array.isArray(output), `${text} ${stderr}`);
+      return output as [number, string];
+    });
+    for (const [seconds] of [one!, other!]) assert.ok(Math.abs(seconds - Date.now() / 1000) < 30, String(seconds));
+    assert.notEqual(one![1], other![1]);
+  });
+
+  it('keeps what it prints before it is cancelled, and asks it to stop', async () => {
+    const controller = new AbortController();
+    const running = opened.runtime.run(
+      {
+        ...{ kind: 'vm', layer, entry: 'sh.json', args: ['', 'echo 1; sleep 60'], input: null },
+        policy: { ...SMALL_POLICY, ...POLICY },
+      },
+      { signal: controller.signal },
+    );
+    setTimeout(() => controller.abort(), 2_000);
+    const result = await running;
+    assert.deepEqual([result.termination, result.output], ['cancelled', 1]);
+  });
+
+  it('says why a machine does not become ready', async () => {
+    const bad = guest as Guest;
+    const files = machineFiles(bad, ['seven']);
+    const quick = { ...bad.machine, commandLine: 'console=ttyS0 quiet panic=-1 reboot=t rdinit=/seven' };
+    const broken = assets.add({ ...files, 'm.json': Buffer.from(JSON.stringify(quick)) });
+    await assert.rejects(run('m.json', [], {}, broken), {
+      code: 'program-invalid',
+      message: /did not become ready.*Kernel Offset/s,
+    });
+    const missing = assets.add({ 'm.json': Buffer.from(JSON.stringify({ ...bad.machine })) });
+    await assert.rejects(run('m.json', [], {}, missing), { code: 'program-invalid', message: /vmlinuz/ });
+  });
+
+  it('makes a snapshot anew that is not what it was, and lets go of those of packages that are gone', async () => {
+    const folder = path.join(directory, 'machines');
+    const kept = async () => (await readdir(folder)).filter((name) => /^[0-9a-f]{64}$/.test(name));
+    const first = await kept();
+    assert.ok(first.length >= 1);
+    await opened[Symbol.asyncDispose]();
+    for (const name of first) await writeFile(path.join(folder, name, 'state'), 'damaged');
+    opened = await open(directory, assets);
+    assert.equal((await run('echo.json', [])).output, null);
+    assets.remove(layer);
+    await opened[Symbol.asyncDispose]();
+    opened = await open(directory, assets);
+    await opened.runtime.probe();
+    assert.deepEqual(await kept(), []);
+  });
+});
