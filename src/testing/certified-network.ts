@@ -1,11 +1,11 @@
-import { base64 } from '../base/bytes.ts';
+import { base64, fromBase64 } from '../base/bytes.ts';
 import { type Clock, systemClock } from '../base/clock.ts';
 import { type Digest, digestOf } from '../base/digest.ts';
 import type { CertificateInfo, Trust } from '../capabilities/trust.ts';
 import { generateEd25519, signEd25519 } from '../subsystems/trustchain/ed25519.ts';
 import { createFalcon } from '../subsystems/trustchain/falcon.ts';
 import { verifyEnvelope } from '../subsystems/trustchain/index.ts';
-import { issue, issueList } from '../subsystems/trustchain/issue.ts';
+import { certificateRow, issue, issueList } from '../subsystems/trustchain/issue.ts';
 import type { CertificateRow } from '../subsystems/trustchain/tables.ts';
 import type { CertificateRole, CertificateSigner, LeafRole, PublicKeys } from '../wire/certificate.ts';
 import { pae, sealEnvelope, type TrustAnchor } from '../wire/signature.ts';
@@ -16,6 +16,21 @@ export interface CertifiedNode {
   /** Key ids. */
   readonly node: string;
   readonly publisher: string;
+  /** Plain data from which {@link certifiedNode} makes the same node in another process. */
+  readonly secrets: NodeSecrets;
+}
+
+export interface NodeSecrets {
+  readonly roles: Readonly<Record<'node' | 'publisher', SecretRole>>;
+  readonly authorities: readonly string[];
+  readonly anchor: TrustAnchor;
+}
+
+/** Base64. */
+interface SecretRole {
+  readonly falcon: string;
+  readonly ed25519: string;
+  readonly certificate: string;
 }
 
 interface Holder {
@@ -54,29 +69,13 @@ export class CertifiedNetwork {
   }
 
   async node(clock: Clock = this.clock): Promise<CertifiedNode> {
-    const holders = {
-      node: await holder('node', clock, this.#intermediate),
-      publisher: await holder('publisher', clock, this.#intermediate),
+    const role = async (name: LeafRole): Promise<SecretRole> => {
+      const { falconSecret, ed25519Seed, row } = await holder(name, clock, this.#intermediate);
+      return { falcon: base64(falconSecret), ed25519: base64(ed25519Seed), certificate: base64(row.der) };
     };
-    const of = (role: LeafRole): Holder => {
-      if (role === 'validator') throw new TypeError('nodes of a test network do not vote');
-      return holders[role];
-    };
-    const chain = (role: LeafRole) => [of(role), this.#intermediate, this.#root].map(({ row }) => base64(row.der));
-    const trust: CertifiedNode['trust'] = {
-      identity: async (role) => ({ ...infoOf(of(role).row), chain: chain(role) }),
-      async sign(role, payloadType, payload) {
-        const { row, ...keys } = of(role);
-        const signer = signerOf(keys);
-        const bytes = pae(payloadType, payload);
-        const signatures = { falcon: await signer.falcon(bytes), ed25519: await signer.ed25519(bytes) };
-        return sealEnvelope(payloadType, payload, row.key_id, signatures);
-      },
-      verify: (envelope, certificates, { role, atMs = clock.nowMs(), anchor = this.#anchor }) =>
-        verifyEnvelope(envelope, certificates, anchor, { role, atMs }),
-      anchor: async () => this.#anchor,
-    };
-    return { trust, node: holders.node.row.key_id, publisher: holders.publisher.row.key_id };
+    const roles = { node: await role('node'), publisher: await role('publisher') };
+    const authorities = [this.#intermediate, this.#root].map(({ row }) => base64(row.der));
+    return certifiedNode({ roles, authorities, anchor: this.#anchor }, { clock, anchor: () => this.#anchor });
   }
 
   /** From now on every node of the network refuses what that one signs as a node. */
@@ -94,6 +93,38 @@ export class CertifiedNetwork {
     ]);
     this.#anchor = { ...this.#anchor, revocations: lists.map(({ der }) => base64(der)) };
   }
+}
+
+/** Signs and verifies with keys that are plain data. */
+export function certifiedNode(
+  secrets: NodeSecrets,
+  {
+    clock = systemClock,
+    anchor: currentAnchor = () => secrets.anchor,
+  }: { clock?: Clock; anchor?: () => TrustAnchor } = {},
+): CertifiedNode {
+  const of = (role: LeafRole): SecretRole & { readonly row: CertificateRow } => {
+    if (role === 'validator') throw new TypeError('nodes of a test network do not vote');
+    const held = secrets.roles[role];
+    return { ...held, row: certificateRow(fromBase64(held.certificate), role) };
+  };
+  const trust: CertifiedNode['trust'] = {
+    async identity(role) {
+      const { row, certificate } = of(role);
+      return { ...infoOf(row), chain: [certificate, ...secrets.authorities] };
+    },
+    async sign(role, payloadType, payload) {
+      const held = of(role);
+      const signer = signerOf({ falconSecret: fromBase64(held.falcon), ed25519Seed: fromBase64(held.ed25519) });
+      const bytes = pae(payloadType, payload);
+      const signatures = { falcon: await signer.falcon(bytes), ed25519: await signer.ed25519(bytes) };
+      return sealEnvelope(payloadType, payload, held.row.key_id, signatures);
+    },
+    verify: (envelope, chain, { role, atMs = clock.nowMs(), anchor = currentAnchor() }) =>
+      verifyEnvelope(envelope, chain, anchor, { role, atMs }),
+    anchor: async () => currentAnchor(),
+  };
+  return { trust, node: of('node').row.key_id, publisher: of('publisher').row.key_id, secrets };
 }
 
 async function holder(role: CertificateRole, clock: Clock, issuer?: Holder): Promise<Holder> {

@@ -79,16 +79,20 @@ export function roomInOpen(method: string): number {
 }
 export const ROOM_IN_ANSWER: number = CHANNEL_LIMITS.payloadBytesMax - 5;
 
-export function encodeFrame(frame: Frame): Uint8Array {
-  const [head, rest] = payloadOf(frame);
-  const length = head.length + rest.length;
-  const out = Buffer.allocUnsafe(FRAME_HEADER_BYTES + length);
-  out[0] = KINDS[frame.kind].number;
-  out.writeUIntBE(length, 1, 3);
-  out.writeUInt32BE('stream' in frame ? frame.stream : 0, 4);
-  out.set(head, FRAME_HEADER_BYTES);
-  out.set(rest, FRAME_HEADER_BYTES + head.length);
-  return out;
+/** Header and numbers, and then the bytes that the frame carries, which are not copied. */
+export function encodeFrame(frame: Frame): readonly [Uint8Array, Uint8Array] {
+  const [start, bytes] = payloadOf(frame);
+  const head = Buffer.allocUnsafe(FRAME_HEADER_BYTES + start.length);
+  writeHeader(head, frame.kind, 'stream' in frame ? frame.stream : 0, start.length + bytes.length);
+  head.set(start, FRAME_HEADER_BYTES);
+  return [head, bytes];
+}
+
+/** The header of a frame whose payload follows. */
+export function writeHeader(into: Buffer, kind: FrameKind, stream: number, length: number, at = 0): void {
+  into[at] = KINDS[kind].number;
+  into.writeUIntBE(length, at + 1, 3);
+  into.writeUInt32BE(stream, at + 4);
 }
 
 function payloadOf(frame: Frame): readonly [Uint8Array, Uint8Array] {
@@ -131,7 +135,7 @@ function payloadOf(frame: Frame): readonly [Uint8Array, Uint8Array] {
 
 /**
  * Cuts what arrives into frames. A length is checked against its kind before anything is allocated. The bytes of a frame may be a view of
- * what was pushed. Errors of `push`: `peer-lied`; nothing may be pushed after one.
+ * what was pushed; those of `data` come in as many parts as they arrive in, each a frame of its own. Errors of `push`: `peer-lied`; nothing may be pushed after one.
  */
 export class FrameDecoder {
   readonly #helloBytesMax: number;
@@ -140,6 +144,8 @@ export class FrameDecoder {
   /** Payload that came in parts. */
   #partial: Uint8Array | undefined;
   #partialAt = 0;
+  /** Of a frame of data, that has not come yet. */
+  #dataLeft = 0;
 
   constructor(helloBytesMax: number = CHANNEL_LIMITS.payloadBytesMax) {
     this.#helloBytesMax = helloBytesMax;
@@ -150,6 +156,13 @@ export class FrameDecoder {
     const chunk = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length);
     let at = 0;
     while (at < chunk.length) {
+      if (this.#dataLeft > 0) {
+        const part = chunk.subarray(at, at + this.#dataLeft);
+        at += part.length;
+        this.#dataLeft -= part.length;
+        yield { kind: 'data', stream: this.#header.readUInt32BE(4), bytes: part };
+        continue;
+      }
       if (this.#partial !== undefined) {
         const part = chunk.subarray(at, at + this.#partial.length - this.#partialAt);
         this.#partial.set(part, this.#partialAt);
@@ -167,7 +180,10 @@ export class FrameDecoder {
       at += part.length;
       if (this.#headerAt < FRAME_HEADER_BYTES) return;
       const length = this.#checkedLength();
-      if (chunk.length - at >= length) {
+      if (this.#header[0] === KINDS.data.number) {
+        this.#headerAt = 0;
+        this.#dataLeft = length;
+      } else if (chunk.length - at >= length) {
         at += length;
         yield this.#finish(chunk.subarray(at - length, at));
       } else {

@@ -1,5 +1,5 @@
 import type { TLSSocket } from 'node:tls';
-import { type HyperMeshError, isCoded, toProblem } from '../../../base/errors.ts';
+import { HyperMeshError, isCoded, toProblem } from '../../../base/errors.ts';
 import {
   decodeProblem,
   decodeRangeAnswer,
@@ -49,7 +49,7 @@ export class BulkClient {
   /** The header, or a problem. */
   #small = new Uint8Array(RANGE_ANSWER_BYTES);
   #smallAt = 0;
-  #slab: Uint8Array | undefined;
+  #slab: Buffer | undefined;
   #slabAt = 0;
   #transfer: Transfer | undefined;
   readonly #waiting: Uint8Array[] = [];
@@ -107,14 +107,16 @@ export class BulkClient {
   /** Called from time to time. A transfer whose receiver is slow is not stalled by the other end. */
   tick(nowMs: number, stallMsMax: number): void {
     if (this.#transfer === undefined || this.#writing) this.#movedAtMs = nowMs;
-    else if (nowMs - this.#movedAtMs > stallMsMax) this.end(gone('a transfer has stalled'));
+    else if (nowMs - this.#movedAtMs > stallMsMax) {
+      this.end(new HyperMeshError('timeout', 'The other node stopped in the middle of a transfer.'));
+    }
   }
 
   end(error: HyperMeshError): void {
     if (this.#error !== undefined) return;
     this.#error = error;
     this.#socket?.destroy();
-    for (const bytes of this.#waiting.splice(0)) this.#slabs.give(new Uint8Array(bytes.buffer));
+    for (const bytes of this.#waiting.splice(0)) this.#slabs.give(Buffer.from(bytes.buffer));
     this.#rest();
     // A slab that is being written comes back when that is done.
     if (!this.#writing) this.#transfer?.settle(error);
@@ -190,7 +192,7 @@ export class BulkClient {
         failure = error as Error;
         this.end(gone('the receiver of a transfer failed', error));
       }
-      this.#slabs.give(new Uint8Array(bytes.buffer));
+      this.#slabs.give(Buffer.from(bytes.buffer));
       if (this.#waiting.length < WAITING_MAX) this.#socket!.resume();
     }
     this.#writing = false;

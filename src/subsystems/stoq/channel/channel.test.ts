@@ -112,11 +112,11 @@ describe('a connection', () => {
       );
     }
 
-    const { head, body } = await connection.requestStream('test/count', utf8('100000'), { replyBytesMax: 100 });
+    const { head, body } = await connection.requestStream('test/count', utf8('20000'), { replyBytesMax: 100 });
     assert.equal(fromUtf8(head), 'numbers');
     const numbers = fromUtf8(await collect(body, 1 << 20)).split(',');
-    assert.equal(numbers.length, 100_001);
-    assert.equal(numbers[99_999], '99999');
+    assert.equal(numbers.length, 20_001);
+    assert.equal(numbers[19_999], '19999');
 
     for (const [offset, length] of [
       [0, BLOB.length],

@@ -309,7 +309,8 @@ class StoqChannel implements Channel {
   #mux(socket: TLSSocket, isInitiator: boolean, isGuest: boolean): Mux {
     const { silenceMsMax, deadAfterMs } = this.#limits;
     const helloBytesMax = isGuest ? HELLO_LIMITS.guestBytesMax : HELLO_LIMITS.bytesMax;
-    return new Mux(socket, { isInitiator, helloBytesMax, silenceMsMax, deadAfterMs, onDefect: this.#lent.onDefect });
+    const { onDefect, slabs } = this.#lent;
+    return new Mux(socket, { isInitiator, helloBytesMax, silenceMsMax, deadAfterMs, onDefect, slabs });
   }
 
   /** From here on the other end is who it says. Errors: `not-permitted`, `peer-unreachable`. */

@@ -1,16 +1,20 @@
 import { randomBytes } from 'node:crypto';
 import type { Duplex } from 'node:stream';
+import { concat } from '../../../base/bytes.ts';
 import { HyperMeshError, isCoded, toProblem } from '../../../base/errors.ts';
 import {
   CHANNEL_LIMITS,
   encodeFrame,
+  FRAME_HEADER_BYTES,
   type Frame,
   FrameDecoder,
   lied,
   ROOM_IN_ANSWER,
   roomInOpen,
+  writeHeader,
 } from '../../../wire/channel.ts';
 import { Pieces } from './pieces.ts';
+import type { Slabs } from './slabs.ts';
 import type { Reply, RequestOptions } from './types.ts';
 
 /** What this end offers to the other. */
@@ -31,24 +35,25 @@ export interface MuxOptions {
   readonly silenceMsMax: number;
   readonly deadAfterMs: number;
   readonly onDefect: (error: unknown) => void;
+  readonly slabs: Slabs;
 }
 
-/** Waits in the socket at most; more than that waits in streams, where it can be taken back. */
-const SOCKET_BYTES_MAX = 262_144;
 /** Frames besides data that may wait for a peer who does not read. */
 const CONTROL_BYTES_MAX = 32 * 2 ** 20;
-const DATA_BYTES = 65_536;
+/** Less than that is not worth a frame at the end of a slab. */
+const DATA_BYTES_MIN = 1_024;
 /** Asked for with a request, so that most answers come at once. */
 const ANSWER_WINDOW = 1 << 20;
-const STREAM_WINDOW = 262_144;
-const STREAM_WINDOW_MAX = 4 << 20;
+const STREAM_WINDOW = 1 << 20;
+const STREAM_WINDOW_MAX = 8 << 20;
 /** By how much the streams of one connection may grow their windows together. */
 const GROWTH_MAX = 32 << 20;
 const REQUEST_TIMEOUT_MS = 30_000;
 /** A stream whose reader waits gets something within that time. */
 const STREAM_SILENCE_MS_MAX = 60_000;
-/** Of answers that nobody takes; further requests of that connection wait. */
+/** Of answers that were not taken yet, those that are being made counted as one of usual size; further requests of that connection wait. */
 const UNSENT_BYTES_MAX = 16 << 20;
+const ANSWER_BYTES = 1 << 20;
 /** Requests that wait for a free stream. */
 const WAITING_MAX = 4_096;
 const CLOSE_GRACE_MS = 1_000;
@@ -133,6 +138,7 @@ export class Mux {
 
   readonly #asked = new Map<number, Asked>();
   readonly #served = new Map<number, Served>();
+  #running = 0;
   #leaving: PromiseWithResolvers<void> | undefined;
   readonly #waiting: { start(): void; fail(error: Error): void }[] = [];
   #nextOwn: number;
@@ -141,10 +147,12 @@ export class Mux {
   #stray = 0;
   #grown = 0;
 
-  readonly #control: Uint8Array[] = [];
+  readonly #control: (readonly [Uint8Array, Uint8Array])[] = [];
   #controlBytes = 0;
   readonly #ready = new Set<Outgoing>();
-  #pumping = false;
+  #scheduled = false;
+  /** A slab is on its way into the socket. */
+  #writing = false;
 
   constructor(socket: Duplex, options: MuxOptions) {
     this.#socket = socket;
@@ -156,7 +164,6 @@ export class Mux {
     // Nobody may be waiting for it when the connection ends.
     this.#hello.promise.catch(() => undefined);
     socket.on('data', (chunk: Uint8Array) => this.#receive(chunk));
-    socket.on('drain', () => this.#pump());
     socket.on('error', (error) => this.end(gone('it was lost', error)));
     // A clean end is never success: what was under way fails.
     socket.on('end', () => this.end(gone('the other node ended it')));
@@ -556,41 +563,51 @@ export class Mux {
   }
 
   async #run(served: Served): Promise<void> {
-    const { stream, admitted, body, abort, outgoing } = served;
+    const isThere = () => this.#served.get(served.stream) === served;
     try {
       // Whoever asks without taking the answers waits.
-      while (this.#unsentBytes() > UNSENT_BYTES_MAX && this.#served.get(stream) === served) await this.#sent();
-      if (this.#served.get(stream) !== served) return;
-      const reply = await admitted.run(body, abort.signal);
-      const isWhole = reply instanceof Uint8Array;
-      const head = isWhole ? reply : reply.head;
-      if (this.#served.get(stream) !== served) {
-        if (!isWhole) await reply.body[Symbol.asyncIterator]().return?.();
-        return;
+      while (this.#unsentBytes() >= UNSENT_BYTES_MAX && isThere()) await this.#sent();
+      if (!isThere()) return;
+      this.#running += 1;
+      try {
+        await this.#answer(served);
+      } finally {
+        this.#running -= 1;
+        this.#hasRoom();
       }
-      if (head.length > CHANNEL_LIMITS.bodyBytesMax) {
-        throw new HyperMeshError('limit-exceeded', `An answer has at most ${CHANNEL_LIMITS.bodyBytesMax} bytes.`);
-      }
-      const inline = head.subarray(0, Math.min(ROOM_IN_ANSWER, outgoing.credit));
-      outgoing.credit -= inline.length;
-      outgoing.bytes = head.subarray(inline.length);
-      outgoing.movedAtMs = performance.now();
-      if (!isWhole) outgoing.source = reply.body[Symbol.asyncIterator]();
-      this.#send({ kind: 'answer', stream, whole: isWhole, length: head.length, bytes: inline });
-      this.#offer(outgoing);
     } catch (error) {
-      if (this.#served.get(stream) === served) {
-        this.#fail(stream, error);
-        this.#leave(served);
-      }
+      if (!isThere()) return;
+      this.#fail(served.stream, error);
+      this.#leave(served);
     } finally {
       // A stream goes on; its place is given back when it has ended.
-      admitted.release();
+      served.admitted.release();
     }
   }
 
+  async #answer(served: Served): Promise<void> {
+    const { stream, outgoing } = served;
+    const reply = await served.admitted.run(served.body, served.abort.signal);
+    const isWhole = reply instanceof Uint8Array;
+    const head = isWhole ? reply : reply.head;
+    if (this.#served.get(stream) !== served) {
+      if (!isWhole) await reply.body[Symbol.asyncIterator]().return?.();
+      return;
+    }
+    if (head.length > CHANNEL_LIMITS.bodyBytesMax) {
+      throw new HyperMeshError('limit-exceeded', `An answer has at most ${CHANNEL_LIMITS.bodyBytesMax} bytes.`);
+    }
+    const inline = head.subarray(0, Math.min(ROOM_IN_ANSWER, outgoing.credit));
+    outgoing.credit -= inline.length;
+    outgoing.bytes = head.subarray(inline.length);
+    outgoing.movedAtMs = performance.now();
+    if (!isWhole) outgoing.source = reply.body[Symbol.asyncIterator]();
+    this.#send({ kind: 'answer', stream, whole: isWhole, length: head.length, bytes: inline });
+    this.#offer(outgoing);
+  }
+
   #unsentBytes(): number {
-    let bytes = this.#controlBytes;
+    let bytes = this.#controlBytes + this.#running * ANSWER_BYTES;
     for (const { outgoing } of this.#served.values()) bytes += outgoing.bytes.length - outgoing.at;
     return bytes;
   }
@@ -637,8 +654,7 @@ export class Mux {
   #onCredit(stream: number, bytes: number): void {
     const outgoing = this.#isOwn(stream) ? this.#asked.get(stream)?.outgoing : this.#served.get(stream)?.outgoing;
     if (outgoing === undefined) return;
-    outgoing.credit += bytes;
-    if (outgoing.credit > 2 ** 40) throw lied('more credit than makes sense');
+    outgoing.credit = Math.min(outgoing.credit + bytes, Number.MAX_SAFE_INTEGER);
     this.#offer(outgoing);
   }
 
@@ -647,9 +663,9 @@ export class Mux {
   /** What is not data goes first. */
   #send(frame: Frame): void {
     if (this.#error !== undefined) return;
-    const bytes = encodeFrame(frame);
-    this.#control.push(bytes);
-    this.#controlBytes += bytes.length;
+    const parts = encodeFrame(frame);
+    this.#control.push(parts);
+    this.#controlBytes += parts[0].length + parts[1].length;
     if (this.#controlBytes > CONTROL_BYTES_MAX) this.end(gone('the other node does not read'));
     else this.#schedule();
   }
@@ -664,41 +680,67 @@ export class Mux {
   }
 
   #schedule(): void {
-    if (this.#pumping) return;
-    this.#pumping = true;
-    // Frames of one turn leave in one TLS record.
-    process.nextTick(() => this.#pump());
+    if (this.#scheduled || this.#writing) return;
+    this.#scheduled = true;
+    // Frames of one turn leave together.
+    process.nextTick(() => {
+      this.#scheduled = false;
+      this.#pump();
+    });
   }
 
+  /**
+   * Fills one slab with frames and writes it; the next one when the socket has taken it. So frames gather while the socket is busy, nothing is
+   * allocated, and little waits where it cannot be overtaken any more.
+   */
   #pump(): void {
-    this.#pumping = false;
-    if (this.#error !== undefined || this.#socket.writableNeedDrain) return;
-    this.#socket.cork();
-    while (this.#socket.writableLength < SOCKET_BYTES_MAX) {
-      const control = this.#control.shift();
-      if (control !== undefined) {
-        this.#controlBytes -= control.length;
-        this.#write(control);
-        continue;
-      }
-      const [outgoing] = this.#ready;
-      if (outgoing === undefined) break;
-      // To the end of the queue: streams take turns.
+    if (this.#error !== undefined || this.#writing) return;
+    if (this.#control.length === 0 && this.#ready.size === 0) return;
+    const slab = this.#options.slabs.take();
+    let at = 0;
+    let control = this.#control[0];
+    for (; control !== undefined; control = this.#control[0]) {
+      const [head, bytes] = control;
+      const size = head.length + bytes.length;
+      if (at + size > slab.length) break;
+      slab.set(head, at);
+      slab.set(bytes, at + head.length);
+      at += size;
+      this.#controlBytes -= size;
+      this.#control.shift();
+    }
+    if (control === undefined) at = this.#fill(slab, at);
+    // Only the hello of a network with long revocation lists is longer than a slab.
+    const bytes = at > 0 ? slab.subarray(0, at) : concat(...this.#control.shift()!);
+    if (at === 0) this.#controlBytes -= bytes.length;
+    this.bytesOut += bytes.length;
+    this.#writing = true;
+    this.#socket.write(bytes, () => {
+      this.#options.slabs.give(slab);
+      this.#writing = false;
+      this.#hasRoom();
+      this.#pump();
+    });
+  }
+
+  /** Streams take turns. */
+  #fill(slab: Buffer, from: number): number {
+    let at = from;
+    for (const outgoing of this.#ready) {
+      const room = slab.length - at - FRAME_HEADER_BYTES;
+      if (room < DATA_BYTES_MIN) break;
       this.#ready.delete(outgoing);
-      const part = outgoing.bytes.subarray(outgoing.at, outgoing.at + Math.min(DATA_BYTES, outgoing.credit));
-      outgoing.at += part.length;
-      outgoing.credit -= part.length;
+      const size = Math.min(CHANNEL_LIMITS.payloadBytesMax, outgoing.credit, room, outgoing.bytes.length - outgoing.at);
+      writeHeader(slab, 'data', outgoing.stream, size, at);
+      slab.set(outgoing.bytes.subarray(outgoing.at, outgoing.at + size), at + FRAME_HEADER_BYTES);
+      at += FRAME_HEADER_BYTES + size;
+      outgoing.at += size;
+      outgoing.credit -= size;
       outgoing.movedAtMs = performance.now();
-      this.#write(encodeFrame({ kind: 'data', stream: outgoing.stream, bytes: part }));
+      // Added again it comes last, and the loop goes on to it.
       this.#offer(outgoing);
     }
-    this.#socket.uncork();
-    this.#hasRoom();
-  }
-
-  #write(bytes: Uint8Array): void {
-    this.bytesOut += bytes.length;
-    this.#socket.write(bytes);
+    return at;
   }
 
   /** The next piece of a stream that is sent, when the last one has left. */
@@ -761,7 +803,7 @@ export class Mux {
   /** Says why, or that all is well, and ends the connection. What is under way fails at both ends. */
   close(problem: HyperMeshError | null): void {
     if (this.#error !== undefined) return;
-    const frame = encodeFrame({ kind: 'close', problem });
+    const frame = concat(...encodeFrame({ kind: 'close', problem }));
     this.#tearDown(problem ?? gone('this node closed it'));
     this.#socket.end(frame);
     const timer = setTimeout(() => this.#socket.destroy(), CLOSE_GRACE_MS);
@@ -783,6 +825,7 @@ export class Mux {
     this.#hello.reject(error);
     this.#held = [];
     this.#control.length = 0;
+    this.#controlBytes = 0;
     this.#ready.clear();
     for (const asked of [...this.#asked.values()]) this.#finish(asked, error);
     for (const { fail } of this.#waiting.splice(0)) fail(error);

@@ -5,13 +5,13 @@ const FREE_MAX = 16;
 
 /** Buffers of one size that go around. */
 export class Slabs {
-  #free: Uint8Array[] = [];
+  #free: Buffer[] = [];
 
-  take(): Uint8Array {
-    return this.#free.pop() ?? new Uint8Array(SLAB_BYTES);
+  take(): Buffer {
+    return this.#free.pop() ?? Buffer.allocUnsafeSlow(SLAB_BYTES);
   }
 
-  give(slab: Uint8Array): void {
+  give(slab: Buffer): void {
     if (this.#free.length < FREE_MAX) this.#free.push(slab);
   }
 
