@@ -1,0 +1,115 @@
+import type { CallOptions } from '../base/call.ts';
+import type { Digest } from '../base/digest.ts';
+import type { ShardSummary } from '../wire/package.ts';
+import type { BlobInfo } from './assets.ts';
+
+/** A blob that may be elsewhere, with what is needed to check it while it comes. */
+export interface RemoteBlob {
+  readonly digest: Digest;
+  readonly size: number;
+  readonly shards: ShardSummary;
+}
+
+/** Content that the network is to keep: what nodes announce, replicate and fetch. */
+export interface Resource {
+  /** Digest of what describes it, for a package its OCI manifest. */
+  readonly id: Digest;
+  readonly blobs: readonly RemoteBlob[];
+  /** Nodes that are to hold it. */
+  readonly replication: number;
+}
+
+export type PeerState = 'self' | 'alive' | 'suspect' | 'away' | 'banned';
+
+export interface PeerInfo {
+  /** Key id of the node. */
+  readonly node: string;
+  readonly addresses: readonly string[];
+  readonly state: PeerState;
+  /** When it last gave a sign of life to this node; null when it never did. */
+  readonly seenAtMs: number | null;
+  /** Round trip of the open connection. */
+  readonly rttMs: number | null;
+  readonly bytesIn: number;
+  readonly bytesOut: number;
+  /** Why it was banned. */
+  readonly reason: string | null;
+}
+
+export interface Transfer {
+  readonly blob: Digest;
+  readonly done: number;
+  readonly total: number;
+  /** Nodes that it comes from. */
+  readonly from: number;
+}
+
+export interface TransportStatus {
+  /** `alone`: the home is in no network of several. `offline`: it is, and reaches nobody. */
+  readonly state: 'alone' | 'offline' | 'online';
+  readonly node: string;
+  /** Where it answers other nodes; none when it does not listen. */
+  readonly addresses: readonly string[];
+  readonly peers: { readonly known: number; readonly alive: number };
+  readonly transfers: readonly Transfer[];
+  readonly resources: { readonly known: number; readonly held: number; readonly underReplicated: number };
+  /** Records that wait to be judged. */
+  readonly arrivals: number;
+}
+
+/** A record that another node vouched for; kept until it is judged. */
+export interface Arrival {
+  readonly id: Digest;
+  readonly bytes: Uint8Array;
+  readonly from: string;
+}
+
+/** `later`: it cannot be judged yet, and is offered again after a while. */
+export type Verdict = 'accepted' | 'refused' | 'later';
+
+export interface SyncSummary {
+  /** Nodes that were compared with, and those that could not be reached. */
+  readonly nodes: number;
+  readonly unreachable: number;
+  readonly received: number;
+  readonly offered: number;
+}
+
+export interface Distribution {
+  readonly id: Digest;
+  readonly wanted: number;
+  /** Nodes that say they hold all of it. */
+  readonly holders: readonly string[];
+}
+
+/** STOQ: other nodes of the network, the records that all of them share, and content that some of them hold. */
+export interface Transport {
+  status(): Promise<TransportStatus>;
+  peers(): Promise<readonly PeerInfo[]>;
+  /** The specification's discover_peers: compares lists of nodes with some of them, then returns who answers. */
+  discoverPeers(options?: CallOptions): Promise<readonly PeerInfo[]>;
+  /**
+   * Makes a record of this home everybody's: durable when it returns, then told to others. Safe to repeat.
+   * Errors: `limit-exceeded` past 8 MiB, `storage-*`.
+   */
+  broadcast(bytes: Uint8Array): Promise<Digest>;
+  /** What other nodes brought, each again at the next call until it is judged. Ends when `signal` aborts. */
+  arrivals(options?: CallOptions): AsyncIterable<Arrival>;
+  /** A refused record costs whoever vouched for it its place. */
+  judge(id: Digest, verdict: Verdict): Promise<void>;
+  /** The record is void: what it named is deleted. It stays known, so that it does not come back. */
+  retire(id: Digest): Promise<void>;
+  /** Compares records with every node that can be reached, and fetches what is missing. Errors: `cancelled`. */
+  sync(options?: CallOptions): Promise<SyncSummary>;
+  /** The specification's announce (ResourceAnnouncement): from now on this node holds the resource if it is one of its places. Safe to repeat. */
+  announce(resource: Resource): Promise<void>;
+  /** Nobody needs to hold it any more. */
+  withdraw(id: Digest): Promise<void>;
+  /**
+   * Brings a blob from whoever holds it, several at once, every shard checked. Nothing to do when it is here.
+   * Errors: `content-unavailable`, `cancelled`, `storage-*`.
+   */
+  fetch(resource: Digest, blob: RemoteBlob, options?: CallOptions): Promise<BlobInfo>;
+  /** Sees to it that a resource has its copies, and tells where they are. Errors: `cancelled`. */
+  distribute(id: Digest, options?: CallOptions): Promise<Distribution>;
+}

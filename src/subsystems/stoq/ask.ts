@@ -1,0 +1,68 @@
+import type { Clock } from '../../base/clock.ts';
+
+/** Key id of a home's `node` role: 64 hexadecimal digits, for ever. */
+export type NodeId = string;
+
+export interface AskOptions {
+  readonly replyBytesMax: number;
+  readonly timeoutMs?: number;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Calls a method of another node. Errors: `peer-unreachable`, `peer-protocol`, `timeout`, and what the other side refuses with. */
+export type Ask = (to: NodeId, method: string, body: Uint8Array, options: AskOptions) => Promise<Uint8Array>;
+
+/** Answers one method: who asks is proved by the channel. */
+export type Answer = (body: Uint8Array, from: NodeId) => Promise<Uint8Array>;
+
+/** Timers as an argument, so that a simulation decides when it is. */
+export interface Timers {
+  /** Returns what cancels it. Never keeps the process alive. */
+  after(ms: number, work: () => void): () => void;
+}
+
+export const systemTimers: Timers = {
+  after(ms, work) {
+    const timer = setTimeout(work, ms);
+    timer.unref();
+    return () => clearTimeout(timer);
+  },
+};
+
+/** What a part of the network layer needs of the world around it; a simulation brings its own. */
+export interface Surroundings {
+  readonly ask: Ask;
+  readonly clock: Clock;
+  readonly timers: Timers;
+  /** From 0 up to 1. */
+  readonly random: () => number;
+}
+
+/** Repeats `work` every `ms`, give or take a fifth, never two at once; ends when the returned function is called. */
+export function every(
+  around: Pick<Surroundings, 'timers' | 'random'>,
+  ms: number,
+  work: () => Promise<void>,
+): () => void {
+  let ended = false;
+  let cancel = (): void => {};
+  const plan = (): void => {
+    if (ended) return;
+    cancel = around.timers.after(ms * (0.8 + 0.4 * around.random()), () => void work().then(plan, plan));
+  };
+  plan();
+  return () => {
+    ended = true;
+    cancel();
+  };
+}
+
+/** `count` different ones of `from`, each as likely as any other. */
+export function sample<T>(from: readonly T[], count: number, random: () => number): T[] {
+  const pool = [...from];
+  for (let at = 0; at < Math.min(count, pool.length); at++) {
+    const other = at + Math.floor(random() * (pool.length - at));
+    [pool[at], pool[other]] = [pool[other]!, pool[at]!];
+  }
+  return pool.slice(0, count);
+}

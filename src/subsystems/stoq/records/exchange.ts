@@ -1,0 +1,265 @@
+import { fromHex, hex } from '../../../base/bytes.ts';
+import { type Digest, digestHex, digestOf } from '../../../base/digest.ts';
+import { HyperMeshError, isCoded } from '../../../base/errors.ts';
+import {
+  compareAnswerBytesMax,
+  decodeCompareAnswer,
+  decodeCompareRequest,
+  encodeCompareAnswer,
+  encodeCompareRequest,
+} from '../../../wire/reconcile.ts';
+import {
+  decodeRecordsAnswer,
+  decodeRecordsNews,
+  decodeRecordsRequest,
+  encodeRecordsAnswer,
+  encodeRecordsNews,
+  encodeRecordsRequest,
+  RECORDS_ANSWER_BYTES_MAX,
+  RECORDS_LIMITS,
+} from '../../../wire/records.ts';
+import { type Answer, type NodeId, type Surroundings, sample } from '../ask.ts';
+import type { IdSet } from './id-set.ts';
+import { type Difference, reconcile } from './reconcile.ts';
+
+/** `pending`: kept, and judged later; see {@link RecordExchange.accepted}. */
+export type Reception = 'accepted' | 'pending' | 'refused';
+
+/** Records of one kind, which every node of the network is to hold. */
+export interface Collection {
+  readonly name: string;
+  /** Those that were accepted: what this node vouches for and hands on. */
+  readonly ids: IdSet;
+  /** Whether there is nothing to gain from fetching it: accepted, waiting to be judged, or refused before. */
+  knows(id: Digest): boolean;
+  read(id: Digest): Promise<Uint8Array | null>;
+  /** Takes bytes that hash to `id`. */
+  receive(id: Digest, bytes: Uint8Array, from: NodeId): Promise<Reception>;
+}
+
+export interface SyncResult {
+  /** Records that came, and that the other side was told of. */
+  readonly received: number;
+  readonly offered: number;
+}
+
+export interface ExchangeOptions {
+  readonly collections: readonly Collection[];
+  /** Nodes that news can be told to. */
+  readonly reachable: () => readonly NodeId[];
+  /** A node handed over what is no record, or one that breaks the rules: with the bytes that show it. */
+  readonly accuse: (node: NodeId, why: string, evidence: Uint8Array) => void;
+  /** Nodes that each piece of news is passed on to. */
+  readonly fanout: number;
+}
+
+/** News gather for this long, so that many go in one message. */
+const NEWS_DELAY_MS = 20;
+const FETCH_BATCH = 64;
+/** Ids that wait to be fetched from one node; what is beyond comes with the next sync. */
+const WAITING_MAX = 4_096;
+
+/**
+ * Keeps collections of records equal among nodes: news of single records spread by gossip, and a comparison of sets with one node
+ * at a time finds whatever gossip missed.
+ */
+export class RecordExchange implements Disposable {
+  readonly #around: Surroundings;
+  readonly #options: ExchangeOptions;
+  readonly #collections: ReadonlyMap<string, Collection>;
+  readonly #news = new Map<string, Map<NodeId, Set<Digest>>>();
+  /** By node: what it told of and is still to be fetched from it. */
+  readonly #waiting = new Map<NodeId, { readonly ids: Map<string, Set<string>>; done: Promise<void> }>();
+  readonly #fetching = new Set<Digest>();
+  #cancelNews: (() => void) | null = null;
+  #closed = false;
+
+  constructor(around: Surroundings, options: ExchangeOptions) {
+    this.#around = around;
+    this.#options = options;
+    this.#collections = new Map(options.collections.map((collection) => [collection.name, collection]));
+  }
+
+  /** The methods that other nodes call. */
+  answers(): ReadonlyMap<string, Answer> {
+    return new Map<string, Answer>([
+      ['records/compare', async (body) => this.#compare(body)],
+      ['records/get', (body) => this.#get(body)],
+      ['records/news', async (body, from) => this.#heard(body, from)],
+    ]);
+  }
+
+  /** The record was accepted: other nodes get to hear of it. `from` knows it already. */
+  accepted(collection: string, id: Digest, from?: NodeId): void {
+    if (!this.#of(collection).ids.add(id)) return;
+    this.#spread(collection, id, from);
+  }
+
+  /** The record is superseded or void: it is not handed on any more. */
+  dropped(collection: string, id: Digest): void {
+    this.#of(collection).ids.delete(id);
+  }
+
+  /** Compares one collection with another node's, fetches what is missing here and tells it what is missing there. */
+  async sync(node: NodeId, name: string, signal?: AbortSignal): Promise<SyncResult> {
+    const collection = this.#of(name);
+    const salt = Uint8Array.from({ length: 16 }, () => Math.floor(this.#around.random() * 256));
+    const { theirs, ours } = await this.#difference(node, collection, salt, signal);
+    const before = collection.ids.size;
+    await this.#fetch(node, collection, theirs.map(hex), signal);
+    const offered = ours.map((short) => collection.ids.find(short)).filter((id) => id !== null);
+    for (let at = 0; at < offered.length; at += RECORDS_LIMITS.idsMax) {
+      await this.#tell(node, name, offered.slice(at, at + RECORDS_LIMITS.idsMax), signal);
+    }
+    return { received: collection.ids.size - before, offered: offered.length };
+  }
+
+  [Symbol.dispose](): void {
+    this.#closed = true;
+    this.#cancelNews?.();
+    this.#waiting.clear();
+  }
+
+  #difference(node: NodeId, { name, ids }: Collection, salt: Uint8Array, signal?: AbortSignal): Promise<Difference> {
+    return reconcile(ids, salt, async (ranges) => {
+      const question = encodeCompareRequest({ collection: name, salt: hex(salt), ranges });
+      const options = { replyBytesMax: compareAnswerBytesMax(ranges.length), signal };
+      return decodeCompareAnswer(await this.#around.ask(node, 'records/compare', question, options), ranges);
+    });
+  }
+
+  async #fetch(node: NodeId, collection: Collection, wanted: readonly string[], signal?: AbortSignal): Promise<void> {
+    let left = wanted.slice(0, wanted.length);
+    while (left.length > 0) {
+      signal?.throwIfAborted();
+      const asked = left.slice(0, FETCH_BATCH);
+      const body = encodeRecordsRequest({ collection: collection.name, ids: asked });
+      const options = { replyBytesMax: RECORDS_ANSWER_BYTES_MAX, signal };
+      const bodies = decodeRecordsAnswer(await this.#around.ask(node, 'records/get', body, options), asked.length);
+      for (const [index, bytes] of bodies.entries()) {
+        if (bytes !== null) await this.#receive(node, collection, asked[index]!, bytes);
+      }
+      left = left.slice(bodies.length);
+    }
+  }
+
+  async #receive(node: NodeId, collection: Collection, asked: string, bytes: Uint8Array): Promise<void> {
+    const id = digestOf(bytes);
+    if (!digestHex(id).startsWith(asked)) {
+      this.#options.accuse(node, `handed over ${id} as the record ${asked}`, bytes);
+      throw new HyperMeshError('peer-protocol', 'A record does not have the id that was asked for.');
+    }
+    if (collection.knows(id) || this.#fetching.has(id)) return;
+    this.#fetching.add(id);
+    try {
+      const reception = await collection.receive(id, bytes, node);
+      if (reception === 'accepted') this.accepted(collection.name, id, node);
+      if (reception === 'refused')
+        this.#options.accuse(node, `vouched for the record ${id}, which breaks the rules`, bytes);
+    } finally {
+      this.#fetching.delete(id);
+    }
+  }
+
+  // What others ask
+
+  #compare(body: Uint8Array): Uint8Array {
+    const { collection, salt, ranges } = decodeCompareRequest(body);
+    const { ids } = this.#of(collection);
+    return encodeCompareAnswer(ranges.map((prefix) => ids.answer(prefix, fromHex(salt))));
+  }
+
+  async #get(body: Uint8Array): Promise<Uint8Array> {
+    const { collection: name, ids } = decodeRecordsRequest(body);
+    const collection = this.#of(name);
+    const records: (Uint8Array | null)[] = [];
+    let size = 0;
+    for (const short of ids) {
+      const id = collection.ids.find(fromHex(short));
+      const record = id === null ? null : await collection.read(id);
+      records.push(record);
+      size += record?.length ?? 0;
+      if (size > RECORDS_LIMITS.answerBytes) break;
+    }
+    return encodeRecordsAnswer(records);
+  }
+
+  #heard(body: Uint8Array, from: NodeId): Uint8Array {
+    const { collection: name, ids } = decodeRecordsNews(body);
+    const collection = this.#of(name);
+    const unknown = ids.filter((id) => !collection.knows(id) && !this.#fetching.has(id));
+    if (unknown.length > 0) this.#later(from, name, unknown);
+    return new Uint8Array();
+  }
+
+  /** One fetch at a time from each node; what it tells meanwhile goes into the next. */
+  #later(node: NodeId, collection: string, ids: readonly Digest[]): void {
+    let entry = this.#waiting.get(node);
+    if (entry === undefined) {
+      entry = { ids: new Map(), done: Promise.resolve() };
+      this.#waiting.set(node, entry);
+      entry.done = this.#fetchWaiting(node, entry.ids);
+    }
+    const waiting = entry.ids.get(collection) ?? new Set();
+    entry.ids.set(collection, waiting);
+    for (const id of ids) if (waiting.size < WAITING_MAX) waiting.add(digestHex(id));
+  }
+
+  async #fetchWaiting(node: NodeId, queue: Map<string, Set<string>>): Promise<void> {
+    await Promise.resolve();
+    try {
+      while (!this.#closed && queue.size > 0) {
+        const [name, ids] = queue.entries().next().value!;
+        queue.delete(name);
+        const collection = this.#of(name);
+        const wanted = [...ids].filter(
+          (id) => !collection.knows(`sha256:${id}`) && !this.#fetching.has(`sha256:${id}`),
+        );
+        await this.#fetch(node, collection, wanted);
+      }
+    } catch (error) {
+      // Whoever cannot be reached now is compared with later.
+      if (!isCoded(error)) throw error;
+    } finally {
+      this.#waiting.delete(node);
+    }
+  }
+
+  // What others are told
+
+  #spread(name: string, id: Digest, from: NodeId | undefined): void {
+    const others = this.#options.reachable().filter((node) => node !== from);
+    for (const node of sample(others, this.#options.fanout, this.#around.random)) {
+      const byNode = this.#news.get(name) ?? new Map<NodeId, Set<Digest>>();
+      this.#news.set(name, byNode);
+      const ids = byNode.get(node) ?? new Set();
+      byNode.set(node, ids.add(id));
+    }
+    this.#cancelNews ??= this.#around.timers.after(NEWS_DELAY_MS, () => this.#flush());
+  }
+
+  #flush(): void {
+    this.#cancelNews = null;
+    const news = [...this.#news];
+    this.#news.clear();
+    for (const [name, byNode] of news) {
+      for (const [node, ids] of byNode) {
+        for (let rest = [...ids]; rest.length > 0; rest = rest.slice(RECORDS_LIMITS.idsMax)) {
+          // Gossip is a favour: a node that misses it finds out when it compares.
+          this.#tell(node, name, rest.slice(0, RECORDS_LIMITS.idsMax)).catch(() => undefined);
+        }
+      }
+    }
+  }
+
+  async #tell(node: NodeId, collection: string, ids: readonly Digest[], signal?: AbortSignal): Promise<void> {
+    const options = { replyBytesMax: 0, signal };
+    await this.#around.ask(node, 'records/news', encodeRecordsNews({ collection, ids }), options);
+  }
+
+  #of(name: string): Collection {
+    const collection = this.#collections.get(name);
+    if (collection === undefined) throw new HyperMeshError('peer-protocol', 'There is no such collection of records.');
+    return collection;
+  }
+}
