@@ -1,25 +1,19 @@
 import type { CallOptions } from '../base/call.ts';
 import type { Digest } from '../base/digest.ts';
-import type { ShardSummary } from '../wire/package.ts';
 import type { BlobInfo } from './assets.ts';
-
-/** A blob that may be elsewhere, with what is needed to check it while it comes. */
-export interface RemoteBlob {
-  readonly digest: Digest;
-  readonly size: number;
-  readonly shards: ShardSummary;
-}
+import type { BlobDescription } from './content.ts';
 
 /** Content that the network is to keep: what nodes announce, replicate and fetch. */
 export interface Resource {
   /** Digest of what describes it, for a package its OCI manifest. */
   readonly id: Digest;
-  readonly blobs: readonly RemoteBlob[];
+  readonly blobs: readonly BlobDescription[];
   /** Nodes that are to hold it. */
   readonly replication: number;
 }
 
-export type PeerState = 'self' | 'alive' | 'suspect' | 'away' | 'banned';
+/** `unknown`: heard of, and not yet spoken to. */
+export type PeerState = 'self' | 'unknown' | 'alive' | 'suspect' | 'away' | 'banned';
 
 export interface PeerInfo {
   /** Key id of the node. */
@@ -50,6 +44,8 @@ export interface TransportStatus {
   readonly node: string;
   /** Where it answers other nodes; none when it does not listen. */
   readonly addresses: readonly string[];
+  /** Why it does not listen although it should, in one sentence. */
+  readonly problem: string | null;
   readonly peers: { readonly known: number; readonly alive: number };
   readonly transfers: readonly Transfer[];
   readonly resources: { readonly known: number; readonly held: number; readonly underReplicated: number };
@@ -109,7 +105,7 @@ export interface Transport {
    * Brings a blob from whoever holds it, several at once, every shard checked. Nothing to do when it is here.
    * Errors: `content-unavailable`, `cancelled`, `storage-*`.
    */
-  fetch(resource: Digest, blob: RemoteBlob, options?: CallOptions): Promise<BlobInfo>;
+  fetch(resource: Digest, blob: BlobDescription, options?: CallOptions): Promise<BlobInfo>;
   /** Sees to it that a resource has its copies, and tells where they are. Errors: `cancelled`. */
   distribute(id: Digest, options?: CallOptions): Promise<Distribution>;
 }

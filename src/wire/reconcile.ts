@@ -66,7 +66,7 @@ export function encodeCompareRequest(request: CompareRequest): Uint8Array {
   return utf8(canonicalJson(request));
 }
 
-/** Errors: `peer-protocol`. */
+/** Errors: `peer-lied`. */
 export function decodeCompareRequest(bytes: Uint8Array): CompareRequest {
   if (bytes.length > RECONCILE_LIMITS.requestBytesMax) throw malformed('the question is too long');
   let value: unknown;
@@ -95,7 +95,7 @@ export function compareAnswerBytesMax(ranges: number): number {
   return ranges * (2 + RECONCILE_LIMITS.idsInRangeMax * SHORT_ID_BYTES);
 }
 
-/** `ranges`: those that were asked for; each id that is listed has to lie in its range. Errors: `peer-protocol`. */
+/** `ranges`: those that were asked for; each id that is listed has to lie in its range. Errors: `peer-lied`. */
 export function decodeCompareAnswer(bytes: Uint8Array, ranges: readonly string[]): RangeAnswer[] {
   let at = 0;
   const take = (length: number): Uint8Array => {
@@ -122,5 +122,5 @@ export function decodeCompareAnswer(bytes: Uint8Array, ranges: readonly string[]
 }
 
 function malformed(what: string): HyperMeshError {
-  return new HyperMeshError('peer-protocol', `Expected a message of set reconciliation, but ${what}.`);
+  return new HyperMeshError('peer-lied', `Expected a message of set reconciliation, but ${what}.`);
 }

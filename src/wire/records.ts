@@ -53,7 +53,7 @@ export function encodeRecordsRequest(value: RecordsRequest): Uint8Array {
   return utf8(canonicalJson(value));
 }
 
-/** Errors: `peer-protocol`. */
+/** Errors: `peer-lied`. */
 export function decodeRecordsRequest(bytes: Uint8Array): RecordsRequest {
   return parse(request, bytes);
 }
@@ -62,7 +62,7 @@ export function encodeRecordsNews({ collection, ids }: RecordsNews): Uint8Array 
   return utf8(canonicalJson({ collection, ids: ids.map(digestHex) }));
 }
 
-/** Errors: `peer-protocol`. */
+/** Errors: `peer-lied`. */
 export function decodeRecordsNews(bytes: Uint8Array): RecordsNews {
   const { collection, ids } = parse(news, bytes);
   return { collection, ids: ids.map((id): Digest => `sha256:${id}`) };
@@ -80,7 +80,7 @@ export function encodeRecordsAnswer(records: readonly (Uint8Array | null)[]): Ui
   return new Uint8Array(Buffer.concat(parts));
 }
 
-/** Errors: `peer-protocol`. */
+/** Errors: `peer-lied`. */
 export function decodeRecordsAnswer(bytes: Uint8Array, asked: number): (Uint8Array | null)[] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const records: (Uint8Array | null)[] = [];
@@ -116,5 +116,5 @@ function parse<T>(schema: z.ZodType<T>, bytes: Uint8Array): T {
 }
 
 function malformed(what: string): HyperMeshError {
-  return new HyperMeshError('peer-protocol', `Expected a message about records, but ${what}.`);
+  return new HyperMeshError('peer-lied', `Expected a message about records, but ${what}.`);
 }

@@ -9,7 +9,7 @@ export interface AskOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Calls a method of another node. Errors: `peer-unreachable`, `peer-protocol`, `timeout`, and what the other side refuses with. */
+/** Calls a method of another node. Errors: `peer-unreachable`, `peer-lied`, `timeout`, and what the other side refuses with. */
 export type Ask = (to: NodeId, method: string, body: Uint8Array, options: AskOptions) => Promise<Uint8Array>;
 
 /** Answers one method: who asks is proved by the channel. */

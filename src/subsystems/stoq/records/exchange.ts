@@ -22,8 +22,8 @@ import { type Answer, type NodeId, type Surroundings, sample } from '../ask.ts';
 import type { IdSet } from './id-set.ts';
 import { type Difference, reconcile } from './reconcile.ts';
 
-/** `pending`: kept, and judged later; see {@link RecordExchange.accepted}. */
-export type Reception = 'accepted' | 'pending' | 'refused';
+/** `aside`: nothing is wrong with it, but it is not handed on, at least not yet; see {@link RecordExchange.accepted}. */
+export type Reception = 'accepted' | 'aside' | 'refused';
 
 /** Records of one kind, which every node of the network is to hold. */
 export interface Collection {
@@ -95,9 +95,9 @@ export class RecordExchange implements Disposable {
     this.#spread(collection, id, from);
   }
 
-  /** The record is superseded or void: it is not handed on any more. */
-  dropped(collection: string, id: Digest): void {
-    this.#of(collection).ids.delete(id);
+  /** The record counts as known, although this node has no bytes of it to hand on. */
+  known(collection: string, id: Digest): void {
+    this.#of(collection).ids.add(id);
   }
 
   /** Compares one collection with another node's, fetches what is missing here and tells it what is missing there. */
@@ -147,7 +147,7 @@ export class RecordExchange implements Disposable {
     const id = digestOf(bytes);
     if (!digestHex(id).startsWith(asked)) {
       this.#options.accuse(node, `handed over ${id} as the record ${asked}`, bytes);
-      throw new HyperMeshError('peer-protocol', 'A record does not have the id that was asked for.');
+      throw new HyperMeshError('peer-lied', 'A record does not have the id that was asked for.');
     }
     if (collection.knows(id) || this.#fetching.has(id)) return;
     this.#fetching.add(id);
@@ -259,7 +259,7 @@ export class RecordExchange implements Disposable {
 
   #of(name: string): Collection {
     const collection = this.#collections.get(name);
-    if (collection === undefined) throw new HyperMeshError('peer-protocol', 'There is no such collection of records.');
+    if (collection === undefined) throw new HyperMeshError('peer-lied', 'There is no such collection of records.');
     return collection;
   }
 }

@@ -15,7 +15,7 @@ const DIGITS = '0123456789abcdef';
 
 /**
  * Finds what `own` and the other side's set do not share, one question for each level of ranges.
- * Ends early with what it has when the other side differs in more than 50,000 ids. Errors: those of `compare`; `peer-protocol`.
+ * Ends early with what it has when the other side differs in more than 50,000 ids. Errors: those of `compare`; `peer-lied`.
  */
 export async function reconcile(
   own: IdSet,
@@ -29,7 +29,7 @@ export async function reconcile(
     // The deepest first: few are open at a time, and a liar who always differs soon has to list what he has.
     const ranges = open.splice(-RECONCILE_LIMITS.rangesMax);
     const answers = await compare(ranges);
-    if (answers.length !== ranges.length) throw new HyperMeshError('peer-protocol', 'Not every range was answered.');
+    if (answers.length !== ranges.length) throw new HyperMeshError('peer-lied', 'Not every range was answered.');
     for (const [index, answer] of answers.entries()) {
       const prefix = ranges[index]!;
       if (answer.kind === 'split') {

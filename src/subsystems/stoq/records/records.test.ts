@@ -169,7 +169,7 @@ suite('exchange of records', () => {
 
     room.publish('liar', 'good');
     room.replace('liar', 'records/get', async () => Uint8Array.of(0, 0, 0, 1, 65));
-    await assert.rejects(exchange.sync('liar', 'catalog'), (error) => isCoded(error, 'peer-protocol'));
+    await assert.rejects(exchange.sync('liar', 'catalog'), (error) => isCoded(error, 'peer-lied'));
     assert.equal(room.accused.length, 2);
     assert.equal(bodies.size, 0);
   });
@@ -186,7 +186,7 @@ suite('exchange of records', () => {
       );
     });
     await assert.rejects(room.nodes.get('honest')!.exchange.sync('liar', 'catalog'), (error) =>
-      isCoded(error, 'peer-protocol'),
+      isCoded(error, 'peer-lied'),
     );
   });
 

@@ -1,0 +1,285 @@
+import { join } from 'node:path';
+import { z } from 'zod';
+import { type Digest, digestHex, isDigest } from '../../base/digest.ts';
+import { canonicalJson } from '../../base/json.ts';
+import { openSqlite, type SqliteStore } from '../../base/sqlite.ts';
+import type { Resource } from '../../capabilities/transport.ts';
+import type { NodeId } from './ask.ts';
+import type { KeptResource, ResourceBook } from './replication.ts';
+
+/** `waiting`: to be judged. `retired`: known to be void, without its bytes. */
+export type RecordState = 'waiting' | 'accepted' | 'refused' | 'retired';
+
+export interface StoredRecord {
+  readonly id: Digest;
+  readonly state: RecordState;
+  /** Null: it is a blob of the content store, or its bytes are gone. */
+  readonly bytes: Uint8Array | null;
+  /** The node that handed it over; null for this node's own. */
+  readonly from: NodeId | null;
+}
+
+export interface Ban {
+  readonly node: NodeId;
+  readonly why: string;
+  readonly atMs: number;
+}
+
+const MIGRATIONS = [
+  {
+    name: '001-init',
+    up: `
+      CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+      CREATE TABLE nodes (node TEXT PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
+      CREATE TABLE bans (node TEXT PRIMARY KEY, why TEXT NOT NULL, evidence BLOB NOT NULL, at_ms INTEGER NOT NULL) STRICT;
+      CREATE TABLE records (
+        seq INTEGER PRIMARY KEY,
+        id BLOB NOT NULL UNIQUE,
+        state TEXT NOT NULL,
+        bytes BLOB,
+        from_node TEXT,
+        due_ms INTEGER NOT NULL
+      ) STRICT;
+      CREATE INDEX records_waiting ON records (due_ms) WHERE state = 'waiting';
+      CREATE TABLE resources (
+        id TEXT PRIMARY KEY,
+        blobs TEXT NOT NULL,
+        replication INTEGER NOT NULL,
+        held INTEGER NOT NULL
+      ) STRICT, WITHOUT ROWID;
+      CREATE TABLE shared (
+        blob TEXT NOT NULL,
+        resource TEXT NOT NULL REFERENCES resources ON DELETE CASCADE,
+        PRIMARY KEY (blob, resource)
+      ) STRICT, WITHOUT ROWID;
+      CREATE INDEX shared_resource ON shared (resource);`,
+  },
+];
+
+/** Of what was sent by somebody who is banned for it. */
+const EVIDENCE_BYTES_MAX = 64 * 2 ** 10;
+
+const blobs: z.ZodType<Resource['blobs']> = z.array(
+  z.strictObject({
+    digest: z.custom<Digest>(isDigest),
+    size: z.number(),
+    shards: z.strictObject({
+      algorithm: z.literal('fastcdc-v1'),
+      averageBytes: z.number(),
+      count: z.number(),
+      root: z.string(),
+    }),
+  }),
+);
+
+/** What STOQ remembers: `stoq.db`. Every method is one transaction, durable when it returns. */
+export class Book implements ResourceBook, AsyncDisposable {
+  readonly #store: SqliteStore;
+  readonly #sql: ReturnType<typeof statements>;
+
+  /** Errors: `storage-*`, `home-too-new`. */
+  constructor(directory: string) {
+    this.#store = openSqlite(join(directory, 'stoq.db'), MIGRATIONS);
+    this.#sql = statements(this.#store.raw);
+  }
+
+  setting(name: string): string | null {
+    return (this.#sql.setting.get(name) as { value: string } | undefined)?.value ?? null;
+  }
+
+  set(name: string, value: string | null): void {
+    if (value === null) this.#sql.unset.run(name);
+    else this.#sql.set.run(name, value);
+  }
+
+  /** Everything that belongs to the network: whoever enters another begins with nothing. */
+  clear(): void {
+    this.#store.transact((raw) => {
+      raw.exec('DELETE FROM settings; DELETE FROM nodes; DELETE FROM bans; DELETE FROM records; DELETE FROM resources;');
+    });
+  }
+
+  // Nodes
+
+  nodes(): Uint8Array[] {
+    return (this.#sql.nodes.all() as { bytes: Uint8Array }[]).map(({ bytes }) => bytes);
+  }
+
+  keepNode(node: NodeId, bytes: Uint8Array): void {
+    this.#sql.keepNode.run(node, bytes);
+  }
+
+  forgetNode(node: NodeId): void {
+    this.#sql.forgetNode.run(node);
+  }
+
+  ban(node: NodeId, why: string, evidence: Uint8Array, atMs: number): void {
+    this.#sql.ban.run(node, why.slice(0, 500), evidence.subarray(0, EVIDENCE_BYTES_MAX), atMs);
+  }
+
+  bans(): Ban[] {
+    return (this.#sql.bans.all() as { node: string; why: string; at_ms: number }[]).map(({ node, why, at_ms }) => ({
+      node,
+      why,
+      atMs: at_ms,
+    }));
+  }
+
+  /** Whether it was banned. */
+  forgive(node: NodeId): boolean {
+    return Number(this.#sql.forgive.run(node).changes) > 0;
+  }
+
+  // Records
+
+  record(id: Digest): StoredRecord | null {
+    const row = this.#sql.record.get(bytesOf(id)) as unknown as RecordRow | undefined;
+    return row === undefined ? null : storedRecord(row);
+  }
+
+  /** Ids of what was accepted or retired. */
+  *recordIds(): Generator<Uint8Array> {
+    for (const { id } of this.#sql.recordIds.iterate() as Iterable<{ id: Uint8Array }>) yield id;
+  }
+
+  addRecord(record: StoredRecord, dueMs: number): void {
+    const { id, state, bytes, from } = record;
+    this.#sql.addRecord.run(bytesOf(id), state, bytes, from, dueMs);
+  }
+
+  setRecord(id: Digest, state: RecordState): void {
+    this.#sql.setRecord.run(state, state === 'accepted' ? 0 : 1, bytesOf(id));
+  }
+
+  postpone(id: Digest, dueMs: number): void {
+    this.#sql.postpone.run(dueMs, bytesOf(id));
+  }
+
+  dropRecord(id: Digest): void {
+    this.#sql.dropRecord.run(bytesOf(id));
+  }
+
+  /** The record that has waited longest among those that are due, and when the next one is. */
+  nextArrival(nowMs: number): { readonly record: StoredRecord | null; readonly dueMs: number | null } {
+    const row = this.#sql.nextArrival.get() as unknown as (RecordRow & { due_ms: number }) | undefined;
+    if (row === undefined) return { record: null, dueMs: null };
+    return row.due_ms <= nowMs
+      ? { record: storedRecord(row), dueMs: row.due_ms }
+      : { record: null, dueMs: row.due_ms };
+  }
+
+  arrivals(): number {
+    return (this.#sql.countArrivals.get() as { n: number }).n;
+  }
+
+  // Resources
+
+  get(id: Digest): KeptResource | null {
+    const row = this.#sql.resource.get(id) as unknown as ResourceRow | undefined;
+    return row === undefined ? null : keptResource(row);
+  }
+
+  page(after: string, limit: number): KeptResource[] {
+    return (this.#sql.resources.all(after, limit) as unknown as ResourceRow[]).map(keptResource);
+  }
+
+  keepResource({ id, blobs: list, replication }: Resource, held: boolean): void {
+    this.#store.transact(() => {
+      this.#sql.keepResource.run(id, canonicalJson(list), replication, held ? 1 : 0);
+      for (const { digest } of list) this.#sql.share.run(digest, id);
+    });
+  }
+
+  setHeld(id: Digest, held: boolean): void {
+    this.#sql.setHeld.run(held ? 1 : 0, id);
+  }
+
+  dropResource(id: Digest): void {
+    this.#sql.dropResource.run(id);
+  }
+
+  /** Whether some resource that the network was told of has this blob. */
+  isShared(blob: Digest): boolean {
+    return this.#sql.sharing.get(blob) !== undefined;
+  }
+
+  resourceTotals(): { readonly known: number; readonly held: number } {
+    return { ...(this.#sql.resourceTotals.get() as { known: number; held: number }) };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#store[Symbol.asyncDispose]();
+  }
+}
+
+interface RecordRow {
+  readonly id: Uint8Array;
+  readonly state: RecordState;
+  readonly bytes: Uint8Array | null;
+  readonly from_node: string | null;
+}
+
+interface ResourceRow {
+  readonly id: Digest;
+  readonly blobs: string;
+  readonly replication: number;
+  readonly held: number;
+}
+
+function statements(raw: SqliteStore['raw']) {
+  return {
+    setting: raw.prepare('SELECT value FROM settings WHERE name = ?'),
+    set: raw.prepare('INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value'),
+    unset: raw.prepare('DELETE FROM settings WHERE name = ?'),
+    nodes: raw.prepare('SELECT bytes FROM nodes'),
+    keepNode: raw.prepare(
+      'INSERT INTO nodes (node, bytes) VALUES (?, ?) ON CONFLICT (node) DO UPDATE SET bytes = excluded.bytes',
+    ),
+    forgetNode: raw.prepare('DELETE FROM nodes WHERE node = ?'),
+    ban: raw.prepare('INSERT INTO bans (node, why, evidence, at_ms) VALUES (?, ?, ?, ?) ON CONFLICT (node) DO NOTHING'),
+    bans: raw.prepare('SELECT node, why, at_ms FROM bans ORDER BY at_ms'),
+    forgive: raw.prepare('DELETE FROM bans WHERE node = ?'),
+    record: raw.prepare('SELECT id, state, bytes, from_node FROM records WHERE id = ?'),
+    recordIds: raw.prepare("SELECT id FROM records WHERE state IN ('accepted', 'retired')"),
+    addRecord: raw.prepare(
+      `INSERT INTO records (id, state, bytes, from_node, due_ms) VALUES (?, ?, ?, ?, ?)
+       ON CONFLICT (id) DO UPDATE SET state = excluded.state, bytes = excluded.bytes`,
+    ),
+    setRecord: raw.prepare('UPDATE records SET state = ?1, bytes = iif(?2, NULL, bytes) WHERE id = ?3'),
+    postpone: raw.prepare('UPDATE records SET due_ms = ? WHERE id = ?'),
+    dropRecord: raw.prepare('DELETE FROM records WHERE id = ?'),
+    nextArrival: raw.prepare(
+      "SELECT id, state, bytes, from_node, due_ms FROM records WHERE state = 'waiting' ORDER BY due_ms, seq LIMIT 1",
+    ),
+    countArrivals: raw.prepare("SELECT count(*) AS n FROM records WHERE state = 'waiting'"),
+    resource: raw.prepare('SELECT * FROM resources WHERE id = ?'),
+    resources: raw.prepare('SELECT * FROM resources WHERE id > ? ORDER BY id LIMIT ?'),
+    keepResource: raw.prepare(
+      `INSERT INTO resources (id, blobs, replication, held) VALUES (?, ?, ?, ?)
+       ON CONFLICT (id) DO UPDATE SET replication = excluded.replication, held = max(held, excluded.held)`,
+    ),
+    setHeld: raw.prepare('UPDATE resources SET held = ? WHERE id = ?'),
+    dropResource: raw.prepare('DELETE FROM resources WHERE id = ?'),
+    share: raw.prepare('INSERT INTO shared (blob, resource) VALUES (?, ?) ON CONFLICT DO NOTHING'),
+    sharing: raw.prepare('SELECT 1 FROM shared WHERE blob = ? LIMIT 1'),
+    resourceTotals: raw.prepare('SELECT count(*) AS known, coalesce(sum(held), 0) AS held FROM resources'),
+  };
+}
+
+function storedRecord(row: RecordRow): StoredRecord {
+  return {
+    id: `sha256:${Buffer.from(row.id).toString('hex')}`,
+    state: row.state,
+    bytes: row.bytes,
+    from: row.from_node,
+  };
+}
+
+function keptResource(row: ResourceRow): KeptResource {
+  const { id, replication, held } = row;
+  return { id, blobs: blobs.parse(JSON.parse(row.blobs)), replication, held: held === 1 };
+}
+
+function bytesOf(id: Digest): Uint8Array {
+  return Buffer.from(digestHex(id), 'hex');
+}

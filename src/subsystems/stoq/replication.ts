@@ -1,0 +1,349 @@
+import type { Digest } from '../../base/digest.ts';
+import { isCoded } from '../../base/errors.ts';
+import type { Distribution, Resource } from '../../capabilities/transport.ts';
+import {
+  aboutResource,
+  decodeMessage,
+  encodeMessage,
+  HOLDERS_MAX,
+  holders,
+  keeping,
+  OVERLAY_BYTES_MAX,
+  RESOURCE_IDS_MAX,
+  resourceIds,
+} from '../../wire/overlay.ts';
+import { type Answer, every, type NodeId, type Surroundings, sample } from './ask.ts';
+import { placement } from './placement.ts';
+
+export interface KeptResource extends Resource {
+  /** Every blob of it is here. */
+  readonly held: boolean;
+}
+
+/** Where resources are remembered: the book of the node, or the memory of a simulated one. */
+export interface ResourceBook {
+  get(id: Digest): KeptResource | null;
+  /** In the order of their ids, those after `after`. */
+  page(after: string, limit: number): readonly KeptResource[];
+  setHeld(id: Digest, held: boolean): void;
+}
+
+export interface ReplicationOptions {
+  readonly self: NodeId;
+  readonly book: ResourceBook;
+  /** Others that answer. */
+  readonly alive: () => readonly NodeId[];
+  readonly isAway: (node: NodeId) => boolean;
+  /** Brings every blob of a resource here; resolves when it is whole. */
+  readonly bring: (resource: Resource, signal?: AbortSignal) => Promise<void>;
+  /** How often places are computed anew, and what is held is announced again. */
+  readonly periodMs: number;
+  /** Resources that are brought at the same time. */
+  readonly concurrency: number;
+  /** Whether this node keeps copies for others at all. */
+  readonly keeps: boolean;
+}
+
+/** Places beside those that are to hold a resource, who are told of it too: they take over when one of those goes. */
+const DEPUTIES = 2;
+/** An announcement is good for so many periods. */
+const PERIODS_GOOD = 3;
+const TRACKED_MAX = 200_000;
+const PAGE = 256;
+const ANNOUNCE_TIMEOUT_MS = 10_000;
+/** How often a node may answer that it has not heard of a resource yet, before another one is asked. */
+const UNKNOWN_MAX = 40;
+/** After a resource could not be brought. */
+const RETRY_MS = 30_000;
+
+/**
+ * Sees to it that each resource lies on as many nodes as it asks for: the first ones of its {@link placement} among those that answer. Each node acts for itself
+ * alone: it fetches what it is a place of, and tells the places of a resource that it holds it. Nobody can announce for another.
+ */
+export class Replication implements Disposable {
+  readonly #around: Surroundings;
+  readonly #options: ReplicationOptions;
+  /** By resource: who said that it holds it, and until when that is good. */
+  readonly #holders = new Map<Digest, Map<NodeId, number>>();
+  readonly #bringing = new Map<Digest, Promise<boolean>>();
+  readonly #retryAtMs = new Map<Digest, number>();
+  readonly #queue = new Set<Digest>();
+  readonly #closing = new AbortController();
+  readonly #stop: () => void;
+  #cancelSettle: (() => void) | null = null;
+  #settling: Promise<void> | null = null;
+
+  constructor(around: Surroundings, options: ReplicationOptions) {
+    this.#around = around;
+    this.#options = options;
+    this.#stop = every(around, options.periodMs, () => this.settle());
+  }
+
+  answers(): ReadonlyMap<string, Answer> {
+    return new Map<string, Answer>([
+      ['resources/announce', async (body, from) => this.#announced(decodeMessage(resourceIds, body).ids, from)],
+      ['resources/holders', async (body) => this.#tellHolders(decodeMessage(aboutResource, body).id)],
+      ['resources/keep', async (body) => this.#keep(decodeMessage(aboutResource, body).id)],
+    ]);
+  }
+
+  /** Nodes that are to hold the resource, best first, this one perhaps among them. */
+  places(resource: Pick<Resource, 'id' | 'replication'>): NodeId[] {
+    return this.#ranked(resource.id).slice(0, resource.replication);
+  }
+
+  /** A resource became known, or is held here now. */
+  async arrived(id: Digest): Promise<void> {
+    const resource = this.#options.book.get(id);
+    if (resource === null) return;
+    if (resource.held) await this.#announce([resource]);
+    else this.#consider(resource);
+  }
+
+  /** Membership changed: places are computed anew soon, once for many changes. */
+  changed(): void {
+    this.#cancelSettle ??= this.#around.timers.after(1_000, () => {
+      this.#cancelSettle = null;
+      void this.settle();
+    });
+  }
+
+  /** Goes through all resources: takes those that this node became a place of, and announces what it holds. */
+  settle(): Promise<void> {
+    this.#settling ??= this.#settle().finally(() => {
+      this.#settling = null;
+    });
+    return this.#settling;
+  }
+
+  /** Nodes that said they hold it and are not away, and what its places know of others. Nearest knowledge first. */
+  async find(id: Digest): Promise<NodeId[]> {
+    const found = new Set(this.#known(id));
+    const trackers = this.#ranked(id).filter((node) => node !== this.#options.self);
+    const answers = trackers.slice(0, this.#replicationOf(id) + DEPUTIES).map(async (node) => {
+      const body = encodeMessage({ id });
+      const options = { replyBytesMax: OVERLAY_BYTES_MAX, timeoutMs: ANNOUNCE_TIMEOUT_MS };
+      try {
+        for (const holder of decodeMessage(holders, await this.#around.ask(node, 'resources/holders', body, options))
+          .nodes)
+          found.add(holder);
+      } catch (error) {
+        if (!isCoded(error)) throw error;
+      }
+    });
+    await Promise.all(answers);
+    found.delete(this.#options.self);
+    return [...found].filter((node) => !this.#options.isAway(node));
+  }
+
+  /** Asks the places of a resource to hold it, until they do or nothing moves any more. */
+  async distribute(
+    id: Digest,
+    options: {
+      readonly signal?: AbortSignal | undefined;
+      readonly report?: (held: number, wanted: number) => void;
+    } = {},
+  ): Promise<Distribution> {
+    const resource = this.#options.book.get(id)!;
+    const held = new Set<NodeId>(resource.held ? [this.#options.self] : []);
+    const hopeless = new Set<NodeId>();
+    const puzzled = new Map<NodeId, number>();
+    for (;;) {
+      options.signal?.throwIfAborted();
+      const candidates = this.#ranked(id).filter((node) => !hopeless.has(node) && !held.has(node));
+      const wanted = Math.min(resource.replication, held.size + candidates.length);
+      options.report?.(held.size, wanted);
+      if (held.size >= wanted) return { id, wanted: resource.replication, holders: [...held] };
+      const states = await Promise.all(
+        candidates.slice(0, wanted - held.size).map(async (node) => [node, await this.#askToKeep(node, id)] as const),
+      );
+      for (const [node, state] of states) {
+        if (state === 'held') held.add(node);
+        else if (state === 'refused') hopeless.add(node);
+        else if (state === 'unknown') {
+          const times = (puzzled.get(node) ?? 0) + 1;
+          puzzled.set(node, times);
+          if (times >= UNKNOWN_MAX) hopeless.add(node);
+        }
+      }
+      if (states.some(([, state]) => state === 'coming' || state === 'unknown')) await this.#wait(250);
+    }
+  }
+
+  /** Resources that are held here and are known to lie on fewer nodes than they should and could. */
+  underReplicated(): number {
+    const possible = this.#options.alive().length + 1;
+    let count = 0;
+    for (const resource of this.#all()) {
+      if (!resource.held) continue;
+      const copies = 1 + this.#known(resource.id).filter((node) => node !== this.#options.self).length;
+      if (copies < Math.min(resource.replication, possible)) count += 1;
+    }
+    return count;
+  }
+
+  [Symbol.dispose](): void {
+    this.#stop();
+    this.#cancelSettle?.();
+    this.#closing.abort();
+    this.#queue.clear();
+  }
+
+  async #settle(): Promise<void> {
+    const nowMs = this.#around.clock.nowMs();
+    for (const [id, nodes] of this.#holders) {
+      for (const [node, untilMs] of nodes) if (untilMs < nowMs) nodes.delete(node);
+      if (nodes.size === 0) this.#holders.delete(id);
+    }
+    for (const [id, atMs] of this.#retryAtMs) if (atMs < nowMs) this.#retryAtMs.delete(id);
+    let held: KeptResource[] = [];
+    for (const resource of this.#all()) {
+      if (!resource.held) this.#consider(resource);
+      else if (held.push(resource) >= PAGE) {
+        await this.#announce(held);
+        held = [];
+      }
+    }
+    await this.#announce(held);
+  }
+
+  *#all(): Generator<KeptResource> {
+    for (let after = ''; ; ) {
+      const page = this.#options.book.page(after, PAGE);
+      yield* page;
+      if (page.length < PAGE) return;
+      after = page.at(-1)!.id;
+    }
+  }
+
+  #ranked(id: Digest): NodeId[] {
+    const { alive, self, keeps } = this.#options;
+    return placement(id, keeps ? [self, ...alive()] : alive());
+  }
+
+  #replicationOf(id: Digest): number {
+    return this.#options.book.get(id)?.replication ?? 3;
+  }
+
+  #consider(resource: Resource): void {
+    if (this.#closing.signal.aborted || this.#retryAtMs.has(resource.id) || this.#bringing.has(resource.id)) return;
+    if (!this.places(resource).includes(this.#options.self)) return;
+    this.#queue.add(resource.id);
+    this.#work();
+  }
+
+  #work(): void {
+    while (this.#bringing.size < this.#options.concurrency) {
+      const id = this.#queue.values().next().value;
+      if (id === undefined) return;
+      this.#queue.delete(id);
+      void this.#bring(id);
+    }
+  }
+
+  /** Whether the resource is here whole afterwards. */
+  #bring(id: Digest): Promise<boolean> {
+    const under = this.#bringing.get(id);
+    if (under !== undefined) return under;
+    const work = this.#bringNow(id).finally(() => {
+      this.#bringing.delete(id);
+      this.#work();
+    });
+    this.#bringing.set(id, work);
+    return work;
+  }
+
+  async #bringNow(id: Digest): Promise<boolean> {
+    const { book } = this.#options;
+    const resource = book.get(id);
+    if (resource === null) return false;
+    if (resource.held) return true;
+    try {
+      await this.#options.bring(resource, this.#closing.signal);
+    } catch (error) {
+      if (!isCoded(error)) throw error;
+      this.#retryAtMs.set(id, this.#around.clock.nowMs() + RETRY_MS);
+      this.#around.timers.after(RETRY_MS, () => {
+        this.#retryAtMs.delete(id);
+        const again = book.get(id);
+        if (again !== null && !again.held) this.#consider(again);
+      });
+      return false;
+    }
+    // Withdrawn meanwhile: what came goes with the next collection.
+    if (book.get(id) === null) return false;
+    book.setHeld(id, true);
+    await this.#announce([resource]);
+    return true;
+  }
+
+  /** Tells the places of each resource that it is here. */
+  async #announce(resources: readonly Resource[]): Promise<void> {
+    const { self } = this.#options;
+    const byNode = new Map<NodeId, Digest[]>();
+    for (const { id, replication } of resources) {
+      for (const node of this.#ranked(id).slice(0, replication + DEPUTIES)) {
+        if (node !== self) byNode.set(node, [...(byNode.get(node) ?? []), id]);
+      }
+    }
+    const told = [...byNode].map(async ([node, ids]) => {
+      for (let rest = ids; rest.length > 0; rest = rest.slice(RESOURCE_IDS_MAX)) {
+        const body = encodeMessage({ ids: rest.slice(0, RESOURCE_IDS_MAX) });
+        const options = { replyBytesMax: 0, timeoutMs: ANNOUNCE_TIMEOUT_MS };
+        // Who misses it hears it again in the next period.
+        await this.#around.ask(node, 'resources/announce', body, options).catch(() => undefined);
+      }
+    });
+    await Promise.all(told);
+  }
+
+  #announced(ids: readonly Digest[], from: NodeId): Uint8Array {
+    const untilMs = this.#around.clock.nowMs() + PERIODS_GOOD * this.#options.periodMs;
+    for (const id of ids) {
+      let nodes = this.#holders.get(id);
+      if (nodes === undefined) {
+        if (this.#holders.size >= TRACKED_MAX) this.#holders.delete(this.#holders.keys().next().value!);
+        nodes = new Map();
+        this.#holders.set(id, nodes);
+      }
+      if (nodes.size < HOLDERS_MAX || nodes.has(from)) nodes.set(from, untilMs);
+    }
+    return new Uint8Array();
+  }
+
+  #tellHolders(id: Digest): Uint8Array {
+    const own = this.#options.book.get(id)?.held === true ? [this.#options.self] : [];
+    const others = this.#known(id).filter((node) => node !== this.#options.self);
+    return encodeMessage({ nodes: [...own, ...sample(others, HOLDERS_MAX - 1, this.#around.random)] });
+  }
+
+  #known(id: Digest): NodeId[] {
+    return [...(this.#holders.get(id)?.keys() ?? [])].filter((node) => !this.#options.isAway(node));
+  }
+
+  #keep(id: Digest): Uint8Array {
+    const resource = this.#options.book.get(id);
+    if (resource === null) return encodeMessage({ state: 'unknown' });
+    if (resource.held) return encodeMessage({ state: 'held' });
+    if (!this.#options.keeps) return encodeMessage({ state: 'refused' });
+    this.#queue.add(id);
+    this.#work();
+    return encodeMessage({ state: 'coming' });
+  }
+
+  async #askToKeep(node: NodeId, id: Digest): Promise<'held' | 'coming' | 'unknown' | 'refused'> {
+    if (node === this.#options.self) return (await this.#bring(id)) ? 'held' : 'refused';
+    const options = { replyBytesMax: OVERLAY_BYTES_MAX, timeoutMs: ANNOUNCE_TIMEOUT_MS };
+    try {
+      return decodeMessage(keeping, await this.#around.ask(node, 'resources/keep', encodeMessage({ id }), options))
+        .state;
+    } catch (error) {
+      if (!isCoded(error)) throw error;
+      return 'refused';
+    }
+  }
+
+  #wait(ms: number): Promise<void> {
+    return new Promise((resolve) => this.#around.timers.after(ms, resolve));
+  }
+}

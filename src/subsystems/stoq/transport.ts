@@ -1,0 +1,783 @@
+import { randomBytes } from 'node:crypto';
+import { networkInterfaces } from 'node:os';
+import { z } from 'zod';
+import { hex } from '../../base/bytes.ts';
+import type { CallOptions } from '../../base/call.ts';
+import type { Clock } from '../../base/clock.ts';
+import { type Digest, digestOf } from '../../base/digest.ts';
+import { HyperMeshError, isCoded } from '../../base/errors.ts';
+import { collect, once } from '../../base/streams.ts';
+import type { BlobInfo } from '../../capabilities/assets.ts';
+import type { BlobDescription, ContentExchange } from '../../capabilities/content.ts';
+import type {
+  Arrival,
+  Distribution,
+  PeerInfo,
+  PeerState,
+  Resource,
+  SyncSummary,
+  Transfer,
+  Transport,
+  TransportStatus,
+  Verdict,
+} from '../../capabilities/transport.ts';
+import type { Trust } from '../../capabilities/trust.ts';
+import { decodeSignedNodeRecord, encodeNodeRecord, NODE_RECORD_LIMITS, NODE_RECORD_TYPE, type NodeRecord } from '../../wire/node-record.ts';
+import { OVERLAY_BYTES_MAX } from '../../wire/overlay.ts';
+import { RECORDS_LIMITS } from '../../wire/records.ts';
+import { encodeSigned } from '../../wire/signed.ts';
+import { type Ask, type AskOptions, type Answer, every, type NodeId, sample, type Surroundings, systemTimers } from './ask.ts';
+import { Arrivals } from './arrivals.ts';
+import { Book } from './book.ts';
+import type { Channel, Connection, Method } from './channel/index.ts';
+import { openChannel } from './channel/index.ts';
+import { bulkSource, contentMethods, Downloader, Shaper, sourceOf } from './content/index.ts';
+import { Directory } from './overlay/directory.ts';
+import { Liveness } from './overlay/liveness.ts';
+import { RecordExchange } from './records/exchange.ts';
+import { Replication } from './replication.ts';
+
+/** Where a first node of the network can be met. */
+export interface Bootstrap {
+  readonly node: NodeId;
+  readonly addresses: readonly string[];
+}
+
+/** How this home takes part in its network. */
+export interface Entry {
+  readonly bootstrap?: readonly Bootstrap[];
+  /** `host:port` to listen on; null: other nodes cannot connect to this one. Kept from before when absent. */
+  readonly listen?: string | null;
+}
+
+export interface StoqLimits {
+  readonly nodesMax: number;
+  /** Records that wait to be judged. */
+  readonly arrivalsMax: number;
+  /** Bytes per second that leave and arrive; Infinity for no limit. */
+  readonly uploadBytesPerSecond: number;
+  readonly downloadBytesPerSecond: number;
+  /** Resources that are replicated to this node at the same time. */
+  readonly bringingMax: number;
+}
+
+export interface StoqOptions {
+  /** Holds `stoq.db`. */
+  readonly directory: string;
+  readonly clock: Clock;
+  /** Methods of other parts that nodes may call. */
+  readonly methods?: ReadonlyMap<string, Method>;
+  /** A node that ends with its one command neither listens nor keeps copies for others. */
+  readonly stays: boolean;
+  /** `host:port` that others are told to connect to, where this machine cannot know by itself. */
+  readonly advertise?: readonly string[];
+  readonly log?: (level: 'info' | 'warn', message: string, details?: Readonly<Record<string, unknown>>) => void;
+  readonly limits?: Partial<StoqLimits>;
+  /** Times of the overlay; shorter ones for small networks and tests. */
+  readonly pace?: Partial<Pace>;
+}
+
+export interface Pace {
+  readonly probeMs: number;
+  /** How long a node may be silent before its copies are made elsewhere. */
+  readonly patienceMs: number;
+  readonly syncMs: number;
+  readonly replicationMs: number;
+}
+
+const LIMITS: StoqLimits = {
+  nodesMax: 10_000,
+  arrivalsMax: 20_000,
+  uploadBytesPerSecond: Number.POSITIVE_INFINITY,
+  downloadBytesPerSecond: Number.POSITIVE_INFINITY,
+  bringingMax: 4,
+};
+
+const PACE: Pace = { probeMs: 2_000, patienceMs: 60_000, syncMs: 20_000, replicationMs: 300_000 };
+
+export const DEFAULT_LISTEN = '[::]:9292';
+
+/** A node record is made anew after this long, and when addresses change. */
+const RECORD_RENEW_MS = 86_400_000;
+const ADDRESSES_LOOK_MS = 30_000;
+const CONNECT_TIMEOUT_MS = 8_000;
+/** An address that did not work is not tried again for so long. */
+const ADDRESS_REST_MS = 2_000;
+/** Nodes that are asked for a blob when nobody is known to hold it. */
+const ASKED_BLINDLY_MAX = 64;
+
+const entrySetting = z.object({
+  networkId: z.string(),
+  listen: z.string().nullable(),
+  bootstrap: z.array(z.object({ node: z.string(), addresses: z.array(z.string()) })),
+});
+
+type EntrySetting = z.infer<typeof entrySetting>;
+
+interface Lent {
+  readonly trust: Pick<Trust, 'identity' | 'sign' | 'verify' | 'anchor'>;
+  readonly network: () => Promise<Digest>;
+  readonly content: ContentExchange;
+  readonly read: (blob: Digest) => AsyncIterable<Uint8Array>;
+}
+
+/**
+ * Opens STOQ for a home. A home that has entered a network before enters it again in the background: when no other node can be reached, or the
+ * port is taken, the node works alone and says so in its status. Errors: `storage-*`, `home-too-new`.
+ */
+export async function openTransport(lent: Lent, options: StoqOptions): Promise<Stoq> {
+  const book = new Book(options.directory);
+  try {
+    const { keyId } = await lent.trust.identity('node');
+    const stoq = new Stoq(lent, book, keyId, options);
+    stoq.resume();
+    return stoq;
+  } catch (error) {
+    await book[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/** What is there only while the home is in a network of several. */
+interface Presence extends AsyncDisposable {
+  readonly networkId: Digest;
+  readonly channel: Channel;
+  readonly directory: Directory;
+  readonly liveness: Liveness;
+  readonly exchange: RecordExchange;
+  readonly replication: Replication;
+  readonly downloader: Downloader;
+  readonly bootstrap: readonly Bootstrap[];
+  listening: { readonly host: string; readonly port: number } | null;
+  /** Why it does not listen although it should. */
+  problem: HyperMeshError | null;
+}
+
+export class Stoq implements Transport, AsyncDisposable {
+  readonly node: NodeId;
+  readonly #lent: Lent;
+  readonly #book: Book;
+  readonly #options: StoqOptions;
+  readonly #limits: StoqLimits;
+  readonly #pace: Pace;
+  readonly #arrivals: Arrivals;
+  readonly #transfers = new Set<Transfer & { done: number }>();
+  readonly #resting = new Map<string, number>();
+  #bans: ReadonlyMap<NodeId, string>;
+  #presence: Presence | null = null;
+  #changing: Promise<unknown> = Promise.resolve();
+
+  constructor(lent: Lent, book: Book, node: NodeId, options: StoqOptions) {
+    this.node = node;
+    this.#lent = lent;
+    this.#book = book;
+    this.#options = options;
+    this.#limits = { ...LIMITS, ...options.limits };
+    this.#pace = { ...PACE, ...options.pace };
+    this.#bans = new Map(book.bans().map(({ node: banned, why }) => [banned, why]));
+    this.#arrivals = new Arrivals(
+      { book, clock: options.clock, content: lent.content, read: lent.read },
+      {
+        waitingMax: this.#limits.arrivalsMax,
+        accepted: (id, from) => this.#presence?.exchange.accepted('records', id, from ?? undefined),
+        retired: (id) => this.#presence?.exchange.known('records', id),
+        accuse: (from, why, bytes) => this.#accuse(from, why, bytes),
+      },
+    );
+  }
+
+  // Entering and leaving a network
+
+  /** Enters again what was entered before, in the background. */
+  resume(): void {
+    const entry = this.#entry();
+    if (entry !== null) this.#exclusive(() => this.#enter(entry)).catch((error) => this.#warn('cannot enter the network', error));
+  }
+
+  /**
+   * Takes part in the home's network from now on, also after a restart. What is remembered of another network is forgotten.
+   * Errors: `config-invalid`, `address-taken`, `network-unreachable`: then it takes part all the same, without listening.
+   */
+  async openNetwork(entry: Entry = {}): Promise<void> {
+    const networkId = await this.#lent.network();
+    await this.#exclusive(async () => {
+      const before = this.#entry();
+      const same = before !== null && before.networkId === networkId;
+      if (before !== null && !same) await this.#forgetNetwork();
+      const setting: EntrySetting = {
+        networkId,
+        listen: entry.listen === undefined ? (same ? before.listen : DEFAULT_LISTEN) : entry.listen,
+        bootstrap: (entry.bootstrap ?? (same ? before.bootstrap : [])).map(({ node, addresses }) => ({
+          node,
+          addresses: [...addresses],
+        })),
+      };
+      if (setting.listen !== null) splitAddress(setting.listen);
+      this.#book.set('entry', JSON.stringify(setting));
+      await this.#enter(setting);
+    });
+    if (this.#presence?.problem) throw this.#presence.problem;
+  }
+
+  /** Takes no part any more, and forgets the network's records. */
+  async closeNetwork(): Promise<void> {
+    await this.#exclusive(() => this.#forgetNetwork());
+  }
+
+  /** Whether the home takes part in a network of several. */
+  get isOpen(): boolean {
+    return this.#entry() !== null;
+  }
+
+  /** Addresses that an invite can name. */
+  addresses(): readonly string[] {
+    const listening = this.#presence?.listening ?? null;
+    return listening === null ? [] : (this.#options.advertise ?? reachableAt(listening));
+  }
+
+  readonly ask: Ask = async (to, method, body, options) => {
+    const presence = this.#present();
+    const connection = await this.#connected(presence, to, options);
+    const answer = await connection.request(method, body, options);
+    presence.liveness.heard(to);
+    return answer;
+  };
+
+  /**
+   * A conversation with one node of a network that this home is not in yet; `expect` is all that is known of it.
+   * Errors: as `Channel.connect`, for the last address.
+   */
+  async asGuest<T>(
+    network: Digest,
+    expect: NodeId,
+    addresses: readonly string[],
+    talk: (request: Connection['request']) => Promise<T>,
+    options: { readonly signal?: AbortSignal | undefined } = {},
+  ): Promise<T> {
+    await using channel = this.#openChannel(network, new Map());
+    const connection = await firstWorking(addresses, (address) =>
+      channel.connect(address, { expect, guest: true, networkId: network, signal: options.signal }),
+    );
+    return talk((method, body, rest) => connection.request(method, body, { ...options, ...rest }));
+  }
+
+  /** A node is no member any more. */
+  expel(node: NodeId): void {
+    this.#presence?.directory.forget(node);
+    this.#book.forgetNode(node);
+    this.#closeConnections(node);
+  }
+
+  /** Errors: `peer-unreachable` when no banned node has that id. */
+  async forgive(node: NodeId): Promise<void> {
+    if (!this.#book.forgive(node)) {
+      throw new HyperMeshError('usage', `No banned node has the id ${node.slice(0, 64)}.`, {
+        hint: '`hypermesh peers` lists those that are.',
+      });
+    }
+    this.#bans = new Map(this.#book.bans().map(({ node: banned, why }) => [banned, why]));
+  }
+
+  // What is lent
+
+  async status(): Promise<TransportStatus> {
+    const presence = this.#presence;
+    const alive = presence === null ? 0 : this.#alive(presence).length;
+    return {
+      state: !this.isOpen ? 'alone' : alive > 0 ? 'online' : 'offline',
+      node: this.node,
+      addresses: this.addresses(),
+      problem: presence?.problem?.message ?? null,
+      peers: { known: presence === null ? 0 : this.#others(presence).length, alive },
+      transfers: [...this.#transfers].map((transfer) => ({ ...transfer })),
+      resources: { ...this.#book.resourceTotals(), underReplicated: presence?.replication.underReplicated() ?? 0 },
+      arrivals: this.#book.arrivals(),
+    };
+  }
+
+  async peers(): Promise<readonly PeerInfo[]> {
+    const presence = this.#presence;
+    if (presence === null) return [];
+    const ids = new Set([this.node, ...[...presence.directory.nodes()].map(({ node }) => node), ...this.#bans.keys()]);
+    for (const { remote } of presence.channel.connections()) if (remote.node !== null) ids.add(remote.node);
+    const connections = presence.channel.connections();
+    return [...ids].map((node): PeerInfo => {
+      const open = connections.filter(({ remote }) => remote.node === node);
+      return {
+        node,
+        addresses: node === this.node ? this.addresses() : (presence.directory.get(node)?.addresses ?? []),
+        state: this.#stateOf(presence, node),
+        seenAtMs: presence.liveness.seenAtMs(node),
+        rttMs: open.find(({ rttMs }) => rttMs !== null)?.rttMs ?? null,
+        bytesIn: open.reduce((sum, { bytesIn }) => sum + bytesIn, 0),
+        bytesOut: open.reduce((sum, { bytesOut }) => sum + bytesOut, 0),
+        reason: this.#bans.get(node) ?? null,
+      };
+    });
+  }
+
+  async discoverPeers(options: CallOptions = {}): Promise<readonly PeerInfo[]> {
+    const presence = this.#presence;
+    if (presence !== null) {
+      const some = sample(this.#others(presence), 4, Math.random);
+      await Promise.allSettled(some.map((node) => presence.exchange.sync(node, 'nodes', options.signal)));
+      await Promise.allSettled(this.#others(presence).slice(0, 64).map((node) => presence.liveness.probe(node)));
+    }
+    return this.peers();
+  }
+
+  broadcast(bytes: Uint8Array): Promise<Digest> {
+    return this.#arrivals.own(bytes);
+  }
+
+  arrivals(options: CallOptions = {}): AsyncIterable<Arrival> {
+    return this.#arrivals.next(options.signal);
+  }
+
+  async judge(id: Digest, verdict: Verdict): Promise<void> {
+    this.#arrivals.judge(id, verdict);
+  }
+
+  async retire(id: Digest): Promise<void> {
+    this.#arrivals.retire(id);
+  }
+
+  async sync(options: CallOptions = {}): Promise<SyncSummary> {
+    const presence = this.#present();
+    const nodes = this.#others(presence);
+    const summary = { nodes: 0, unreachable: 0, received: 0, offered: 0 };
+    // One after the other: what the first one brought, the second need not send again.
+    for (const [at, node] of nodes.entries()) {
+      options.signal?.throwIfAborted();
+      options.onProgress?.({ step: 'sync', done: at, total: nodes.length, unit: 'steps', note: node.slice(0, 12) });
+      try {
+        await presence.exchange.sync(node, 'nodes', options.signal);
+        const { received, offered } = await presence.exchange.sync(node, 'records', options.signal);
+        summary.nodes += 1;
+        summary.received += received;
+        summary.offered += offered;
+      } catch (error) {
+        if (!isCoded(error) || isCoded(error, 'cancelled')) throw error;
+        summary.unreachable += 1;
+      }
+    }
+    return summary;
+  }
+
+  async announce(resource: Resource): Promise<void> {
+    const here = await Promise.all(resource.blobs.map(({ digest }) => this.#lent.content.stat(digest)));
+    this.#book.keepResource(resource, here.every((blob) => blob !== null));
+    void this.#presence?.replication.arrived(resource.id);
+  }
+
+  async withdraw(id: Digest): Promise<void> {
+    this.#book.dropResource(id);
+  }
+
+  async fetch(resource: Digest, blob: BlobDescription, options: CallOptions = {}): Promise<BlobInfo> {
+    const here = await this.#lent.content.stat(blob.digest);
+    if (here !== null) return here;
+    const presence = this.#presence;
+    if (presence === null) {
+      throw new HyperMeshError('content-unavailable', `${blob.digest} is not on this node, which is in no network.`, {
+        hint: 'Publish the package here, or join the network that has it: hypermesh network join INVITE',
+      });
+    }
+    const transfer = { blob: blob.digest, done: 0, total: blob.size, from: 0 };
+    this.#transfers.add(transfer);
+    try {
+      await presence.downloader.fetch(
+        blob,
+        { sources: async (_blob, { signal }) => this.#sources(presence, resource, transfer, signal) },
+        {
+          signal: options.signal,
+          onProgress: (progress) => {
+            transfer.done = progress.done ?? transfer.done;
+            options.onProgress?.({ ...progress, step: 'fetch' });
+          },
+        },
+      );
+    } finally {
+      this.#transfers.delete(transfer);
+    }
+    const known = this.#book.get(resource);
+    if (known !== null && !known.held) {
+      const all = await Promise.all(known.blobs.map(({ digest }) => this.#lent.content.stat(digest)));
+      if (all.every((one) => one !== null)) {
+        this.#book.setHeld(resource, true);
+        void presence.replication.arrived(resource);
+      }
+    }
+    return (await this.#lent.content.stat(blob.digest))!;
+  }
+
+  async distribute(id: Digest, options: CallOptions = {}): Promise<Distribution> {
+    const presence = this.#present();
+    if (this.#book.get(id) === null) {
+      throw new HyperMeshError('asset-not-found', `The network was not told of ${id}.`, {
+        hint: 'Private packages stay where they are.',
+      });
+    }
+    // Whoever has not heard of it yet learns of it first.
+    await Promise.allSettled(
+      presence.replication
+        .places(this.#book.get(id)!)
+        .filter((node) => node !== this.node)
+        .map((node) => presence.exchange.sync(node, 'records', options.signal)),
+    );
+    return presence.replication.distribute(id, {
+      signal: options.signal,
+      report: (held, wanted) =>
+        options.onProgress?.({ step: 'distribute', done: held, total: wanted, unit: 'steps', note: `${held} of ${wanted} copies` }),
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#arrivals[Symbol.dispose]();
+    await this.#exclusive(() => this.#leave());
+    await this.#book[Symbol.asyncDispose]();
+  }
+
+  // Presence
+
+  async #enter(entry: EntrySetting): Promise<void> {
+    await this.#leave();
+    const networkId = entry.networkId as Digest;
+    if (networkId !== (await this.#lent.network())) {
+      // The home moved to another network by other means: what is remembered is not of this one.
+      await this.#forgetNetwork();
+      return;
+    }
+    await using stack = new AsyncDisposableStack();
+    const around: Surroundings = { ask: this.ask, clock: this.#options.clock, timers: systemTimers, random: Math.random };
+    const answers = new Map<string, Answer>();
+    const methods = new Map<string, Method>(this.#options.methods);
+    const channel = stack.use(this.#openChannel(networkId, methods));
+    const reachable = () => this.#alive(presence);
+    const directory = new Directory({
+      clock: this.#options.clock,
+      nodesMax: this.#limits.nodesMax,
+      judge: (bytes) => this.#judgeNode(networkId, bytes),
+      learned: ({ node, bytes }) => {
+        if (node === this.node) return;
+        this.#book.keepNode(node, bytes);
+        liveness?.doubt(node);
+      },
+    });
+    const liveness = stack.use(
+      new Liveness(around, {
+        nodes: () => this.#others(presence),
+        periodMs: this.#pace.probeMs,
+        patienceMs: this.#pace.patienceMs,
+        changed: (node, vitality) => {
+          if (vitality === 'suspect') return;
+          this.#options.log?.('info', vitality === 'alive' ? 'node answers' : 'node is away', { node });
+          replication.changed();
+          if (vitality === 'alive') this.#syncSoon(presence, node);
+        },
+      }),
+    );
+    const exchange = stack.use(
+      new RecordExchange(around, {
+        collections: [directory, this.#arrivals.collection()],
+        reachable,
+        accuse: (node, why, evidence) => this.#accuse(node, why, evidence),
+        fanout: 4,
+      }),
+    );
+    const replication = stack.use(
+      new Replication(around, {
+        self: this.node,
+        book: this.#book,
+        alive: () => reachable().filter((node) => directory.get(node) !== undefined),
+        isAway: (node) => ['away', 'banned'].includes(this.#stateOf(presence, node)),
+        bring: async ({ id, blobs }, signal) => {
+          for (const blob of blobs) await this.fetch(id, blob, { signal });
+        },
+        periodMs: this.#pace.replicationMs,
+        concurrency: this.#limits.bringingMax,
+        keeps: this.#options.stays && entry.listen !== null,
+      }),
+    );
+    const downloader = new Downloader({
+      store: this.#lent.content,
+      clock: this.#options.clock,
+      random: Math.random,
+      downloads: new Shaper(this.#limits.downloadBytesPerSecond),
+      accuse: ({ node, what, evidence }) => this.#accuse(node, `sent content that is not what was signed for (${what})`, evidence),
+    });
+    for (const [method, answer] of [...liveness.answers(), ...exchange.answers(), ...replication.answers()]) {
+      answers.set(method, answer);
+      methods.set(method, memberMethod(method, answer, (from) => liveness.heard(from)));
+    }
+    const presence: Presence = {
+      networkId,
+      channel,
+      directory,
+      liveness,
+      exchange,
+      replication,
+      downloader,
+      bootstrap: entry.bootstrap,
+      listening: null,
+      problem: null,
+      async [Symbol.asyncDispose]() {
+        await entered.disposeAsync();
+      },
+    };
+    stack.defer(every(around, this.#pace.syncMs, () => this.#syncWithOne(presence)));
+    stack.defer(every(around, ADDRESSES_LOOK_MS, () => this.#keepRecord(presence)));
+    const entered = stack.move();
+    this.#presence = presence;
+    if (entry.listen !== null && this.#options.stays) await this.#listen(presence, entry.listen);
+    for (const bytes of this.#book.nodes()) await directory.take(bytes);
+    await this.#keepRecord(presence);
+    for (const { node } of entry.bootstrap) this.#syncSoon(presence, node);
+    for (const node of sample(this.#others(presence), 3, Math.random)) liveness.doubt(node);
+  }
+
+  #openChannel(networkId: Digest, methods: ReadonlyMap<string, Method>): Channel {
+    const { clock } = this.#options;
+    const serving = {
+      store: this.#lent.content,
+      served: (blob: Digest) => this.#book.isShared(blob),
+      uploads: new Shaper(this.#limits.uploadBytesPerSecond),
+    };
+    for (const [name, method] of contentMethods(serving)) (methods as Map<string, Method>).set(name, method);
+    return openChannel({
+      networkId,
+      clock,
+      trust: this.#lent.trust,
+      methods,
+      blobs: bulkSource(serving),
+      permits: ({ node }) => node === null || !this.#bans.has(node),
+      onDefect: (error) => this.#warn('a method failed', error),
+    });
+  }
+
+  async #listen(presence: Presence, listen: string): Promise<void> {
+    const { host, port } = splitAddress(listen);
+    try {
+      presence.listening = await presence.channel.listen(host, port);
+      this.#options.log?.('info', 'listening to other nodes', presence.listening);
+    } catch (error) {
+      if (!isCoded(error)) throw error;
+      presence.problem = error;
+      this.#warn('cannot listen to other nodes', error);
+    }
+  }
+
+  async #leave(): Promise<void> {
+    const presence = this.#presence;
+    this.#presence = null;
+    await presence?.[Symbol.asyncDispose]();
+  }
+
+  async #forgetNetwork(): Promise<void> {
+    await this.#leave();
+    this.#book.clear();
+    this.#bans = new Map();
+  }
+
+  /** This node's record: made anew when it has none that is fresh, or lives elsewhere now. */
+  async #keepRecord(presence: Presence): Promise<void> {
+    for (const node of presence.directory.sweep()) this.#book.forgetNode(node);
+    const addresses = this.addresses().slice(0, NODE_RECORD_LIMITS.addressesMax);
+    if (addresses.length === 0) return;
+    const nowMs = this.#options.clock.nowMs();
+    const own = presence.directory.get(this.node);
+    if (own !== undefined && nowMs - own.sequence < RECORD_RENEW_MS && own.addresses.join() === addresses.join()) return;
+    const { chain } = await this.#lent.trust.identity('node');
+    const sequence = Math.max(nowMs, (own?.sequence ?? 0) + 1);
+    const payload = encodeNodeRecord({
+      formatVersion: 1,
+      network: presence.networkId,
+      node: this.node,
+      addresses,
+      sequence,
+      notAfterMs: sequence + NODE_RECORD_LIMITS.lifeMsMax,
+    });
+    const bytes = encodeSigned({ envelope: await this.#lent.trust.sign('node', NODE_RECORD_TYPE, payload), chain });
+    const id = digestOf(bytes);
+    if ((await presence.directory.receive(id, bytes)) === 'accepted') presence.exchange.accepted('nodes', id);
+  }
+
+  async #judgeNode(networkId: Digest, bytes: Uint8Array): Promise<NodeRecord> {
+    const { record, envelope, chain } = decodeSignedNodeRecord(bytes);
+    if (record.network !== networkId) {
+      throw new HyperMeshError('record-invalid', 'A node record is about another network.');
+    }
+    await this.#lent.trust.verify(envelope, chain, { role: 'node' });
+    return record;
+  }
+
+  async #syncWithOne(presence: Presence): Promise<void> {
+    const alive = this.#alive(presence);
+    const candidates = alive.length > 0 ? alive : this.#others(presence);
+    const [node] = sample(candidates, 1, Math.random);
+    if (node !== undefined) await this.#syncQuietly(presence, node);
+  }
+
+  #syncSoon(presence: Presence, node: NodeId): void {
+    void this.#syncQuietly(presence, node);
+  }
+
+  async #syncQuietly(presence: Presence, node: NodeId): Promise<void> {
+    try {
+      await presence.exchange.sync(node, 'nodes');
+      await presence.exchange.sync(node, 'records');
+    } catch (error) {
+      // The next round is with another node.
+      if (this.#presence === presence && !isCoded(error)) this.#warn('comparing records failed', error);
+    }
+  }
+
+  // Connections
+
+  async #connected(presence: Presence, to: NodeId, options: Pick<AskOptions, 'signal'>): Promise<Connection> {
+    if (this.#bans.has(to)) {
+      throw new HyperMeshError('peer-unreachable', `${to.slice(0, 12)} is banned: ${this.#bans.get(to)}.`, {
+        hint: `Let it in again, if that was a mistake: hypermesh peers forgive ${to}`,
+      });
+    }
+    const open = presence.channel.connections().find(({ remote }) => remote.node === to);
+    if (open !== undefined) return open;
+    const nowMs = this.#options.clock.nowMs();
+    const known = [
+      ...(presence.directory.get(to)?.addresses ?? []),
+      ...presence.bootstrap.filter(({ node }) => node === to).flatMap(({ addresses }) => addresses),
+    ];
+    const addresses = [...new Set(known)].filter((address) => (this.#resting.get(`${to} ${address}`) ?? 0) <= nowMs);
+    if (addresses.length === 0) {
+      throw new HyperMeshError('peer-unreachable', `No address of the node ${to.slice(0, 12)} works.`);
+    }
+    const patience = AbortSignal.timeout(CONNECT_TIMEOUT_MS);
+    const signal = options.signal === undefined ? patience : AbortSignal.any([patience, options.signal]);
+    return firstWorking(addresses, async (address) => {
+      try {
+        return await presence.channel.connect(address, { expect: to, signal });
+      } catch (error) {
+        if (this.#resting.size > 10_000) this.#resting.clear();
+        this.#resting.set(`${to} ${address}`, nowMs + ADDRESS_REST_MS);
+        throw error;
+      }
+    });
+  }
+
+  async #sources(presence: Presence, resource: Digest, transfer: { from: number }, signal: AbortSignal) {
+    const found = await presence.replication.find(resource);
+    const blind = sample(this.#alive(presence), ASKED_BLINDLY_MAX, Math.random);
+    const nodes = found.length > 0 ? found : blind;
+    const connections = await Promise.allSettled(nodes.slice(0, ASKED_BLINDLY_MAX).map((node) => this.#connected(presence, node, { signal })));
+    const sources = connections.flatMap((result) => (result.status === 'fulfilled' ? [sourceOf(result.value)] : []));
+    transfer.from = sources.length;
+    return sources;
+  }
+
+  #closeConnections(node: NodeId): void {
+    for (const connection of this.#presence?.channel.connections() ?? []) {
+      if (connection.remote.node === node) void connection[Symbol.asyncDispose]();
+    }
+  }
+
+  // Who is who
+
+  /** Every other node that is known and not banned. */
+  #others(presence: Presence): NodeId[] {
+    const ids = new Set<NodeId>();
+    for (const { node } of presence.directory.nodes()) ids.add(node);
+    for (const { node } of presence.bootstrap) ids.add(node);
+    ids.delete(this.node);
+    return [...ids].filter((node) => !this.#bans.has(node));
+  }
+
+  #alive(presence: Presence): NodeId[] {
+    return this.#others(presence).filter((node) => {
+      const vitality = presence.liveness.vitality(node);
+      return vitality === 'alive' || vitality === 'suspect';
+    });
+  }
+
+  #stateOf(presence: Presence, node: NodeId): PeerState {
+    if (node === this.node) return 'self';
+    if (this.#bans.has(node)) return 'banned';
+    return presence.liveness.vitality(node);
+  }
+
+  #accuse(node: NodeId, why: string, evidence: Uint8Array | string): void {
+    if (node === this.node || this.#bans.has(node)) return;
+    const bytes = typeof evidence === 'string' ? new TextEncoder().encode(evidence) : evidence;
+    this.#book.ban(node, why, bytes, this.#options.clock.nowMs());
+    this.#bans = new Map([...this.#bans, [node, why]]);
+    this.#options.log?.('warn', 'node banned', { node, why });
+    this.#closeConnections(node);
+    this.#presence?.replication.changed();
+  }
+
+  #present(): Presence {
+    if (this.#presence !== null) return this.#presence;
+    throw new HyperMeshError('network-unreachable', 'This home is in no network with other nodes.', {
+      hint: 'Make one (hypermesh network create NAME), or join one (hypermesh network join INVITE).',
+    });
+  }
+
+  #entry(): EntrySetting | null {
+    const text = this.#book.setting('entry');
+    return text === null ? null : entrySetting.parse(JSON.parse(text));
+  }
+
+  #exclusive<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#changing.then(work, work);
+    this.#changing = done.catch(() => undefined);
+    return done;
+  }
+
+  #warn(message: string, error: unknown): void {
+    this.#options.log?.('warn', message, { error: isCoded(error) ? error.message : String(error) });
+  }
+}
+
+function memberMethod(name: string, answer: Answer, heard: (from: NodeId) => void): Method {
+  return {
+    access: 'member',
+    requestBytesMax: name.startsWith('records/') ? RECORDS_LIMITS.requestBytesMax : OVERLAY_BYTES_MAX,
+    async handle(body, { node }) {
+      heard(node!);
+      return answer(body, node!);
+    },
+  };
+}
+
+/** Tries one after the other; the error of the last when none works. */
+async function firstWorking<T>(addresses: readonly string[], attempt: (address: string) => Promise<T>): Promise<T> {
+  let failure: unknown = new HyperMeshError('peer-unreachable', 'No address of the node is known.');
+  for (const address of addresses) {
+    try {
+      return await attempt(address);
+    } catch (error) {
+      failure = error;
+      if (!isCoded(error) || isCoded(error, 'cancelled', 'identity-mismatch')) break;
+    }
+  }
+  throw failure;
+}
+
+/** `host:port`, `[v6]:port`. Errors: `config-invalid`. */
+function splitAddress(address: string): { readonly host: string; readonly port: number } {
+  const match = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(address);
+  const port = Number(match?.[3]);
+  if (match === null || port > 65_535) {
+    throw new HyperMeshError('config-invalid', `Expected an address such as [::]:9292 or 192.0.2.1:9292, but got "${address.slice(0, 100)}".`);
+  }
+  return { host: (match[1] ?? match[2])!, port };
+}
+
+/** What a listener on all addresses can be reached at; this machine alone when it has no network. */
+function reachableAt({ host, port }: { readonly host: string; readonly port: number }): string[] {
+  if (host !== '::' && host !== '0.0.0.0') return [host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`];
+  const found = Object.values(networkInterfaces())
+    .flatMap((addresses) => addresses ?? [])
+    .filter(({ internal, family, address }) => !internal && (family === 'IPv4' || (host === '::' && !address.startsWith('fe80'))))
+    .map(({ address, family }) => (family === 'IPv6' ? `[${address}]:${port}` : `${address}:${port}`));
+  return found.length > 0 ? found.slice(0, NODE_RECORD_LIMITS.addressesMax) : [`127.0.0.1:${port}`];
+}

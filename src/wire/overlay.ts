@@ -1,0 +1,57 @@
+import { z } from 'zod';
+import { fromUtf8, utf8 } from '../base/bytes.ts';
+import { type Digest, isDigest } from '../base/digest.ts';
+import { HyperMeshError } from '../base/errors.ts';
+import { canonicalJson } from '../base/json.ts';
+import { firstIssue } from './signature.ts';
+
+/** Small messages of the overlay, canonical JSON (docs/protocol/overlay.md). */
+export const OVERLAY_BYTES_MAX = 16_384;
+
+/** Ids in one message about resources. */
+export const RESOURCE_IDS_MAX = 128;
+/** Nodes in one answer. */
+export const HOLDERS_MAX = 128;
+
+const keyId = z.string().regex(/^[0-9a-f]{64}$/, 'expected a key id');
+const digest = z.custom<Digest>(isDigest, 'expected a digest');
+
+/** `overlay/doubt` and `overlay/reach`: a node that did not answer. */
+export const aboutNode: z.ZodType<{ readonly node: string }> = z.strictObject({ node: keyId });
+export const reached: z.ZodType<{ readonly reached: boolean }> = z.strictObject({ reached: z.boolean() });
+
+/** `resources/announce`: what the sender holds now, and nothing about anybody else. */
+export const resourceIds: z.ZodType<{ readonly ids: readonly Digest[] }> = z.strictObject({
+  ids: z.array(digest).min(1).max(RESOURCE_IDS_MAX),
+});
+
+/** `resources/holders` and `resources/keep`: one resource. */
+export const aboutResource: z.ZodType<{ readonly id: Digest }> = z.strictObject({ id: digest });
+export const holders: z.ZodType<{ readonly nodes: readonly string[] }> = z.strictObject({
+  nodes: z.array(keyId).max(HOLDERS_MAX),
+});
+export const keeping: z.ZodType<{ readonly state: 'held' | 'coming' | 'unknown' | 'refused' }> = z.strictObject({
+  state: z.enum(['held', 'coming', 'unknown', 'refused']),
+});
+
+export function encodeMessage(value: unknown): Uint8Array {
+  return utf8(canonicalJson(value));
+}
+
+/** Errors: `peer-lied`. */
+export function decodeMessage<T>(schema: z.ZodType<T>, bytes: Uint8Array): T {
+  if (bytes.length > OVERLAY_BYTES_MAX) throw malformed('it is too long');
+  let value: unknown;
+  try {
+    value = JSON.parse(fromUtf8(bytes));
+  } catch {
+    throw malformed('it is not JSON');
+  }
+  const parsed = schema.safeParse(value);
+  if (!parsed.success) throw malformed(firstIssue(parsed.error));
+  return parsed.data;
+}
+
+function malformed(what: string): HyperMeshError {
+  return new HyperMeshError('peer-lied', `Expected a message of the overlay, but ${what}.`);
+}
