@@ -5,8 +5,8 @@ import { collect, once } from '../../base/streams.ts';
 import type { ContentExchange } from '../../capabilities/content.ts';
 import type { Arrival, Verdict } from '../../capabilities/transport.ts';
 import { RECORDS_LIMITS } from '../../wire/records.ts';
-import type { NodeId } from './ask.ts';
 import type { Book } from './book.ts';
+import type { NodeId } from './channel/index.ts';
 import type { Collection } from './records/exchange.ts';
 import { IdSet } from './records/id-set.ts';
 
@@ -99,7 +99,11 @@ export class Arrivals implements Disposable {
     book.setRecord(id, verdict);
     if (verdict === 'accepted') this.#options.accepted(id, record.from);
     else if (record.from !== null)
-      this.#options.accuse(record.from, `vouched for the record ${id}, which breaks the rules`, record.bytes ?? new Uint8Array());
+      this.#options.accuse(
+        record.from,
+        `vouched for the record ${id}, which breaks the rules`,
+        record.bytes ?? new Uint8Array(),
+      );
   }
 
   retire(id: Digest): void {

@@ -1,7 +1,5 @@
 import type { Clock } from '../../base/clock.ts';
-
-/** Key id of a home's `node` role: 64 hexadecimal digits, for ever. */
-export type NodeId = string;
+import type { NodeId } from './channel/index.ts';
 
 export interface AskOptions {
   readonly replyBytesMax: number;

@@ -4,7 +4,7 @@ import { type Digest, digestHex, isDigest } from '../../base/digest.ts';
 import { canonicalJson } from '../../base/json.ts';
 import { openSqlite, type SqliteStore } from '../../base/sqlite.ts';
 import type { Resource } from '../../capabilities/transport.ts';
-import type { NodeId } from './ask.ts';
+import type { NodeId } from './channel/index.ts';
 import type { KeptResource, ResourceBook } from './replication.ts';
 
 /** `waiting`: to be judged. `retired`: known to be void, without its bytes. */
@@ -95,7 +95,9 @@ export class Book implements ResourceBook, AsyncDisposable {
   /** Everything that belongs to the network: whoever enters another begins with nothing. */
   clear(): void {
     this.#store.transact((raw) => {
-      raw.exec('DELETE FROM settings; DELETE FROM nodes; DELETE FROM bans; DELETE FROM records; DELETE FROM resources;');
+      raw.exec(
+        'DELETE FROM settings; DELETE FROM nodes; DELETE FROM bans; DELETE FROM records; DELETE FROM resources;',
+      );
     });
   }
 
@@ -163,9 +165,7 @@ export class Book implements ResourceBook, AsyncDisposable {
   nextArrival(nowMs: number): { readonly record: StoredRecord | null; readonly dueMs: number | null } {
     const row = this.#sql.nextArrival.get() as unknown as (RecordRow & { due_ms: number }) | undefined;
     if (row === undefined) return { record: null, dueMs: null };
-    return row.due_ms <= nowMs
-      ? { record: storedRecord(row), dueMs: row.due_ms }
-      : { record: null, dueMs: row.due_ms };
+    return row.due_ms <= nowMs ? { record: storedRecord(row), dueMs: row.due_ms } : { record: null, dueMs: row.due_ms };
   }
 
   arrivals(): number {
@@ -229,7 +229,9 @@ interface ResourceRow {
 function statements(raw: SqliteStore['raw']) {
   return {
     setting: raw.prepare('SELECT value FROM settings WHERE name = ?'),
-    set: raw.prepare('INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value'),
+    set: raw.prepare(
+      'INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value',
+    ),
     unset: raw.prepare('DELETE FROM settings WHERE name = ?'),
     nodes: raw.prepare('SELECT bytes FROM nodes'),
     keepNode: raw.prepare(

@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto';
-import type { NodeId } from './ask.ts';
+import type { NodeId } from './channel/index.ts';
 
 /**
  * The nodes that a resource belongs on, best first: rendezvous (highest random weight) hashing, Thaler and Ravishankar 1998. Everybody

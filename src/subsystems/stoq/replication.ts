@@ -12,7 +12,8 @@ import {
   RESOURCE_IDS_MAX,
   resourceIds,
 } from '../../wire/overlay.ts';
-import { type Answer, every, type NodeId, type Surroundings, sample } from './ask.ts';
+import { type Answer, every, type Surroundings, sample } from './ask.ts';
+import type { NodeId } from './channel/index.ts';
 import { placement } from './placement.ts';
 
 export interface KeptResource extends Resource {

@@ -1,12 +1,9 @@
-import { randomBytes } from 'node:crypto';
 import { networkInterfaces } from 'node:os';
 import { z } from 'zod';
-import { hex } from '../../base/bytes.ts';
 import type { CallOptions } from '../../base/call.ts';
 import type { Clock } from '../../base/clock.ts';
 import { type Digest, digestOf } from '../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
-import { collect, once } from '../../base/streams.ts';
 import type { BlobInfo } from '../../capabilities/assets.ts';
 import type { BlobDescription, ContentExchange } from '../../capabilities/content.ts';
 import type {
@@ -22,16 +19,24 @@ import type {
   Verdict,
 } from '../../capabilities/transport.ts';
 import type { Trust } from '../../capabilities/trust.ts';
-import { decodeSignedNodeRecord, encodeNodeRecord, NODE_RECORD_LIMITS, NODE_RECORD_TYPE, type NodeRecord } from '../../wire/node-record.ts';
+import {
+  decodeSignedNodeRecord,
+  encodeNodeRecord,
+  NODE_RECORD_LIMITS,
+  NODE_RECORD_TYPE,
+  type NodeRecord,
+} from '../../wire/node-record.ts';
 import { OVERLAY_BYTES_MAX } from '../../wire/overlay.ts';
 import { RECORDS_LIMITS } from '../../wire/records.ts';
 import { encodeSigned } from '../../wire/signed.ts';
-import { type Ask, type AskOptions, type Answer, every, type NodeId, sample, type Surroundings, systemTimers } from './ask.ts';
 import { Arrivals } from './arrivals.ts';
+import { type Answer, type Ask, type AskOptions, every, type Surroundings, sample, systemTimers } from './ask.ts';
 import { Book } from './book.ts';
-import type { Channel, Connection, Method } from './channel/index.ts';
-import { openChannel } from './channel/index.ts';
-import { bulkSource, contentMethods, Downloader, Shaper, sourceOf } from './content/index.ts';
+import { type Channel, type Connection, type Method, type NodeId, openChannel } from './channel/index.ts';
+import { Downloader } from './content/download.ts';
+import { bulkSource, contentMethods } from './content/serve.ts';
+import { Shaper } from './content/shaper.ts';
+import { sourceOf } from './content/source.ts';
 import { Directory } from './overlay/directory.ts';
 import { Liveness } from './overlay/liveness.ts';
 import { RecordExchange } from './records/exchange.ts';
@@ -54,9 +59,9 @@ export interface StoqLimits {
   readonly nodesMax: number;
   /** Records that wait to be judged. */
   readonly arrivalsMax: number;
-  /** Bytes per second that leave and arrive; Infinity for no limit. */
-  readonly uploadBytesPerSecond: number;
-  readonly downloadBytesPerSecond: number;
+  /** Bytes per second that leave and arrive; null for no limit. */
+  readonly uploadBytesPerSecond: number | null;
+  readonly downloadBytesPerSecond: number | null;
   /** Resources that are replicated to this node at the same time. */
   readonly bringingMax: number;
 }
@@ -88,8 +93,8 @@ export interface Pace {
 const LIMITS: StoqLimits = {
   nodesMax: 10_000,
   arrivalsMax: 20_000,
-  uploadBytesPerSecond: Number.POSITIVE_INFINITY,
-  downloadBytesPerSecond: Number.POSITIVE_INFINITY,
+  uploadBytesPerSecond: null,
+  downloadBytesPerSecond: null,
   bringingMax: 4,
 };
 
@@ -191,7 +196,8 @@ export class Stoq implements Transport, AsyncDisposable {
   /** Enters again what was entered before, in the background. */
   resume(): void {
     const entry = this.#entry();
-    if (entry !== null) this.#exclusive(() => this.#enter(entry)).catch((error) => this.#warn('cannot enter the network', error));
+    if (entry !== null)
+      this.#exclusive(() => this.#enter(entry)).catch((error) => this.#warn('cannot enter the network', error));
   }
 
   /**
@@ -321,7 +327,11 @@ export class Stoq implements Transport, AsyncDisposable {
     if (presence !== null) {
       const some = sample(this.#others(presence), 4, Math.random);
       await Promise.allSettled(some.map((node) => presence.exchange.sync(node, 'nodes', options.signal)));
-      await Promise.allSettled(this.#others(presence).slice(0, 64).map((node) => presence.liveness.probe(node)));
+      await Promise.allSettled(
+        this.#others(presence)
+          .slice(0, 64)
+          .map((node) => presence.liveness.probe(node)),
+      );
     }
     return this.peers();
   }
@@ -366,7 +376,10 @@ export class Stoq implements Transport, AsyncDisposable {
 
   async announce(resource: Resource): Promise<void> {
     const here = await Promise.all(resource.blobs.map(({ digest }) => this.#lent.content.stat(digest)));
-    this.#book.keepResource(resource, here.every((blob) => blob !== null));
+    this.#book.keepResource(
+      resource,
+      here.every((blob) => blob !== null),
+    );
     void this.#presence?.replication.arrived(resource.id);
   }
 
@@ -428,7 +441,13 @@ export class Stoq implements Transport, AsyncDisposable {
     return presence.replication.distribute(id, {
       signal: options.signal,
       report: (held, wanted) =>
-        options.onProgress?.({ step: 'distribute', done: held, total: wanted, unit: 'steps', note: `${held} of ${wanted} copies` }),
+        options.onProgress?.({
+          step: 'distribute',
+          done: held,
+          total: wanted,
+          unit: 'steps',
+          note: `${held} of ${wanted} copies`,
+        }),
     });
   }
 
@@ -449,7 +468,12 @@ export class Stoq implements Transport, AsyncDisposable {
       return;
     }
     await using stack = new AsyncDisposableStack();
-    const around: Surroundings = { ask: this.ask, clock: this.#options.clock, timers: systemTimers, random: Math.random };
+    const around: Surroundings = {
+      ask: this.ask,
+      clock: this.#options.clock,
+      timers: systemTimers,
+      random: Math.random,
+    };
     const answers = new Map<string, Answer>();
     const methods = new Map<string, Method>(this.#options.methods);
     const channel = stack.use(this.#openChannel(networkId, methods));
@@ -504,11 +528,15 @@ export class Stoq implements Transport, AsyncDisposable {
       clock: this.#options.clock,
       random: Math.random,
       downloads: new Shaper(this.#limits.downloadBytesPerSecond),
-      accuse: ({ node, what, evidence }) => this.#accuse(node, `sent content that is not what was signed for (${what})`, evidence),
+      accuse: ({ node, what, evidence }) =>
+        this.#accuse(node, `sent content that is not what was signed for (${what})`, evidence),
     });
     for (const [method, answer] of [...liveness.answers(), ...exchange.answers(), ...replication.answers()]) {
       answers.set(method, answer);
-      methods.set(method, memberMethod(method, answer, (from) => liveness.heard(from)));
+      methods.set(
+        method,
+        memberMethod(method, answer, (from) => liveness.heard(from)),
+      );
     }
     const presence: Presence = {
       networkId,
@@ -586,7 +614,8 @@ export class Stoq implements Transport, AsyncDisposable {
     if (addresses.length === 0) return;
     const nowMs = this.#options.clock.nowMs();
     const own = presence.directory.get(this.node);
-    if (own !== undefined && nowMs - own.sequence < RECORD_RENEW_MS && own.addresses.join() === addresses.join()) return;
+    if (own !== undefined && nowMs - own.sequence < RECORD_RENEW_MS && own.addresses.join() === addresses.join())
+      return;
     const { chain } = await this.#lent.trust.identity('node');
     const sequence = Math.max(nowMs, (own?.sequence ?? 0) + 1);
     const payload = encodeNodeRecord({
@@ -668,7 +697,9 @@ export class Stoq implements Transport, AsyncDisposable {
     const found = await presence.replication.find(resource);
     const blind = sample(this.#alive(presence), ASKED_BLINDLY_MAX, Math.random);
     const nodes = found.length > 0 ? found : blind;
-    const connections = await Promise.allSettled(nodes.slice(0, ASKED_BLINDLY_MAX).map((node) => this.#connected(presence, node, { signal })));
+    const connections = await Promise.allSettled(
+      nodes.slice(0, ASKED_BLINDLY_MAX).map((node) => this.#connected(presence, node, { signal })),
+    );
     const sources = connections.flatMap((result) => (result.status === 'fulfilled' ? [sourceOf(result.value)] : []));
     transfer.from = sources.length;
     return sources;
@@ -767,7 +798,10 @@ function splitAddress(address: string): { readonly host: string; readonly port: 
   const match = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(address);
   const port = Number(match?.[3]);
   if (match === null || port > 65_535) {
-    throw new HyperMeshError('config-invalid', `Expected an address such as [::]:9292 or 192.0.2.1:9292, but got "${address.slice(0, 100)}".`);
+    throw new HyperMeshError(
+      'config-invalid',
+      `Expected an address such as [::]:9292 or 192.0.2.1:9292, but got "${address.slice(0, 100)}".`,
+    );
   }
   return { host: (match[1] ?? match[2])!, port };
 }
@@ -777,7 +811,10 @@ function reachableAt({ host, port }: { readonly host: string; readonly port: num
   if (host !== '::' && host !== '0.0.0.0') return [host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`];
   const found = Object.values(networkInterfaces())
     .flatMap((addresses) => addresses ?? [])
-    .filter(({ internal, family, address }) => !internal && (family === 'IPv4' || (host === '::' && !address.startsWith('fe80'))))
+    .filter(
+      ({ internal, family, address }) =>
+        !internal && (family === 'IPv4' || (host === '::' && !address.startsWith('fe80'))),
+    )
     .map(({ address, family }) => (family === 'IPv6' ? `[${address}]:${port}` : `${address}:${port}`));
   return found.length > 0 ? found.slice(0, NODE_RECORD_LIMITS.addressesMax) : [`127.0.0.1:${port}`];
 }

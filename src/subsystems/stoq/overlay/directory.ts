@@ -2,7 +2,7 @@ import type { Clock } from '../../../base/clock.ts';
 import { type Digest, digestOf } from '../../../base/digest.ts';
 import { isCoded } from '../../../base/errors.ts';
 import { NODE_RECORD_LIMITS, type NodeRecord } from '../../../wire/node-record.ts';
-import type { NodeId } from '../ask.ts';
+import type { NodeId } from '../channel/index.ts';
 import type { Collection, Reception } from '../records/exchange.ts';
 import { IdSet } from '../records/id-set.ts';
 

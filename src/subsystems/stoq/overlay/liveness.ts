@@ -1,6 +1,7 @@
 import { isCoded } from '../../../base/errors.ts';
 import { aboutNode, decodeMessage, encodeMessage, reached } from '../../../wire/overlay.ts';
-import { type Answer, every, type NodeId, type Surroundings, sample } from '../ask.ts';
+import { type Answer, every, type Surroundings, sample } from '../ask.ts';
+import type { NodeId } from '../channel/index.ts';
 
 export type Vitality = 'unknown' | 'alive' | 'suspect' | 'away';
 

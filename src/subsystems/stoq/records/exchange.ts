@@ -18,7 +18,8 @@ import {
   RECORDS_ANSWER_BYTES_MAX,
   RECORDS_LIMITS,
 } from '../../../wire/records.ts';
-import { type Answer, type NodeId, type Surroundings, sample } from '../ask.ts';
+import { type Answer, type Surroundings, sample } from '../ask.ts';
+import type { NodeId } from '../channel/index.ts';
 import type { IdSet } from './id-set.ts';
 import { type Difference, reconcile } from './reconcile.ts';
 

@@ -11,7 +11,8 @@ import {
   encodeCompareAnswer,
   encodeCompareRequest,
 } from '../../../wire/reconcile.ts';
-import { type Answer, type Ask, type NodeId, systemTimers } from '../ask.ts';
+import { type Answer, type Ask, systemTimers } from '../ask.ts';
+import type { NodeId } from '../channel/index.ts';
 import { type Collection, type Reception, RecordExchange } from './exchange.ts';
 import { IdSet } from './id-set.ts';
 import { reconcile } from './reconcile.ts';
