@@ -139,9 +139,10 @@ export interface Assets {
   /**
    * The commit point of a publish: record, search entry and dependency edges in one transaction. Atomic, durable when it returns.
    * Repeating a draft (same digest and owner) returns the record that exists, with the draft's bundle if its own was lost. Versions that differ only in build metadata are one version.
+   * With `layersLater` the layers may still be on other nodes.
    * Errors: `version-exists`, `blob-not-found`, `usage` on a draft that does not hold together, `limit-exceeded` past 10,000 versions.
    */
-  create(draft: AssetDraft): Promise<AssetRecord>;
+  create(draft: AssetDraft, options?: { readonly layersLater?: boolean }): Promise<AssetRecord>;
   get(id: AssetId): Promise<AssetRecord | null>;
   /** All versions of a package, newest first by semver precedence. */
   versions(name: PackageName): Promise<readonly AssetRecord[]>;

@@ -8,6 +8,7 @@ import type { Consensus } from './consensus.ts';
 import type { Monitoring } from './monitoring.ts';
 import type { Resources } from './resources.ts';
 import type { State } from './state.ts';
+import type { Transport } from './transport.ts';
 import type { Trust } from './trust.ts';
 import type { Execution } from './vm.ts';
 
@@ -20,6 +21,7 @@ export interface Capabilities {
   readonly monitoring: Monitoring;
   readonly state: State;
   readonly resources: Resources;
+  readonly transport: Transport;
 }
 
 export type CapabilityName = keyof Capabilities;
@@ -32,6 +34,7 @@ export const CAPABILITY_NAMES = [
   'monitoring',
   'state',
   'resources',
+  'transport',
 ] as const satisfies readonly CapabilityName[];
 
 export interface ExtensionMetadata {

@@ -60,8 +60,11 @@ export interface Arrival {
   readonly from: string;
 }
 
-/** `later`: it cannot be judged yet, and is offered again after a while. */
-export type Verdict = 'accepted' | 'refused' | 'later';
+/**
+ * `refused`: it breaks the rules, which costs whoever vouched for it its place. `unwanted`: it does not count here, and nobody is to blame.
+ * `later`: it cannot be judged yet, and is offered again after a while.
+ */
+export type Verdict = 'accepted' | 'refused' | 'unwanted' | 'later';
 
 export interface SyncSummary {
   /** Nodes that were compared with, and those that could not be reached. */
@@ -91,7 +94,7 @@ export interface Transport {
   broadcast(bytes: Uint8Array): Promise<Digest>;
   /** What other nodes brought, each again at the next call until it is judged. Ends when `signal` aborts. */
   arrivals(options?: CallOptions): AsyncIterable<Arrival>;
-  /** A refused record costs whoever vouched for it its place. */
+  /** Does nothing when the record does not wait for it. */
   judge(id: Digest, verdict: Verdict): Promise<void>;
   /** The record is void: what it named is deleted. It stays known, so that it does not come back. */
   retire(id: Digest): Promise<void>;

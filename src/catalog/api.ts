@@ -11,6 +11,7 @@ import type {
   InstalledPackage,
 } from '../capabilities/assets.ts';
 import type { ProofVerdict } from '../capabilities/consensus.ts';
+import type { Distribution, SyncSummary } from '../capabilities/transport.ts';
 import type { RunResult, SandboxPolicy } from '../capabilities/vm.ts';
 import type { Bundle } from '../wire/bundle.ts';
 import type { Lock } from '../wire/lock.ts';
@@ -131,6 +132,11 @@ export interface Catalog {
     target: { readonly ref: string } | { readonly bundle: Bundle },
     options?: CallOptions & { readonly offline?: boolean },
   ): Promise<VerifyResult>;
+
+  /** Compares records with the other nodes of the network now. Errors: `network-unreachable`, `cancelled`. */
+  sync(options?: CallOptions): Promise<SyncSummary>;
+  /** Waits until as many nodes as the package asks for hold its content. Errors: `network-unreachable`, `asset-not-found`, `cancelled`. */
+  distribute(ref: string, options?: CallOptions): Promise<Distribution>;
 
   setState(ref: string, state: AssetState, reason: string | null): Promise<AssetRecord>;
   delete(ref: string): Promise<AssetRecord>;

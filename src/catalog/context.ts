@@ -4,7 +4,7 @@ import type { Clock } from '../base/clock.ts';
 import type { Capabilities } from '../capabilities/extension.ts';
 
 /** What the catalog asks the host for. */
-export const NEEDS = ['assets', 'consensus', 'trust', 'vm', 'monitoring', 'state', 'resources'] as const;
+export const NEEDS = ['assets', 'consensus', 'trust', 'vm', 'monitoring', 'state', 'resources', 'transport'] as const;
 
 export type Lent = Pick<Capabilities, (typeof NEEDS)[number]>;
 

@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises';
 import { utf8 } from '../base/bytes.ts';
 import type { CallOptions } from '../base/call.ts';
 import type { Clock } from '../base/clock.ts';
@@ -26,10 +27,12 @@ import {
   type PackageSpec,
   type ValidationReport,
 } from '../capabilities/extension.ts';
+import type { Distribution, SyncSummary } from '../capabilities/transport.ts';
 import type { Bundle } from '../wire/bundle.ts';
 import type { Lock } from '../wire/lock.ts';
 import { type AssetId, type AssetType, type PackageName, packageType } from '../wire/names.ts';
 import { proofSet } from '../wire/proof.ts';
+import { acceptArrival } from './accept.ts';
 import type {
   Catalog,
   CatalogRun,
@@ -46,8 +49,9 @@ import { install, installed, rollback, uninstall, update } from './install.ts';
 import { openPackage } from './open.ts';
 import { publishPackage } from './publish.ts';
 import { answer } from './requests.ts';
-import { deleteVersion, setState } from './retire.ts';
+import { concludeAll, deleteVersion, setState } from './retire.ts';
 import { type RunOptions, run } from './run.ts';
+import { distribute, share } from './share.ts';
 import { signPackage, stagePackage } from './stage.ts';
 import { knownTo, verifyBundle, verifyPublished } from './verify.ts';
 import { newestInRange } from './versions.ts';
@@ -67,7 +71,7 @@ const METADATA: Omit<ExtensionMetadata, 'needs'> = {
 
 const SNAPSHOT_VERSION = 1;
 
-type Counted = 'publish' | 'search' | 'install' | 'run' | 'verify';
+type Counted = 'publish' | 'distribute' | 'search' | 'install' | 'run' | 'verify';
 
 /** The extension: a thin face over the ladders in this folder, each of which is one file. */
 export class CatalogExtension implements Catalog, AssetLibraryExtension {
@@ -75,6 +79,8 @@ export class CatalogExtension implements Catalog, AssetLibraryExtension {
   readonly #clock: Clock;
   readonly #startedAtMs: number;
   #context: CatalogContext | null = null;
+  /** Ends the judging of what other nodes bring. */
+  #accepting: AbortController | null = null;
   #active = 0;
   #requests = 0;
   #errors = 0;
@@ -100,9 +106,12 @@ export class CatalogExtension implements Catalog, AssetLibraryExtension {
         `The settings of the catalog are not valid: ${settings.error.issues[0]!.message}.`,
       );
     }
-    this.#context = { lent: this.#lent, settings: settings.data, clock: this.#clock };
-    await this.#forgetOldNotes();
+    const context = { lent: this.#lent, settings: settings.data, clock: this.#clock };
+    this.#context = context;
+    await this.#settleNotes(context);
     await this.#reportTotals();
+    this.#accepting = new AbortController();
+    void this.#accept(context, this.#accepting.signal);
   }
 
   async registerAssets(): Promise<ReadonlyMap<AssetType, AssetExtensionHandler>> {
@@ -174,6 +183,7 @@ export class CatalogExtension implements Catalog, AssetLibraryExtension {
   }
 
   async shutdown(): Promise<void> {
+    this.#accepting?.abort();
     this.#context = null;
   }
 
@@ -231,6 +241,21 @@ export class CatalogExtension implements Catalog, AssetLibraryExtension {
       this.#lent.assets.dependents(record.id),
     ]);
     return { record, versions, dependents };
+  }
+
+  // The network
+
+  sync(options: CallOptions = {}): Promise<SyncSummary> {
+    return this.#lent.transport.sync(options);
+  }
+
+  async distribute(ref: string, options: CallOptions = {}): Promise<Distribution> {
+    return this.#counted('distribute', async () => distribute(this.#ready, await this.resolve(ref), options));
+  }
+
+  /** The specification's name for {@link distribute}. */
+  distributePackage(ref: string, options: CallOptions = {}): Promise<Distribution> {
+    return this.distribute(ref, options);
   }
 
   // Install
@@ -379,16 +404,39 @@ export class CatalogExtension implements Catalog, AssetLibraryExtension {
     await monitoring.report({ name: 'catalog.storage.bytes', kind: 'gauge', unit: 'bytes', value: bytes });
   }
 
-  /** Notes of publishes: a crash right after the commit point leaves one behind, and proofs that nobody used expire. */
-  async #forgetOldNotes(): Promise<void> {
+  /**
+   * Notes of what a crash cut short. A publish that was committed is told to the network; proofs that nobody used expire; what was said
+   * about a version and took effect is told too.
+   */
+  async #settleNotes(context: CatalogContext): Promise<void> {
     for (const { key, value } of await this.#lent.state.list('publish/')) {
       const kept = proofSet.safeParse(value);
       const { operation, anchor, requirements } = kept.data?.challenge ?? {};
       const usable =
         anchor !== undefined && anchor.issuedAtMs + (requirements?.time?.windowMs ?? 0) > this.#clock.nowMs();
-      const record = operation && (await this.#lent.assets.versions(operation.ref.split('@')[0] as PackageName));
-      const published = record?.some(({ digest }) => digest === operation?.subject);
-      if (!usable || published === true) await this.#lent.state.write({ [key]: undefined });
+      const versions = operation && (await this.#lent.assets.versions(operation.ref.split('@')[0] as PackageName));
+      const published = versions?.find(({ digest }) => digest === operation?.subject);
+      if (published !== undefined) await share(context, published);
+      if (!usable || published !== undefined) await this.#lent.state.write({ [key]: undefined });
+    }
+    await concludeAll(context);
+  }
+
+  /** Judges what other nodes bring, as long as the extension runs. */
+  async #accept(context: CatalogContext, signal: AbortSignal): Promise<void> {
+    const { transport, monitoring } = this.#lent;
+    while (!signal.aborted) {
+      try {
+        for await (const arrival of transport.arrivals({ signal })) {
+          const verdict = await acceptArrival(context, arrival);
+          await transport.judge(arrival.id, verdict);
+          await monitoring.report({ name: 'catalog.arrivals', kind: 'counter', value: 1, tags: { verdict } });
+          if (verdict === 'accepted') await this.#reportTotals();
+        }
+      } catch {
+        // A full disk, a quota, or a host that is pausing: what could not be judged comes again.
+        await setTimeout(1_000, undefined, { ref: false });
+      }
     }
   }
 }

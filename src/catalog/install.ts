@@ -12,6 +12,7 @@ import { type PackageName, parseRef } from '../wire/names.ts';
 import type { InstallResult } from './api.ts';
 import type { CatalogContext } from './context.ts';
 import { resolve } from './resolve.ts';
+import { bringContent } from './share.ts';
 import { verifyRecord } from './verify.ts';
 import { nearest } from './versions.ts';
 
@@ -96,6 +97,7 @@ async function switchTo(
       (signal) => proveAccess(context, arriving, { ...options, signal }), // proof-*
       async (signal) => {
         await verifyAll(context, arriving, { ...options, signal }); // signature-*, certificate-*, endorsement-invalid, log-invalid, blob-*
+        await bringAll(context, arriving, { ...options, signal }); // content-unavailable
         await lent.assets.prepareInstallation(options.root, lock, { ...options, signal }); // lock-invalid, storage-*
       },
     ]);
@@ -171,6 +173,18 @@ async function verifyAll(
     }
     await verifyRecord(context, record, options);
     options.onProgress?.({ step: 'verify', done: ++done, total: packages.length, unit: 'packages' });
+  });
+}
+
+/** Content that is on other nodes, of as many packages at once as are checked at once. */
+async function bringAll(
+  context: CatalogContext,
+  packages: readonly LockedPackage[],
+  options: CallOptions,
+): Promise<void> {
+  await mapBounded(packages, context.settings.installConcurrency, async ({ id }) => {
+    const record = await context.lent.assets.get(id);
+    if (record !== null) await bringContent(context, record, options);
   });
 }
 

@@ -18,6 +18,7 @@ import type { PublishResult, SignedPackage } from './api.ts';
 import { readBundle } from './bundle.ts';
 import type { CatalogContext } from './context.ts';
 import { type Candidate, resolve, type VersionSource } from './resolve.ts';
+import { share } from './share.ts';
 import { checkStatement } from './verify.ts';
 
 /**
@@ -25,7 +26,7 @@ import { checkStatement } from './verify.ts';
  *
  * The commit point is `assets.create`. A crash before it leaves blobs that the next collection removes, and the proofs under
  * `publish/<digest>` so that repeating the same publish continues instead of proving again. A crash after it leaves a
- * published package and that same note, which the next start removes.
+ * published package and that same note: the next start tells the network of the package, and removes the note.
  */
 export async function publishPackage(
   context: CatalogContext,
@@ -43,6 +44,8 @@ export async function publishPackage(
   const { proofs, endorsement, verdicts } = await admit(context, publication, made, options); // proof-*, equivocation
   const bundle = await assemble(context, publication, proofs, endorsement);
   const record = await commit(context, publication, bundle);
+  await share(context, record);
+  await lent.state.write({ [noteKey(publication.content)]: undefined });
   if (published === null) await announce(context, record);
   return resultOf(publication, record, verdicts, published === null);
 }
@@ -209,7 +212,7 @@ async function commit(
   bundle: Bundle,
 ): Promise<AssetRecord> {
   const stored = await lent.assets.put(once(encodeBundle(bundle)));
-  const record = await lent.assets.create({
+  return lent.assets.create({
     digest: content.digest,
     type: manifest.type,
     name: manifest.name,
@@ -222,8 +225,6 @@ async function commit(
     bundle: stored.digest,
     size: layer.size,
   });
-  await lent.state.write({ [noteKey(content)]: undefined });
-  return record;
 }
 
 async function announce({ lent }: CatalogContext, record: AssetRecord): Promise<void> {

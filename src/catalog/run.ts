@@ -10,6 +10,7 @@ import type { CatalogRun } from './api.ts';
 import type { CatalogContext } from './context.ts';
 import { policyFor, programOf, type RunLimits } from './policy.ts';
 import { resolve } from './resolve.ts';
+import { bringContent } from './share.ts';
 import { verifyRecord } from './verify.ts';
 import { newestInRange } from './versions.ts';
 
@@ -49,6 +50,7 @@ export async function run(
     options,
   ); // quota-exceeded, cancelled
   await proveAccess(context, record, options); // proof-*
+  await bringClosure(context, record, dependencies, options); // content-unavailable
   options.onProgress?.({ step: 'run', note: `${record.name}@${record.version} in the ${program.kind} sandbox` });
   const result = await lent.vm.run({ ...program, layer: record.layers[0]!, input, policy }, options); // runtime-unavailable, program-invalid
   await lent.monitoring.emit({
@@ -114,6 +116,20 @@ async function verifyClosure(
     if (dependency === null)
       throw new HyperMeshError('asset-not-found', `${entry.name}@${entry.version} is not in this catalog.`);
     await verifyRecord(context, dependency, options);
+  }
+}
+
+/** Content that is on other nodes. */
+async function bringClosure(
+  context: CatalogContext,
+  record: AssetRecord,
+  dependencies: readonly LockedPackage[],
+  options: CallOptions,
+): Promise<void> {
+  await bringContent(context, record, options);
+  for (const { id } of dependencies) {
+    const dependency = await context.lent.assets.get(id);
+    if (dependency !== null) await bringContent(context, dependency, options);
   }
 }
 

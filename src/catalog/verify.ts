@@ -16,6 +16,7 @@ import { decodeStatement, STATEMENT_TYPE } from '../wire/statement.ts';
 import type { VerifyResult } from './api.ts';
 import { readBundle } from './bundle.ts';
 import type { CatalogContext } from './context.ts';
+import { bringContent } from './share.ts';
 
 /** What checking a bundle needs: judges that work without a disk and without a network. */
 export interface Judges {
@@ -103,6 +104,7 @@ export async function verifyPublished(
   options: CallOptions = {},
 ): Promise<VerifyResult> {
   const result = await verifyRecord(context, record, options);
+  await bringContent(context, record, options);
   let done = 0;
   for (const layer of record.layers) {
     const hash = createHash('sha256');

@@ -85,6 +85,20 @@ export const CROSSINGS = {
     limits: call,
     usage: call,
   },
+  transport: {
+    status: call,
+    peers: call,
+    discoverPeers: { kind: 'long', options: 0 },
+    broadcast: call,
+    arrivals: { kind: 'live', options: 0 },
+    judge: call,
+    retire: call,
+    sync: { kind: 'long', options: 0 },
+    announce: call,
+    withdraw: call,
+    fetch: { kind: 'long', options: 2 },
+    distribute: { kind: 'long', options: 1 },
+  },
 } as const satisfies { readonly [Name in CapabilityName]: Readonly<Record<keyof Capabilities[Name], Crossing>> };
 
 /** The rows of one capability, by method name. */

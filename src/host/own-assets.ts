@@ -32,7 +32,7 @@ export function ownAssets(
   const ownId = (id: AssetId) => own(parseAssetId(id).type);
   return {
     ...bound(assets),
-    async create(draft: AssetDraft) {
+    async create(draft: AssetDraft, options) {
       own(draft.type);
       heldMost ??= await count();
       if (heldMost >= assetsMax) {
@@ -50,7 +50,7 @@ export function ownAssets(
         }
       }
       heldMost += 1;
-      return assets.create(draft);
+      return assets.create(draft, options);
     },
     async setState(id, state, reason) {
       ownId(id);

@@ -63,6 +63,10 @@ export function assetId(type: AssetType, manifest: Digest): AssetId {
 
 const ASSET_ID = /^([a-z][a-z0-9-]{0,63})\/([0-9a-f]{64})$/;
 
+export function isAssetId(text: unknown): text is AssetId {
+  return typeof text === 'string' && ASSET_ID.test(text);
+}
+
 /** Errors: `usage`. */
 export function parseAssetId(text: string): { type: AssetType; digest: Digest } {
   const match = ASSET_ID.exec(text);

@@ -1,7 +1,8 @@
 import { z } from 'zod';
-import { utf8 } from '../base/bytes.ts';
+import { equal, utf8 } from '../base/bytes.ts';
 import { type Digest, isDigest } from '../base/digest.ts';
 import { canonicalJson } from '../base/json.ts';
+import { type AssetId, isAssetId } from './names.ts';
 import type { CertificateChain, Envelope } from './signature.ts';
 import { decodeSigned, decodeSignedPayload } from './signed.ts';
 
@@ -14,8 +15,8 @@ export const STATE_CHANGE_LIMITS = { recordBytesMax: 64 * 2 ** 10, reasonLengthM
 export interface StateChange {
   readonly formatVersion: 1;
   readonly network: Digest;
-  /** The OCI manifest of the version. */
-  readonly manifest: Digest;
+  /** The version. */
+  readonly asset: AssetId;
   /** Its bundle: the record that this one is about. */
   readonly bundle: Digest;
   readonly state: 'published' | 'deprecated' | 'yanked' | 'deleted';
@@ -25,18 +26,25 @@ export interface StateChange {
   readonly changedAtMs: number;
 }
 
+const BEGINNING = utf8('{"chain":[');
+
 const digest = z.custom<Digest>(isDigest, 'expected a digest');
 
 const stateChange: z.ZodType<StateChange> = z.strictObject({
   formatVersion: z.literal(1),
   network: digest,
-  manifest: digest,
+  asset: z.custom<AssetId>(isAssetId, 'expected the id of an asset'),
   bundle: digest,
   state: z.enum(['published', 'deprecated', 'yanked', 'deleted']),
   reason: z.string().max(STATE_CHANGE_LIMITS.reasonLengthMax).nullable(),
   sequence: z.int().positive(),
   changedAtMs: z.int().nonnegative(),
 });
+
+/** Whether these bytes can be one: all of them begin alike, being canonical JSON. */
+export function looksLikeStateChange(bytes: Uint8Array): boolean {
+  return equal(bytes.subarray(0, BEGINNING.length), BEGINNING);
+}
 
 export function encodeStateChange(change: StateChange): Uint8Array {
   return utf8(canonicalJson(change));

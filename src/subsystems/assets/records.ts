@@ -448,6 +448,15 @@ export class RecordsSnapshot implements Disposable {
     for (const row of rows) yield (row as { digest: Digest }).digest;
   }
 
+  /** Whether every record that refers to the blob has it as a layer. */
+  isOnlyLayer(blob: Digest): boolean {
+    const others = this.#raw.prepare(
+      `SELECT 1 FROM assets WHERE (digest = ?1 OR bundle = ?1 OR EXISTS (SELECT 1 FROM json_each(blobs) WHERE value = ?1))
+         AND NOT EXISTS (SELECT 1 FROM json_each(layers) WHERE value = ?1) LIMIT 1`,
+    );
+    return others.get(blob) === undefined;
+  }
+
   [Symbol.dispose](): void {
     if (this.#raw.isOpen) this.#raw.close();
   }

@@ -94,6 +94,8 @@ export class AssetSection implements StateSection {
     for (const digest of snapshot.blobs()) {
       const info = await content.stat(digest);
       if (info === null) {
+        // A layer may be on other nodes of the network; whoever imports the record fetches it from them too.
+        if (snapshot.isOnlyLayer(digest)) continue;
         throw new HyperMeshError(
           'blob-not-found',
           `The blob ${digest}, which a record refers to, is not in the store.`,
@@ -163,7 +165,7 @@ async function restore(
         }
         case KIND.record: {
           const record = parse(one, recordShape);
-          const absent = blobsOf(record).find((digest) => !arrived.has(digest));
+          const absent = blobsOf(record).find((digest) => !arrived.has(digest) && !record.layers.includes(digest));
           if (absent) throw invalid(`${record.name}@${record.version} refers to ${absent}, which it does not contain`);
           batch.push(record);
           records += 1;

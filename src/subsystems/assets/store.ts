@@ -115,10 +115,11 @@ export class AssetStore implements Assets, AsyncDisposable {
     return this.#content.readFile(layer, path, options);
   }
 
-  async create(asked: AssetDraft): Promise<AssetRecord> {
+  async create(asked: AssetDraft, options: { readonly layersLater?: boolean } = {}): Promise<AssetRecord> {
     const draft = checkDraft(asked);
     // Leased from here on: a collection that runs now finds the record, or the lease.
-    const missing = await this.#content.hold(blobsOf(draft));
+    const absent = await this.#content.hold(blobsOf(draft));
+    const missing = options.layersLater === true ? absent.filter((blob) => !draft.layers.includes(blob)) : absent;
     if (missing.length > 0) {
       throw new HyperMeshError(
         'blob-not-found',

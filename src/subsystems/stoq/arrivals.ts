@@ -96,9 +96,10 @@ export class Arrivals implements Disposable {
     const { book } = this.#lent;
     const record = book.record(id);
     if (record?.state !== 'waiting' || verdict === 'later') return;
-    book.setRecord(id, verdict);
+    // What is unwanted is not fetched again either.
+    book.setRecord(id, verdict === 'accepted' ? 'accepted' : 'refused');
     if (verdict === 'accepted') this.#options.accepted(id, record.from);
-    else if (record.from !== null)
+    else if (verdict === 'refused' && record.from !== null)
       this.#options.accuse(
         record.from,
         `vouched for the record ${id}, which breaks the rules`,

@@ -1,0 +1,57 @@
+import { fromBase64 } from '../base/bytes.ts';
+import type { CallOptions } from '../base/call.ts';
+import type { Digest } from '../base/digest.ts';
+import { collect } from '../base/streams.ts';
+import type { AssetRecord } from '../capabilities/assets.ts';
+import type { BlobDescription } from '../capabilities/content.ts';
+import type { Distribution } from '../capabilities/transport.ts';
+import { BUNDLE_BYTES_MAX, type Bundle } from '../wire/bundle.ts';
+import { decodePackage } from '../wire/package.ts';
+import { readBundle } from './bundle.ts';
+import type { CatalogContext } from './context.ts';
+
+/** Nodes that hold the content of a package, unless the network is smaller. */
+const REPLICATION = 3;
+
+/** Tells the network of a package: its bundle becomes everybody's, its content that of some. Private ones stay here. Safe to repeat. */
+export async function share(context: CatalogContext, record: AssetRecord): Promise<void> {
+  if (record.privacy === 'private') return;
+  const { assets, transport } = context.lent;
+  const bytes = await collect(assets.read(record.bundle), BUNDLE_BYTES_MAX);
+  await transport.announce({ id: record.digest, blobs: await layersOf(context, record), replication: REPLICATION });
+  await transport.broadcast(bytes);
+}
+
+/** The content of a package that arrived as a record: some nodes are to hold it. */
+export async function hostContent({ lent }: CatalogContext, manifest: Digest, bundle: Bundle): Promise<void> {
+  const { config } = decodePackage(fromBase64(bundle.manifest), fromBase64(bundle.config));
+  await lent.transport.announce({ id: manifest, blobs: config.layers, replication: REPLICATION });
+}
+
+/** Brings the layers of packages here that are not. Errors: `content-unavailable`, `cancelled`, `storage-*`. */
+export async function bringContent(
+  context: CatalogContext,
+  record: AssetRecord,
+  options: CallOptions = {},
+): Promise<void> {
+  const here = await Promise.all(record.layers.map((layer) => context.lent.assets.stat(layer)));
+  if (here.every((blob) => blob !== null)) return;
+  for (const layer of await layersOf(context, record)) {
+    await context.lent.transport.fetch(record.digest, layer, options);
+  }
+}
+
+/** The specification's distributePackage: waits until as many nodes as the package asks for hold it. */
+export async function distribute(
+  context: CatalogContext,
+  record: AssetRecord,
+  options: CallOptions = {},
+): Promise<Distribution> {
+  await share(context, record);
+  return context.lent.transport.distribute(record.digest, options);
+}
+
+async function layersOf({ lent }: CatalogContext, record: AssetRecord): Promise<readonly BlobDescription[]> {
+  const bundle = await readBundle(lent.assets, record);
+  return decodePackage(fromBase64(bundle.manifest), fromBase64(bundle.config)).config.layers;
+}
