@@ -8,6 +8,7 @@ import type { Consensus, SpaceStatus } from '../capabilities/consensus.ts';
 import type { Membership } from '../capabilities/membership.ts';
 import type { MetricSample, Monitoring } from '../capabilities/monitoring.ts';
 import type { Resources, ResourceUsage } from '../capabilities/resources.ts';
+import type { Transport, TransportStatus } from '../capabilities/transport.ts';
 import type { Trust } from '../capabilities/trust.ts';
 import type { Execution } from '../capabilities/vm.ts';
 import { openAssets } from '../subsystems/assets/index.ts';
@@ -15,6 +16,7 @@ import { type MonitoringSubsystem, openMonitoring } from '../subsystems/monitori
 import { openConsensus } from '../subsystems/nkrypt/index.ts';
 import { openResources } from '../subsystems/resources/index.ts';
 import { exportState, importState, openState, recoverImport } from '../subsystems/state/index.ts';
+import { openTransport, type Pace, type StoqLimits } from '../subsystems/stoq/index.ts';
 import { openTrust } from '../subsystems/trustchain/index.ts';
 import { type Languages, openExecution } from '../subsystems/vm/index.ts';
 import type { OperationKind, Requirements } from '../wire/proof.ts';
@@ -48,8 +50,21 @@ export interface NodeConfig {
   /** Programs that run at the same time; the number of processors by default. */
   readonly runsMax?: number;
   readonly extensions?: ExtensionsOptions;
-  /** Opens sockets to other nodes, and answers them with these methods. */
+  /** In the place of the node's own sockets, for tests: answers other nodes with these methods. */
   readonly networkSide?: (methods: ReadonlyMap<string, Method>) => NetworkSide;
+  readonly peers?: PeersConfig;
+  /** What happens without anybody asking: nodes that come and go, a port that is taken. */
+  readonly log?: (level: 'info' | 'warn', message: string, details?: Readonly<Record<string, unknown>>) => void;
+}
+
+/** How a home that is in a network of several deals with the other nodes. */
+export interface PeersConfig {
+  /** False for a node that ends with its one command: it neither listens nor keeps copies for others. Default true. */
+  readonly stays?: boolean;
+  /** `host:port` that others are told to connect to, where this machine cannot know by itself. */
+  readonly advertise?: readonly string[];
+  readonly limits?: Partial<StoqLimits>;
+  readonly pace?: Partial<Pace>;
 }
 
 export interface NodeStatus {
@@ -64,12 +79,19 @@ export interface NodeStatus {
   readonly totals: Awaited<ReturnType<Assets['totals']>>;
   readonly space: SpaceStatus;
   readonly resources: ResourceUsage;
+  readonly transport: TransportStatus;
   readonly health: Awaited<ReturnType<MonitoringSubsystem['health']>>;
   readonly extensions: readonly LoadedSummary[];
 }
 
 /** Monitoring as the node's owner sees it: the capability under the source `host`, and what only the owner may. */
 export interface NodeMonitoring extends Monitoring, Pick<MonitoringSubsystem, 'for' | 'prometheus' | 'health'> {}
+
+/** STOQ as the node's owner has it: the capability, and what only the owner may. */
+export interface OwnedTransport extends Transport {
+  /** Errors: `usage` when no banned node has that id. */
+  forgive(node: string): Promise<void>;
+}
 
 /** One running node: the subsystems as capabilities, the extensions, and what concerns them all. */
 export interface HostNode extends AsyncDisposable {
@@ -80,9 +102,10 @@ export interface HostNode extends AsyncDisposable {
   readonly vm: Execution & Languages;
   readonly monitoring: NodeMonitoring;
   readonly resources: Resources;
+  readonly transport: OwnedTransport;
   readonly extensions: Extensions;
-  /** The place of this home in a network with others; null where nothing opens sockets. */
-  readonly membership: Membership | null;
+  /** The place of this home in a network with others. */
+  readonly membership: Membership;
   /** The whole node as one verified, versioned stream (docs/protocol/state-export.md). */
   exportState(options?: CallOptions): AsyncIterable<Uint8Array>;
   /**
@@ -146,6 +169,29 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
     ),
   );
 
+  const { peers = {}, log } = config;
+  const methods = membershipMethods({ trust, consensus, clock, addresses: () => side.addresses() });
+  const transport = stack.use(
+    await openTransport(
+      {
+        trust,
+        content: assets.exchange,
+        read: (blob) => assets.read(blob),
+        network: async () => (await consensus.genesis()).networkId,
+        seats: () => trust.membership()?.committee ?? [],
+      },
+      {
+        ...peers,
+        directory: await home.folder('stoq'),
+        clock,
+        methods,
+        stays: peers.stays ?? true,
+        ...(log === undefined ? {} : { log }),
+      },
+    ),
+  );
+  const side: NetworkSide = config.networkSide?.(methods) ?? transport;
+
   const snapshots = new Snapshots(await home.folder('extensions'));
   const extensions = stack.use(
     new Extensions(
@@ -159,6 +205,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
             monitoring: monitoring.for(id),
             state: state.space(id, { spaceBytesMax: limits.stateBytes }),
             resources: resources.for(id),
+            transport,
           },
           release: () => resources.releaseAll(id),
         }),
@@ -176,19 +223,13 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
   await finishMove({ trust, consensus, assets }, moves);
   await home.complete();
 
-  let side: NetworkSide | undefined;
-  const addresses = () => side?.addresses() ?? [];
-  side = config.networkSide?.(membershipMethods({ trust, consensus, clock, addresses }));
-  const membership =
-    side === undefined
-      ? null
-      : stack.use(
-          new NetworkMembership(
-            { trust, consensus, assets, network: side, whilePaused: (work) => extensions.whilePaused(work) },
-            { directory: moves, clock },
-          ),
-        );
-  await membership?.enter();
+  const membership = stack.use(
+    new NetworkMembership(
+      { trust, consensus, assets, network: side, whilePaused: (work) => extensions.whilePaused(work) },
+      { directory: moves, clock },
+    ),
+  );
+  await membership.enter();
 
   const opened = stack.move();
   return {
@@ -204,6 +245,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
       health: () => monitoring.health(),
     },
     resources: resources.for('host'),
+    transport,
     extensions,
     membership,
     async *exportState(options) {
@@ -217,17 +259,18 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
     importState: (stream, options) =>
       extensions.whilePaused(async () => {
         await importState(stream, sections, { ...importing, ...options });
-        await membership?.enter({ anew: true });
+        await membership.enter({ anew: true });
       }),
     getMetrics: (pattern) => monitoring.metrics(pattern),
     async status() {
-      const [{ networkId }, identity, totals, space, usage, health] = await Promise.all([
+      const [{ networkId }, identity, totals, space, usage, health, network] = await Promise.all([
         consensus.genesis(),
         trust.identity('publisher'),
         assets.totals(),
         consensus.space(),
         resources.usage(),
         monitoring.health(),
+        transport.status(),
       ]);
       return {
         version,
@@ -240,6 +283,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
         totals,
         space,
         resources: usage,
+        transport: network,
         health,
         extensions: extensions.list(),
       };

@@ -5,7 +5,7 @@ import { canonicalJson } from '../../base/json.ts';
 import { openSqlite, type SqliteStore } from '../../base/sqlite.ts';
 import type { Resource } from '../../capabilities/transport.ts';
 import type { NodeId } from './channel/index.ts';
-import type { KeptResource, ResourceBook } from './replication.ts';
+import type { KeptResource, ResourceBook, ResourceLine } from './replication.ts';
 
 /** `waiting`: to be judged. `retired`: known to be void, without its bytes. */
 export type RecordState = 'waiting' | 'accepted' | 'refused' | 'retired';
@@ -179,8 +179,9 @@ export class Book implements ResourceBook, AsyncDisposable {
     return row === undefined ? null : keptResource(row);
   }
 
-  page(after: string, limit: number): KeptResource[] {
-    return (this.#sql.resources.all(after, limit) as unknown as ResourceRow[]).map(keptResource);
+  page(after: string, limit: number): ResourceLine[] {
+    const rows = this.#sql.resources.all(after, limit) as unknown as Omit<ResourceRow, 'blobs'>[];
+    return rows.map(({ id, replication, held }) => ({ id, replication, held: held === 1 }));
   }
 
   keepResource({ id, blobs: list, replication }: Resource, held: boolean): void {
@@ -255,7 +256,7 @@ function statements(raw: SqliteStore['raw']) {
     ),
     countArrivals: raw.prepare("SELECT count(*) AS n FROM records WHERE state = 'waiting'"),
     resource: raw.prepare('SELECT * FROM resources WHERE id = ?'),
-    resources: raw.prepare('SELECT * FROM resources WHERE id > ? ORDER BY id LIMIT ?'),
+    resources: raw.prepare('SELECT id, replication, held FROM resources WHERE id > ? ORDER BY id LIMIT ?'),
     keepResource: raw.prepare(
       `INSERT INTO resources (id, blobs, replication, held) VALUES (?, ?, ?, ?)
        ON CONFLICT (id) DO UPDATE SET replication = excluded.replication, held = max(held, excluded.held)`,

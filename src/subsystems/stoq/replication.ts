@@ -14,18 +14,21 @@ import {
 } from '../../wire/overlay.ts';
 import { type Answer, every, type Surroundings, sample } from './ask.ts';
 import type { NodeId } from './channel/index.ts';
-import { placement } from './placement.ts';
+import { Placement } from './placement.ts';
 
 export interface KeptResource extends Resource {
   /** Every blob of it is here. */
   readonly held: boolean;
 }
 
+/** A resource without its blobs. */
+export type ResourceLine = Pick<KeptResource, 'id' | 'replication' | 'held'>;
+
 /** Where resources are remembered: the book of the node, or the memory of a simulated one. */
 export interface ResourceBook {
   get(id: Digest): KeptResource | null;
   /** In the order of their ids, those after `after`. */
-  page(after: string, limit: number): readonly KeptResource[];
+  page(after: string, limit: number): readonly ResourceLine[];
   setHeld(id: Digest, held: boolean): void;
 }
 
@@ -71,6 +74,8 @@ export class Replication implements Disposable {
   readonly #queue = new Set<Digest>();
   readonly #closing = new AbortController();
   readonly #stop: () => void;
+  /** Of the nodes that are alive; computed anew when they change. */
+  #placement: Placement | null = null;
   #cancelSettle: (() => void) | null = null;
   #settling: Promise<void> | null = null;
 
@@ -90,7 +95,7 @@ export class Replication implements Disposable {
 
   /** Nodes that are to hold the resource, best first, this one perhaps among them. */
   places(resource: Pick<Resource, 'id' | 'replication'>): NodeId[] {
-    return this.#ranked(resource.id).slice(0, resource.replication);
+    return this.#ranking().top(resource.id, resource.replication);
   }
 
   /** A resource became known, or is held here now. */
@@ -103,6 +108,7 @@ export class Replication implements Disposable {
 
   /** Membership changed: places are computed anew soon, once for many changes. */
   changed(): void {
+    this.#placement = null;
     this.#cancelSettle ??= this.#around.timers.after(1_000, () => {
       this.#cancelSettle = null;
       void this.settle();
@@ -120,8 +126,9 @@ export class Replication implements Disposable {
   /** Nodes that said they hold it and are not away, and what its places know of others. Nearest knowledge first. */
   async find(id: Digest): Promise<NodeId[]> {
     const found = new Set(this.#known(id));
-    const trackers = this.#ranked(id).filter((node) => node !== this.#options.self);
-    const answers = trackers.slice(0, this.#replicationOf(id) + DEPUTIES).map(async (node) => {
+    const trackers = this.#ranking().top(id, this.#replicationOf(id) + DEPUTIES);
+    const others = trackers.filter((node) => node !== this.#options.self);
+    const answers = others.map(async (node) => {
       const body = encodeMessage({ id });
       const options = { replyBytesMax: OVERLAY_BYTES_MAX, timeoutMs: ANNOUNCE_TIMEOUT_MS };
       try {
@@ -151,7 +158,8 @@ export class Replication implements Disposable {
     const puzzled = new Map<NodeId, number>();
     for (;;) {
       options.signal?.throwIfAborted();
-      const candidates = this.#ranked(id).filter((node) => !hopeless.has(node) && !held.has(node));
+      const ranking = this.#ranking();
+      const candidates = ranking.top(id, ranking.size).filter((node) => !hopeless.has(node) && !held.has(node));
       const wanted = Math.min(resource.replication, held.size + candidates.length);
       options.report?.(held.size, wanted);
       if (held.size >= wanted) return { id, wanted: resource.replication, holders: [...held] };
@@ -191,13 +199,14 @@ export class Replication implements Disposable {
   }
 
   async #settle(): Promise<void> {
+    this.#placement = null;
     const nowMs = this.#around.clock.nowMs();
     for (const [id, nodes] of this.#holders) {
       for (const [node, untilMs] of nodes) if (untilMs < nowMs) nodes.delete(node);
       if (nodes.size === 0) this.#holders.delete(id);
     }
     for (const [id, atMs] of this.#retryAtMs) if (atMs < nowMs) this.#retryAtMs.delete(id);
-    let held: KeptResource[] = [];
+    let held: ResourceLine[] = [];
     for (const resource of this.#all()) {
       if (!resource.held) this.#consider(resource);
       else if (held.push(resource) >= PAGE) {
@@ -208,7 +217,7 @@ export class Replication implements Disposable {
     await this.#announce(held);
   }
 
-  *#all(): Generator<KeptResource> {
+  *#all(): Generator<ResourceLine> {
     for (let after = ''; ; ) {
       const page = this.#options.book.page(after, PAGE);
       yield* page;
@@ -217,16 +226,17 @@ export class Replication implements Disposable {
     }
   }
 
-  #ranked(id: Digest): NodeId[] {
+  #ranking(): Placement {
     const { alive, self, keeps } = this.#options;
-    return placement(id, keeps ? [self, ...alive()] : alive());
+    this.#placement ??= new Placement(keeps ? [self, ...alive()] : alive());
+    return this.#placement;
   }
 
   #replicationOf(id: Digest): number {
     return this.#options.book.get(id)?.replication ?? 3;
   }
 
-  #consider(resource: Resource): void {
+  #consider(resource: Pick<Resource, 'id' | 'replication'>): void {
     if (this.#closing.signal.aborted || this.#retryAtMs.has(resource.id) || this.#bringing.has(resource.id)) return;
     if (!this.places(resource).includes(this.#options.self)) return;
     this.#queue.add(resource.id);
@@ -279,11 +289,11 @@ export class Replication implements Disposable {
   }
 
   /** Tells the places of each resource that it is here. */
-  async #announce(resources: readonly Resource[]): Promise<void> {
+  async #announce(resources: readonly Pick<Resource, 'id' | 'replication'>[]): Promise<void> {
     const { self } = this.#options;
     const byNode = new Map<NodeId, Digest[]>();
     for (const { id, replication } of resources) {
-      for (const node of this.#ranked(id).slice(0, replication + DEPUTIES)) {
+      for (const node of this.#ranking().top(id, replication + DEPUTIES)) {
         if (node !== self) byNode.set(node, [...(byNode.get(node) ?? []), id]);
       }
     }

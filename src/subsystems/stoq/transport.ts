@@ -33,27 +33,11 @@ import { Arrivals } from './arrivals.ts';
 import { type Answer, type Ask, type AskOptions, every, type Surroundings, sample, systemTimers } from './ask.ts';
 import { Book } from './book.ts';
 import { type Channel, type Connection, type Method, type NodeId, openChannel } from './channel/index.ts';
-import { Downloader } from './content/download.ts';
-import { bulkSource, contentMethods } from './content/serve.ts';
-import { Shaper } from './content/shaper.ts';
-import { sourceOf } from './content/source.ts';
+import { bulkSource, contentMethods, Downloader, Shaper, sourceOf } from './content/index.ts';
 import { Directory } from './overlay/directory.ts';
 import { Liveness } from './overlay/liveness.ts';
 import { RecordExchange } from './records/exchange.ts';
 import { Replication } from './replication.ts';
-
-/** Where a first node of the network can be met. */
-export interface Bootstrap {
-  readonly node: NodeId;
-  readonly addresses: readonly string[];
-}
-
-/** How this home takes part in its network. */
-export interface Entry {
-  readonly bootstrap?: readonly Bootstrap[];
-  /** `host:port` to listen on; null: other nodes cannot connect to this one. Kept from before when absent. */
-  readonly listen?: string | null;
-}
 
 export interface StoqLimits {
   readonly nodesMax: number;
@@ -111,32 +95,33 @@ const ADDRESS_REST_MS = 2_000;
 /** Nodes that are asked for a blob when nobody is known to hold it. */
 const ASKED_BLINDLY_MAX = 64;
 
-const entrySetting = z.object({
-  networkId: z.string(),
-  listen: z.string().nullable(),
-  bootstrap: z.array(z.object({ node: z.string(), addresses: z.array(z.string()) })),
-});
+/** Nodes up to which a new one is looked at as soon as it is known. */
+const GREETED_MAX = 64;
 
-type EntrySetting = z.infer<typeof entrySetting>;
+/** How this home takes part in its network. */
+interface Entry {
+  readonly networkId: string;
+  /** `host:port`, where other nodes can connect. */
+  readonly listen: string;
+}
+
+const entrySetting: z.ZodType<Entry> = z.object({ networkId: z.string(), listen: z.string() });
 
 interface Lent {
   readonly trust: Pick<Trust, 'identity' | 'sign' | 'verify' | 'anchor'>;
   readonly network: () => Promise<Digest>;
   readonly content: ContentExchange;
   readonly read: (blob: Digest) => AsyncIterable<Uint8Array>;
+  /** Nodes that are always to be found: the committee of the network. */
+  readonly seats: () => readonly { readonly node: NodeId; readonly addresses: readonly string[] }[];
 }
 
-/**
- * Opens STOQ for a home. A home that has entered a network before enters it again in the background: when no other node can be reached, or the
- * port is taken, the node works alone and says so in its status. Errors: `storage-*`, `home-too-new`.
- */
+/** Opens STOQ for a home; silent until {@link Stoq.openNetwork}. Errors: `storage-*`, `home-too-new`. */
 export async function openTransport(lent: Lent, options: StoqOptions): Promise<Stoq> {
   const book = new Book(options.directory);
   try {
     const { keyId } = await lent.trust.identity('node');
-    const stoq = new Stoq(lent, book, keyId, options);
-    stoq.resume();
-    return stoq;
+    return new Stoq(lent, book, keyId, options);
   } catch (error) {
     await book[Symbol.asyncDispose]();
     throw error;
@@ -152,7 +137,7 @@ interface Presence extends AsyncDisposable {
   readonly exchange: RecordExchange;
   readonly replication: Replication;
   readonly downloader: Downloader;
-  readonly bootstrap: readonly Bootstrap[];
+  readonly listen: string;
   listening: { readonly host: string; readonly port: number } | null;
   /** Why it does not listen although it should. */
   problem: HyperMeshError | null;
@@ -193,36 +178,29 @@ export class Stoq implements Transport, AsyncDisposable {
 
   // Entering and leaving a network
 
-  /** Enters again what was entered before, in the background. */
-  resume(): void {
-    const entry = this.#entry();
-    if (entry !== null)
-      this.#exclusive(() => this.#enter(entry)).catch((error) => this.#warn('cannot enter the network', error));
-  }
-
   /**
-   * Takes part in the home's network from now on, also after a restart. What is remembered of another network is forgotten.
-   * Errors: `config-invalid`, `address-taken`, `network-unreachable`: then it takes part all the same, without listening.
+   * Takes part in the home's network from now on, also after a restart; what is remembered of another network is forgotten. `listen` is kept for the
+   * next time. When the port that was asked for is taken nothing changes; one that was kept is tried again later.
+   * Errors: `config-invalid`, `address-taken`, `network-unreachable`.
    */
-  async openNetwork(entry: Entry = {}): Promise<void> {
+  async openNetwork(listen?: string): Promise<void> {
+    if (listen !== undefined) splitAddress(listen);
     const networkId = await this.#lent.network();
     await this.#exclusive(async () => {
       const before = this.#entry();
-      const same = before !== null && before.networkId === networkId;
-      if (before !== null && !same) await this.#forgetNetwork();
-      const setting: EntrySetting = {
-        networkId,
-        listen: entry.listen === undefined ? (same ? before.listen : DEFAULT_LISTEN) : entry.listen,
-        bootstrap: (entry.bootstrap ?? (same ? before.bootstrap : [])).map(({ node, addresses }) => ({
-          node,
-          addresses: [...addresses],
-        })),
-      };
-      if (setting.listen !== null) splitAddress(setting.listen);
-      this.#book.set('entry', JSON.stringify(setting));
-      await this.#enter(setting);
+      const isSame = before?.networkId === networkId;
+      if (!isSame) await this.#forgetNetwork();
+      if (isSame && this.#presence !== null && (listen === undefined || listen === before.listen)) return;
+      const entry: Entry = { networkId, listen: listen ?? (isSame ? before.listen : DEFAULT_LISTEN) };
+      await this.#enter(entry);
+      const problem = this.#presence?.problem ?? null;
+      if (listen !== undefined && problem !== null) {
+        await this.#leave();
+        if (isSame) await this.#enter(before);
+        throw problem;
+      }
+      this.#book.set('entry', JSON.stringify(entry));
     });
-    if (this.#presence?.problem) throw this.#presence.problem;
   }
 
   /** Takes no part any more, and forgets the network's records. */
@@ -249,32 +227,25 @@ export class Stoq implements Transport, AsyncDisposable {
     return answer;
   };
 
-  /**
-   * A conversation with one node of a network that this home is not in yet; `expect` is all that is known of it.
-   * Errors: as `Channel.connect`, for the last address.
-   */
-  async asGuest<T>(
-    network: Digest,
-    expect: NodeId,
-    addresses: readonly string[],
-    talk: (request: Connection['request']) => Promise<T>,
+  /** A conversation with one node of a network that this home is not in yet; `node` is all that is known of it. Errors: as `Channel.connect`. */
+  async connectAsGuest(
+    address: string,
+    { node, networkId }: { readonly node: NodeId; readonly networkId: Digest },
     options: { readonly signal?: AbortSignal | undefined } = {},
-  ): Promise<T> {
-    await using channel = this.#openChannel(network, new Map());
-    const connection = await firstWorking(addresses, (address) =>
-      channel.connect(address, { expect, guest: true, networkId: network, signal: options.signal }),
-    );
-    return talk((method, body, rest) => connection.request(method, body, { ...options, ...rest }));
+  ): Promise<Pick<Connection, 'request'> & AsyncDisposable> {
+    await using stack = new AsyncDisposableStack();
+    const channel = stack.use(this.#openChannel(networkId, new Map()));
+    const patience = AbortSignal.timeout(CONNECT_TIMEOUT_MS);
+    const signal = options.signal === undefined ? patience : AbortSignal.any([patience, options.signal]);
+    const connection = stack.use(await channel.connect(address, { expect: node, guest: true, networkId, signal }));
+    const opened = stack.move();
+    return {
+      request: (method, body, limits) => connection.request(method, body, limits),
+      [Symbol.asyncDispose]: () => opened.disposeAsync(),
+    };
   }
 
-  /** A node is no member any more. */
-  expel(node: NodeId): void {
-    this.#presence?.directory.forget(node);
-    this.#book.forgetNode(node);
-    this.#closeConnections(node);
-  }
-
-  /** Errors: `peer-unreachable` when no banned node has that id. */
+  /** Errors: `usage` when no banned node has that id. */
   async forgive(node: NodeId): Promise<void> {
     if (!this.#book.forgive(node)) {
       throw new HyperMeshError('usage', `No banned node has the id ${node.slice(0, 64)}.`, {
@@ -459,14 +430,9 @@ export class Stoq implements Transport, AsyncDisposable {
 
   // Presence
 
-  async #enter(entry: EntrySetting): Promise<void> {
+  async #enter({ networkId: id, listen }: Entry): Promise<void> {
     await this.#leave();
-    const networkId = entry.networkId as Digest;
-    if (networkId !== (await this.#lent.network())) {
-      // The home moved to another network by other means: what is remembered is not of this one.
-      await this.#forgetNetwork();
-      return;
-    }
+    const networkId = id as Digest;
     await using stack = new AsyncDisposableStack();
     const around: Surroundings = {
       ask: this.ask,
@@ -477,7 +443,7 @@ export class Stoq implements Transport, AsyncDisposable {
     const answers = new Map<string, Answer>();
     const methods = new Map<string, Method>(this.#options.methods);
     const channel = stack.use(this.#openChannel(networkId, methods));
-    const reachable = () => this.#alive(presence);
+    const reachable = () => this.#presumed(presence);
     const directory = new Directory({
       clock: this.#options.clock,
       nodesMax: this.#limits.nodesMax,
@@ -485,7 +451,9 @@ export class Stoq implements Transport, AsyncDisposable {
       learned: ({ node, bytes }) => {
         if (node === this.node) return;
         this.#book.keepNode(node, bytes);
-        liveness?.doubt(node);
+        // In a large network everybody's first look at everybody would be too much; there the rounds of probes find out.
+        if (directory.size <= GREETED_MAX) liveness.doubt(node);
+        replication.changed();
       },
     });
     const liveness = stack.use(
@@ -520,7 +488,7 @@ export class Stoq implements Transport, AsyncDisposable {
         },
         periodMs: this.#pace.replicationMs,
         concurrency: this.#limits.bringingMax,
-        keeps: this.#options.stays && entry.listen !== null,
+        keeps: this.#options.stays,
       }),
     );
     const downloader = new Downloader({
@@ -546,7 +514,7 @@ export class Stoq implements Transport, AsyncDisposable {
       exchange,
       replication,
       downloader,
-      bootstrap: entry.bootstrap,
+      listen,
       listening: null,
       problem: null,
       async [Symbol.asyncDispose]() {
@@ -557,11 +525,16 @@ export class Stoq implements Transport, AsyncDisposable {
     stack.defer(every(around, ADDRESSES_LOOK_MS, () => this.#keepRecord(presence)));
     const entered = stack.move();
     this.#presence = presence;
-    if (entry.listen !== null && this.#options.stays) await this.#listen(presence, entry.listen);
-    for (const bytes of this.#book.nodes()) await directory.take(bytes);
+    await this.#listen(presence);
+    void this.#meet(presence).catch((error) => this.#warn('meeting the network failed', error));
+  }
+
+  /** What takes time at a start: who was known before, this node's own record, and a first look at others. */
+  async #meet(presence: Presence): Promise<void> {
+    for (const bytes of this.#book.nodes()) await presence.directory.take(bytes);
     await this.#keepRecord(presence);
-    for (const { node } of entry.bootstrap) this.#syncSoon(presence, node);
-    for (const node of sample(this.#others(presence), 3, Math.random)) liveness.doubt(node);
+    for (const { node } of this.#lent.seats()) this.#syncSoon(presence, node);
+    for (const node of sample(this.#others(presence), 3, Math.random)) presence.liveness.doubt(node);
   }
 
   #openChannel(networkId: Digest, methods: ReadonlyMap<string, Method>): Channel {
@@ -583,15 +556,17 @@ export class Stoq implements Transport, AsyncDisposable {
     });
   }
 
-  async #listen(presence: Presence, listen: string): Promise<void> {
-    const { host, port } = splitAddress(listen);
+  async #listen(presence: Presence): Promise<void> {
+    if (!this.#options.stays || presence.listening !== null) return;
+    const { host, port } = splitAddress(presence.listen);
     try {
       presence.listening = await presence.channel.listen(host, port);
+      presence.problem = null;
       this.#options.log?.('info', 'listening to other nodes', presence.listening);
     } catch (error) {
       if (!isCoded(error)) throw error;
+      if (presence.problem === null) this.#warn('cannot listen to other nodes', error);
       presence.problem = error;
-      this.#warn('cannot listen to other nodes', error);
     }
   }
 
@@ -610,6 +585,7 @@ export class Stoq implements Transport, AsyncDisposable {
   /** This node's record: made anew when it has none that is fresh, or lives elsewhere now. */
   async #keepRecord(presence: Presence): Promise<void> {
     for (const node of presence.directory.sweep()) this.#book.forgetNode(node);
+    await this.#listen(presence);
     const addresses = this.addresses().slice(0, NODE_RECORD_LIMITS.addressesMax);
     if (addresses.length === 0) return;
     const nowMs = this.#options.clock.nowMs();
@@ -641,9 +617,9 @@ export class Stoq implements Transport, AsyncDisposable {
   }
 
   async #syncWithOne(presence: Presence): Promise<void> {
-    const alive = this.#alive(presence);
-    const candidates = alive.length > 0 ? alive : this.#others(presence);
-    const [node] = sample(candidates, 1, Math.random);
+    // Also those that were never spoken to: a node that met only others as lost as itself finds the rest through its bootstrap nodes.
+    const presumed = this.#presumed(presence);
+    const [node] = sample(presumed.length > 0 ? presumed : this.#others(presence), 1, Math.random);
     if (node !== undefined) await this.#syncQuietly(presence, node);
   }
 
@@ -674,7 +650,10 @@ export class Stoq implements Transport, AsyncDisposable {
     const nowMs = this.#options.clock.nowMs();
     const known = [
       ...(presence.directory.get(to)?.addresses ?? []),
-      ...presence.bootstrap.filter(({ node }) => node === to).flatMap(({ addresses }) => addresses),
+      ...this.#lent
+        .seats()
+        .filter(({ node }) => node === to)
+        .flatMap(({ addresses }) => addresses),
     ];
     const addresses = [...new Set(known)].filter((address) => (this.#resting.get(`${to} ${address}`) ?? 0) <= nowMs);
     if (addresses.length === 0) {
@@ -717,9 +696,14 @@ export class Stoq implements Transport, AsyncDisposable {
   #others(presence: Presence): NodeId[] {
     const ids = new Set<NodeId>();
     for (const { node } of presence.directory.nodes()) ids.add(node);
-    for (const { node } of presence.bootstrap) ids.add(node);
+    for (const { node } of this.#lent.seats()) ids.add(node);
     ids.delete(this.node);
     return [...ids].filter((node) => !this.#bans.has(node));
+  }
+
+  /** Those that are not known to be away. */
+  #presumed(presence: Presence): NodeId[] {
+    return this.#others(presence).filter((node) => presence.liveness.vitality(node) !== 'away');
   }
 
   #alive(presence: Presence): NodeId[] {
@@ -752,7 +736,7 @@ export class Stoq implements Transport, AsyncDisposable {
     });
   }
 
-  #entry(): EntrySetting | null {
+  #entry(): Entry | null {
     const text = this.#book.setting('entry');
     return text === null ? null : entrySetting.parse(JSON.parse(text));
   }

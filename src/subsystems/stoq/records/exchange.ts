@@ -55,7 +55,7 @@ export interface ExchangeOptions {
 }
 
 /** News gather for this long, so that many go in one message. */
-const NEWS_DELAY_MS = 20;
+const NEWS_DELAY_MS = 100;
 const FETCH_BATCH = 64;
 /** Ids that wait to be fetched from one node; what is beyond comes with the next sync. */
 const WAITING_MAX = 4_096;
@@ -68,7 +68,8 @@ export class RecordExchange implements Disposable {
   readonly #around: Surroundings;
   readonly #options: ExchangeOptions;
   readonly #collections: ReadonlyMap<string, Collection>;
-  readonly #news = new Map<string, Map<NodeId, Set<Digest>>>();
+  /** By collection: what is to be told, and who told it here. */
+  readonly #news = new Map<string, Map<Digest, NodeId | undefined>>();
   /** By node: what it told of and is still to be fetched from it. */
   readonly #waiting = new Map<NodeId, { readonly ids: Map<string, Set<string>>; done: Promise<void> }>();
   readonly #fetching = new Set<Digest>();
@@ -229,13 +230,8 @@ export class RecordExchange implements Disposable {
   // What others are told
 
   #spread(name: string, id: Digest, from: NodeId | undefined): void {
-    const others = this.#options.reachable().filter((node) => node !== from);
-    for (const node of sample(others, this.#options.fanout, this.#around.random)) {
-      const byNode = this.#news.get(name) ?? new Map<NodeId, Set<Digest>>();
-      this.#news.set(name, byNode);
-      const ids = byNode.get(node) ?? new Set();
-      byNode.set(node, ids.add(id));
-    }
+    const news = this.#news.get(name) ?? new Map<Digest, NodeId | undefined>();
+    this.#news.set(name, news.set(id, from));
     this.#cancelNews ??= this.#around.timers.after(NEWS_DELAY_MS, () => this.#flush());
   }
 
@@ -243,9 +239,11 @@ export class RecordExchange implements Disposable {
     this.#cancelNews = null;
     const news = [...this.#news];
     this.#news.clear();
-    for (const [name, byNode] of news) {
-      for (const [node, ids] of byNode) {
-        for (let rest = [...ids]; rest.length > 0; rest = rest.slice(RECORDS_LIMITS.idsMax)) {
+    const told = sample(this.#options.reachable(), this.#options.fanout, this.#around.random);
+    for (const [name, ids] of news) {
+      for (const node of told) {
+        let rest = [...ids].filter(([, from]) => from !== node).map(([id]) => id);
+        for (; rest.length > 0; rest = rest.slice(RECORDS_LIMITS.idsMax)) {
           // Gossip is a favour: a node that misses it finds out when it compares.
           this.#tell(node, name, rest.slice(0, RECORDS_LIMITS.idsMax)).catch(() => undefined);
         }

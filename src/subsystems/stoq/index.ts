@@ -1,0 +1,1 @@
+export { openTransport, type Pace, type Stoq, type StoqLimits } from './transport.ts';
