@@ -79,6 +79,15 @@ const extension = z.strictObject({
 
 export type ExtensionSetting = z.infer<typeof extension>;
 
+/** How this home deals with the other nodes of its network. */
+const peers = z.strictObject({
+  /** `host:port` that others are told to connect to, where this machine cannot know by itself. */
+  advertise: z.array(z.string().min(3).max(255)).min(1).max(8).optional(),
+  /** Limits for content that leaves and arrives; none by default. */
+  uploadBytesPerSecond: byteCount.optional(),
+  downloadBytesPerSecond: byteCount.optional(),
+});
+
 /** `HOME/config.yaml`. Every key is optional; an unknown one is refused. */
 const configFile = z.strictObject({
   http: z.string().max(300).optional(),
@@ -86,6 +95,7 @@ const configFile = z.strictObject({
   subject: z.string().min(1).max(64).optional(),
   threads: z.int().min(1).max(256).optional(),
   network: network.optional(),
+  peers: peers.optional(),
   extensions: z.array(extension).max(100).optional(),
 });
 
@@ -94,6 +104,12 @@ export interface NetworkConfig {
   readonly requirements?: Partial<Record<OperationKind, Requirements>>;
   readonly space?: { readonly bytes: number; readonly iterations?: number };
   readonly stakeInitial?: number;
+}
+
+/** `peers:` of the file. */
+export interface PeersSetting {
+  readonly advertise?: readonly string[];
+  readonly limits: { readonly uploadBytesPerSecond?: number; readonly downloadBytesPerSecond?: number };
 }
 
 /** Everything that decides how a node runs, except {@link Secrets}. Flags win over the environment, that over `HOME/config.yaml`, that over the defaults. */
@@ -110,6 +126,8 @@ export interface Config {
   readonly threads?: number;
   /** `network:` of a new home. */
   readonly network: NetworkConfig;
+  /** `peers:` */
+  readonly peers: PeersSetting;
   /** `extensions:`; default: none but the catalog. */
   readonly extensions: readonly ExtensionSetting[];
 }
@@ -149,6 +167,7 @@ export function loadConfig(flags: Flags = {}, env: NodeJS.ProcessEnv = process.e
     ...(file.subject === undefined ? {} : { subject: file.subject }),
     ...(file.threads === undefined ? {} : { threads: file.threads }),
     network: file.network === undefined ? {} : networkOf(file.network),
+    peers: peersOf(file.peers ?? {}),
     extensions: file.extensions ?? [],
   };
   const passphrase =
@@ -181,6 +200,17 @@ function networkOf({ requirements, space, stakeInitial }: z.infer<typeof network
       ? {}
       : { space: { bytes: space.bytes, ...(space.iterations === undefined ? {} : { iterations: space.iterations }) } }),
     ...(stakeInitial === undefined ? {} : { stakeInitial }),
+  };
+}
+
+function peersOf({ advertise, ...limits }: z.infer<typeof peers>): PeersSetting {
+  return { limits: plain(limits), ...(advertise === undefined ? {} : { advertise }) };
+}
+
+/** Without the members that are undefined. */
+function plain<T extends object>(value: T): { readonly [Key in keyof T]: Exclude<T[Key], undefined> } {
+  return Object.fromEntries(Object.entries(value).filter(([, member]) => member !== undefined)) as {
+    readonly [Key in keyof T]: Exclude<T[Key], undefined>;
   };
 }
 

@@ -27,7 +27,7 @@ export interface StartOptions {
 export async function startNode({ config, secrets }: Loaded, options: StartOptions): Promise<RunningNode> {
   const [{ HyperMesh }, { serve }] = await Promise.all([import('./hypermesh.ts'), import('./api/server.ts')]);
   await using stack = new AsyncDisposableStack();
-  const { home, http, network, subject, threads, extensions } = config;
+  const { home, http, network, subject, threads, extensions, peers } = config;
   const hypermesh = stack.use(
     await HyperMesh.create({
       home,
@@ -35,6 +35,9 @@ export async function startNode({ config, secrets }: Loaded, options: StartOptio
       ...secrets,
       ...(subject === undefined ? {} : { subject }),
       ...(threads === undefined ? {} : { threads }),
+      peers: { ...peers, stays: options.announce },
+      log: (level, message, details = {}) =>
+        options.log.info({ ...details, ...(level === 'warn' ? { warning: true } : {}) }, message),
     }),
   );
   const catalog = await hypermesh.loadExtension('catalog');
@@ -44,11 +47,11 @@ export async function startNode({ config, secrets }: Loaded, options: StartOptio
   const { node } = hypermesh;
   const { promise: stopAsked, resolve: stop } = Promise.withResolvers<void>();
   const token = randomBytes(32).toString('base64url');
-  const { assets, trust, consensus, membership, vm, monitoring } = node;
+  const { assets, trust, consensus, membership, transport, vm, monitoring } = node;
   const server = stack.use(
     await serve(
       {
-        ...{ catalog, assets, trust, consensus, membership, vm, monitoring, stop },
+        ...{ catalog, assets, trust, consensus, membership, transport, vm, monitoring, stop },
         status: () => node.status(),
         exportState: (callOptions) => node.exportState(callOptions),
         importState: (stream, callOptions) => node.importState(stream, callOptions),

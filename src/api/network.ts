@@ -1,7 +1,5 @@
-import { HyperMeshError } from '../base/errors.ts';
-import type { Membership } from '../capabilities/membership.ts';
 import { createNetworkRequest, inviteRequest, joinRequest, leaveRequest, removeMemberRequest } from '../wire/http.ts';
-import { type AnyRoute, type RequestContext, route } from './route.ts';
+import { type AnyRoute, route } from './route.ts';
 
 export const networkRoutes: readonly AnyRoute[] = [
   route({
@@ -9,7 +7,7 @@ export const networkRoutes: readonly AnyRoute[] = [
     path: '/v1/network/place',
     summary: "Whether this home is alone, founder or member, and where its network's committee is.",
     access: 'read',
-    handle: (_input, { node }) => membershipOf(node).place(),
+    handle: (_input, { node }) => node.membership.place(),
   }),
   route({
     method: 'POST',
@@ -17,7 +15,7 @@ export const networkRoutes: readonly AnyRoute[] = [
     summary: "Open this home's own network to others.",
     access: 'token',
     body: createNetworkRequest,
-    handle: ({ body }, { node }) => membershipOf(node).create(body),
+    handle: ({ body }, { node }) => node.membership.create(body),
   }),
   route({
     method: 'POST',
@@ -25,7 +23,7 @@ export const networkRoutes: readonly AnyRoute[] = [
     summary: 'Make an invite for one other machine.',
     access: 'token',
     body: inviteRequest,
-    handle: ({ body }, { node }) => membershipOf(node).invite(body),
+    handle: ({ body }, { node }) => node.membership.invite(body),
   }),
   route({
     method: 'POST',
@@ -35,14 +33,14 @@ export const networkRoutes: readonly AnyRoute[] = [
     body: joinRequest,
     long: true,
     handle: ({ body: { invite, ...body } }, { node, ...options }) =>
-      membershipOf(node).join(invite, { ...options, ...body }),
+      node.membership.join(invite, { ...options, ...body }),
   }),
   route({
     method: 'GET',
     path: '/v1/network/members',
     summary: 'Who belongs to the network, and who did.',
     access: 'read',
-    handle: (_input, { node }) => membershipOf(node).members(),
+    handle: (_input, { node }) => node.membership.members(),
   }),
   route({
     method: 'POST',
@@ -51,7 +49,7 @@ export const networkRoutes: readonly AnyRoute[] = [
     access: 'token',
     body: leaveRequest,
     long: true,
-    handle: ({ body }, { node, ...options }) => membershipOf(node).leave({ ...options, ...body }),
+    handle: ({ body }, { node, ...options }) => node.membership.leave({ ...options, ...body }),
   }),
   route({
     method: 'POST',
@@ -59,11 +57,6 @@ export const networkRoutes: readonly AnyRoute[] = [
     summary: "Take a member's certificates back.",
     access: 'token',
     body: removeMemberRequest,
-    handle: ({ body: { node: id, ...body } }, { node }) => membershipOf(node).remove(id, body),
+    handle: ({ body: { node: id, ...body } }, { node }) => node.membership.remove(id, body),
   }),
 ];
-
-function membershipOf({ membership }: RequestContext['node']): Membership {
-  if (membership !== null) return membership;
-  throw new HyperMeshError('network-state', 'This node was started without a network layer.');
-}

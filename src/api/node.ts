@@ -26,7 +26,8 @@ export interface ApiNode {
     | 'transferStake'
     | 'space'
   >;
-  readonly membership: Membership | null;
+  readonly membership: Membership;
+  readonly transport: Pick<HostNode['transport'], 'peers' | 'discoverPeers' | 'forgive'>;
   readonly vm: Pick<HostNode['vm'], 'runtimes' | 'addRuntime' | 'removeRuntime' | 'exportRuntime'>;
   readonly monitoring: Pick<Monitoring, 'metrics' | 'events'> & {
     /** Metrics in the text format of Prometheus. */

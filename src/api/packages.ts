@@ -1,6 +1,6 @@
 import type { AssetQuery } from '../capabilities/assets.ts';
 import { packagePath, publishRequest, rangeQuery, searchRequest, stateRequest, TREE } from '../wire/http.ts';
-import { type AnyRoute, route, streamRoute } from './route.ts';
+import { type AnyRoute, refOf, route, streamRoute } from './route.ts';
 
 export const packageRoutes: readonly AnyRoute[] = [
   streamRoute({
@@ -69,7 +69,3 @@ export const packageRoutes: readonly AnyRoute[] = [
     handle: ({ params, query }, { node }) => node.catalog.delete(refOf(params, query.range)),
   }),
 ];
-
-function refOf(params: { readonly scope: string; readonly name: string }, range: string | undefined): string {
-  return `${params.scope}/${params.name}${range === undefined ? '' : `@${range}`}`;
-}

@@ -186,3 +186,8 @@ function sendLines(
   );
   return reply.header('content-type', NDJSON).send(lines);
 }
+
+/** What the path of a package and a range in the request name together. */
+export function refOf(params: { readonly scope: string; readonly name: string }, range: string | undefined): string {
+  return `${params.scope}/${params.name}${range === undefined ? '' : `@${range}`}`;
+}

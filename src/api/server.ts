@@ -10,6 +10,7 @@ import { networkRoutes } from './network.ts';
 import type { ApiLog, ApiNode } from './node.ts';
 import { observeRoutes } from './observe.ts';
 import { packageRoutes } from './packages.ts';
+import { peerRoutes } from './peers.ts';
 import { toHttpProblem } from './problem.ts';
 import { type AnyRoute, register } from './route.ts';
 import { trustRoutes } from './trust.ts';
@@ -33,6 +34,7 @@ export const ROUTES: readonly AnyRoute[] = [
   ...installationRoutes,
   ...trustRoutes,
   ...networkRoutes,
+  ...peerRoutes,
   ...observeRoutes,
 ];
 

@@ -4,6 +4,7 @@ import type { CommandSpec } from './command.ts';
 export const GROUPS: Readonly<Record<string, string>> = {
   cert: 'Certificates of this home.',
   network: 'A network of several machines.',
+  peers: 'Other nodes of the network.',
   proof: 'The four proofs: space, stake, work, time.',
   runtime: 'Languages that this node can run.',
   stake: 'Tokens of this home.',
@@ -301,6 +302,35 @@ export const COMMANDS: readonly CommandSpec[] = [
     example: 'hypermesh network remove 2f5bb5f96e884670367300a00065de4ac999cac322bd864187092bc37e64f0d6',
     run: async (context, node: string, options: { compromised?: boolean }) =>
       (await import('./commands/network.ts')).remove(context, node, options),
+  },
+  {
+    name: 'peers list',
+    isDefault: true,
+    summary: 'List the other nodes of the network: where they are, whether they answer, who is banned.',
+    options: [['--discover', 'Ask others whom they know first.']],
+    example: 'hypermesh peers list --discover',
+    run: async (context, options: { discover?: boolean }) =>
+      (await import('./commands/peers.ts')).peers(context, options),
+  },
+  {
+    name: 'peers forgive',
+    summary: 'Speak to a banned node again.',
+    args: '<node>',
+    example: 'hypermesh peers forgive 2f5bb5f96e884670367300a00065de4ac999cac322bd864187092bc37e64f0d6',
+    run: async (context, node: string) => (await import('./commands/peers.ts')).forgive(context, node),
+  },
+  {
+    name: 'sync',
+    summary: 'Compare records with every other node now, and fetch what is missing.',
+    example: 'hypermesh sync',
+    run: async (context) => (await import('./commands/peers.ts')).sync(context),
+  },
+  {
+    name: 'distribute',
+    summary: 'Wait until as many nodes as a package asks for hold its content.',
+    args: '<ref>',
+    example: 'hypermesh distribute examples/greeter',
+    run: async (context, ref: string) => (await import('./commands/peers.ts')).distribute(context, ref),
   },
   {
     name: 'proof status',

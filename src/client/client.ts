@@ -13,12 +13,14 @@ import type {
 import type { ProofVerdict, SpaceStatus, StakeAccount } from '../capabilities/consensus.ts';
 import type { NetworkMember, NetworkPlace, NewInvite } from '../capabilities/membership.ts';
 import type { Event, MetricSample } from '../capabilities/monitoring.ts';
+import type { Distribution, PeerInfo, SyncSummary } from '../capabilities/transport.ts';
 import type { CertificateInfo } from '../capabilities/trust.ts';
 import type { RuntimeStatus } from '../capabilities/vm.ts';
 import type { Catalog, CatalogRun, InstallResult, PublishResult, VerifyResult } from '../catalog/api.ts';
 import type { Bundle } from '../wire/bundle.ts';
 import {
   type CreateNetworkRequest,
+  type ForgiveRequest,
   type InstallRequest,
   type InviteRequest,
   type JoinRequest,
@@ -216,6 +218,29 @@ export class Client {
 
   removeMember(request: RemoveMemberRequest, options?: CallOptions): Promise<NetworkMember> {
     return this.#json('POST', '/v1/network/remove', request, options);
+  }
+
+  peers(options?: CallOptions): Promise<readonly PeerInfo[]> {
+    return this.#get('/v1/peers', {}, options);
+  }
+
+  discoverPeers(options?: CallOptions): Promise<readonly PeerInfo[]> {
+    return this.#long('/v1/peers/discover', {}, options);
+  }
+
+  forgive(request: ForgiveRequest, options?: CallOptions): Promise<{ readonly node: string }> {
+    return this.#json('POST', '/v1/peers/forgive', request, options);
+  }
+
+  /** Progress step: `sync`. */
+  sync(options?: CallOptions): Promise<SyncSummary> {
+    return this.#long('/v1/sync', {}, options);
+  }
+
+  /** Progress step: `distribute`. */
+  distribute(ref: string, options?: CallOptions): Promise<Distribution> {
+    const { name, range } = parseRef(ref);
+    return this.#long(`/v1/packages/${name}/distribute`, { range }, options);
   }
 
   makeProofs(request: ProofRequest, options?: CallOptions): Promise<ProofSet> {

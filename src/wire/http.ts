@@ -135,6 +135,11 @@ export const removeMemberRequest = z.strictObject({
   node: z.string().regex(/^[0-9a-f]{64}$/, 'expected a node id of 64 hexadecimal digits'),
   compromised: z.boolean().optional(),
 });
+/** A body without members: the operation needs no more. */
+export const syncRequest = z.strictObject({});
+export const forgiveRequest = z.strictObject({
+  node: z.string().regex(/^[0-9a-f]{64}$/, 'expected a node id of 64 hexadecimal digits'),
+});
 export const runtimePath = z.strictObject({ kind: z.enum(['wasm', 'julia', 'python', 'container', 'vm']) });
 /** Where the image of a language comes from: a package of the catalog, or a layer that was sent; packages of the distribution when absent. */
 export const runtimeRequest = z.union([z.strictObject({}), z.strictObject({ ref }), z.strictObject({ layer: digest })]);
@@ -160,6 +165,7 @@ export type CreateNetworkRequest = z.input<typeof createNetworkRequest>;
 export type InviteRequest = z.input<typeof inviteRequest>;
 export type JoinRequest = z.input<typeof joinRequest>;
 export type LeaveRequest = z.input<typeof leaveRequest>;
+export type ForgiveRequest = z.input<typeof forgiveRequest>;
 export type RemoveMemberRequest = z.input<typeof removeMemberRequest>;
 
 /** The answer of `GET /v1/status`. */
@@ -190,6 +196,22 @@ export interface NodeStatus {
     readonly leased: { readonly cpuCores: number; readonly memoryBytes: number; readonly storageBytes: number };
     readonly leases: number;
     readonly waiting: number;
+  };
+  /** The other nodes of the network, and what moves between them now. */
+  readonly transport: {
+    readonly state: 'alone' | 'offline' | 'online';
+    readonly node: string;
+    readonly addresses: readonly string[];
+    readonly problem: string | null;
+    readonly peers: { readonly known: number; readonly alive: number };
+    readonly transfers: readonly {
+      readonly blob: Digest;
+      readonly done: number;
+      readonly total: number;
+      readonly from: number;
+    }[];
+    readonly resources: { readonly known: number; readonly held: number; readonly underReplicated: number };
+    readonly arrivals: number;
   };
   readonly memory: { readonly residentBytes: number; readonly heapBytes: number };
   readonly extensions: readonly { readonly id: string; readonly version: string; readonly state: string }[];

@@ -1,4 +1,5 @@
 import { Client } from '../../client/index.ts';
+import type { NodeStatus } from '../../wire/http.ts';
 import type { Context, Outcome } from '../command.ts';
 import { findNode } from '../connect.ts';
 import { bytes, count, date, duration, fields } from '../terminal.ts';
@@ -24,9 +25,26 @@ export async function status(context: Context): Promise<Outcome> {
     Space: `${space.state}, ${bytes(space.bytes)}${space.state === 'building' ? `, ${Math.floor(space.fraction * 100)}%` : ''}`,
     Packages: `${count(totals.packages, 'package')}, ${count(totals.versions, 'version')}`,
     Content: `${count(totals.blobs, 'blob')}, ${bytes(totals.bytes)}`,
+    ...networkFields(state.transport),
     Memory: `${bytes(state.memory.residentBytes)} resident`,
     Work: `${count(resources.leases, 'operation')} now, ${resources.waiting} waiting`,
     Extensions: state.extensions.map(({ id, version, state: is }) => `${id}@${version} (${is})`).join(', '),
   });
   return { data: { running: true, http: found.http, ...state }, text };
+}
+
+/** Nothing for a home that is in a network of its own. */
+function networkFields({ state, addresses, problem, peers, transfers, resources, arrivals }: NodeStatus['transport']) {
+  if (state === 'alone') return {};
+  const moving = transfers.map(
+    ({ blob, done, total, from }) =>
+      `${blob.slice(7, 19)} ${bytes(done)} of ${bytes(total)} from ${count(from, 'node')}`,
+  );
+  const short = resources.underReplicated;
+  return {
+    Listening: problem ?? (addresses.join(', ') || 'no'),
+    Peers: `${state}: ${peers.alive} of ${count(peers.known, 'node')} answer${arrivals === 0 ? '' : `, ${count(arrivals, 'record')} to judge`}`,
+    Copies: `content of ${resources.held} of ${count(resources.known, 'package')} here${short === 0 ? '' : `, ${short} on too few nodes`}`,
+    Transfers: moving.length === 0 ? 'none' : moving.join('; '),
+  };
 }

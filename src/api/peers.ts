@@ -1,0 +1,51 @@
+import { forgiveRequest, packagePath, rangeQuery, syncRequest } from '../wire/http.ts';
+import { type AnyRoute, refOf, route } from './route.ts';
+
+export const peerRoutes: readonly AnyRoute[] = [
+  route({
+    method: 'GET',
+    path: '/v1/peers',
+    summary: 'The other nodes of the network: where they are, whether they answer, and who is banned.',
+    access: 'read',
+    handle: (_input, { node }) => node.transport.peers(),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/peers/discover',
+    summary: 'Ask other nodes whom they know, and see who answers.',
+    access: 'token',
+    body: syncRequest,
+    long: true,
+    handle: (_input, { node, ...options }) => node.transport.discoverPeers(options),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/peers/forgive',
+    summary: 'Speak to a banned node again.',
+    access: 'token',
+    body: forgiveRequest,
+    async handle({ body }, { node }) {
+      await node.transport.forgive(body.node);
+      return { node: body.node };
+    },
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/sync',
+    summary: 'Compare records with every other node now, and fetch what is missing.',
+    access: 'token',
+    body: syncRequest,
+    long: true,
+    handle: (_input, { node, ...options }) => node.catalog.sync(options),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/packages/:scope/:name/distribute',
+    summary: 'Wait until as many nodes as the package asks for hold its content.',
+    access: 'token',
+    params: packagePath,
+    body: rangeQuery,
+    long: true,
+    handle: ({ params, body }, { node, ...options }) => node.catalog.distribute(refOf(params, body.range), options),
+  }),
+];
