@@ -24,6 +24,7 @@ test('loadConfig() has a default for everything', () => {
     http: { host: '127.0.0.1', port: 0 },
     logLevel: 'info',
     network: {},
+    peers: { limits: {} },
     extensions: [],
   });
   assert.deepEqual(secrets, {});

@@ -41,7 +41,7 @@ before(async () => {
     http: { host: '127.0.0.1', port: 0 },
     logLevel: 'silent',
     extensions: [],
-  peers: { limits: {} },
+    peers: { limits: {} },
     network,
   } as const;
   const log = { info() {}, error: console.error };

@@ -517,12 +517,6 @@ export const ERRORS = {
     retry: false,
     when: 'A signed statement of another node or publisher is malformed, or does not hold.',
   },
-  'content-unavailable': {
-    status: 503,
-    exit: EXIT.unavailable,
-    retry: true,
-    when: 'No node that can be reached holds the content; what came so far is kept.',
-  },
   // state and monitoring
   'state-invalid': {
     status: 422,

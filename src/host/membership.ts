@@ -136,19 +136,12 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     const belongs = membership !== null || trust.isFounder();
     if (belongs && (options.anew === true || !network.isOpen)) {
       // Without a listener it takes part all the same, and its status says why it does not listen.
-      await this.#open({}).catch((error: unknown) => {
-        if (!isCoded(error)) throw error;
-      });
+      await network.openNetwork();
     }
     if (!belongs && network.isOpen) await network.closeNetwork();
     if (membership === null) return;
     this.#news = setInterval(() => void trust.refreshAnchor().catch(() => undefined), NEWS_EVERY_MS);
     this.#news.unref();
-  }
-
-  #open({ listen }: { readonly listen?: string | undefined }): Promise<void> {
-    const bootstrap = this.#lent.trust.membership()?.committee ?? [];
-    return this.#lent.network.openNetwork({ bootstrap, ...(listen === undefined ? {} : { listen }) });
   }
 
   async place(): Promise<NetworkPlace> {
@@ -166,7 +159,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
       const { trust } = this.#lent;
       if (trust.membership() !== null) throw alreadyMember();
       trust.setFounder(true);
-      await this.#open(options);
+      await this.#lent.network.openNetwork(options.listen);
       return this.place();
     });
   }
@@ -241,7 +234,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
       }
       await this.enter();
       try {
-        await this.#open(options);
+        await this.#lent.network.openNetwork(options.listen);
       } catch (error) {
         if (!isCoded(error)) throw error;
         throw new HyperMeshError(

@@ -37,17 +37,13 @@ export interface NetworkSide {
     talk: (request: Request) => Promise<T>,
     options?: { readonly signal?: AbortSignal | undefined },
   ): Promise<T>;
-  /** Whether the home takes part in a network of several. */
+  /** Whether this node takes part in a network of several now. */
   readonly isOpen: boolean;
   /**
-   * Takes part from now on, also after a restart; what is left out stays as it was. Safe to repeat.
-   * Errors: `address-taken`, `network-unreachable`, `config-invalid`: then it takes part all the same, without listening.
+   * Takes part from now on; where it listens (`HOST:PORT`) is kept for the next time. Safe to repeat. When a port that is asked for is taken nothing
+   * changes; one that was kept is tried again later. Errors: `address-taken`, `network-unreachable`, `config-invalid`.
    */
-  openNetwork(entry?: {
-    readonly bootstrap?: readonly { readonly node: string; readonly addresses: readonly string[] }[];
-    /** `HOST:PORT`. */
-    readonly listen?: string;
-  }): Promise<void>;
+  openNetwork(listen?: string): Promise<void>;
   /** Back to silence: no listener, no connections, nothing remembered. */
   closeNetwork(): Promise<void>;
   /** `HOST:PORT` where others reach this node. */

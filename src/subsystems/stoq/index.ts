@@ -1,1 +1,1 @@
-export { openTransport, type Pace, type Stoq, type StoqLimits } from './transport.ts';
+export { openTransport, type Pace, type StoqLimits } from './transport.ts';

@@ -208,9 +208,9 @@ export class Stoq implements Transport, AsyncDisposable {
     await this.#exclusive(() => this.#forgetNetwork());
   }
 
-  /** Whether the home takes part in a network of several. */
+  /** Whether this node takes part in a network of several now. */
   get isOpen(): boolean {
-    return this.#entry() !== null;
+    return this.#presence !== null;
   }
 
   /** Addresses that an invite can name. */
@@ -227,22 +227,30 @@ export class Stoq implements Transport, AsyncDisposable {
     return answer;
   };
 
-  /** A conversation with one node of a network that this home is not in yet; `node` is all that is known of it. Errors: as `Channel.connect`. */
-  async connectAsGuest(
-    address: string,
-    { node, networkId }: { readonly node: NodeId; readonly networkId: Digest },
+  /**
+   * A conversation of somebody who says nothing about himself, with one node that has to prove to be `expect`, at the first address that works.
+   * Errors: those of the last address, and what the other side refuses with.
+   */
+  async asGuest<T>(
+    networkId: Digest,
+    expect: NodeId,
+    addresses: readonly string[],
+    talk: (request: Connection['request']) => Promise<T>,
     options: { readonly signal?: AbortSignal | undefined } = {},
-  ): Promise<Pick<Connection, 'request'> & AsyncDisposable> {
-    await using stack = new AsyncDisposableStack();
-    const channel = stack.use(this.#openChannel(networkId, new Map()));
-    const patience = AbortSignal.timeout(CONNECT_TIMEOUT_MS);
-    const signal = options.signal === undefined ? patience : AbortSignal.any([patience, options.signal]);
-    const connection = stack.use(await channel.connect(address, { expect: node, guest: true, networkId, signal }));
-    const opened = stack.move();
-    return {
-      request: (method, body, limits) => connection.request(method, body, limits),
-      [Symbol.asyncDispose]: () => opened.disposeAsync(),
-    };
+  ): Promise<T> {
+    await using channel = this.#openChannel(networkId, new Map());
+    const connection = await firstWorking(addresses, (address) => {
+      const signal = withPatience(options.signal);
+      return channel.connect(address, { expect, guest: true, networkId, signal });
+    });
+    return talk((method, body, limits) => connection.request(method, body, { ...options, ...limits }));
+  }
+
+  /** A node is no member any more. */
+  expel(node: NodeId): void {
+    this.#presence?.directory.forget(node);
+    this.#book.forgetNode(node);
+    this.#closeConnections(node);
   }
 
   /** Errors: `usage` when no banned node has that id. */
@@ -659,11 +667,9 @@ export class Stoq implements Transport, AsyncDisposable {
     if (addresses.length === 0) {
       throw new HyperMeshError('peer-unreachable', `No address of the node ${to.slice(0, 12)} works.`);
     }
-    const patience = AbortSignal.timeout(CONNECT_TIMEOUT_MS);
-    const signal = options.signal === undefined ? patience : AbortSignal.any([patience, options.signal]);
     return firstWorking(addresses, async (address) => {
       try {
-        return await presence.channel.connect(address, { expect: to, signal });
+        return await presence.channel.connect(address, { expect: to, signal: withPatience(options.signal) });
       } catch (error) {
         if (this.#resting.size > 10_000) this.#resting.clear();
         this.#resting.set(`${to} ${address}`, nowMs + ADDRESS_REST_MS);
@@ -761,6 +767,11 @@ function memberMethod(name: string, answer: Answer, heard: (from: NodeId) => voi
       return answer(body, node!);
     },
   };
+}
+
+function withPatience(signal: AbortSignal | undefined): AbortSignal {
+  const patience = AbortSignal.timeout(CONNECT_TIMEOUT_MS);
+  return signal === undefined ? patience : AbortSignal.any([patience, signal]);
 }
 
 /** Tries one after the other; the error of the last when none works. */
