@@ -15,7 +15,7 @@ export async function peers(context: Context, options: { readonly discover?: boo
   ]);
   const text =
     list.length === 0
-      ? 'This home is in no network with other nodes: hypermesh network create, or network join INVITE.'
+      ? 'This home is in no network with other nodes.\nMake one: hypermesh network create\nJoin one: hypermesh network join INVITE'
       : table([['Node', 'State', 'Address', 'Round trip', 'Traffic', ''], ...rows]);
   return { data: { peers: list }, text };
 }

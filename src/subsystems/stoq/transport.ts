@@ -738,7 +738,7 @@ export class Stoq implements Transport, AsyncDisposable {
   #present(): Presence {
     if (this.#presence !== null) return this.#presence;
     throw new HyperMeshError('network-unreachable', 'This home is in no network with other nodes.', {
-      hint: 'Make one (hypermesh network create NAME), or join one (hypermesh network join INVITE).',
+      hint: 'Join one: hypermesh network join INVITE',
     });
   }
 
