@@ -81,10 +81,23 @@ export const bench: Bench = {
         )) / CALLS,
       () => timed(bare),
     );
+    const component = await readFile(new URL('../examples/packages/series/component.wasm', import.meta.url));
+    const command = await readFile(new URL('../examples/packages/series/main.wasm', import.meta.url));
+    const series = trees.add({ 'component.wasm': component, 'main.wasm': command });
+    const looking = { ...request, layer: series, input: { series: [1, 2, 4, 8] } };
+    const components = await inTurn(
+      CALLS,
+      () => timed(() => kept.run({ ...looking, entry: 'component.wasm' })),
+      () => timed(() => kept.run({ ...looking, entry: 'main.wasm' })),
+    );
     const reference = 'bare instance in process';
     return [
       { name: 'warm call', unit: 'ms', reference, oursMax: 5, ours: warm.ours, theirs: warm.theirs },
       { name: 'each of many', unit: 'ms', reference, oursMax: 5, ours: many.ours, theirs: many.theirs },
+      {
+        ...{ name: 'warm component', unit: 'ms', reference: 'the same program as a module', oursMax: 5 },
+        ...components,
+      },
       { name: 'a process each', unit: 'ms', reference: 'warm call', ours: fresh.ours, theirs: fresh.theirs },
     ];
   },
