@@ -278,6 +278,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
         return this.place();
       }
       await this.#checkEmpty('leave its network', options.forget);
+      await trust.checkAbandon();
       // A courtesy: a committee that cannot be reached keeps nobody, and the certificates end by themselves.
       await this.#ask('network/leave', {}, options).catch(() => undefined);
       await network.closeNetwork();
@@ -366,8 +367,10 @@ export class NetworkMembership implements Membership, AsyncDisposable {
         'The answer is about another network than the one that was asked for.',
       );
     }
-    await this.#lent.trust.checkCertification(certification);
-    return certification;
+    // By the clock of this machine: what is kept for the move must pass the same check later.
+    const checked = { ...certification, atMs: this.#clock.nowMs() };
+    await this.#lent.trust.checkCertification(checked);
+    return checked;
   }
 
   async #move(move: NetworkMove): Promise<void> {

@@ -467,7 +467,7 @@ export class TrustChain implements Trust, AsyncDisposable {
     readonly asked: string;
     readonly secret: string | null;
   }): Promise<JoinRequest> {
-    this.#checkNotStolen();
+    await this.#checkNotStolen();
     const publicKeys = await this.#keys.publicKeys();
     const keys = Object.fromEntries(
       CERTIFIED_ROLES.map((role) => {
@@ -498,10 +498,16 @@ export class TrustChain implements Trust, AsyncDisposable {
     return { secret: to.secret, envelopes: sealed as unknown as JoinRequest['envelopes'] };
   }
 
-  /** Errors: `certification-invalid`, `clock-skewed`. Touches nothing. */
+  /** Whether {@link adopt} will take it, at the time `answer.atMs`. Touches nothing. Errors: `certification-invalid`, `clock-skewed`. */
   async checkCertification(answer: Certification): Promise<void> {
     const { checkCertification } = await import('./joining.ts');
-    checkCertification(answer, this.keyIds(), this.#nowMs);
+    checkCertification(answer, this.keyIds(), answer.atMs);
+  }
+
+  /** Whether {@link abandon} will work. Touches nothing. Errors: `certificate-revoked` when a key of this home was stolen, `key-locked`. */
+  async checkAbandon(): Promise<void> {
+    await this.#checkNotStolen();
+    await this.#ownAuthority(this.#options.network);
   }
 
   /**
@@ -518,12 +524,11 @@ export class TrustChain implements Trust, AsyncDisposable {
     );
   }
 
-  /** Back to a root of its own, with the same keys: one transaction. Does nothing in a home that is no member. Errors: `certificate-revoked`, `key-locked`. */
+  /** Back to a root of its own, with the same keys: one transaction. Does nothing in a home that is no member. */
   async abandon(): Promise<void> {
     await this.#log.between(() =>
       this.#exclusive(async () => {
         if (this.membership() === null) return;
-        this.#checkNotStolen();
         const { rows, lists } = await this.#ownAuthority(this.#options.network);
         this.#replace(rows, lists, this.#options.network, null);
       }),
@@ -685,11 +690,15 @@ export class TrustChain implements Trust, AsyncDisposable {
     throw new HyperMeshError('committee-unreachable', 'This home is not connected to its network.');
   }
 
-  /** Errors: `certificate-revoked`. */
-  #checkNotStolen(): void {
-    const stolen = this.#rows().some(
-      (row) => row.revoked_reason === 'key-compromise' && LEAF_ROLES.some((role) => role === row.role),
-    );
+  /** By its own register, or as a member by the lists of its network. Errors: `certificate-revoked`. */
+  async #checkNotStolen(): Promise<void> {
+    const own = this.#rows().filter((row) => LEAF_ROLES.some((role) => role === row.role));
+    let stolen = own.some((row) => row.revoked_reason === 'key-compromise');
+    if (!stolen && this.membership() !== null) {
+      const { decodeRevocationList } = await import('../../wire/certificate.ts');
+      const lists = this.#lists().map((list) => decodeRevocationList(list.der));
+      stolen = own.some((row) => lists.some(({ revoked }) => revoked.get(row.serial)?.reason === 'key-compromise'));
+    }
     if (!stolen) return;
     throw new HyperMeshError('certificate-revoked', 'A key of this home was revoked as compromised.', {
       hint: 'Start a new home, which makes new keys.',
