@@ -1,16 +1,17 @@
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
-import { cp, mkdtemp, rm } from 'node:fs/promises';
+import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import type { Clock } from '../base/clock.ts';
 import type { Digest } from '../base/digest.ts';
 import { type ErrorCode, HyperMeshError, isCoded } from '../base/errors.ts';
-import type { Membership } from '../capabilities/membership.ts';
+import type { Membership, NetworkPlace } from '../capabilities/membership.ts';
 import { HyperMesh, verifyBundleOffline } from '../hypermesh.ts';
-import type { TrustChain } from '../subsystems/trustchain/index.ts';
+import { openTrust, type TrustChain } from '../subsystems/trustchain/index.ts';
 import { type TestNetwork, testNetwork } from '../testing/network.ts';
+import { decodeCertification, encodeNetworkMove } from '../wire/certification.ts';
 import { decodeInvite, encodeInvite } from '../wire/invite.ts';
 import type { HostNode } from './node.ts';
 
@@ -58,13 +59,7 @@ interface Node extends AsyncDisposable {
 }
 
 async function start(network: TestNetwork, name: string, options: { readonly clock?: Clock } = {}): Promise<Node> {
-  // What a real channel would read from the certificates that are shown to it.
   let node: HostNode | undefined;
-  const who = async () => {
-    const keys = Object.fromEntries((await node!.trust.certificates()).map((one) => [one.role, one.keyId]));
-    const { networkId } = await node!.consensus.genesis();
-    return { node: keys['node']!, publisher: keys['publisher']!, networkId };
-  };
   const home = join(base, name);
   if (!existsSync(home))
     await cp(await template(name.split('-')[0]!), home, { recursive: true, preserveTimestamps: true });
@@ -72,7 +67,7 @@ async function start(network: TestNetwork, name: string, options: { readonly clo
     home,
     network: TERMS,
     threads: 1,
-    networkSide: network.side(name, who),
+    networkSide: network.side(name, () => network.identityOf(node!)),
     ...options,
   });
   node = hypermesh.node;
@@ -113,7 +108,6 @@ const refused = (promise: Promise<unknown>, ...codes: ErrorCode[]) =>
 async function publish({ hypermesh, name }: Node, ref = `${name.split('-')[0]}/notes`, version = '1.0.0') {
   const catalog = await hypermesh.loadExtension('catalog');
   const folder = await mkdtemp(join(base, 'package-'));
-  const { writeFile } = await import('node:fs/promises');
   await writeFile(join(folder, 'catalog.yaml'), JSON.stringify({ name: ref, version, type: 'library' }));
   await writeFile(join(folder, 'notes.txt'), `notes of ${name} ${version}\n`);
   return catalog.publishPackage(await catalog.signPackage(await hypermesh.stageFolder(folder)));
@@ -498,4 +492,70 @@ test('an export carries the place in the network, for a member and for the found
   assert.equal((await ada.membership.members()).filter(({ leftAtMs }) => leftAtMs !== null).length, 1);
   await using eve = await start(network, 'eve-11');
   await refused(eve.membership.join(invite), 'invite-used');
+});
+
+test('a change of network that a crash cut off after its commit point is finished at the next start', async () => {
+  const network = testNetwork();
+  let answer: Uint8Array | undefined;
+  network.onAnswer = (_from, method, body) => {
+    if (method === 'network/join') answer = body;
+    return undefined;
+  };
+  await using ada = await start(network, 'ada-12');
+  await ada.membership.create();
+  const { networkId } = await ada.membership.place();
+  {
+    await using bob = await start(network, 'bob-12');
+    await bob.membership.join((await ada.membership.invite()).invite);
+    await bob.membership.leave();
+  }
+  const { certification } = decodeCertification(JSON.parse(Buffer.from(answer!).toString()));
+  const file = join(base, 'bob-12', 'network', 'move.json');
+  const move = (kind: 'join' | 'leave') =>
+    writeFile(
+      file,
+      encodeNetworkMove(
+        kind === 'join'
+          ? { formatVersion: 1, kind, certification, forget: false }
+          : { formatVersion: 1, kind, forget: true },
+      ),
+    );
+  const nowAt = async (role: NetworkPlace['role']) => {
+    await using bob = await start(network, 'bob-12');
+    const place = await bob.membership.place();
+    assert.equal(place.role, role);
+    assert.equal(place.networkId === networkId, role === 'member');
+    await bob.hypermesh.node.trust.identity('publisher');
+    assert.equal(existsSync(file), false);
+  };
+  await nowAt('alone');
+  // Before any step; after the first one; after all of them.
+  await move('join');
+  await nowAt('member');
+  await move('join');
+  await nowAt('member');
+  await move('leave');
+  await nowAt('alone');
+  await move('join');
+  {
+    await using trust = await openTrust({
+      directory: join(base, 'bob-12', 'trust'),
+      clock: { nowMs: () => Date.now() },
+    });
+    await trust.adopt(certification, { networkId, committee: certification.committee, joinedAtMs: 1 });
+  }
+  await nowAt('member');
+  await move('leave');
+  {
+    await using trust = await openTrust({
+      directory: join(base, 'bob-12', 'trust'),
+      clock: { nowMs: () => Date.now() },
+    });
+    await trust.abandon();
+  }
+  await nowAt('alone');
+  await writeFile(`${file}.new`, 'half');
+  await nowAt('alone');
+  await writeFile(file, 'damaged');
+  await refused(start(network, 'bob-12'), 'storage-failed');
 });

@@ -1,5 +1,6 @@
 import { HyperMeshError } from '../base/errors.ts';
 import type { Method, NetworkSide } from '../host/network-side.ts';
+import type { HostNode } from '../host/node.ts';
 
 interface Station {
   readonly methods: ReadonlyMap<string, Method>;
@@ -13,6 +14,8 @@ interface Station {
 export interface TestNetwork {
   /** The side of one node, as `NodeConfig.networkSide` wants it. `who` tells its keys; a real channel proves them. */
   side(name: string, who: Station['who']): (methods: ReadonlyMap<string, Method>) => NetworkSide;
+  /** What a real channel would read from the certificates that a node shows. */
+  identityOf(node: Pick<HostNode, 'trust' | 'consensus'>): ReturnType<Station['who']>;
   /** Nobody reaches that node any more, until `mend`. */
   cut(name: string): void;
   mend(name: string): void;
@@ -91,6 +94,11 @@ export function testNetwork(): TestNetwork {
         expel() {},
         addresses: () => (own.open ? [own.address] : []),
       };
+    },
+    async identityOf({ trust, consensus }) {
+      const keys = Object.fromEntries((await trust.certificates()).map((one) => [one.role, one.keyId]));
+      const { networkId } = await consensus.genesis();
+      return { node: keys['node']!, publisher: keys['publisher']!, networkId };
     },
     say: async (from, to, method, body) => {
       const known = stations.get(to)!.methods.get(method)!;
