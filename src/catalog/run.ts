@@ -36,7 +36,6 @@ export async function run(
   const program = programOf(record, options.args ?? []); // not-runnable
   const dependencies = await dependenciesOf(context, record, installation?.lock, options); // dependency-*
   const policy = policyFor(record, dependencies, options.environment ?? {}, options.limits ?? {}); // policy-refused
-  await verifyClosure(context, record, dependencies, options); // signature-*, certificate-*, endorsement-invalid, log-invalid
 
   await using _lease = await hold(
     lent.resources,
@@ -49,6 +48,8 @@ export async function run(
     },
     options,
   ); // quota-exceeded, cancelled
+  // Not before its turn: a hundred requests at once would keep the node from answering anybody while it verifies for all of them.
+  await verifyClosure(context, record, dependencies, options); // signature-*, certificate-*, endorsement-invalid, log-invalid
   await proveAccess(context, record, options); // proof-*
   await bringClosure(context, record, dependencies, options); // content-unavailable
   options.onProgress?.({ step: 'run', note: `${record.name}@${record.version} in the ${program.kind} sandbox` });

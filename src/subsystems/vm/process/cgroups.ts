@@ -1,7 +1,8 @@
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
+import type { Socket } from 'node:net';
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 
@@ -34,37 +35,65 @@ interface Branch {
   readonly folder: string;
 }
 
-/** The control groups that this process may make, all under one name: one for each home. */
+/** Shell script: when its input ends, which it does with the node, ends what is in the groups in the given folders, and removes them all. */
+const TIDY_UP = `read never
+round=0
+while [ $round -lt 50 ]; do
+  left=
+  for folder; do
+    [ -d "$folder" ] || continue
+    for group in "$folder"/*/; do
+      [ -d "$group" ] || continue
+      while read -r pid; do kill -9 "$pid"; done < "$group/cgroup.procs"
+      rmdir "$group"
+    done
+    rmdir "$folder" || left=1
+  done
+  [ -n "$left" ] || exit 0
+  round=$((round + 1))
+  sleep 0.1
+done`;
+
+/**
+ * The control groups that this process may make, under a name that each home and each start of its node has for itself. While there
+ * are any, a process waits that removes them when the node is killed.
+ */
 export class Cgroups {
   /** Controllers by which limits are really held, and the words for it. */
   readonly enforces: ReadonlyMap<Controller, string>;
   readonly #branches: readonly Branch[];
+  #keeper: ChildProcess | undefined;
+  #groups = 0;
+  /** Whether the folders are there; changes follow each other. */
+  #settled: Promise<boolean>;
 
   private constructor(branches: readonly Branch[]) {
     this.#branches = branches;
+    this.#settled = Promise.resolve(false);
     this.enforces = new Map(
       branches.flatMap(({ version, controllers }) => controllers.map((one) => [one, `cgroup v${version}`] as const)),
     );
   }
 
-  /** Ends and removes whatever bears the name: a node that was killed left it. */
+  /** Ends and removes whatever bears the name: a node that was killed together with its keeper left it. */
   static async sweep(name: string): Promise<void> {
     for (const { parents } of await hierarchies())
-      for (const parent of parents) if (existsSync(path.join(parent, name))) await remove(path.join(parent, name));
+      for (const parent of parents)
+        for (const found of await readdir(parent).catch(() => []))
+          if (found === name || found.startsWith(`${name}-`)) await remove(path.join(parent, found));
   }
 
   /** Never fails: what the machine does not let us make is not in {@link enforces}. */
   static async open(name: string): Promise<Cgroups> {
     const branches: Branch[] = [];
+    const own = `${name}-${randomBytes(4).toString('hex')}`;
     for (const { version, controllers, parents } of await hierarchies()) {
       for (const parent of parents) {
-        const folder = path.join(parent, name);
+        const folder = path.join(parent, own);
         const found = await settle(folder, version, controllers).catch(() => []);
-        if (found.length === 0) continue;
-        if (!(await canJoin(folder))) {
-          await remove(folder);
-          continue;
-        }
+        const isOurs = found.length > 0 && (await canJoin(folder));
+        await remove(folder);
+        if (!isOurs) continue;
         branches.push({ version, controllers: found, folder });
         break;
       }
@@ -72,19 +101,55 @@ export class Cgroups {
     return new Cgroups(branches);
   }
 
-  /** Without limits as yet. Null where the machine lends none. A crash after this leaves empty folders, which the next {@link sweep} removes. */
+  /** Without limits as yet. Null where the machine lends none. */
   async create(id: string): Promise<Cgroup | null> {
     if (this.#branches.length === 0) return null;
+    this.#groups += 1;
+    await this.#change(true);
     const folders = this.#branches.map((branch) => ({ folder: path.join(branch.folder, id), branch }));
     const made = await Promise.allSettled(folders.map(({ folder }) => mkdir(folder)));
     const failed = made.find((one) => one.status === 'rejected');
-    if (failed === undefined) return new Cgroup(folders);
-    for (const { folder } of folders) await remove(folder);
+    const group = new Cgroup(folders, () => {
+      this.#groups -= 1;
+    });
+    if (failed === undefined) return group;
+    await group.remove();
     throw failed.reason;
   }
 
+  /** Leaves nothing on the machine until the next group is made, if there is none now. */
+  async rest(): Promise<void> {
+    await this.#change(false);
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const { folder } of this.#branches) await remove(folder);
+    this.#groups = 0;
+    await this.#change(false);
+  }
+
+  #change(wanted: boolean): Promise<boolean> {
+    this.#settled = this.#settled
+      .catch(() => false)
+      .then(async (isSettled) => {
+        if (isSettled === wanted) return wanted;
+        if (!wanted && this.#groups > 0) return true;
+        if (!wanted) {
+          this.#keeper?.kill('SIGKILL');
+          for (const { folder } of this.#branches) await remove(folder);
+          return false;
+        }
+        const folders = this.#branches.map(({ folder }) => folder);
+        this.#keeper = spawn('/bin/sh', ['-c', TIDY_UP, 'sh', ...folders], {
+          ...{ env: {}, cwd: '/', detached: true },
+          stdio: ['pipe', 'ignore', 'ignore'],
+        });
+        this.#keeper.on('error', () => {});
+        this.#keeper.unref();
+        (this.#keeper.stdin as Socket | null)?.unref();
+        for (const { folder, version, controllers } of this.#branches) await settle(folder, version, controllers);
+        return true;
+      });
+    return this.#settled;
   }
 }
 
@@ -94,8 +159,11 @@ export class Cgroup {
   readonly entrances: readonly string[];
   readonly #folders: readonly { readonly folder: string; readonly branch: Branch }[];
 
-  constructor(folders: readonly { readonly folder: string; readonly branch: Branch }[]) {
+  readonly #removed: () => void;
+
+  constructor(folders: readonly { readonly folder: string; readonly branch: Branch }[], removed: () => void) {
     this.#folders = folders;
+    this.#removed = removed;
     this.entrances = folders.map(({ folder }) => path.join(folder, 'cgroup.procs'));
   }
 
@@ -127,6 +195,7 @@ export class Cgroup {
   /** Ends every process of the box, and removes the folders when all are gone. */
   async remove(): Promise<void> {
     for (const { folder } of this.#folders) await remove(folder);
+    this.#removed();
   }
 }
 

@@ -282,7 +282,7 @@ class Sandbox implements ProcessSandbox {
 
   #refill(machine: Machine): void {
     clearTimeout(this.#idle);
-    this.#idle = setTimeout(() => this.#discardLaunchers(), IDLE_MS).unref();
+    this.#idle = setTimeout(() => this.#rest(), IDLE_MS).unref();
     if (this.#closed || this.#launchers.size >= LAUNCHERS) return;
     this.#behind(
       this.#launch(machine).then(
@@ -294,6 +294,13 @@ class Sandbox implements ProcessSandbox {
         () => {},
       ),
     );
+  }
+
+  /** Nothing of ours is left on the machine while nothing runs. */
+  #rest(): void {
+    this.#discardLaunchers();
+    const ending = Promise.allSettled(this.#pending);
+    this.#behind(ending.then(() => this.#cgroups?.rest()));
   }
 
   #discardLaunchers(): void {
