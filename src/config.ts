@@ -94,6 +94,7 @@ const configFile = z.strictObject({
   logLevel: z.enum(LOG_LEVELS).optional(),
   subject: z.string().min(1).max(64).optional(),
   threads: z.int().min(1).max(256).optional(),
+  keptBoxes: z.int().min(0).max(64).optional(),
   network: network.optional(),
   peers: peers.optional(),
   extensions: z.array(extension).max(100).optional(),
@@ -124,6 +125,8 @@ export interface Config {
   readonly subject?: string;
   /** Worker threads for proofs. `threads:`; default: as many as processors. */
   readonly threads?: number;
+  /** Processes of WebAssembly programs that wait for another run. `keptBoxes:`; default: twice as many as processors. */
+  readonly keptBoxes?: number;
   /** `network:` of a new home. */
   readonly network: NetworkConfig;
   /** `peers:` */
@@ -166,6 +169,7 @@ export function loadConfig(flags: Flags = {}, env: NodeJS.ProcessEnv = process.e
     logLevel: LOG_LEVELS.find((level) => level === logLevel) ?? refuseLevel(logLevel),
     ...(file.subject === undefined ? {} : { subject: file.subject }),
     ...(file.threads === undefined ? {} : { threads: file.threads }),
+    ...(file.keptBoxes === undefined ? {} : { keptBoxes: file.keptBoxes }),
     network: file.network === undefined ? {} : networkOf(file.network),
     peers: peersOf(file.peers ?? {}),
     extensions: file.extensions ?? [],

@@ -27,7 +27,7 @@ export interface StartOptions {
 export async function startNode({ config, secrets }: Loaded, options: StartOptions): Promise<RunningNode> {
   const [{ HyperMesh }, { serve }] = await Promise.all([import('./hypermesh.ts'), import('./api/server.ts')]);
   await using stack = new AsyncDisposableStack();
-  const { home, http, network, subject, threads, extensions, peers } = config;
+  const { home, http, network, subject, threads, keptBoxes, extensions, peers } = config;
   const hypermesh = stack.use(
     await HyperMesh.create({
       home,
@@ -35,6 +35,7 @@ export async function startNode({ config, secrets }: Loaded, options: StartOptio
       ...secrets,
       ...(subject === undefined ? {} : { subject }),
       ...(threads === undefined ? {} : { threads }),
+      ...(keptBoxes === undefined ? {} : { keptBoxes }),
       peers: { ...peers, stays: options.announce },
       log: (level, message, details = {}) =>
         options.log.info({ ...details, ...(level === 'warn' ? { warning: true } : {}) }, message),

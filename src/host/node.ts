@@ -49,6 +49,8 @@ export interface NodeConfig {
   readonly threads?: number;
   /** Programs that run at the same time; the number of processors by default. */
   readonly runsMax?: number;
+  /** Processes of WebAssembly programs that wait for another run; 0: each run has its own. */
+  readonly keptBoxes?: number;
   readonly extensions?: ExtensionsOptions;
   /** In the place of the node's own sockets, for tests: answers other nodes with these methods. */
   readonly networkSide?: (methods: ReadonlyMap<string, Method>) => NetworkSide;
@@ -165,6 +167,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
       {
         directory: await home.folder('vm'),
         ...(config.runsMax === undefined ? {} : { concurrency: config.runsMax }),
+        ...(config.keptBoxes === undefined ? {} : { limits: { keptBoxesMax: config.keptBoxes } }),
       },
     ),
   );
