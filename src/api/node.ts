@@ -28,7 +28,10 @@ export interface ApiNode {
   >;
   readonly membership: Membership;
   readonly transport: Pick<HostNode['transport'], 'peers' | 'discoverPeers' | 'forgive'>;
-  readonly vm: Pick<HostNode['vm'], 'runtimes' | 'addRuntime' | 'removeRuntime' | 'exportRuntime'>;
+  readonly vm: Pick<
+    HostNode['vm'],
+    'runtimes' | 'addRuntime' | 'removeRuntime' | 'exportRuntime' | 'grants' | 'grant' | 'revoke'
+  >;
   readonly monitoring: Pick<Monitoring, 'metrics' | 'events'> & {
     /** Metrics in the text format of Prometheus. */
     prometheus(): Promise<string>;

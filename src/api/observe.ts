@@ -3,6 +3,9 @@ import { type Event, encodeEvent } from '../wire/event.ts';
 import {
   collectRequest,
   eventsRequest,
+  grantPath,
+  grantQuery,
+  grantRequest,
   metricsRequest,
   type NodeStatus,
   runtimePath,
@@ -70,6 +73,32 @@ export const observeRoutes: readonly AnyRoute[] = [
     params: runtimePath,
     async handle({ params }, { node }) {
       return { removed: await node.vm.removeRuntime(params.kind) };
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/grants',
+    summary: 'What packages were granted on this machine beyond their box.',
+    access: 'token',
+    handle: (_input, { node }) => node.vm.grants(),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/grants',
+    summary: 'Grant a package places on the network and folders of this machine.',
+    access: 'token',
+    body: grantRequest,
+    handle: ({ body }, { node }) => node.vm.grant(body),
+  }),
+  route({
+    method: 'DELETE',
+    path: '/v1/grants/:package',
+    summary: 'Take back what a package was granted, or one place or folder of it.',
+    access: 'token',
+    params: grantPath,
+    query: grantQuery,
+    async handle({ params, query }, { node }) {
+      return { revoked: await node.vm.revoke(params.package, query.what) };
     },
   }),
   route({

@@ -423,6 +423,12 @@ export const ERRORS = {
     retry: false,
     when: 'The policy asks for more than this node allows.',
   },
+  'grant-needed': {
+    status: 403,
+    exit: EXIT.refused,
+    retry: false,
+    when: 'The program asks for a place on the network or a folder of this machine that you have not allowed; the hint says what to type.',
+  },
   'not-runnable': {
     status: 422,
     exit: EXIT.invalid,

@@ -14,7 +14,15 @@ export interface SandboxPolicy {
   readonly outputBytes: number;
   /** Private scratch space. */
   readonly tmpBytes: number;
+  /** The program has no network of its own, whatever it was granted. */
   readonly network: 'none';
+  /**
+   * Places `host:port` that the program asks for: each is a socket file `/connect/<host:port>` in the box. It gets them only when the owner of the
+   * machine granted them to what runs ({@link RunRequest.subject}).
+   */
+  readonly connect?: readonly string[];
+  /** Folders of the owner that it asks for, by the names that it calls them: `/folders/<name>`. Which folders they are, the owner decides. */
+  readonly folders?: readonly { readonly name: string; readonly access: 'read' | 'write' }[];
   readonly environment: Readonly<Record<string, string>>;
   /** Content-store trees only, never host paths; always read-only. `at` is an absolute path such as `/packages/ada/words`. */
   readonly mounts: readonly { readonly layer: Digest; readonly at: string }[];
@@ -46,6 +54,8 @@ export interface RunRequest {
   readonly policy: SandboxPolicy;
   /** For kind `julia`. */
   readonly julia?: JuliaOptions | undefined;
+  /** What runs, as grants name it: the digest of the package, and `scope/name@version` for people. */
+  readonly subject?: { readonly package: Digest; readonly ref: string };
 }
 
 /**
@@ -116,7 +126,7 @@ export interface Execution {
   runtimes(): Promise<readonly RuntimeStatus[]>;
   /**
    * Waits its turn when the node runs its limit of programs. Errors: as {@link Runtime.run}, `policy-refused` when the policy asks for more
-   * than this node allows, and `quota-exceeded` when too many runs wait.
+   * than this node allows, `grant-needed` when it asks for what the owner has not granted, and `quota-exceeded` when too many runs wait.
    */
   run(request: RunRequest, options?: CallOptions): Promise<RunResult>;
 }

@@ -80,6 +80,10 @@ export function policyFor(
     outputBytes: resources.output ?? DEFAULTS.outputBytes,
     tmpBytes: resources.disk ?? DEFAULTS.tmpBytes,
     network: sandbox.network,
+    ...(sandbox.connect === undefined ? {} : { connect: sandbox.connect }),
+    ...(sandbox.folders === undefined
+      ? {}
+      : { folders: Object.entries(sandbox.folders).map(([name, access]) => ({ name, access })) }),
     environment,
     // The program's own layer is at /package already.
     mounts: dependencies.flatMap((entry) => entry.layers.map((layer) => ({ layer, at: `/packages/${entry.name}` }))),

@@ -53,7 +53,16 @@ export async function run(
   await proveAccess(context, record, options); // proof-*
   await bringClosure(context, record, dependencies, options); // content-unavailable
   options.onProgress?.({ step: 'run', note: `${record.name}@${record.version} in the ${program.kind} sandbox` });
-  const result = await lent.vm.run({ ...program, layer: record.layers[0]!, input, policy }, options); // runtime-unavailable, program-invalid
+  const result = await lent.vm.run(
+    {
+      ...program,
+      layer: record.layers[0]!,
+      input,
+      policy,
+      subject: { package: record.digest, ref: `${record.name}@${record.version}` },
+    },
+    options,
+  ); // grant-needed, runtime-unavailable, program-invalid
   await lent.monitoring.emit({
     type: 'catalog.ran',
     data: {

@@ -14,3 +14,16 @@ export async function askPassphrase(what = 'Passphrase of the key store'): Promi
     process.stderr.write('\n');
   }
 }
+
+export type Ask = (question: string) => Promise<string | null>;
+
+/** Asks on the terminal; null where there is none. */
+export async function askLine(question: string): Promise<string | null> {
+  if (!process.stdin.isTTY || !process.stderr.isTTY) return null;
+  const lines = createInterface({ input: process.stdin, output: process.stderr });
+  try {
+    return await lines.question(question);
+  } finally {
+    lines.close();
+  }
+}

@@ -3,6 +3,7 @@ import type { CommandSpec } from './command.ts';
 /** Groups of commands, such as `hypermesh state export`. */
 export const GROUPS: Readonly<Record<string, string>> = {
   cert: 'Certificates of this home.',
+  grants: 'What packages may use of this machine beyond their box.',
   network: 'A network of several machines.',
   peers: 'Other nodes of the network.',
   proof: 'The four proofs: space, stake, work, time.',
@@ -148,10 +149,26 @@ export const COMMANDS: readonly CommandSpec[] = [
       ['--env <name=value...>', 'Environment variables that the package allows.'],
       ['--memory <size>', 'At most this much memory, for example 64MiB.'],
       ['--timeout <seconds>', 'At most this long.'],
+      ['--allow <what...>', 'HOST:PORT or NAME=FOLDER that the package asks for; remembered for this version.'],
     ],
     example: `hypermesh run hello/greeter --input '{"name":"Ada"}'`,
     run: async (context, ref: string, args: string[], options: Record<string, string>) =>
       (await import('./commands/run.ts')).run(context, ref, args, options),
+  },
+  {
+    name: 'grants list',
+    isDefault: true,
+    summary: 'Show what packages were granted: places on the network, folders.',
+    example: 'hypermesh grants list',
+    run: async (context) => (await import('./commands/grants.ts')).list(context),
+  },
+  {
+    name: 'grants revoke',
+    summary: 'Take back what a package was granted, or one place or folder of it.',
+    args: '<ref> [what]',
+    example: 'hypermesh grants revoke ada/fetcher api.example.org:443',
+    run: async (context, ref: string, what: string | undefined) =>
+      (await import('./commands/grants.ts')).revoke(context, ref, what),
   },
   {
     name: 'verify',

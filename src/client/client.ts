@@ -18,9 +18,11 @@ import type { CertificateInfo } from '../capabilities/trust.ts';
 import type { RuntimeStatus } from '../capabilities/vm.ts';
 import type { Catalog, CatalogRun, InstallResult, PublishResult, VerifyResult } from '../catalog/api.ts';
 import type { Bundle } from '../wire/bundle.ts';
+import type { Grant } from '../wire/grants.ts';
 import {
   type CreateNetworkRequest,
   type ForgiveRequest,
+  type GrantRequest,
   type InstallRequest,
   type InviteRequest,
   type JoinRequest,
@@ -79,6 +81,19 @@ export class Client {
 
   runtimes(options?: CallOptions): Promise<readonly RuntimeStatus[]> {
     return this.#get('/v1/runtimes', {}, options);
+  }
+
+  grants(options?: CallOptions): Promise<readonly Grant[]> {
+    return this.#get('/v1/grants', {}, options);
+  }
+
+  grant(given: GrantRequest, options?: CallOptions): Promise<Grant> {
+    return this.#json('POST', '/v1/grants', given, options);
+  }
+
+  /** `what`: one place or folder; everything when absent. */
+  revokeGrant(subject: Digest, what?: string, options?: CallOptions): Promise<{ readonly revoked: boolean }> {
+    return this.#json('DELETE', withQuery(`/v1/grants/${subject}`, { what }), undefined, options);
   }
 
   /** `from`: a package of the catalog by reference, or a layer that was sent. */

@@ -18,7 +18,7 @@ import { openResources } from '../subsystems/resources/index.ts';
 import { exportState, importState, openState, recoverImport } from '../subsystems/state/index.ts';
 import { openTransport, type Pace, type StoqLimits } from '../subsystems/stoq/index.ts';
 import { openTrust } from '../subsystems/trustchain/index.ts';
-import { type Languages, openExecution } from '../subsystems/vm/index.ts';
+import { type GrantKeeper, type Languages, openExecution } from '../subsystems/vm/index.ts';
 import type { OperationKind, Requirements } from '../wire/proof.ts';
 import { Extensions, type ExtensionsOptions, type LoadedSummary } from './extensions.ts';
 import { type Home, openHome } from './home.ts';
@@ -101,7 +101,7 @@ export interface HostNode extends AsyncDisposable {
   readonly assets: Assets;
   readonly trust: Trust;
   readonly consensus: Consensus;
-  readonly vm: Execution & Languages;
+  readonly vm: Execution & Languages & GrantKeeper;
   readonly monitoring: NodeMonitoring;
   readonly resources: Resources;
   readonly transport: OwnedTransport;
@@ -166,6 +166,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
       { assets },
       {
         directory: await home.folder('vm'),
+        home: home.directory,
         ...(config.runsMax === undefined ? {} : { concurrency: config.runsMax }),
         ...(config.keptBoxes === undefined ? {} : { limits: { keptBoxesMax: config.keptBoxes } }),
       },

@@ -3,6 +3,7 @@ import type { Progress } from '../base/call.ts';
 import { type Digest, isDigest } from '../base/digest.ts';
 import type { ErrorCode, ProblemDocument } from '../base/errors.ts';
 import type { Json } from '../base/json.ts';
+import { grant } from './grants.ts';
 import { packageName } from './names.ts';
 
 /** Requests of the HTTP API (docs/protocol/http.md). Each is checked here, once, before anything acts on it. */
@@ -143,6 +144,10 @@ export const forgiveRequest = z.strictObject({
 export const runtimePath = z.strictObject({ kind: z.enum(['wasm', 'julia', 'python', 'container', 'vm']) });
 /** Where the image of a language comes from: a package of the catalog, or a layer that was sent; packages of the distribution when absent. */
 export const runtimeRequest = z.union([z.strictObject({}), z.strictObject({ ref }), z.strictObject({ layer: digest })]);
+/** What a package is granted: as `grant-needed` names it, with the paths of its folders. */
+export const grantRequest = grant.omit({ grantedAtMs: true });
+export const grantPath = z.strictObject({ package: digest });
+export const grantQuery = z.strictObject({ what: z.string().min(1).max(300).optional() });
 export const metricsRequest = z.strictObject({ pattern: z.string().min(1).max(200).default('*') });
 export const eventsRequest = z.strictObject({
   after: z.coerce.number().int().min(0).optional(),
@@ -157,6 +162,7 @@ export const collectRequest = z.strictObject({ scrub: z.boolean().default(false)
 export type InstallRequest = z.input<typeof installRequest>;
 export type RunRequest = z.input<typeof runRequest>;
 export type VerifyRequest = z.input<typeof verifyRequest>;
+export type GrantRequest = z.input<typeof grantRequest>;
 export type RuntimeRequest = z.input<typeof runtimeRequest>;
 export type StakeRequest = z.input<typeof stakeRequest>;
 export type SearchRequest = z.infer<typeof searchRequest>;

@@ -2,6 +2,7 @@ import { isAlias, isMap, isNode, isScalar, LineCounter, type Node, type Pair, pa
 import { z } from 'zod';
 import { utf8 } from '../base/bytes.ts';
 import { HyperMeshError } from '../base/errors.ts';
+import { folderAccess, folderName, place } from './grants.ts';
 import { packageName, packageType, privacyLevel, semverRange, semverVersion } from './names.ts';
 
 /** A number of bytes: an integer, or text such as `512MiB`. */
@@ -54,6 +55,13 @@ const sandbox = z.strictObject({
     .array(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,127}$/))
     .max(64)
     .default([]),
+  /** Places `host:port` that the program connects to. Whoever runs it is asked first. */
+  connect: z.array(place).min(1).max(16).optional(),
+  /** Folders of whoever runs it, by the names that it calls them, and what it does with them. He is asked which, first. */
+  folders: z
+    .record(folderName, folderAccess)
+    .refine((map) => Object.keys(map).length <= 8, 'at most 8 folders')
+    .optional(),
 });
 
 /** For language `julia`; everything left out falls back to the defaults of the runtime. */

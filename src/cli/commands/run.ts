@@ -6,12 +6,14 @@ import { byteCount } from '../../wire/manifest.ts';
 import type { Context, Outcome } from '../command.ts';
 import { parseJson, readTextFile } from '../files.ts';
 import { json, plain } from '../terminal.ts';
+import { withGrants } from './grants.ts';
 
 interface RunOptions {
   readonly input?: string;
   readonly env?: readonly string[];
   readonly memory?: string;
   readonly timeout?: string;
+  readonly allow?: readonly string[];
 }
 
 const INPUT_BYTES_MAX = 8 * 2 ** 20;
@@ -31,17 +33,15 @@ export async function run(
     logged = (logged + (progress.log ?? '')).slice(-LOGGED_KEPT);
     context.onProgress?.(progress);
   };
+  const request = {
+    ref,
+    input,
+    ...(args.length === 0 ? {} : { args: [...args] }),
+    ...(options.env === undefined ? {} : { environment: environmentOf(options.env) }),
+    ...(limits === undefined ? {} : { limits }),
+  };
   const result = await context.withNode((client) =>
-    client.run(
-      {
-        ref,
-        input,
-        ...(args.length === 0 ? {} : { args: [...args] }),
-        ...(options.env === undefined ? {} : { environment: environmentOf(options.env) }),
-        ...(limits === undefined ? {} : { limits }),
-      },
-      { signal: context.signal, onProgress },
-    ),
+    withGrants(context, client, options.allow ?? [], () => client.run(request, { signal: context.signal, onProgress })),
   );
   return describe(context, result, logged);
 }

@@ -1,4 +1,4 @@
-import { mkdir } from 'node:fs/promises';
+import { mkdir, realpath } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { z } from 'zod';
@@ -8,19 +8,25 @@ import { HyperMeshError } from '../../base/errors.ts';
 import type { Json } from '../../base/json.ts';
 import type { Assets } from '../../capabilities/assets.ts';
 import type { Execution, RunRequest, RunResult, Runtime, RuntimeKind, RuntimeStatus } from '../../capabilities/vm.ts';
+import { folderAccess, folderName, type Grant, place } from '../../wire/grants.ts';
 import { ContainerRuntime } from './container/container.ts';
+import { Grants } from './grants.ts';
 import { JuliaRuntime } from './julia/julia.ts';
 import { DEFAULT_LIMITS, type ExecutionLimits } from './limits.ts';
 import { MachineRuntime } from './machine/runtime.ts';
+import { openRelays } from './process/relay.ts';
 import { openProcessSandbox } from './process/sandbox.ts';
 import { Standby } from './process/standby.ts';
 import { Trees } from './process/trees.ts';
 import { PythonRuntime } from './python/python.ts';
+import type { OpenedRequest } from './request.ts';
 import { WasmRuntime } from './wasm/runtime.ts';
 
 export interface ExecutionOptions {
   /** For what boxes of processes are shown: package trees, images. Without one, only WebAssembly runs. */
   readonly directory?: string;
+  /** No program is granted a part of it; the directory alone unless given. */
+  readonly home?: string;
   readonly limits?: Partial<ExecutionLimits>;
   /** Programs that run at the same time; the number of processors by default. */
   readonly concurrency?: number;
@@ -44,7 +50,16 @@ export interface Languages {
   removeRuntime(kind: RuntimeKind): Promise<boolean>;
 }
 
-export type ExecutionSubsystem = Execution & Languages & AsyncDisposable;
+/** What the owner of a node lets programs have beyond their box; no extension is lent this. */
+export interface GrantKeeper {
+  grants(): Promise<readonly Grant[]>;
+  /** Adds to what a package has. Errors: `policy-refused` on a folder that is not lent, `file-not-found`, `storage-*`. */
+  grant(given: Omit<Grant, 'grantedAtMs'>): Promise<Grant>;
+  /** Takes back all that a package has, or one place or folder by name; whether there was any. */
+  revoke(subject: Digest, what?: string): Promise<boolean>;
+}
+
+export type ExecutionSubsystem = Execution & Languages & GrantKeeper & AsyncDisposable;
 
 /**
  * Starts nothing: the first process comes with the first run or probe, and none stays when nothing was run for a minute.
@@ -58,7 +73,17 @@ export async function openExecution(
   await using stack = new AsyncDisposableStack();
   const runtimes: Runtime[] = [stack.use(new WasmRuntime(lent, { limits }))];
   if (options.directory !== undefined) runtimes.push(...(await inBoxes(lent, options.directory, limits, stack)));
-  return new Runner(lent, runtimes, stack.move(), limits, options.concurrency ?? availableParallelism());
+  const grants =
+    options.directory === undefined
+      ? null
+      : {
+          grants: new Grants({
+            file: path.join(options.directory, 'grants.json'),
+            home: await realpath(options.home ?? options.directory),
+          }),
+          relays: path.join(options.directory, 'connect'),
+        };
+  return new Runner({ ...lent, grants }, runtimes, stack.move(), limits, options.concurrency ?? availableParallelism());
 }
 
 /** The languages whose programs are processes. */
@@ -96,21 +121,32 @@ async function inBoxes(
 
 const KINDS: readonly RuntimeKind[] = ['wasm', 'julia', 'python', 'container', 'vm'];
 
+/** Where the decisions of the owner are kept, and the sockets of programs that run. */
+interface OwnGrants {
+  readonly grants: Grants;
+  readonly relays: string;
+}
+
+/** Kinds whose programs can be given a socket or a folder. */
+const GRANTABLE: readonly RuntimeKind[] = ['python', 'container'];
+
 class Runner implements ExecutionSubsystem {
-  readonly #lent: { readonly assets: Pick<Assets, 'tree' | 'readFile'> };
+  readonly #assets: Pick<Assets, 'tree' | 'readFile'>;
+  readonly #grants: OwnGrants | null;
   readonly #runtimes: ReadonlyMap<RuntimeKind, Runtime>;
   readonly #owned: AsyncDisposable;
   readonly #limits: ExecutionLimits;
   readonly #turns: Turns;
 
   constructor(
-    lent: { readonly assets: Pick<Assets, 'tree' | 'readFile'> },
+    lent: { readonly assets: Pick<Assets, 'tree' | 'readFile'>; readonly grants: OwnGrants | null },
     runtimes: readonly Runtime[],
     owned: AsyncDisposable,
     limits: ExecutionLimits,
     concurrency: number,
   ) {
-    this.#lent = lent;
+    this.#assets = lent.assets;
+    this.#grants = lent.grants;
     this.#runtimes = new Map(runtimes.map((runtime) => [runtime.kind, runtime]));
     this.#owned = owned;
     this.#limits = limits;
@@ -130,15 +166,43 @@ class Runner implements ExecutionSubsystem {
         details: { runtime: checked.kind },
       });
     }
+    const { connect = [], folders = [] } = checked.policy;
+    const grants = connect.length + folders.length === 0 ? null : this.#grantsFor(checked);
+    const granted = await grants?.grants.of(checked);
     using _turn = await this.#turns.take(options.signal);
-    return await runtime.run(checked, options);
+    if (grants === null || granted === undefined) return await runtime.run(checked, options);
+    await using relays = await openRelays(granted.connect, { directory: grants.relays });
+    const opened: OpenedRequest = {
+      ...checked,
+      openings: {
+        sockets: relays.sockets.map(({ source, place }) => ({ source, at: `/connect/${place}` })),
+        folders: granted.folders.map(({ name, access, path: source }) => ({
+          ...{ source, at: `/folders/${name}`, isWritable: access === 'write' },
+        })),
+      },
+    };
+    return await runtime.run(opened, options);
+  }
+
+  async grants(): Promise<readonly Grant[]> {
+    return (await this.#grants?.grants.list()) ?? [];
+  }
+
+  async grant(given: Omit<Grant, 'grantedAtMs'>): Promise<Grant> {
+    return this.#grantsFor(null).grants.add(given, Date.now());
+  }
+
+  async revoke(subject: Digest, what?: string): Promise<boolean> {
+    return (await this.#grants?.grants.revoke(subject, what)) ?? false;
   }
 
   async addRuntime(
     kind: RuntimeKind,
     { from, ...options }: CallOptions & { readonly from?: Digest } = {},
   ): Promise<RuntimeStatus> {
-    return this.#addable(kind).add(from === undefined ? options : { ...options, from: { ...this.#lent, layer: from } });
+    return this.#addable(kind).add(
+      from === undefined ? options : { ...options, from: { assets: this.#assets, layer: from } },
+    );
   }
 
   async *exportRuntime(kind: RuntimeKind, options: CallOptions = {}): AsyncIterable<Uint8Array> {
@@ -147,6 +211,15 @@ class Runner implements ExecutionSubsystem {
 
   async removeRuntime(kind: RuntimeKind): Promise<boolean> {
     return this.#addable(kind).remove();
+  }
+
+  #grantsFor(request: RunRequest | null): OwnGrants {
+    if (this.#grants !== null && (request === null || GRANTABLE.includes(request.kind))) return this.#grants;
+    throw new HyperMeshError(
+      'policy-refused',
+      `A ${request?.kind ?? 'program'} cannot be given places on the network or folders: nothing here could hold it to them.`,
+      { hint: `Programs of the kinds ${GRANTABLE.join(', ')} can.` },
+    );
   }
 
   #addable(kind: RuntimeKind): JuliaRuntime {
@@ -202,6 +275,11 @@ const requestSchema = z.object({
       )
       .max(1_024)
       .refine(noOverlap, 'mounts lie inside each other, or inside /package or /tmp'),
+    connect: z.array(place).max(16).optional(),
+    folders: z
+      .array(z.object({ name: folderName, access: folderAccess }))
+      .max(8)
+      .optional(),
   }),
   julia: z
     .object({
@@ -211,6 +289,9 @@ const requestSchema = z.object({
       example: z.string().min(1).max(1_024),
     })
     .partial()
+    .optional(),
+  subject: z
+    .object({ package: z.custom<Digest>(isDigest, 'expected a digest'), ref: z.string().min(3).max(400) })
     .optional(),
 });
 
@@ -241,8 +322,18 @@ function check(request: RunRequest, limits: ExecutionLimits): RunRequest {
       { hint: 'Lower `resources` in catalog.yaml, or raise the limits of the node.' },
     );
   }
-  const { fuel, ...rest } = policy;
-  return { ...parsed.data, policy: fuel === undefined ? rest : { ...rest, fuel } };
+  const { fuel, connect, folders, ...rest } = policy;
+  const { subject, ...asked } = parsed.data;
+  return {
+    ...asked,
+    ...(subject === undefined ? {} : { subject }),
+    policy: {
+      ...rest,
+      ...(fuel === undefined ? {} : { fuel }),
+      ...(connect === undefined ? {} : { connect }),
+      ...(folders === undefined ? {} : { folders }),
+    },
+  };
 }
 
 /** A queue for a fixed number of places. */

@@ -1,10 +1,16 @@
 import { utf8 } from '../../base/bytes.ts';
 import { HyperMeshError } from '../../base/errors.ts';
 import type { Json } from '../../base/json.ts';
-import type { SandboxPolicy } from '../../capabilities/vm.ts';
+import type { RunRequest, SandboxPolicy } from '../../capabilities/vm.ts';
 import type { ExecutionLimits } from './limits.ts';
+import type { BoxSpec } from './process/box.ts';
 
 /** What every runtime asks of a request before it looks at the program. */
+
+/** A request with what the owner granted of what it asks for, found and opened; it is there for this run only. */
+export interface OpenedRequest extends RunRequest {
+  readonly openings?: Pick<BoxSpec, 'folders' | 'sockets'>;
+}
 
 /** The input as a program reads it on its standard input. Errors: `limit-exceeded`. */
 export function encodeInput(input: Json, { inputBytesMax }: Pick<ExecutionLimits, 'inputBytesMax'>): Uint8Array {

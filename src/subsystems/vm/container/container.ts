@@ -12,7 +12,7 @@ import type { BoxSpec } from '../process/box.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
 import { type HeldTree, type Trees, UNFINISHED } from '../process/trees.ts';
 import { perform, resultOf } from '../program.ts';
-import { encodeInput, refuseFuel } from '../request.ts';
+import { encodeInput, type OpenedRequest, refuseFuel } from '../request.ts';
 import { ImageSource, identify, PROGRAM_FILE, ROOT_FOLDER } from './image.ts';
 import { commandOf, decodeProgram, type ImageProgram } from './program.ts';
 
@@ -59,7 +59,7 @@ export class ContainerRuntime implements Runtime {
   }
 
   /** `entry` of the request is the image in the package. */
-  async run(request: RunRequest, options: CallOptions = {}): Promise<RunResult> {
+  async run(request: OpenedRequest, options: CallOptions = {}): Promise<RunResult> {
     const input = encodeInput(request.input, this.#limits);
     const { policy } = request;
     refuseFuel(policy, 'container');
@@ -77,7 +77,7 @@ export class ContainerRuntime implements Runtime {
     const { memoryBytes, cpuCores, wallMs, outputBytes, tmpBytes } = policy;
     const box = await this.#sandbox.start(
       {
-        ...{ command, root, mounts, environment },
+        ...{ command, root, mounts, environment, ...request.openings },
         workingFolder: program.workingDir,
         user: { uid: program.uid, gid: program.gid },
         hasControl: false,

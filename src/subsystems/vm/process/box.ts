@@ -31,6 +31,10 @@ export interface BoxSpec {
   readonly workingFolder?: string;
   /** How the user of the box is called inside it; nobody unless given. Never 0. */
   readonly user?: { readonly uid: number; readonly gid: number };
+  /** Folders of the owner, by their real paths. */
+  readonly folders?: readonly { readonly source: string; readonly at: string; readonly isWritable: boolean }[];
+  /** Socket files in the folder of the sandbox, for the user of this box alone. */
+  readonly sockets?: readonly { readonly source: string; readonly at: string }[];
   /** `false`: the program gets no descriptor 3. */
   readonly hasControl?: boolean;
 }

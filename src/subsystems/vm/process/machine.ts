@@ -14,8 +14,8 @@ const MASKED = [
   ...['kmsg', 'kpagecgroup', 'kpagecount', 'kpageflags', 'modules', 'pagetypeinfo', 'sched_debug', 'slabinfo', 'swaps'],
   ...['sysrq-trigger', 'timer_list', 'vmallocinfo', 'zoneinfo'],
 ].map((name) => `/proc/${name}`);
-const TOOLS = ['bwrap', 'prlimit', 'setpriv', 'taskset', 'cat', 'env'] as const;
-const ROOT_TOOLS = ['unshare', 'nsenter', 'mount'] as const;
+const TOOLS = ['bwrap', 'prlimit', 'setpriv', 'taskset', 'cat', 'env', 'stat'] as const;
+const ROOT_TOOLS = ['unshare', 'nsenter', 'mount', 'umount'] as const;
 /**
  * Users for boxes when the node runs as root: one for each box, so that limits by user are limits by box. Above what distributions
  * and containers give away; the highest ones where only some users are mapped.

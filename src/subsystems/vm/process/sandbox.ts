@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { chmod, mkdir, readdir, readFile, realpath, stat } from 'node:fs/promises';
+import { chmod, chown, mkdir, readdir, readFile, realpath, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { CallOptions } from '../../../base/call.ts';
@@ -7,6 +7,7 @@ import { HyperMeshError } from '../../../base/errors.ts';
 import type { AheadBox, Box, BoxLimits, BoxSpec, SandboxStatus } from './box.ts';
 import { type Cgroup, Cgroups, type Controller } from './cgroups.ts';
 import { Launcher, userTasks } from './launcher.ts';
+import { lendFolder } from './lend.ts';
 import { examine, HOST_FOLDERS, isRoot, type Machine, missingTools, seen, UIDS, WINDOW } from './machine.ts';
 import { checkBox } from './probe.ts';
 import { killQuietly, RunningBox, SHM_BYTES, WATCHDOG } from './running-box.ts';
@@ -59,7 +60,7 @@ const AHEAD_CPU_S = 60;
 const OPEN_FILES = 256;
 const SYSTEM_FOLDERS = new Set(['', 'dev', 'etc', 'proc', 'sys', 'tmp', ...HOST_FOLDERS]);
 /** Entries of an image that the box makes itself. */
-const BOX_FOLDERS = new Set(['proc', 'sys', 'dev', 'tmp', 'package', 'packages']);
+const BOX_FOLDERS = new Set(['proc', 'sys', 'dev', 'tmp', 'package', 'packages', 'folders', 'connect']);
 
 class Sandbox implements ProcessSandbox {
   readonly #directory: string;
@@ -161,7 +162,7 @@ class Sandbox implements ProcessSandbox {
   }
 
   /** What holds which limit here. */
-  #mechanisms(): Readonly<Record<string, string>> {
+  #mechanisms({ folders = [], sockets = [] }: Partial<BoxSpec> = {}): Readonly<Record<string, string>> {
     const by = (controller: Controller) => this.#cgroups?.enforces.get(controller);
     return {
       isolation: `bubblewrap: namespaces of its own, ${isRoot() ? 'a user of its own' : 'the user of the node'} without capabilities`,
@@ -175,8 +176,8 @@ class Sandbox implements ProcessSandbox {
       output: 'counted by the node',
       tmp: 'tmpfs of that size',
       fileSize: 'RLIMIT_FSIZE',
-      files: 'a root of its own, read-only but /tmp; only package folders are mounted',
-      network: 'an empty network namespace, sockets only AF_UNIX by seccomp',
+      files: `a root of its own, read-only but /tmp; only package folders${folders.length === 0 ? '' : ' and the granted ones'} are mounted`,
+      network: `an empty network namespace, sockets only AF_UNIX by seccomp${sockets.length === 0 ? '' : '; the node connects to granted places'}`,
     };
   }
 
@@ -187,9 +188,15 @@ class Sandbox implements ProcessSandbox {
     const machine = await this.#examined();
     const files = await this.#binds(spec, machine);
     const devices = spec.devices ?? [];
-    const launcher =
-      (devices.length === 0 ? this.#waiting() : undefined) ?? (await this.#launch(machine, await groupsOf(devices)));
+    // As root, whoever writes a folder of the owner is always the same user: the next run shall change what this one wrote.
+    const isWriter = isRoot() && spec.folders?.some(({ isWritable }) => isWritable) === true;
+    const launcher = isWriter
+      ? await this.#launch(machine, { uid: machine.uidFirst - 1 })
+      : ((devices.length === 0 ? this.#waiting() : undefined) ??
+        (await this.#launch(machine, { groups: await groupsOf(devices) })));
+    const lent = new AsyncDisposableStack();
     try {
+      files.push(...(await this.#opened(spec, machine, launcher.uid, lent)));
       const limit = async ({ pids, ...rest }: BoxLimits, yields: boolean) =>
         launcher.cgroup?.limit({ ...rest, pids: pids + OWN_PIDS, yields });
       await limit(spec.limits, isAhead);
@@ -198,7 +205,7 @@ class Sandbox implements ProcessSandbox {
           cause: signal?.reason,
         });
       const box = new RunningBox(launcher, spec.limits, {
-        ...{ enforcedBy: this.#mechanisms(), isWatched: !this.#holds('memory') },
+        ...{ enforcedBy: this.#mechanisms(spec), isWatched: !this.#holds('memory') },
         ...{ isAhead, limit },
       });
       const command = [
@@ -221,8 +228,10 @@ class Sandbox implements ProcessSandbox {
       launcher.exec(machine, command, { hasControl: spec.hasControl ?? true });
       box.stopOn(signal);
       this.#follow(box, launcher, machine);
+      void box.exit.then(() => this.#behind(lent.disposeAsync()));
       return box;
     } catch (error) {
+      this.#behind(lent.disposeAsync());
       this.#behind(this.#discard(launcher));
       throw error;
     }
@@ -251,8 +260,13 @@ class Sandbox implements ProcessSandbox {
     return examine(this.#directory);
   }
 
-  async #launch(machine: Machine, groups: readonly number[] = []): Promise<Launcher> {
-    const uid = this.#takeUid(machine.uidFirst);
+  async #launch(
+    machine: Machine,
+    {
+      groups = [],
+      uid = this.#takeUid(machine.uidFirst),
+    }: { readonly groups?: readonly number[]; readonly uid?: number } = {},
+  ): Promise<Launcher> {
     let cgroup: Cgroup | null = null;
     try {
       cgroup = (await this.#cgroups?.create(randomBytes(8).toString('hex'))) ?? null;
@@ -332,6 +346,24 @@ class Sandbox implements ProcessSandbox {
       binds.push('--ro-bind', this.#shown(await this.#ours(source)), at);
     }
     return binds;
+  }
+
+  /** What this box alone was granted, as options of bubblewrap. */
+  async #opened(
+    { folders = [], sockets = [] }: BoxSpec,
+    machine: Machine,
+    uid: number,
+    lent: AsyncDisposableStack,
+  ): Promise<string[]> {
+    const options: string[] = [];
+    for (const { source, at } of sockets) {
+      const file = await this.#ours(source);
+      if (isRoot()) await chown(file, uid, uid);
+      options.push('--ro-bind', this.#shown(file), at);
+    }
+    for (const folder of folders)
+      options.push(...lent.use(await lendFolder(folder, { machine, directory: this.#directory })).options);
+    return options;
   }
 
   /** Bubblewrap follows a link in a source: only folders of ours that are no links are shown. */

@@ -3,14 +3,14 @@ import { utf8 } from '../../../base/bytes.ts';
 import type { CallOptions } from '../../../base/call.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
 import type { Assets } from '../../../capabilities/assets.ts';
-import type { RunRequest, RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
+import type { RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
 import type { ExecutionLimits } from '../limits.ts';
 import { logTo, visible } from '../output.ts';
 import type { BoxSpec } from '../process/box.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
 import type { Trees } from '../process/trees.ts';
 import { type Performance, perform, resultOf } from '../program.ts';
-import { encodeInput, refuseFuel } from '../request.ts';
+import { encodeInput, type OpenedRequest, refuseFuel } from '../request.ts';
 
 const MiB = 2 ** 20;
 /** What the interpreter and the programs around the box take for themselves. */
@@ -77,7 +77,7 @@ export class PythonRuntime implements Runtime {
     return status;
   }
 
-  async run(request: RunRequest, options: CallOptions = {}): Promise<RunResult> {
+  async run(request: OpenedRequest, options: CallOptions = {}): Promise<RunResult> {
     const interpreter = INTERPRETERS.find(existsSync);
     if (interpreter === undefined)
       throw new HyperMeshError('runtime-unavailable', 'This machine has no Python.', { hint: 'Install python3.' });
@@ -102,6 +102,7 @@ export class PythonRuntime implements Runtime {
       { ...{ cpuCores, wallMs, outputBytes, tmpBytes }, memoryBytes: memoryBytes + RUNTIME_BYTES },
       input,
       options,
+      request.openings,
     );
     if (done.control.length > 0)
       throw new HyperMeshError(
@@ -155,13 +156,14 @@ export class PythonRuntime implements Runtime {
     limits: Omit<BoxSpec['limits'], 'pids' | 'fileBytes'>,
     input: Uint8Array,
     options: CallOptions,
+    openings: OpenedRequest['openings'] = {},
   ): Promise<Performance> {
     const box = await this.#sandbox.start(
       {
         // Isolated from the variables and folders of a user; no compiled files; UTF-8 whatever the locale.
         command: [interpreter!, '-I', '-B', '-X', 'utf8', ...args],
         root: 'host',
-        mounts,
+        ...{ mounts, ...openings },
         // The program gets its own from the bootstrap: nothing in it shall steer the start of the interpreter.
         environment: {},
         limits: { ...limits, pids: PIDS, fileBytes: Math.max(limits.tmpBytes, 1) },
