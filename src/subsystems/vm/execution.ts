@@ -101,8 +101,9 @@ async function inBoxes(
   });
   const images = path.join(directory, 'images');
   await mkdir(images, { recursive: true, mode: 0o711 });
+  const standby = new Standby();
   const julia = new JuliaRuntime(
-    { ...lent, sandbox, trees, standby: new Standby() },
+    { ...lent, sandbox, trees, standby },
     { limits, images, depots: path.join(directory, 'depots') },
   );
   const roots = await Trees.open(lent, {
@@ -115,7 +116,7 @@ async function inBoxes(
     new PythonRuntime({ ...lent, sandbox, trees }, { limits }),
     julia,
     new ContainerRuntime({ ...lent, sandbox, trees, roots }, { limits }),
-    new MachineRuntime({ ...lent, sandbox, trees }, { limits, directory: path.join(directory, 'machines') }),
+    new MachineRuntime({ ...lent, sandbox, trees, standby }, { limits, directory: path.join(directory, 'machines') }),
   ];
 }
 

@@ -1,14 +1,21 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { execFileSync, spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { existsSync, realpathSync } from 'node:fs';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, describe, it } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
 import type { SandboxPolicy, Termination } from '../../../capabilities/vm.ts';
 import { buildGuest, type Guest, machineFiles } from '../../../testing/guest.ts';
 import { MemoryTrees, SMALL_POLICY, testRuntime } from '../../../testing/runtime-conformance.ts';
+import { openExecution } from '../execution.ts';
 import { DEFAULT_LIMITS } from '../limits.ts';
 import { visible } from '../output.ts';
 import { openProcessSandbox } from '../process/sandbox.ts';
+import { Standby } from '../process/standby.ts';
 import { Trees } from '../process/trees.ts';
 import { MachineRuntime } from './runtime.ts';
 
@@ -47,12 +54,13 @@ async function open(directory: string, assets: MemoryTrees) {
     { assets },
     { directory: path.join(directory, 'trees'), treeBytesMax: 2 ** 28, filesMax: 1_000 },
   );
+  const standby = new Standby();
   const runtime = new MachineRuntime(
-    { assets, sandbox, trees },
+    { assets, sandbox, trees, standby },
     { limits: DEFAULT_LIMITS, directory: path.join(directory, 'machines') },
   );
   const owned = stack.move();
-  return { runtime, [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose]() };
+  return { runtime, standby, [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose]() };
 }
 
 /** One for all tests of this file: starting a machine for the first time takes seconds. */
@@ -220,6 +228,16 @@ describe('runtime vm', { skip }, () => {
     assert.notEqual(one![1], other![1]);
   });
 
+  it('goes on ahead of the next run, each time with a machine of its own', async () => {
+    for (let turn = 0; turn < 3; turn++) {
+      const result = await sh('ls /tmp; echo x >/tmp/left');
+      assert.deepEqual([result.termination, result.output], ['exit', null]);
+      const deadline = performance.now() + 20_000;
+      while (!opened.standby.status().isSettled && performance.now() < deadline) await pause(50);
+      assert.ok(opened.standby.status().boxes > 0);
+    }
+  });
+
   it('keeps what it prints before it is cancelled, and asks it to stop', async () => {
     const controller = new AbortController();
     const running = opened.runtime.run(
@@ -247,6 +265,49 @@ describe('runtime vm', { skip }, () => {
     await assert.rejects(run('m.json', [], {}, missing), { code: 'program-invalid', message: /vmlinuz/ });
   });
 
+  it('leaves no emulator when the node is killed', async () => {
+    const own = path.join(directory, 'killed');
+    const files = machineFiles(guest as Guest, ['spin']);
+    const source = `
+      import { readFileSync } from 'node:fs';
+      import { openExecution } from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)};
+      import { MemoryTrees } from ${JSON.stringify(new URL('../../../testing/runtime-conformance.ts', import.meta.url).href)};
+      const trees = new MemoryTrees();
+      const files = JSON.parse(readFileSync(0, 'utf8'));
+      const layer = trees.add(Object.fromEntries(Object.entries(files).map(([name, text]) => [name, Buffer.from(text, 'base64')])));
+      const execution = await openExecution({ assets: trees }, { directory: ${JSON.stringify(own)} });
+      const policy = ${JSON.stringify({ ...SMALL_POLICY, ...POLICY, wallMs: 60_000 })};
+      const onProgress = () => process.stdout.write('booting');
+      execution.run({ kind: 'vm', layer, entry: 'spin.json', args: [], input: null, policy }, { onProgress });`;
+    const node = spawn(process.execPath, ['--input-type=module', '--no-warnings', '-e', source], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    });
+    node.stdin.end(
+      JSON.stringify(
+        Object.fromEntries(Object.entries(files).map(([name, bytes]) => [name, Buffer.from(bytes).toString('base64')])),
+      ),
+    );
+    await once(node.stdout, 'data');
+    const emulators = async () => (await descendantsOf(node.pid!)).filter(({ command }) => /qemu/.test(command));
+    const deadline = performance.now() + 30_000;
+    while ((await emulators()).length === 0 && performance.now() < deadline) await pause(20);
+    const found = await descendantsOf(node.pid!);
+    assert.ok(found.some(({ command }) => /qemu/.test(command)));
+    node.kill('SIGKILL');
+    await once(node, 'exit');
+    const isThere = ({ pid }: { pid: number }) => existsSync(`/proc/${pid}`);
+    while (found.some(isThere) && performance.now() < deadline) await pause(20);
+    assert.deepEqual(found.filter(isThere), []);
+    // What a killed node leaves is gone when the next one has started.
+    await using _next = await openExecution({ assets }, { directory: own });
+    const groups = execFileSync('find', ['/sys/fs/cgroup', '-name', `hypermesh-${nameOf(own)}`], { encoding: 'utf8' });
+    assert.equal(groups, '');
+    assert.deepEqual(
+      (await readdir(path.join(own, 'machines'))).filter((name) => /^[0-9a-f]{64}$/.test(name)),
+      [],
+    );
+  });
+
   it('makes a snapshot anew that is not what it was, and lets go of those of packages that are gone', async () => {
     const folder = path.join(directory, 'machines');
     const kept = async () => (await readdir(folder)).filter((name) => /^[0-9a-f]{64}$/.test(name));
@@ -263,3 +324,23 @@ describe('runtime vm', { skip }, () => {
     assert.deepEqual(await kept(), []);
   });
 });
+
+/** As control groups of a node with this folder are called. */
+function nameOf(folder: string): string {
+  return createHash('sha256').update(realpathSync(folder)).digest('hex').slice(0, 16);
+}
+
+async function descendantsOf(root: number): Promise<{ pid: number; command: string }[]> {
+  const all = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
+  const parents = new Map<number, number>();
+  for (const pid of all) {
+    const status = await readFile(`/proc/${pid}/stat`, 'latin1').catch(() => '');
+    parents.set(pid, Number(/\) \S (\d+)/.exec(status)?.[1]));
+  }
+  const isBelow = (pid: number | undefined): boolean =>
+    pid !== undefined && pid > 1 && (parents.get(pid) === root || isBelow(parents.get(pid)));
+  const below = all.filter((pid) => isBelow(pid));
+  return Promise.all(
+    below.map(async (pid) => ({ pid, command: await readFile(`/proc/${pid}/comm`, 'latin1').catch(() => '') })),
+  );
+}

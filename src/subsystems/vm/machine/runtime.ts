@@ -8,6 +8,7 @@ import { fromUtf8 } from '../../../base/bytes.ts';
 import { type CallOptions, checkCancelled } from '../../../base/call.ts';
 import type { Digest } from '../../../base/digest.ts';
 import { HyperMeshError, isCoded, storageError } from '../../../base/errors.ts';
+import { canonicalJson } from '../../../base/json.ts';
 import { collect } from '../../../base/streams.ts';
 import type { Assets, TreeEntry } from '../../../capabilities/assets.ts';
 import type { RunRequest, RunResult, Runtime, RuntimeStatus, SandboxPolicy } from '../../../capabilities/vm.ts';
@@ -15,8 +16,9 @@ import { decodeMachineFile, MACHINE_FILE_CHARACTERS_MAX, type MachineFile } from
 import { type SnapshotOrigin, snapshotKey } from '../../../wire/machine-snapshot.ts';
 import { comparePaths, encodeTree, type TreeSource } from '../../../wire/tree.ts';
 import type { ExecutionLimits } from '../limits.ts';
-import type { BoxLimits } from '../process/box.ts';
+import type { AheadBox, Box, BoxLimits, BoxSpec } from '../process/box.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
+import type { Standby } from '../process/standby.ts';
 import type { Trees } from '../process/trees.ts';
 import { encodeInput, refuseFuel } from '../request.ts';
 import { type AcceleratorStatus, KVM, probeAccelerator } from './accelerator.ts';
@@ -48,6 +50,7 @@ export class MachineRuntime implements Runtime {
   readonly #assets: Files;
   readonly #sandbox: ProcessSandbox;
   readonly #trees: Trees;
+  readonly #standby: Standby;
   readonly #limits: ExecutionLimits;
   readonly #directory: string;
   readonly #coming = new Map<Digest, Promise<void>>();
@@ -56,12 +59,18 @@ export class MachineRuntime implements Runtime {
 
   /** `directory`: inside the one of the sandbox, ours alone; made when missing. */
   constructor(
-    lent: { readonly assets: Files; readonly sandbox: ProcessSandbox; readonly trees: Trees },
+    lent: {
+      readonly assets: Files;
+      readonly sandbox: ProcessSandbox;
+      readonly trees: Trees;
+      readonly standby: Standby;
+    },
     options: { readonly limits: ExecutionLimits; readonly directory: string },
   ) {
     this.#assets = lent.assets;
     this.#sandbox = lent.sandbox;
     this.#trees = lent.trees;
+    this.#standby = lent.standby;
     this.#limits = options.limits;
     this.#directory = options.directory;
   }
@@ -102,31 +111,15 @@ export class MachineRuntime implements Runtime {
     const { accelerator, reason } = await this.#accelerated(emulator);
     if (accelerator === null) throw new HyperMeshError('runtime-unavailable', reason ?? 'A test machine did not run.');
 
-    const processor = await processorOf();
-    const origin = originOf(request, machine, { accelerator, emulator: emulator.digest, processor: processor.name });
+    const { name: processor } = await processorOf();
+    const origin = originOf(request, machine, { accelerator, emulator: emulator.digest, processor });
+    const limits = boxLimits(policy, origin);
+    const key = canonicalJson([snapshotKey(origin), limits]);
     using held = new DisposableStack();
-    const { path: folder } = held.use(await this.#trees.hold(request.layer, options));
-    const snapshot = held.use(await this.#snapshot(origin, emulator, folder, tree, options));
-    checkCancelled(options.signal);
-    const box = await this.#sandbox.start({
-      command: [
-        ...['/bin/sh', '-c', GO_ON, 'sh', String(origin.scratchBytes), emulator.path],
-        // Standard input is closed when all of it was given; only this kind of channel lets the guest read it to the end.
-        ...['-chardev', 'stdio,id=input,signal=off', '-chardev', 'null,id=console'],
-        ...['control,fd=3', 'log,fd=6', 'output,fd=8'].flatMap((channel) => ['-chardev', `socket,id=${channel}`]),
-        ...guestArguments(origin, processor.khz),
-        ...['-incoming', 'fd:7'],
-      ],
-      root: emulator.root,
-      mounts: [
-        { source: folder, at: '/package' },
-        { source: snapshot.path, at: '/snapshot' },
-      ],
-      environment: { PATH: '/usr/bin:/bin' },
-      ...(accelerator === 'kvm' ? { devices: [KVM] } : {}),
-      limits: boxLimits(policy, origin),
-    });
-    return performGuest(box, {
+    const box =
+      (await this.#waiting(key, options)) ??
+      (await this.#sandbox.start(await this.#spec(origin, emulator, limits, tree, held, options)));
+    const result = await performGuest(box, {
       start: {
         nowMs: Date.now(),
         randomness: randomBytes(64),
@@ -139,6 +132,62 @@ export class MachineRuntime implements Runtime {
       enforcedBy: enforced(accelerator),
       signal: options.signal,
     });
+    if (result.termination === 'exit')
+      this.#standby.prepare(key, limits.memoryBytes, () => this.#startAhead(origin, emulator, limits, tree));
+    return result;
+  }
+
+  /** A machine that went on from exactly this snapshot ahead of the run, and waits to be told what to start. */
+  async #waiting(key: string, options: CallOptions): Promise<Box | null> {
+    const waiting = this.#standby.take(key);
+    if (waiting === null) return null;
+    if (options.signal?.aborted === true) waiting.box.kill();
+    checkCancelled(options.signal);
+    return waiting.box.begin();
+  }
+
+  async #startAhead(
+    origin: SnapshotOrigin,
+    emulator: Emulator,
+    limits: BoxLimits,
+    tree: readonly TreeEntry[],
+  ): Promise<{ box: AheadBox; held: Disposable }> {
+    using held = new DisposableStack();
+    const box = await this.#sandbox.startAhead(await this.#spec(origin, emulator, limits, tree, held, {}));
+    return { box, held: held.move() };
+  }
+
+  /** A machine that goes on from its snapshot; what it is shown is added to `held`. */
+  async #spec(
+    origin: SnapshotOrigin,
+    emulator: Emulator,
+    limits: BoxLimits,
+    tree: readonly TreeEntry[],
+    held: DisposableStack,
+    options: CallOptions,
+  ): Promise<BoxSpec> {
+    const { path: folder } = held.use(await this.#trees.hold(origin.layer, options));
+    const snapshot = held.use(await this.#snapshot(origin, emulator, folder, tree, options));
+    checkCancelled(options.signal);
+    const { khz } = await processorOf();
+    return {
+      command: [
+        ...['/bin/sh', '-c', GO_ON, 'sh', String(origin.scratchBytes), emulator.path],
+        // Standard input is closed when all of it was given; only this kind of channel lets the guest read it to the end.
+        ...['-chardev', 'stdio,id=input,signal=off', '-chardev', 'null,id=console'],
+        ...['control,fd=3', 'log,fd=6', 'output,fd=8'].flatMap((channel) => ['-chardev', `socket,id=${channel}`]),
+        ...guestArguments(origin, khz),
+        ...['-incoming', 'fd:7'],
+      ],
+      root: emulator.root,
+      mounts: [
+        { source: folder, at: '/package' },
+        { source: snapshot.path, at: '/snapshot' },
+      ],
+      environment: { PATH: '/usr/bin:/bin' },
+      ...(origin.accelerator === 'kvm' ? { devices: [KVM] } : {}),
+      limits,
+    };
   }
 
   /** What was found out stays: the computer does not change while the node runs. */
