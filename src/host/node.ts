@@ -178,6 +178,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
   const transport = stack.use(
     await openTransport(
       {
+        node: trust.keyIds().node,
         trust,
         content: assets.exchange,
         read: (blob) => assets.read(blob),
@@ -267,15 +268,17 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
       }),
     getMetrics: (pattern) => monitoring.metrics(pattern),
     async status() {
-      const [{ networkId }, identity, totals, space, usage, health, network] = await Promise.all([
+      const [{ networkId }, certificates, totals, space, usage, health, network] = await Promise.all([
         consensus.genesis(),
-        trust.identity('publisher'),
+        trust.certificates(),
         assets.totals(),
         consensus.space(),
         resources.usage(),
         monitoring.health(),
         transport.status(),
       ]);
+      // The newest, also when it ran out or was revoked: the status of a node does not depend on its network.
+      const publisher = certificates.find(({ role }) => role === 'publisher')!;
       return {
         version,
         home: home.directory,
@@ -283,7 +286,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
         startedAtMs,
         uptimeMs: clock.nowMs() - startedAtMs,
         networkId,
-        publisher: { keyId: identity.keyId, subject: identity.subject, notAfterMs: identity.notAfterMs },
+        publisher: { keyId: publisher.keyId, subject: publisher.subject, notAfterMs: publisher.notAfterMs },
         totals,
         space,
         resources: usage,

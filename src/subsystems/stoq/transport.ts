@@ -108,6 +108,8 @@ interface Entry {
 const entrySetting: z.ZodType<Entry> = z.object({ networkId: z.string(), listen: z.string() });
 
 interface Lent {
+  /** Key id of this home's node, also while its certificates have run out. */
+  readonly node: NodeId;
   readonly trust: Pick<Trust, 'identity' | 'sign' | 'verify' | 'anchor'>;
   readonly network: () => Promise<Digest>;
   readonly content: ContentExchange;
@@ -120,8 +122,7 @@ interface Lent {
 export async function openTransport(lent: Lent, options: StoqOptions): Promise<Stoq> {
   const book = new Book(options.directory);
   try {
-    const { keyId } = await lent.trust.identity('node');
-    return new Stoq(lent, book, keyId, options);
+    return new Stoq(lent, book, lent.node, options);
   } catch (error) {
     await book[Symbol.asyncDispose]();
     throw error;
@@ -243,7 +244,8 @@ export class Stoq implements Transport, AsyncDisposable {
       const signal = withPatience(options.signal);
       return channel.connect(address, { expect, guest: true, networkId, signal });
     });
-    return talk((method, body, limits) => connection.request(method, body, { ...options, ...limits }));
+    // Awaited: the channel closes when this returns.
+    return await talk((method, body, limits) => connection.request(method, body, { ...options, ...limits }));
   }
 
   /** A node is no member any more. */
