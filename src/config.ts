@@ -125,7 +125,7 @@ export interface Config {
   readonly subject?: string;
   /** Worker threads for proofs. `threads:`; default: as many as processors. */
   readonly threads?: number;
-  /** Processes of WebAssembly programs that wait for another run. `keptBoxes:`; default: twice as many as processors. */
+  /** Processes of WebAssembly programs that wait for another run. `keptBoxes:`; default: twice as many as processors, at most 16. */
   readonly keptBoxes?: number;
   /** `network:` of a new home. */
   readonly network: NetworkConfig;

@@ -41,5 +41,5 @@ export const DEFAULT_LIMITS: ExecutionLimits = {
   servedBytesMax: 1024 * MiB,
   imageBytesMax: 4096 * MiB,
   waitingMax: 1_000,
-  keptBoxesMax: 2 * availableParallelism(),
+  keptBoxesMax: Math.min(2 * availableParallelism(), 16),
 };
