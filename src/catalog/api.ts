@@ -118,7 +118,7 @@ export interface Catalog {
 
   /**
    * The layer of a package, for who unpacks it on this machine: verified, and access to it proved. Errors: `package-not-found`, `version-not-found`,
-   * `signature-*`, `certificate-*`, `proof-*`, `endorsement-invalid`, `log-invalid`.
+   * `signature-*`, `certificate-*`, `proof-*`, `endorsement-invalid`, `log-invalid`, `content-unavailable`.
    */
   open(
     ref: string,

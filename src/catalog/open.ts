@@ -2,6 +2,7 @@ import type { CallOptions } from '../base/call.ts';
 import type { Digest } from '../base/digest.ts';
 import type { AssetId } from '../wire/names.ts';
 import type { CatalogContext } from './context.ts';
+import { bringContent } from './share.ts';
 import { verifyRecord } from './verify.ts';
 import { newestInRange } from './versions.ts';
 
@@ -16,5 +17,6 @@ export async function openPackage(
   await verifyRecord(context, record, options); // signature-*, certificate-*, endorsement-invalid, log-invalid
   const challenge = await lent.consensus.challenge('install', record.digest, `${record.name}@${record.version}`);
   await lent.consensus.admit(await lent.consensus.prove(challenge, options), options); // proof-*
+  await bringContent(context, record, options); // content-unavailable
   return { ref: `${record.name}@${record.version}`, id: record.id, layer: record.layers[0]! };
 }

@@ -6,6 +6,7 @@ import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import type { Digest } from '../base/digest.ts';
 import type { Runtime, SandboxPolicy, Termination } from '../capabilities/vm.ts';
 import { type MemoryTrees, SMALL_POLICY, type TreeContent } from './runtime-conformance.ts';
 
@@ -457,7 +458,7 @@ time.sleep(60)`,
 
 export interface EscapeFixture extends AsyncDisposable {
   /** Of kind `python`, unless it has a way of its own to run Python. */
-  readonly runtime: Runtime;
+  readonly runtime: Pick<Runtime, 'kind' | 'run'>;
   readonly trees: MemoryTrees;
   /** A way to run the Python program `main.py` of a package that runs as another kind. */
   readonly wrap?: {
@@ -467,6 +468,9 @@ export interface EscapeFixture extends AsyncDisposable {
     /** What the interpreter takes of the memory of the program. */
     readonly memoryBytes: number;
   };
+  /** What the owner granted to the attacks beside: it must not be a way to anything else. */
+  readonly granted?: Pick<SandboxPolicy, 'connect' | 'folders'>;
+  grant?(layer: Digest): Promise<void>;
 }
 
 /** Every attack, each with the limit that has to stop it; `skip` says why this machine cannot run programs at all. */
@@ -528,9 +532,12 @@ export function testEscapes(
           policy: {
             ...SMALL_POLICY,
             memoryBytes: SMALL_POLICY.memoryBytes + (wrap?.memoryBytes ?? 0),
+            ...fixture.granted,
             ...attack.policy,
           },
+          subject: { package: layer, ref: 'test/attack@1.0.0' },
         };
+        await fixture.grant?.(layer);
         if (attack.isTwice) await fixture.runtime.run(request);
         const result = await fixture.runtime.run(request);
         const said = `${result.termination}, ${result.exitCode}: ${result.text} ${result.stderr}`;

@@ -3,6 +3,7 @@ import { findPackageJSON } from 'node:module';
 import { createServer } from 'node:net';
 import path from 'node:path';
 import { EXIT, isCoded, toProblem } from '../../base/errors.ts';
+import type { RuntimeStatus } from '../../capabilities/vm.ts';
 import type { Client } from '../../client/index.ts';
 import type { Config } from '../../config.ts';
 import type { Context, Outcome } from '../command.ts';
@@ -128,21 +129,40 @@ async function checkRunning(client: Client): Promise<Finding[]> {
           ? ok(`run ${kind}`, version ?? 'available')
           : { check: `run ${kind}`, verdict: 'warn', says: 'not available', remedy: reason },
     ),
-    ...Object.entries(runtimes.find(({ enforces }) => enforces !== undefined)?.enforces ?? {}).map(checkLimit),
+    ...limitsOf(runtimes).map(checkLimit),
   ];
 }
 
 /** Limits that the kernel holds for a program as a whole only where it lends control groups. */
 const COUNTED = ['memory', 'cpu', 'pids'];
 
-/** By what a limit on programs that are processes is held here. */
-function checkLimit([limit, mechanism]: [string, string]): Finding {
+interface Limit {
+  readonly limit: string;
+  readonly mechanism: string;
+  /** Kinds of programs that it holds for. */
+  readonly kinds: readonly string[];
+}
+
+/** Every limit, once for each way in which it is held here. */
+function limitsOf(runtimes: readonly RuntimeStatus[]): readonly Limit[] {
+  const all = runtimes.flatMap(({ kind, enforces = {} }) =>
+    Object.entries(enforces).map(([limit, mechanism]) => ({ kind, limit, mechanism })),
+  );
+  const groups = Map.groupBy(all, ({ limit, mechanism }) => `${limit}\0${mechanism}`);
+  return [...groups.values()]
+    .map((group) => ({ ...group[0]!, kinds: group.map(({ kind }) => kind) }))
+    .sort((one, other) => (one.limit < other.limit ? -1 : Number(one.limit > other.limit)));
+}
+
+/** By what a limit is held here. */
+function checkLimit({ limit, mechanism, kinds }: Limit): Finding {
   const check = `limit ${limit}`;
-  if (!COUNTED.includes(limit) || mechanism.startsWith('cgroup')) return ok(check, mechanism);
+  const says = `${mechanism} (${kinds.join(', ')})`;
+  if (!COUNTED.includes(limit) || !/^(watchdog|affinity|RLIMIT)/.test(mechanism)) return ok(check, says);
   return {
     check,
     verdict: 'warn',
-    says: `${mechanism}; a control group would hold it more exactly`,
+    says: `${says}; a control group would hold it more exactly`,
     remedy: 'Start the node where it may make control groups: as root, or as a service of `systemctl --user`.',
   };
 }

@@ -1,4 +1,4 @@
-import { mkdir, realpath } from 'node:fs/promises';
+import { mkdir, realpath, rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { z } from 'zod';
@@ -83,6 +83,8 @@ export async function openExecution(
           }),
           relays: path.join(options.directory, 'connect'),
         };
+  // Sockets of programs that a killed node ran.
+  if (grants !== null) await rm(grants.relays, { recursive: true, force: true });
   return new Runner({ ...lent, grants }, runtimes, stack.move(), limits, options.concurrency ?? availableParallelism());
 }
 
@@ -129,7 +131,7 @@ interface OwnGrants {
 }
 
 /** Kinds whose programs can be given a socket or a folder. */
-const GRANTABLE: readonly RuntimeKind[] = ['python', 'container'];
+const GRANTABLE: readonly RuntimeKind[] = ['python', 'julia', 'container'];
 
 class Runner implements ExecutionSubsystem {
   readonly #assets: Pick<Assets, 'tree' | 'readFile'>;

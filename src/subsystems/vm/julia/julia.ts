@@ -13,7 +13,7 @@ import type { ProcessSandbox } from '../process/sandbox.ts';
 import type { Standby } from '../process/standby.ts';
 import { type Trees, UNFINISHED } from '../process/trees.ts';
 import { type Performance, perform, resultOf } from '../program.ts';
-import { encodeInput, refuseFuel } from '../request.ts';
+import { encodeInput, type OpenedRequest, refuseFuel } from '../request.ts';
 import { Depots, type HeldDepot, readCompiled } from './depots.ts';
 import {
   addJulia,
@@ -104,7 +104,7 @@ export class JuliaRuntime implements Runtime {
     return status;
   }
 
-  async run(request: RunRequest, options: CallOptions = {}): Promise<RunResult> {
+  async run(request: OpenedRequest, options: CallOptions = {}): Promise<RunResult> {
     const image = await this.#installed();
     if (image === null) throw notAdded();
     const running = this.#run(image, request, options);
@@ -180,15 +180,18 @@ export class JuliaRuntime implements Runtime {
     }
   }
 
-  async #run(image: JuliaImage, request: RunRequest, options: CallOptions): Promise<RunResult> {
+  async #run(image: JuliaImage, request: OpenedRequest, options: CallOptions): Promise<RunResult> {
     const input = encodeInput(request.input, this.#limits);
     const { policy } = request;
     refuseFuel(policy, 'Julia');
     const key = keyOf(image, request);
+    // What was granted is opened for this run alone: no box that waits can have it.
+    const mayWait = request.openings === undefined;
     const done =
-      (await this.#performAhead(key, input, options)) ?? (await this.#performNow(image, request, input, options));
+      (mayWait ? await this.#performAhead(key, input, options) : null) ??
+      (await this.#performNow(image, request, input, options));
     refuseInvalid(done, request.entry);
-    if (done.exit.termination === 'exit' && done.exit.exitCode === 0)
+    if (mayWait && done.exit.termination === 'exit' && done.exit.exitCode === 0)
       this.#standby.prepare(key, boxLimits(policy).memoryBytes, () => this.#startAhead(image, request));
     const result = resultOf(done, RUNTIME_BYTES, policy.memoryBytes);
     if (result.termination !== 'memory') return result;
@@ -208,7 +211,7 @@ export class JuliaRuntime implements Runtime {
 
   async #performNow(
     image: JuliaImage,
-    request: RunRequest,
+    request: OpenedRequest,
     input: Uint8Array,
     options: CallOptions,
   ): Promise<Performance> {
@@ -226,7 +229,7 @@ export class JuliaRuntime implements Runtime {
 
   async #prepare(
     image: JuliaImage,
-    request: RunRequest,
+    request: OpenedRequest,
     when: 'now' | 'ahead',
     held: DisposableStack,
     options: CallOptions,
@@ -248,7 +251,8 @@ export class JuliaRuntime implements Runtime {
     const environment = Object.entries(policy.environment).map(([name, value]) => `${name}=${value}`);
     const example = julia.example === undefined ? '' : `/package/${julia.example}`;
     const args = [request.entry, when, example, String(environment.length), ...environment, ...request.args];
-    return this.#spec(image, await source('json.jl', 'worker.jl'), args, mounts, boxLimits(policy), julia);
+    const spec = await this.#spec(image, await source('json.jl', 'worker.jl'), args, mounts, boxLimits(policy), julia);
+    return { ...spec, ...request.openings };
   }
 
   /** What was compiled of these packages, now if never before; null when they cannot be compiled ahead. */

@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
-import { mkdir, open, readlink, rmdir } from 'node:fs/promises';
+import { mkdir, open, readdir, readlink, rmdir } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { HyperMeshError } from '../../../base/errors.ts';
@@ -74,6 +74,12 @@ export async function lendFolder(
     await lent[Symbol.asyncDispose]();
     throw cause instanceof HyperMeshError ? cause : refused(source, 'cannot be mounted', cause);
   }
+}
+
+/** Removes the places of folders that a killed node lent: empty, as the mounts were in a namespace that ended with its programs. */
+export async function forgetLent(directory: string): Promise<void> {
+  const places = path.join(directory, 'lent');
+  for (const name of await readdir(places).catch(() => [])) await rmdir(path.join(places, name)).catch(() => {});
 }
 
 function refused(folder: string, why: string, cause?: unknown): HyperMeshError {

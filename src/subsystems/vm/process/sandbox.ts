@@ -7,7 +7,7 @@ import { HyperMeshError } from '../../../base/errors.ts';
 import type { AheadBox, Box, BoxLimits, BoxSpec, SandboxStatus } from './box.ts';
 import { type Cgroup, Cgroups, type Controller } from './cgroups.ts';
 import { Launcher, userTasks } from './launcher.ts';
-import { lendFolder } from './lend.ts';
+import { forgetLent, lendFolder } from './lend.ts';
 import { examine, HOST_FOLDERS, isRoot, type Machine, missingTools, seen, UIDS, WINDOW } from './machine.ts';
 import { checkBox } from './probe.ts';
 import { killQuietly, RunningBox, SHM_BYTES, WATCHDOG } from './running-box.ts';
@@ -42,6 +42,7 @@ export async function openProcessSandbox(options: ProcessSandboxOptions): Promis
   if (isUsable) {
     await endMarked(markOf(name));
     await Cgroups.sweep(name);
+    await forgetLent(directory);
   }
   return new Sandbox(directory, name, options.cgroups ?? true);
 }

@@ -155,7 +155,13 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
           result.termination === 'exit' ? null : `A test program ended by ${result.termination}: ${result.reason}`,
         (error: unknown) => (error instanceof Error ? error.message : String(error)),
       );
-    return { kind: 'wasm', available: reason === null, version: reason === null ? version : null, reason };
+    return {
+      kind: 'wasm',
+      available: reason === null,
+      version: reason === null ? version : null,
+      reason,
+      ...(reason === null ? { enforces: enforcedBy(policy) } : {}),
+    };
   }
 
   /** The box in which this program ran last, or another one that is given the program. */
