@@ -63,6 +63,9 @@ export interface IncomingBlob extends AsyncDisposable {
 export interface ShardRun extends AsyncDisposable {
   /** The shard that the next byte belongs to. */
   readonly next: number;
-  /** The next bytes in order; theirs again when it settles. Errors: `shard-mismatch` at the first wrong shard; those before it count. */
+  /**
+   * The next bytes in order; the caller's again when it settles. A shard counts a little after its last byte, all of them when the last byte of
+   * the run was pushed. Errors: `shard-mismatch` at the first wrong shard, those before it count; `storage-*`, also of a push before.
+   */
   push(bytes: Uint8Array): Promise<void>;
 }

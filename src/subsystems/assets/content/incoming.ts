@@ -17,6 +17,8 @@ const SYNC_BYTES = 128 * 2 ** 20;
 /** A run that is at most this many shards ahead of the hash over the whole waits for it, and then feeds it from memory. */
 const CATCH_UP_SHARDS = 8;
 const PIECE = 2 ** 20;
+/** Handing work to the threads that write costs as much as the writing when it is little at a time. */
+const WRITE_BYTES = 2 ** 20;
 
 /** The three files of an arriving blob, in `incoming/`: `HEX.list`, `HEX.have`, `HEX.data`. */
 export function incomingPath(folder: string, digest: Digest, part: 'list' | 'have' | 'data'): string {
@@ -451,7 +453,7 @@ export class Incoming implements IncomingBlob {
   }
 }
 
-/** Consecutive shards whose bytes come in order. */
+/** Consecutive shards whose bytes come in order. They are gathered into large writes; the next is filled while one is under way. */
 class Run implements ShardRun {
   readonly #incoming: Incoming;
   readonly #to: number;
@@ -459,6 +461,16 @@ class Run implements ShardRun {
   /** Bytes of shard `#next` that came. */
   #within = 0;
   #hasher: ReturnType<Blake3['hasher']> | null = null;
+  /** What is not on its way to the file yet, and where it belongs. */
+  #buffer: Uint8Array | null = null;
+  #spare: Uint8Array | null = null;
+  #filled = 0;
+  #offset = 0;
+  /** The shards in the buffer, in order, and how many of its bytes are theirs. */
+  #parts: { readonly index: number; length: number }[] = [];
+  /** Verified, but not all of it written. */
+  #whole: number[] = [];
+  #writing: Promise<void> = Promise.resolve();
   #pushing: Promise<void> = Promise.resolve();
 
   constructor(incoming: Incoming, from: number, to: number) {
@@ -478,29 +490,22 @@ class Run implements ShardRun {
   }
 
   /** Settles when no write of this run is under way. */
-  settled(): Promise<void> {
-    return this.#pushing;
+  async settled(): Promise<void> {
+    await this.#pushing;
+    await this.#writing.catch(() => {});
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#pushing;
+    // What cannot be written does not count; whoever completes the blob sees it.
     if (this.#next < this.#to) this.#incoming.giveUp(this.#next, this);
+    await this.#finish().catch(() => {});
   }
 
   async #push(bytes: Uint8Array): Promise<void> {
     const incoming = this.#incoming;
     const { shards } = incoming.list;
-    const whole: number[] = [];
-    const writes: Promise<void>[] = [];
-    // What is this run's to write and not yet on its way there: bytes `from` to `at`.
-    let from = 0;
-    let at = 0;
-    let offset = 0;
-    const flush = () => {
-      if (from < at) writes.push(incoming.write(bytes.subarray(from, at), offset));
-    };
-    let wrong: number | null = null;
-    while (at < bytes.length) {
+    for (let at = 0; at < bytes.length; ) {
       if (this.#next >= this.#to) throw new RangeError('more bytes than the run has shards for');
       const shard = shards[this.#next]!;
       if (this.#hasher === null) {
@@ -508,33 +513,92 @@ class Run implements ShardRun {
         this.#hasher = incoming.blake3.hasher();
       }
       const part = bytes.subarray(at, at + Math.min(shard.length - this.#within, bytes.length - at));
-      if (from === at) offset = shard.offset + this.#within;
-      const owned = incoming.owns(this.#next, this);
-      if (!owned) flush();
       this.#hasher.update(part);
       incoming.see(this, part);
+      if (incoming.owns(this.#next, this)) await this.#gather(part, shard.offset + this.#within);
       this.#within += part.length;
       at += part.length;
-      if (!owned) from = at;
       if (this.#within < shard.length) continue;
       if (!equal(this.#hasher.digest(), shard.hash)) {
-        wrong = this.#next;
-        break;
+        const wrong = this.#next;
+        incoming.giveUp(wrong, this);
+        await this.#finish();
+        throw new HyperMeshError(
+          'shard-mismatch',
+          `The bytes that came are not shard ${wrong} of what was asked for.`,
+          {
+            details: { shard: wrong },
+          },
+        );
       }
       incoming.seen(this);
-      whole.push(this.#next);
+      this.#whole.push(this.#next);
       this.#hasher = null;
       this.#within = 0;
       this.#next += 1;
     }
-    flush();
-    await Promise.all(writes);
-    incoming.mark(whole.filter((index) => incoming.owns(index, this)));
-    if (wrong !== null) {
-      incoming.giveUp(wrong, this);
-      throw new HyperMeshError('shard-mismatch', `The bytes that came are not shard ${wrong} of what was asked for.`, {
-        details: { shard: wrong },
-      });
+    if (this.#next === this.#to) await this.#finish();
+  }
+
+  async #gather(bytes: Uint8Array, offset: number): Promise<void> {
+    if (this.#filled > 0 && offset !== this.#offset + this.#filled) await this.#flush();
+    for (let at = 0; at < bytes.length; ) {
+      this.#buffer ??= Buffer.allocUnsafeSlow(WRITE_BYTES);
+      if (this.#filled === 0) this.#offset = offset + at;
+      const part = bytes.subarray(at, at + WRITE_BYTES - this.#filled);
+      this.#buffer.set(part, this.#filled);
+      this.#filled += part.length;
+      at += part.length;
+      const last = this.#parts.at(-1);
+      if (last?.index === this.#next) last.length += part.length;
+      else this.#parts.push({ index: this.#next, length: part.length });
+      if (this.#filled === WRITE_BYTES) await this.#flush();
     }
+  }
+
+  /** Starts to write what was gathered, after what is being written. */
+  async #flush(): Promise<void> {
+    await this.#writing;
+    const [buffer, parts, offset, whole] = [this.#buffer, this.#parts, this.#offset, this.#whole];
+    this.#buffer = this.#spare;
+    this.#spare = buffer;
+    this.#filled = 0;
+    this.#parts = [];
+    this.#whole = [];
+    this.#writing = this.#write(buffer, parts, offset).then(() => {
+      this.#incoming.mark(whole.filter((index) => this.#incoming.owns(index, this)));
+    });
+    // The next flush learns of a failure.
+    this.#writing.catch(() => {});
+  }
+
+  async #finish(): Promise<void> {
+    await this.#flush();
+    await this.#writing;
+  }
+
+  /** Leaves out the shards that are not this run's any more. */
+  async #write(
+    buffer: Uint8Array | null,
+    parts: readonly { readonly index: number; readonly length: number }[],
+    offset: number,
+  ): Promise<void> {
+    const writes: Promise<void>[] = [];
+    let from = 0;
+    let to = 0;
+    const write = () => {
+      if (from < to) writes.push(this.#incoming.write(buffer!.subarray(from, to), offset + from));
+      from = to;
+    };
+    for (const { index, length } of parts) {
+      if (this.#incoming.owns(index, this)) to += length;
+      else {
+        write();
+        to += length;
+        from = to;
+      }
+    }
+    write();
+    await Promise.all(writes);
   }
 }

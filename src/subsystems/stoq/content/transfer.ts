@@ -42,7 +42,7 @@ const RUN_BYTES_MIN = 2 ** 20;
 const RUN_BYTES_MAX = 64 * 2 ** 20;
 const RUN_MS = 1_500;
 /** A source farther away than this is asked for the next thing before the last one is there. */
-const FAR_MS = 5;
+const FAR_MS = 20;
 const TICK_MS = 250;
 /** How fast the measured speed follows. */
 const SPEED_WEIGHT = 0.3;
