@@ -54,10 +54,19 @@ network:
   });
 });
 
+test('loadConfig() reads how to deal with other nodes', async () => {
+  const { config } = await withFile('peers: { uploadBytesPerSecond: 1MiB, pace: { probeMs: 500, patienceMs: 90000 } }');
+  assert.deepEqual(config.peers, {
+    limits: { uploadBytesPerSecond: 2 ** 20 },
+    pace: { probeMs: 500, patienceMs: 90_000 },
+  });
+});
+
 test('loadConfig() refuses what it does not know, and says where', async () => {
   const cases: readonly (readonly [yaml: string, says: RegExp])[] = [
     ['htp: x', /htp/],
     ['network: { space: { bites: 1 } }', /network\.space/],
+    ['peers: { pace: { probeMs: 0 } }', /peers\.pace\.probeMs/],
     ['threads: many', /threads/],
     ['logLevel: loud', /logLevel/],
     ['http: 1\nhttp: 2', /not valid YAML/],

@@ -79,6 +79,8 @@ const extension = z.strictObject({
 
 export type ExtensionSetting = z.infer<typeof extension>;
 
+const paceMs = z.int().min(100).max(86_400_000);
+
 /** How this home deals with the other nodes of its network. */
 const peers = z.strictObject({
   /** `host:port` that others are told to connect to, where this machine cannot know by itself. */
@@ -86,6 +88,19 @@ const peers = z.strictObject({
   /** Limits for content that leaves and arrives; none by default. */
   uploadBytesPerSecond: byteCount.optional(),
   downloadBytesPerSecond: byteCount.optional(),
+  /** How often this node looks after the network; the defaults suit networks of any size. */
+  pace: z
+    .strictObject({
+      /** One node is asked whether it is there. */
+      probeMs: paceMs.optional(),
+      /** A node may be silent for so long before its copies are made elsewhere. */
+      patienceMs: paceMs.optional(),
+      /** Records are compared with one node. */
+      syncMs: paceMs.optional(),
+      /** The places of all copies are computed anew. */
+      replicationMs: paceMs.optional(),
+    })
+    .optional(),
 });
 
 /** `HOME/config.yaml`. Every key is optional; an unknown one is refused. */
@@ -111,6 +126,12 @@ export interface NetworkConfig {
 export interface PeersSetting {
   readonly advertise?: readonly string[];
   readonly limits: { readonly uploadBytesPerSecond?: number; readonly downloadBytesPerSecond?: number };
+  readonly pace?: {
+    readonly probeMs?: number;
+    readonly patienceMs?: number;
+    readonly syncMs?: number;
+    readonly replicationMs?: number;
+  };
 }
 
 /** Everything that decides how a node runs, except {@link Secrets}. Flags win over the environment, that over `HOME/config.yaml`, that over the defaults. */
@@ -207,8 +228,12 @@ function networkOf({ requirements, space, stakeInitial }: z.infer<typeof network
   };
 }
 
-function peersOf({ advertise, ...limits }: z.infer<typeof peers>): PeersSetting {
-  return { limits: plain(limits), ...(advertise === undefined ? {} : { advertise }) };
+function peersOf({ advertise, pace, ...limits }: z.infer<typeof peers>): PeersSetting {
+  return {
+    limits: plain(limits),
+    ...(advertise === undefined ? {} : { advertise }),
+    ...(pace === undefined ? {} : { pace: plain(pace) }),
+  };
 }
 
 /** Without the members that are undefined. */

@@ -61,14 +61,17 @@ export interface Home extends AsyncDisposable {
   json<T = Record<string, unknown>>(args: readonly string[], status?: number): Promise<T>;
 }
 
-/** A fresh home of a small network, not yet opened. Disposing it stops a node that is still up. */
-export async function freshHome(env: NodeJS.ProcessEnv = {}): Promise<Home> {
+/** A fresh home of a small network, not yet opened; `settings` go into its configuration. Disposing it stops a node that is still up. */
+export async function freshHome(
+  env: NodeJS.ProcessEnv = {},
+  settings: Readonly<Record<string, unknown>> = {},
+): Promise<Home> {
   const folder = await temporaryFolder();
   const home = join(folder.path, 'home');
   await mkdir(home, { mode: 0o700 });
   await writeFile(
     join(home, 'config.yaml'),
-    JSON.stringify({ network: withoutKinds(SMALL_NETWORK), logLevel: 'warn' }),
+    JSON.stringify({ network: withoutKinds(SMALL_NETWORK), logLevel: 'warn', ...settings }),
   );
   const run = (...args: string[]) => command(args, { HYPERMESH_HOME: home, ...env });
   return {
