@@ -473,6 +473,49 @@ export interface EscapeFixture extends AsyncDisposable {
   grant?(layer: Digest): Promise<void>;
 }
 
+/** What a hostile program is told of the host, so that it knows what to look for. */
+export interface HostileView {
+  /** Readable by everybody; it holds the secret, as does the environment of the node. */
+  readonly file: string;
+  readonly folder: string;
+  readonly secret: string;
+  /** Where something listens: by TCP, and by sockets with and without a file. */
+  readonly port: number;
+  readonly abstract: string;
+  readonly socket: string;
+  /** The node, its parent, and a process that has to outlive all attacks. */
+  readonly pids: readonly number[];
+}
+
+export async function prepareHost(stack: AsyncDisposableStack): Promise<HostileView> {
+  const secret = `secret-${process.pid}-${Math.random()}`;
+  const folder = await mkdtemp(path.join(tmpdir(), 'hypermesh-host-'));
+  stack.defer(() => rm(folder, { recursive: true, force: true }));
+  const file = path.join(folder, 'file');
+  await writeFile(file, secret, { mode: 0o644 });
+  process.env['HYPERMESH_TEST_SECRET'] = secret;
+  stack.defer(() => void delete process.env['HYPERMESH_TEST_SECRET']);
+  const listen = async (address: Parameters<ReturnType<typeof createServer>['listen']>[0]) => {
+    const server = createServer((socket) => socket.destroy());
+    server.listen(address);
+    await once(server, 'listening');
+    stack.defer(() => void server.close());
+    return server;
+  };
+  const abstract = `hypermesh-test-${process.pid}`;
+  const tcp = await listen({ host: '127.0.0.1', port: 0 });
+  await listen({ path: path.join(folder, 'socket') });
+  await listen({ path: `\0${abstract}` });
+  const victim = spawn('sleep', ['120'], { stdio: 'ignore' });
+  stack.defer(() => {
+    assert.equal(victim.signalCode, null, 'a process of the host was ended');
+    victim.kill('SIGKILL');
+  });
+  const pids = [process.pid, process.ppid, victim.pid!];
+  const { port } = tcp.address() as AddressInfo;
+  return { file, folder, secret, port, abstract, socket: path.join(folder, 'socket'), pids };
+}
+
 /** Every attack, each with the limit that has to stop it; `skip` says why this machine cannot run programs at all. */
 export function testEscapes(
   name: string,
@@ -480,37 +523,12 @@ export function testEscapes(
   { skip = false, limits }: { readonly skip?: string | false; readonly limits?: readonly string[] } = {},
 ): void {
   describe(`escapes from ${name}`, { skip, concurrency: 2 }, () => {
-    const secret = `secret-${process.pid}-${Math.random()}`;
     const stack = new AsyncDisposableStack();
     let fixture: EscapeFixture;
-    let host: Readonly<Record<string, unknown>>;
+    let host: HostileView;
 
     before(async () => {
-      const folder = await mkdtemp(path.join(tmpdir(), 'hypermesh-host-'));
-      stack.defer(() => rm(folder, { recursive: true, force: true }));
-      const file = path.join(folder, 'file');
-      await writeFile(file, secret, { mode: 0o644 });
-      process.env['HYPERMESH_TEST_SECRET'] = secret;
-      stack.defer(() => void delete process.env['HYPERMESH_TEST_SECRET']);
-      const listen = async (address: Parameters<ReturnType<typeof createServer>['listen']>[0]) => {
-        const server = createServer((socket) => socket.destroy());
-        server.listen(address);
-        await once(server, 'listening');
-        stack.defer(() => void server.close());
-        return server;
-      };
-      const abstract = `hypermesh-test-${process.pid}`;
-      const tcp = await listen({ host: '127.0.0.1', port: 0 });
-      await listen({ path: path.join(folder, 'socket') });
-      await listen({ path: `\0${abstract}` });
-      const victim = spawn('sleep', ['120'], { stdio: 'ignore' });
-      stack.defer(() => {
-        assert.equal(victim.signalCode, null, 'a process of the host was ended');
-        victim.kill('SIGKILL');
-      });
-      const pids = [process.pid, process.ppid, victim.pid!];
-      const { port } = tcp.address() as AddressInfo;
-      host = { file, folder, secret, port, abstract, socket: path.join(folder, 'socket'), pids };
+      host = await prepareHost(stack);
       fixture = stack.use(await make());
     });
     after(() => stack[Symbol.asyncDispose]());
@@ -521,7 +539,7 @@ export function testEscapes(
         const layer = fixture.trees.add({
           ...wrap?.files,
           'main.py': Buffer.from(`${PRELUDE}\n${attack.program}\n`),
-          link: { link: String(host['file']) },
+          link: { link: host.file },
         });
         const request = {
           kind: fixture.runtime.kind,

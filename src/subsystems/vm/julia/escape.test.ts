@@ -1,0 +1,55 @@
+import { cp, mkdtemp, rm } from 'node:fs/promises';
+import { homedir, tmpdir } from 'node:os';
+import path from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+import { testJuliaEscapes } from '../../../testing/julia-escapes.ts';
+import { MemoryTrees } from '../../../testing/runtime-conformance.ts';
+import { DEFAULT_LIMITS } from '../limits.ts';
+import { openProcessSandbox } from '../process/sandbox.ts';
+import { Standby } from '../process/standby.ts';
+import { Trees } from '../process/trees.ts';
+import { JuliaRuntime } from './julia.ts';
+import { findJulia } from './provision.ts';
+
+const added = path.join(homedir(), '.hypermesh', 'vm', 'images');
+const image = await findJulia(added).catch(() => null);
+const skip = image === null ? 'no Julia in ~/.hypermesh: `hypermesh runtime add julia`' : false;
+
+async function make(cgroups: boolean) {
+  const directory = await mkdtemp(path.join(tmpdir(), 'hypermesh-escape-'));
+  await cp(added, path.join(directory, 'images'), {
+    recursive: true,
+    preserveTimestamps: true,
+    verbatimSymlinks: true,
+  });
+  const assets = new MemoryTrees();
+  const sandbox = await openProcessSandbox({ directory, cgroups });
+  const trees = await Trees.open(
+    { assets },
+    { directory: path.join(directory, 'trees'), treeBytesMax: 2 ** 20, filesMax: 100 },
+  );
+  const standby = new Standby({ boxesMax: 2 });
+  const options = {
+    limits: DEFAULT_LIMITS,
+    images: path.join(directory, 'images'),
+    depots: path.join(directory, 'depots'),
+  };
+  return {
+    trees: assets,
+    runtime: new JuliaRuntime({ assets, sandbox, trees, standby }, options),
+    async settled() {
+      for (let round = 0; round < 600 && !standby.status().isSettled; round++) await pause(50);
+    },
+    async [Symbol.asyncDispose]() {
+      await sandbox[Symbol.asyncDispose]();
+      await rm(directory, { recursive: true, force: true });
+    },
+  };
+}
+
+testJuliaEscapes('a Julia program', () => make(true), { skip });
+// Where the machine lends no control groups, other mechanisms hold the amounts.
+testJuliaEscapes('a Julia program without control groups', () => make(false), {
+  skip,
+  limits: ['memory', 'pids', 'wall', 'tmp', 'fileSize', 'output'],
+});
