@@ -12,8 +12,8 @@ import { MemoryTrees, SMALL_POLICY } from '../src/testing/runtime-conformance.ts
 import { decodeMachineSnapshot } from '../src/wire/machine-snapshot.ts';
 import { type Bench, type Comparison, timed } from './harness.ts';
 
-const BOOTS = 2;
-const ROUNDS = 10;
+const BOOTS = 1;
+const ROUNDS = 8;
 const SETTLE_MS_MAX = 30_000;
 const policy = { ...SMALL_POLICY, memoryBytes: 96 * 2 ** 20, wallMs: 60_000 };
 

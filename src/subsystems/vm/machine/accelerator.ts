@@ -59,7 +59,11 @@ export async function probeAccelerator(
 
   const tcg = await runTiny(sandbox, emulator, folder, 'tcg');
   if (tcg !== null) return { accelerator: null, reason: `A test machine did not run: ${tcg}.` };
-  if (!existsSync(KVM)) return { accelerator: 'tcg', reason: `${KVM} is missing` };
+  if (!existsSync(KVM))
+    return {
+      accelerator: 'tcg',
+      reason: `${KVM} is missing (load kvm_intel or kvm_amd; in a virtual computer, let its host allow nested virtualisation)`,
+    };
   const kvm = await runTiny(sandbox, emulator, folder, 'kvm').catch((error: Error) => error.message);
   return kvm === null ? { accelerator: 'kvm', reason: null } : { accelerator: 'tcg', reason: kvm };
 }
@@ -100,8 +104,10 @@ async function runTiny(
 
 function judge({ termination, exitCode, reason }: BoxExit, complaint: string, wallMs: number): string | null {
   if (termination === 'exit' && exitCode === TINY_STATUS) return null;
-  if (termination === 'timeout') return `a test guest of a few instructions did not end in ${wallMs} ms`;
-  if (/permission denied/i.test(complaint)) return `the user of the node may not open ${KVM}`;
+  if (termination === 'timeout')
+    return `a test guest did not end in ${wallMs} ms${wallMs === KVM_MS ? ', so the processor does not really run it (in a virtual computer, let its host allow nested virtualisation)' : ''}`;
+  if (/permission denied/i.test(complaint))
+    return `the user of the node may not open ${KVM} (\`usermod -aG kvm USER\`; if the node runs as root, \`chgrp kvm ${KVM} && chmod 660 ${KVM}\`)`;
   const said = complaint.trim().split('\n').at(-1) ?? '';
   return said === '' ? (reason ?? `the emulator ended with status ${exitCode}`) : said.slice(0, 300);
 }
