@@ -3,12 +3,12 @@ import { type Digest, digestOf, sha256 } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import type { Resource } from '../capabilities/transport.ts';
 import type { Answer } from '../subsystems/stoq/ask.ts';
-import { every } from '../subsystems/stoq/ask.ts';
 import type { NodeId } from '../subsystems/stoq/channel/index.ts';
 import { Directory } from '../subsystems/stoq/overlay/directory.ts';
 import { Liveness } from '../subsystems/stoq/overlay/liveness.ts';
 import { type Collection, RecordExchange } from '../subsystems/stoq/records/exchange.ts';
 import { IdSet } from '../subsystems/stoq/records/id-set.ts';
+import { SyncRounds } from '../subsystems/stoq/records/rounds.ts';
 import { type KeptResource, Replication, type ResourceBook } from '../subsystems/stoq/replication.ts';
 import type { NodeRecord } from '../wire/node-record.ts';
 import type { SimulatedNetwork } from './simulated-network.ts';
@@ -27,21 +27,20 @@ export class SimulatedNode {
   readonly records = new Map<Digest, Uint8Array>();
   readonly resources = new Map<Digest, KeptResource>();
   readonly #network: SimulatedNetwork;
-  #bootstrap: NodeId | undefined;
+  readonly #rounds: SyncRounds;
+  #seats: readonly NodeId[] = [];
 
   constructor(network: SimulatedNetwork, name: string) {
     this.#network = network;
     this.id = hex(sha256(utf8(name)));
     const around = network.around(this.id);
-    const others = () => {
-      const ids = new Set([...this.directory.nodes()].map(({ node }) => node));
-      if (this.#bootstrap !== undefined) ids.add(this.#bootstrap);
-      ids.delete(this.id);
-      return [...ids];
-    };
+    const others = () => this.directory.others();
     const presumed = () => others().filter((node) => this.liveness.vitality(node) !== 'away');
     this.directory = new Directory({
       clock: around.clock,
+      self: this.id,
+      seats: () => this.#seats,
+      isBanned: () => false,
       nodesMax: 100_000,
       judge: async (bytes) => readRecord(bytes),
       learned: () => this.replication?.changed(),
@@ -87,11 +86,7 @@ export class SimulatedNode {
         ['test/content', async (body) => utf8(this.holds(fromUtf8(body) as Digest) ? 'here' : 'not')],
       ]),
     );
-    every(around, 60_000, async () => {
-      const alive = presumed();
-      const node = alive[Math.floor(around.random() * alive.length)];
-      if (node !== undefined) await this.sync(node);
-    });
+    this.#rounds = new SyncRounds(around, this.exchange, { candidates: presumed, periodMs: 60_000, eagerMs: 2_000 });
   }
 
   /** Meets the network through one node that is in it. */
@@ -109,13 +104,9 @@ export class SimulatedNode {
     const id = digestOf(bytes);
     await this.directory.receive(id, bytes);
     this.exchange.accepted('nodes', id);
-    this.#bootstrap = through?.id;
-    if (through !== null) await this.sync(through.id);
-  }
-
-  async sync(node: NodeId): Promise<void> {
-    await this.exchange.sync(node, 'nodes').catch(ignoreUnreachable);
-    await this.exchange.sync(node, 'records').catch(ignoreUnreachable);
+    this.#seats = through === null ? [] : [through.id];
+    this.directory.refresh();
+    if (through !== null) await this.#rounds.with(through.id);
   }
 
   /** Publishes a resource that this node holds. */
@@ -172,8 +163,4 @@ function readRecord(bytes: Uint8Array): NodeRecord {
     readRecords.set(id, record);
   }
   return record;
-}
-
-function ignoreUnreachable(error: unknown): void {
-  if (!(error instanceof HyperMeshError)) throw error;
 }

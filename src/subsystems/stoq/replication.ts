@@ -57,6 +57,8 @@ const PAGE = 256;
 const ANNOUNCE_TIMEOUT_MS = 10_000;
 /** How often a node may answer that it has not heard of a resource yet, before another one is asked. */
 const UNKNOWN_MAX = 40;
+/** Nodes come and go in groups. */
+const SETTLE_DELAY_MS = 3_000;
 /** After a resource could not be brought. */
 const RETRY_MS = 30_000;
 
@@ -109,7 +111,7 @@ export class Replication implements Disposable {
   /** Membership changed: places are computed anew soon, once for many changes. */
   changed(): void {
     this.#placement = null;
-    this.#cancelSettle ??= this.#around.timers.after(1_000, () => {
+    this.#cancelSettle ??= this.#around.timers.after(SETTLE_DELAY_MS, () => {
       this.#cancelSettle = null;
       void this.settle();
     });

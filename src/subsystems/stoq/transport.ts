@@ -37,6 +37,7 @@ import { bulkSource, contentMethods, Downloader, Shaper, sourceOf } from './cont
 import { Directory } from './overlay/directory.ts';
 import { Liveness } from './overlay/liveness.ts';
 import { RecordExchange } from './records/exchange.ts';
+import { SyncRounds } from './records/rounds.ts';
 import { Replication } from './replication.ts';
 
 export interface StoqLimits {
@@ -136,6 +137,7 @@ interface Presence extends AsyncDisposable {
   readonly directory: Directory;
   readonly liveness: Liveness;
   readonly exchange: RecordExchange;
+  readonly rounds: SyncRounds;
   readonly replication: Replication;
   readonly downloader: Downloader;
   readonly listen: string;
@@ -154,6 +156,8 @@ export class Stoq implements Transport, AsyncDisposable {
   readonly #arrivals: Arrivals;
   readonly #transfers = new Set<Transfer & { done: number }>();
   readonly #resting = new Map<string, number>();
+  /** Of the committee, as of the last look. */
+  #seats: ReturnType<Lent['seats']> = [];
   #bans: ReadonlyMap<NodeId, string>;
   #presence: Presence | null = null;
   #changing: Promise<unknown> = Promise.resolve();
@@ -263,6 +267,7 @@ export class Stoq implements Transport, AsyncDisposable {
       });
     }
     this.#bans = new Map(this.#book.bans().map(({ node: banned, why }) => [banned, why]));
+    this.#presence?.directory.refresh();
   }
 
   // What is lent
@@ -275,7 +280,7 @@ export class Stoq implements Transport, AsyncDisposable {
       node: this.node,
       addresses: this.addresses(),
       problem: presence?.problem?.message ?? null,
-      peers: { known: presence === null ? 0 : this.#others(presence).length, alive },
+      peers: { known: presence === null ? 0 : presence.directory.others().length, alive },
       transfers: [...this.#transfers].map((transfer) => ({ ...transfer })),
       resources: { ...this.#book.resourceTotals(), underReplicated: presence?.replication.underReplicated() ?? 0 },
       arrivals: this.#book.arrivals(),
@@ -306,10 +311,11 @@ export class Stoq implements Transport, AsyncDisposable {
   async discoverPeers(options: CallOptions = {}): Promise<readonly PeerInfo[]> {
     const presence = this.#presence;
     if (presence !== null) {
-      const some = sample(this.#others(presence), 4, Math.random);
+      const some = sample(presence.directory.others(), 4, Math.random);
       await Promise.allSettled(some.map((node) => presence.exchange.sync(node, 'nodes', options.signal)));
       await Promise.allSettled(
-        this.#others(presence)
+        presence.directory
+          .others()
           .slice(0, 64)
           .map((node) => presence.liveness.probe(node)),
       );
@@ -335,7 +341,7 @@ export class Stoq implements Transport, AsyncDisposable {
 
   async sync(options: CallOptions = {}): Promise<SyncSummary> {
     const presence = this.#present();
-    const nodes = this.#others(presence);
+    const nodes = presence.directory.others();
     const summary = { nodes: 0, unreachable: 0, received: 0, offered: 0 };
     // One after the other: what the first one brought, the second need not send again.
     for (const [at, node] of nodes.entries()) {
@@ -443,6 +449,7 @@ export class Stoq implements Transport, AsyncDisposable {
   async #enter({ networkId: id, listen }: Entry): Promise<void> {
     await this.#leave();
     const networkId = id as Digest;
+    this.#seats = this.#lent.seats();
     await using stack = new AsyncDisposableStack();
     const around: Surroundings = {
       ask: this.ask,
@@ -456,6 +463,9 @@ export class Stoq implements Transport, AsyncDisposable {
     const reachable = () => this.#presumed(presence);
     const directory = new Directory({
       clock: this.#options.clock,
+      self: this.node,
+      seats: () => this.#seats.map(({ node }) => node),
+      isBanned: (node) => this.#bans.has(node),
       nodesMax: this.#limits.nodesMax,
       judge: (bytes) => this.#judgeNode(networkId, bytes),
       learned: ({ node, bytes }) => {
@@ -468,14 +478,14 @@ export class Stoq implements Transport, AsyncDisposable {
     });
     const liveness = stack.use(
       new Liveness(around, {
-        nodes: () => this.#others(presence),
+        nodes: () => presence.directory.others(),
         periodMs: this.#pace.probeMs,
         patienceMs: this.#pace.patienceMs,
         changed: (node, vitality) => {
           if (vitality === 'suspect') return;
           this.#options.log?.('info', vitality === 'alive' ? 'node answers' : 'node is away', { node });
           replication.changed();
-          if (vitality === 'alive') this.#syncSoon(presence, node);
+          if (vitality === 'alive') void rounds.with(node);
         },
       }),
     );
@@ -516,12 +526,23 @@ export class Stoq implements Transport, AsyncDisposable {
         memberMethod(method, answer, (from) => liveness.heard(from)),
       );
     }
+    const rounds = stack.use(
+      new SyncRounds(around, exchange, {
+        candidates: () => {
+          const presumed = this.#presumed(presence);
+          return presumed.length > 0 ? presumed : directory.others();
+        },
+        periodMs: this.#pace.syncMs,
+        eagerMs: Math.min(2_000, this.#pace.syncMs),
+      }),
+    );
     const presence: Presence = {
       networkId,
       channel,
       directory,
       liveness,
       exchange,
+      rounds,
       replication,
       downloader,
       listen,
@@ -531,7 +552,6 @@ export class Stoq implements Transport, AsyncDisposable {
         await entered.disposeAsync();
       },
     };
-    stack.defer(every(around, this.#pace.syncMs, () => this.#syncWithOne(presence)));
     stack.defer(every(around, ADDRESSES_LOOK_MS, () => this.#keepRecord(presence)));
     const entered = stack.move();
     this.#presence = presence;
@@ -543,8 +563,8 @@ export class Stoq implements Transport, AsyncDisposable {
   async #meet(presence: Presence): Promise<void> {
     for (const bytes of this.#book.nodes()) await presence.directory.take(bytes);
     await this.#keepRecord(presence);
-    for (const { node } of this.#lent.seats()) this.#syncSoon(presence, node);
-    for (const node of sample(this.#others(presence), 3, Math.random)) presence.liveness.doubt(node);
+    for (const { node } of this.#seats) if (node !== this.node) void presence.rounds.with(node);
+    for (const node of sample(presence.directory.others(), 3, Math.random)) presence.liveness.doubt(node);
   }
 
   #openChannel(networkId: Digest, methods: ReadonlyMap<string, Method>): Channel {
@@ -595,6 +615,8 @@ export class Stoq implements Transport, AsyncDisposable {
   /** This node's record: made anew when it has none that is fresh, or lives elsewhere now. */
   async #keepRecord(presence: Presence): Promise<void> {
     for (const node of presence.directory.sweep()) this.#book.forgetNode(node);
+    this.#seats = this.#lent.seats();
+    presence.directory.refresh();
     await this.#listen(presence);
     const addresses = this.addresses().slice(0, NODE_RECORD_LIMITS.addressesMax);
     if (addresses.length === 0) return;
@@ -626,27 +648,6 @@ export class Stoq implements Transport, AsyncDisposable {
     return record;
   }
 
-  async #syncWithOne(presence: Presence): Promise<void> {
-    // Also those that were never spoken to: a node that met only others as lost as itself finds the rest through its bootstrap nodes.
-    const presumed = this.#presumed(presence);
-    const [node] = sample(presumed.length > 0 ? presumed : this.#others(presence), 1, Math.random);
-    if (node !== undefined) await this.#syncQuietly(presence, node);
-  }
-
-  #syncSoon(presence: Presence, node: NodeId): void {
-    void this.#syncQuietly(presence, node);
-  }
-
-  async #syncQuietly(presence: Presence, node: NodeId): Promise<void> {
-    try {
-      await presence.exchange.sync(node, 'nodes');
-      await presence.exchange.sync(node, 'records');
-    } catch (error) {
-      // The next round is with another node.
-      if (this.#presence === presence && !isCoded(error)) this.#warn('comparing records failed', error);
-    }
-  }
-
   // Connections
 
   async #connected(presence: Presence, to: NodeId, options: Pick<AskOptions, 'signal'>): Promise<Connection> {
@@ -660,10 +661,7 @@ export class Stoq implements Transport, AsyncDisposable {
     const nowMs = this.#options.clock.nowMs();
     const known = [
       ...(presence.directory.get(to)?.addresses ?? []),
-      ...this.#lent
-        .seats()
-        .filter(({ node }) => node === to)
-        .flatMap(({ addresses }) => addresses),
+      ...this.#seats.filter(({ node }) => node === to).flatMap(({ addresses }) => addresses),
     ];
     const addresses = [...new Set(known)].filter((address) => (this.#resting.get(`${to} ${address}`) ?? 0) <= nowMs);
     if (addresses.length === 0) {
@@ -700,22 +698,13 @@ export class Stoq implements Transport, AsyncDisposable {
 
   // Who is who
 
-  /** Every other node that is known and not banned. */
-  #others(presence: Presence): NodeId[] {
-    const ids = new Set<NodeId>();
-    for (const { node } of presence.directory.nodes()) ids.add(node);
-    for (const { node } of this.#lent.seats()) ids.add(node);
-    ids.delete(this.node);
-    return [...ids].filter((node) => !this.#bans.has(node));
-  }
-
   /** Those that are not known to be away. */
   #presumed(presence: Presence): NodeId[] {
-    return this.#others(presence).filter((node) => presence.liveness.vitality(node) !== 'away');
+    return presence.directory.others().filter((node) => presence.liveness.vitality(node) !== 'away');
   }
 
   #alive(presence: Presence): NodeId[] {
-    return this.#others(presence).filter((node) => {
+    return presence.directory.others().filter((node) => {
       const vitality = presence.liveness.vitality(node);
       return vitality === 'alive' || vitality === 'suspect';
     });
@@ -734,6 +723,7 @@ export class Stoq implements Transport, AsyncDisposable {
     this.#bans = new Map([...this.#bans, [node, why]]);
     this.#options.log?.('warn', 'node banned', { node, why });
     this.#closeConnections(node);
+    this.#presence?.directory.refresh();
     this.#presence?.replication.changed();
   }
 

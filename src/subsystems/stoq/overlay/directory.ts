@@ -13,6 +13,11 @@ export interface KnownNode extends Pick<NodeRecord, 'node' | 'addresses' | 'sequ
 }
 
 export interface DirectoryOptions {
+  readonly self: NodeId;
+  /** Nodes that belong to it whether or not their records are here: through them the network is met. */
+  readonly seats: () => readonly NodeId[];
+  /** Whether nothing is to do with a node. */
+  readonly isBanned: (node: NodeId) => boolean;
   readonly clock: Clock;
   /** Reads a record and checks who signed it, and for which network. Errors: any coded one when it does not hold. */
   readonly judge: (bytes: Uint8Array) => Promise<NodeRecord>;
@@ -34,6 +39,7 @@ export class Directory implements Collection {
   readonly #nodes = new Map<NodeId, KnownNode>();
   readonly #byId = new Map<Digest, KnownNode>();
   readonly #passed = new Set<Digest>();
+  #others: readonly NodeId[] | null = null;
 
   constructor(options: DirectoryOptions) {
     this.#options = options;
@@ -45,6 +51,22 @@ export class Directory implements Collection {
 
   nodes(): Iterable<KnownNode> {
     return this.#nodes.values();
+  }
+
+  /** Everybody but this node and those who are banned. The same array until something changes. */
+  others(): readonly NodeId[] {
+    if (this.#others === null) {
+      const { self, seats, isBanned } = this.#options;
+      const all = new Set([...this.#nodes.keys(), ...seats()]);
+      all.delete(self);
+      this.#others = [...all].filter((node) => !isBanned(node));
+    }
+    return this.#others;
+  }
+
+  /** Seats or bans changed. */
+  refresh(): void {
+    this.#others = null;
   }
 
   get size(): number {
@@ -86,6 +108,7 @@ export class Directory implements Collection {
     const known = this.#nodes.get(node);
     if (known === undefined) return;
     this.#nodes.delete(node);
+    this.#others = null;
     this.#drop(known);
   }
 
@@ -108,7 +131,8 @@ export class Directory implements Collection {
     const known = { node, addresses, sequence, notAfterMs, id, bytes };
     this.#nodes.set(node, known);
     this.#byId.set(id, known);
-    if (before !== undefined) this.#drop(before);
+    if (before === undefined) this.#others = null;
+    else this.#drop(before);
     this.#options.learned(known);
     return 'accepted';
   }

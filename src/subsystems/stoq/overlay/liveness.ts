@@ -127,8 +127,7 @@ export class Liveness implements Disposable {
     if (vital.state !== 'suspect') {
       vital.suspectedAtMs = nowMs;
       this.#become(node, vital, 'suspect');
-      const others = this.#options.nodes().filter((other) => other !== node && this.vitality(other) === 'alive');
-      for (const other of sample(others, WITNESSES, this.#around.random)) this.#spreadDoubt(other, node);
+      for (const other of this.#witnesses(node)) this.#spreadDoubt(other, node);
     }
     const { patienceMs } = this.#options;
     if (nowMs - vital.suspectedAtMs < patienceMs) {
@@ -159,8 +158,7 @@ export class Liveness implements Disposable {
   }
 
   async #reachedByOthers(node: NodeId): Promise<boolean> {
-    const others = this.#options.nodes().filter((other) => other !== node && this.vitality(other) === 'alive');
-    const answers = sample(others, WITNESSES, this.#around.random).map(async (other) => {
+    const answers = this.#witnesses(node).map(async (other) => {
       const options = { replyBytesMax: 64, timeoutMs: 2 * PING_TIMEOUT_MS };
       try {
         const answer = await this.#around.ask(other, 'overlay/reach', encodeMessage({ node }), options);
@@ -171,6 +169,17 @@ export class Liveness implements Disposable {
       }
     });
     return (await Promise.all(answers)).includes(true);
+  }
+
+  /** Some others that answer, found by chance: looking at all of a large network for each doubt would be too much. */
+  #witnesses(node: NodeId): NodeId[] {
+    const nodes = this.#options.nodes();
+    const found = new Set<NodeId>();
+    for (let tries = 0; tries < 8 * WITNESSES && found.size < WITNESSES && nodes.length > 0; tries++) {
+      const other = nodes[Math.floor(this.#around.random() * nodes.length)]!;
+      if (other !== node && this.vitality(other) === 'alive') found.add(other);
+    }
+    return [...found];
   }
 
   #become(node: NodeId, vital: Vital, state: Vitality): void {

@@ -82,6 +82,10 @@ export class RecordExchange implements Disposable {
     this.#collections = new Map(options.collections.map((collection) => [collection.name, collection]));
   }
 
+  get names(): Iterable<string> {
+    return this.#collections.keys();
+  }
+
   /** The methods that other nodes call. */
   answers(): ReadonlyMap<string, Answer> {
     return new Map<string, Answer>([
@@ -107,13 +111,12 @@ export class RecordExchange implements Disposable {
     const collection = this.#of(name);
     const salt = Uint8Array.from({ length: 16 }, () => Math.floor(this.#around.random() * 256));
     const { theirs, ours } = await this.#difference(node, collection, salt, signal);
-    const before = collection.ids.size;
-    await this.#fetch(node, collection, theirs.map(hex), signal);
+    const received = await this.#fetch(node, collection, theirs.map(hex), signal);
     const offered = ours.map((short) => collection.ids.find(short)).filter((id) => id !== null);
     for (let at = 0; at < offered.length; at += RECORDS_LIMITS.idsMax) {
       await this.#tell(node, name, offered.slice(at, at + RECORDS_LIMITS.idsMax), signal);
     }
-    return { received: collection.ids.size - before, offered: offered.length };
+    return { received, offered: offered.length };
   }
 
   [Symbol.dispose](): void {
@@ -130,8 +133,10 @@ export class RecordExchange implements Disposable {
     });
   }
 
-  async #fetch(node: NodeId, collection: Collection, wanted: readonly string[], signal?: AbortSignal): Promise<void> {
-    let left = wanted.slice(0, wanted.length);
+  /** How many records came that were not known here. */
+  async #fetch(node: NodeId, collection: Collection, wanted: readonly string[], signal?: AbortSignal): Promise<number> {
+    let left = wanted;
+    let received = 0;
     while (left.length > 0) {
       signal?.throwIfAborted();
       const asked = left.slice(0, FETCH_BATCH);
@@ -139,25 +144,27 @@ export class RecordExchange implements Disposable {
       const options = { replyBytesMax: RECORDS_ANSWER_BYTES_MAX, signal };
       const bodies = decodeRecordsAnswer(await this.#around.ask(node, 'records/get', body, options), asked.length);
       for (const [index, bytes] of bodies.entries()) {
-        if (bytes !== null) await this.#receive(node, collection, asked[index]!, bytes);
+        if (bytes !== null && (await this.#receive(node, collection, asked[index]!, bytes))) received += 1;
       }
       left = left.slice(bodies.length);
     }
+    return received;
   }
 
-  async #receive(node: NodeId, collection: Collection, asked: string, bytes: Uint8Array): Promise<void> {
+  async #receive(node: NodeId, collection: Collection, asked: string, bytes: Uint8Array): Promise<boolean> {
     const id = digestOf(bytes);
     if (!digestHex(id).startsWith(asked)) {
       this.#options.accuse(node, `handed over ${id} as the record ${asked}`, bytes);
       throw new HyperMeshError('peer-lied', 'A record does not have the id that was asked for.');
     }
-    if (collection.knows(id) || this.#fetching.has(id)) return;
+    if (collection.knows(id) || this.#fetching.has(id)) return false;
     this.#fetching.add(id);
     try {
       const reception = await collection.receive(id, bytes, node);
       if (reception === 'accepted') this.accepted(collection.name, id, node);
       if (reception === 'refused')
         this.#options.accuse(node, `vouched for the record ${id}, which breaks the rules`, bytes);
+      return reception !== 'refused';
     } finally {
       this.#fetching.delete(id);
     }
