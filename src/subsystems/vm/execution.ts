@@ -71,8 +71,10 @@ export async function openExecution(
 ): Promise<ExecutionSubsystem> {
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   await using stack = new AsyncDisposableStack();
-  const runtimes: Runtime[] = [stack.use(new WasmRuntime(lent, { limits }))];
-  if (options.directory !== undefined) runtimes.push(...(await inBoxes(lent, options.directory, limits, stack)));
+  const runtimes: Runtime[] =
+    options.directory === undefined
+      ? [stack.use(new WasmRuntime(lent, { limits }))]
+      : await inBoxes(lent, options.directory, limits, stack);
   const grants =
     options.directory === undefined
       ? null
@@ -88,7 +90,7 @@ export async function openExecution(
   return new Runner({ ...lent, grants }, runtimes, stack.move(), limits, options.concurrency ?? availableParallelism());
 }
 
-/** The languages whose programs are processes. */
+/** The languages whose programs are processes, or engines in a process. */
 async function inBoxes(
   lent: { readonly assets: Pick<Assets, 'tree' | 'readFile'> },
   directory: string,
@@ -115,6 +117,7 @@ async function inBoxes(
     keptBytesMax: 2 * limits.imageBytesMax,
   });
   return [
+    stack.use(new WasmRuntime({ ...lent, sandbox }, { limits })),
     new PythonRuntime({ ...lent, sandbox, trees }, { limits }),
     julia,
     new ContainerRuntime({ ...lent, sandbox, trees, roots }, { limits }),

@@ -60,6 +60,8 @@ export interface Box {
   readonly control: Duplex;
   /** Never rejects. When it resolves, no process of the box is left. */
   readonly exit: Promise<BoxExit>;
+  /** Of all its processes, until now. */
+  measure(): { readonly residentBytes: number; readonly cpuMs: number };
   /** Ends the box with everything in it: `exit` says `cancelled`. */
   kill(): void;
 }

@@ -93,6 +93,10 @@ export class RunningBox implements Box, AheadBox {
     this.exit = this.#follow(status!, ended, options.isWatched, setUp.resolve);
   }
 
+  measure(): { readonly residentBytes: number; readonly cpuMs: number } {
+    return measureTree(this.#child.pid ?? 0);
+  }
+
   async activity(): Promise<{ readonly cpuMs: number; readonly isAsleep: boolean }> {
     const { cpuMs, isAsleep } = measureTree(this.#child.pid ?? 0);
     return {

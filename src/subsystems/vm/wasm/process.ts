@@ -1,17 +1,152 @@
-import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { realpath } from 'node:fs/promises';
+import path from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { siblingModule } from '../../../base/module.ts';
+import type { ProcessSandbox } from '../process/sandbox.ts';
 import { BOX_FRAME_MAX, FRAME, frameHead } from './frames.ts';
 
+const FOLDER = path.dirname(fileURLToPath(siblingModule(import.meta.url, './box-child')));
 /** All that a box may read of this machine: its own source. */
 const SOURCES = [
   ...['box-child', 'abi', 'binary', 'component', 'files', 'frames', 'fuel', 'link', 'meter', 'preview2', 'wasi'],
-].map((name) => fileURLToPath(siblingModule(import.meta.url, `./${name}`)));
+].map((name) => path.basename(fileURLToPath(siblingModule(import.meta.url, `./${name}`))));
 /** For the text of modules, trees and our own objects; what a program holds is outside this heap. */
 const HEAP_MIB = 128;
 const DIAGNOSTICS_MAX = 8 * 1024;
+
+/** Of Node.js, with the sources in `folder`. */
+function optionsFor(folder: string): string[] {
+  return [
+    '--permission',
+    ...SOURCES.map((name) => `--allow-fs-read=${path.join(folder, name)}`),
+    '--no-addons',
+    '--no-warnings',
+    '--disable-proto=delete',
+    '--expose-gc',
+    `--max-old-space-size=${HEAP_MIB}`,
+    '--max-semi-space-size=2',
+    '--v8-pool-size=1',
+    path.join(folder, SOURCES[0]!),
+  ];
+}
+
+/** A process of Node.js that runs `box-child.ts`. */
+interface Started {
+  readonly stdin: Writable;
+  readonly stdout: Readable;
+  readonly stderr: Readable;
+  /** Why it ended; `text` when more is known than it said on standard error. */
+  readonly gone: Promise<{ readonly signal: string | null; readonly text: string }>;
+  /** What the kernel measured so far; null where it does not say. */
+  measure(): { readonly cpuMs: number; readonly residentBytes: number; readonly peakBytes: number } | null;
+  /** From here on `peakBytes` counts anew, where the kernel lets us. */
+  forgetPeak(): void;
+  /** While it waits, it does not keep the node's process alive. */
+  hold(isHeld: boolean): void;
+  kill(): void;
+}
+export type Starter = () => Promise<Started>;
+
+/** Held by nothing but Node's permission model. */
+export async function startPlain(): Promise<Started> {
+  const child = spawn(
+    process.execPath,
+    optionsFor(FOLDER),
+    // Its own session: a Ctrl-C at the terminal is for the node, which then ends its boxes.
+    { env: {}, cwd: '/', stdio: ['pipe', 'pipe', 'pipe'], detached: true },
+  );
+  const { stdin, stdout, stderr, pid } = child;
+  return {
+    ...{ stdin, stdout, stderr },
+    gone: new Promise((resolve) => {
+      child.once('error', ({ message }) => resolve({ signal: null, text: message }));
+      child.once('close', (_code, signal) => resolve({ signal, text: '' }));
+    }),
+    measure: () => (pid === undefined ? null : measureProcess(pid)),
+    forgetPeak() {
+      if (process.platform !== 'linux' || pid === undefined) return;
+      try {
+        writeFileSync(`/proc/${pid}/clear_refs`, '5');
+      } catch {
+        // Then it is the largest of all runs in this process.
+      }
+    },
+    hold(isHeld) {
+      for (const handle of [child, stdin, stdout, stderr] as unknown as Handle[])
+        if (isHeld) handle.ref();
+        else handle.unref();
+    },
+    kill: () => void child.kill('SIGKILL'),
+  };
+}
+type Handle = { ref(): void; unref(): void };
+
+const DAYS_24_MS = 2 ** 31 - 1;
+const PIDS = 32;
+const CORES = 2;
+const AT = { node: '/node', sources: '/hypermesh' };
+
+/** The same in a hardened box of the machine. `memoryBytes`: of the whole process. */
+export function startIn(sandbox: Pick<ProcessSandbox, 'start'>, memoryBytes: number): Starter {
+  return async () => {
+    const [node, sources] = await Promise.all([realpath(process.execPath), realpath(FOLDER)]);
+    const box = await sandbox.start({
+      command: [path.join(AT.node, path.basename(node)), ...optionsFor(AT.sources)],
+      root: 'host',
+      mounts: [],
+      folders: [
+        { source: path.dirname(node), at: AT.node, isWritable: false },
+        { source: sources, at: AT.sources, isWritable: false },
+      ],
+      environment: {},
+      hasControl: false,
+      limits: {
+        ...{ memoryBytes, cpuCores: CORES, wallMs: DAYS_24_MS, pids: PIDS, tmpBytes: 0, fileBytes: 1 },
+        outputBytes: Number.MAX_SAFE_INTEGER,
+      },
+    });
+    const { stdin, stdout, stderr } = box;
+    let peakBytes = 0;
+    return {
+      ...{ stdin, stdout, stderr },
+      gone: box.exit.then(({ signal, termination, reason }) => ({
+        signal,
+        text: `${termination === 'memory' ? 'out of memory: ' : ''}${reason ?? ''}`,
+      })),
+      measure() {
+        const measured = box.measure();
+        peakBytes = Math.max(peakBytes, measured.residentBytes);
+        return { ...measured, peakBytes };
+      },
+      forgetPeak() {
+        peakBytes = 0;
+      },
+      hold() {},
+      kill: () => box.kill(),
+    };
+  };
+}
+
+function measureProcess(pid: number): ReturnType<Started['measure']> {
+  if (process.platform !== 'linux') return null;
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    const status = readFileSync(`/proc/${pid}/status`, 'latin1');
+    const kibibytes = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(status)?.[1] ?? 0);
+    return {
+      // utime and stime, in ticks of 10 ms on every Linux
+      cpuMs: (Number(fields[11]) + Number(fields[12])) * 10,
+      residentBytes: kibibytes('VmRSS') * 1024,
+      peakBytes: kibibytes('VmHWM') * 1024,
+    };
+  } catch {
+    return null;
+  }
+}
 
 export type BoxEvent =
   | { readonly kind: 'frame'; readonly type: number; readonly body: Uint8Array }
@@ -24,7 +159,7 @@ export type BoxEvent =
  * killed.
  */
 export class BoxProcess {
-  readonly #child: ChildProcessByStdio<Writable, Readable, Readable>;
+  readonly #started: Started;
   #pieces: Uint8Array[] = [];
   #held = 0;
   #diagnostics = '';
@@ -32,41 +167,23 @@ export class BoxProcess {
   /** Events that came before anybody listened: at most `ready` and `gone`. */
   #early: BoxEvent[] = [];
   #gone = false;
+  #killed = false;
 
-  constructor() {
-    this.#child = spawn(
-      process.execPath,
-      [
-        '--permission',
-        ...SOURCES.map((path) => `--allow-fs-read=${path}`),
-        '--no-addons',
-        '--no-warnings',
-        '--disable-proto=delete',
-        '--expose-gc',
-        `--max-old-space-size=${HEAP_MIB}`,
-        '--max-semi-space-size=2',
-        '--v8-pool-size=1',
-        SOURCES[0]!,
-      ],
-      // Its own session: a Ctrl-C at the terminal is for the node, which then ends its boxes.
-      { env: {}, cwd: '/', stdio: ['pipe', 'pipe', 'pipe'], detached: true },
-    );
-    this.#child.stdin.on('error', () => {});
-    this.#child.stdout.on('data', (piece: Uint8Array) => this.#take(piece));
-    this.#child.stderr.on('data', (piece: Buffer) => {
+  constructor(started: Started) {
+    this.#started = started;
+    started.stdin.on('error', () => {});
+    started.stdout.on('error', () => {});
+    started.stderr.on('error', () => {});
+    started.stdout.on('data', (piece: Uint8Array) => this.#take(piece));
+    started.stderr.on('data', (piece: Buffer) => {
       this.#diagnostics = (this.#diagnostics + piece.toString('latin1')).slice(-DIAGNOSTICS_MAX);
     });
-    this.#child.once('error', (error) => this.#end(null, error.message));
-    this.#child.once('close', (_code, signal) => this.#end(signal, this.#diagnostics));
-  }
-
-  get pid(): number | undefined {
-    return this.#child.pid;
+    void started.gone.then(({ signal, text }) => this.#end(signal, `${text} ${this.#diagnostics}`));
   }
 
   /** Or about to be. */
   get gone(): boolean {
-    return this.#gone || this.#child.killed;
+    return this.#gone || this.#killed;
   }
 
   listen(listener: (event: BoxEvent) => void): void {
@@ -75,7 +192,7 @@ export class BoxProcess {
   }
 
   send(type: number, body: Uint8Array): void {
-    const { stdin } = this.#child;
+    const { stdin } = this.#started;
     stdin.cork();
     stdin.write(frameHead(type, body.length));
     if (body.length > 0) stdin.write(body);
@@ -83,46 +200,21 @@ export class BoxProcess {
   }
 
   kill(): void {
-    this.#child.kill('SIGKILL');
-    this.#child.stdin.destroy();
+    this.#killed = true;
+    this.#started.kill();
+    this.#started.stdin.destroy();
   }
 
-  /** While a box waits, it does not keep the node's process alive. */
   hold(isHeld: boolean): void {
-    const { stdin, stdout, stderr } = this.#child;
-    for (const handle of [this.#child, stdin, stdout, stderr] as unknown as { ref(): void; unref(): void }[]) {
-      if (isHeld) handle.ref();
-      else handle.unref();
-    }
+    this.#started.hold(isHeld);
   }
 
-  /** From here on `peakBytes` counts anew, where the kernel lets us. */
   forgetPeak(): void {
-    if (process.platform !== 'linux' || this.pid === undefined) return;
-    try {
-      writeFileSync(`/proc/${this.pid}/clear_refs`, '5');
-    } catch {
-      // Then it is the largest of all runs in this box.
-    }
+    this.#started.forgetPeak();
   }
 
-  /** What the kernel measured so far; null where it does not say. */
-  measure(): { cpuMs: number; residentBytes: number; peakBytes: number } | null {
-    if (process.platform !== 'linux' || this.pid === undefined) return null;
-    try {
-      const stat = readFileSync(`/proc/${this.pid}/stat`, 'latin1');
-      const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-      const status = readFileSync(`/proc/${this.pid}/status`, 'latin1');
-      const kibibytes = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(status)?.[1] ?? 0);
-      return {
-        // utime and stime, in ticks of 10 ms on every Linux
-        cpuMs: (Number(fields[11]) + Number(fields[12])) * 10,
-        residentBytes: kibibytes('VmRSS') * 1024,
-        peakBytes: kibibytes('VmHWM') * 1024,
-      };
-    } catch {
-      return null;
-    }
+  measure(): ReturnType<Started['measure']> {
+    return this.#started.measure();
   }
 
   #take(piece: Uint8Array): void {
@@ -179,12 +271,15 @@ interface Idle<Loaded extends Kept> {
  */
 export class BoxPool<Loaded extends Kept> implements Disposable {
   readonly #keptMax: number;
+  readonly #start: Starter;
+  #starting = false;
   /** The one that waits longest first. */
   readonly #idle = new Set<Idle<Loaded>>();
   #closed = false;
 
-  constructor(keptMax: number) {
+  constructor(keptMax: number, start: Starter) {
     this.#keptMax = keptMax;
+    this.#start = start;
   }
 
   /** The box that last ran the program of that key. */
@@ -198,7 +293,7 @@ export class BoxPool<Loaded extends Kept> implements Disposable {
   /** A box that waits for its first program. Throws an Error that says why there is none. */
   async takeBlank(): Promise<BoxProcess> {
     const found = [...this.#idle].find((idle) => idle.kept === null && !idle.box.gone);
-    const box = found === undefined ? new BoxProcess() : this.#wake(found);
+    const box = found === undefined ? new BoxProcess(await this.#start()) : this.#wake(found);
     await ready(box);
     return box;
   }
@@ -213,7 +308,21 @@ export class BoxPool<Loaded extends Kept> implements Disposable {
 
   /** To be called after a run. */
   refill(): void {
-    if (!this.#closed && ![...this.#idle].some((idle) => idle.kept === null)) this.#rest(new BoxProcess(), null);
+    if (this.#closed || this.#starting || [...this.#idle].some((idle) => idle.kept === null)) return;
+    this.#starting = true;
+    this.#start()
+      .then(
+        (started) => {
+          const box = new BoxProcess(started);
+          if (this.#closed) box.kill();
+          else this.#rest(box, null);
+        },
+        // Whoever needs one starts one, and is told why there is none.
+        () => {},
+      )
+      .finally(() => {
+        this.#starting = false;
+      });
   }
 
   [Symbol.dispose](): void {

@@ -1,7 +1,13 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { after, it } from 'node:test';
 import { assembleCommand } from '../../../testing/component.ts';
-import { MemoryTrees, testRuntime } from '../../../testing/runtime-conformance.ts';
+import { MemoryTrees, type RuntimeFixture, testRuntime } from '../../../testing/runtime-conformance.ts';
 import { assemble } from '../../../testing/wat.ts';
 import { DEFAULT_LIMITS } from '../limits.ts';
+import { openProcessSandbox, type ProcessSandbox } from '../process/sandbox.ts';
 import { WasmRuntime } from './runtime.ts';
 
 const READ = '(import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))';
@@ -53,7 +59,7 @@ const ENVIRONMENT = `(module ${WRITE}
     (drop (call $get (i32.const 1000) (i32.const 100)))
     (call $print (i32.const 1) (i32.load (i32.const 20)))))`;
 
-testRuntime('wasm', async () => {
+async function modules(sandbox?: ProcessSandbox): Promise<RuntimeFixture> {
   const trees = new MemoryTrees();
   const layer = trees.add({
     'echo.wasm': await assemble(ECHO),
@@ -66,7 +72,10 @@ testRuntime('wasm', async () => {
     'environment.wasm': await assemble(ENVIRONMENT),
     'broken.wasm': Buffer.from('not a module'),
   });
-  const runtime = new WasmRuntime({ assets: trees }, { limits: DEFAULT_LIMITS });
+  const runtime = new WasmRuntime(
+    { assets: trees, ...(sandbox === undefined ? {} : { sandbox }) },
+    { limits: DEFAULT_LIMITS },
+  );
   return {
     runtime,
     trees,
@@ -84,6 +93,25 @@ testRuntime('wasm', async () => {
     },
     [Symbol.asyncDispose]: () => runtime[Symbol.asyncDispose](),
   };
+}
+
+testRuntime('wasm', () => modules());
+
+const directory = await mkdtemp(path.join(tmpdir(), 'hypermesh-wasm-'));
+const sandbox = await openProcessSandbox({ directory });
+const { available, reason } = await sandbox.probe();
+after(async () => {
+  await sandbox[Symbol.asyncDispose]();
+  await rm(directory, { recursive: true });
+});
+
+testRuntime('wasm, in a box', () => modules(sandbox), { skip: available ? false : (reason ?? 'no boxes') });
+
+it('says which box holds the engine', { skip: available ? false : (reason ?? 'no boxes') }, async () => {
+  await using fixture = await modules(sandbox);
+  const { enforces } = await fixture.runtime.probe();
+  assert.match(enforces?.['isolation'] ?? '', /permission model.*bubblewrap/);
+  assert.match(enforces?.['syscalls'] ?? '', /seccomp/);
 });
 
 const STDOUT = [

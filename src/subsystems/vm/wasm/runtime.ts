@@ -7,9 +7,10 @@ import type { Assets, TreeEntry } from '../../../capabilities/assets.ts';
 import type { RunRequest, RunResult, Runtime, RuntimeStatus, Termination } from '../../../capabilities/vm.ts';
 import type { ExecutionLimits } from '../limits.ts';
 import { logTo, parseOutput, visible } from '../output.ts';
+import type { ProcessSandbox } from '../process/sandbox.ts';
 import { encodeInput } from '../request.ts';
 import { type BoxEnd, type BoxEntry, type BoxOrder, type BoxProgram, type FileWish, FRAME } from './frames.ts';
-import { type BoxEvent, BoxPool, type BoxProcess } from './process.ts';
+import { type BoxEvent, BoxPool, type BoxProcess, startIn, startPlain } from './process.ts';
 
 const PAGE = 65_536;
 /** After this the box is killed, should it not have stopped the program itself. */
@@ -77,12 +78,21 @@ interface Job {
   readonly log: (bytes: Uint8Array) => void;
 }
 
+/** What holds the process, beside itself. */
+interface Held extends Job {
+  readonly around: Readonly<Record<string, string>> | null;
+  /** What the process had spent when the run began. */
+  readonly startCpuMs: number;
+}
+
 /** A program in its box. */
 interface Loaded {
   readonly key: string;
   readonly box: BoxProcess;
   readonly program: Program;
   runs: number;
+  /** What the process had spent after its last run; null before the first. */
+  cpuMs: number | null;
 }
 
 /**
@@ -93,18 +103,33 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
   readonly kind = 'wasm';
   readonly #assets: Pick<Assets, 'tree' | 'readFile'>;
   readonly #limits: ExecutionLimits;
+  readonly #sandbox: Pick<ProcessSandbox, 'probe' | 'start'> | undefined;
   readonly #pool: BoxPool<Loaded>;
+  /** The box around each process, as what it enforces; null: there is none. */
+  #around: Promise<Readonly<Record<string, string>> | null> | undefined;
   readonly #running = new Set<Conversation>();
   #probed: Promise<RuntimeStatus> | undefined;
   #closed = false;
 
   constructor(
-    lent: { readonly assets: Pick<Assets, 'tree' | 'readFile'> },
+    /** `sandbox`: a second wall, where the machine has one. */
+    lent: {
+      readonly assets: Pick<Assets, 'tree' | 'readFile'>;
+      readonly sandbox?: Pick<ProcessSandbox, 'probe' | 'start'>;
+    },
     options: { readonly limits: ExecutionLimits },
   ) {
     this.#assets = lent.assets;
     this.#limits = options.limits;
-    this.#pool = new BoxPool(options.limits.keptBoxesMax);
+    this.#sandbox = lent.sandbox;
+    const { memoryBytesMax, tmpBytesMax, keptBoxesMax } = options.limits;
+    const inBox =
+      lent.sandbox === undefined
+        ? startPlain
+        : startIn(lent.sandbox, memoryBytesMax + 2 * tmpBytesMax + OVERHEAD_BYTES);
+    this.#pool = new BoxPool(keptBoxesMax, async () =>
+      (await this.#enforcesAround()) === null ? startPlain() : inBox(),
+    );
   }
 
   async probe(): Promise<RuntimeStatus> {
@@ -160,7 +185,7 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
       available: reason === null,
       version: reason === null ? version : null,
       reason,
-      ...(reason === null ? { enforces: enforcedBy(policy) } : {}),
+      ...(reason === null ? { enforces: enforcedBy(policy, await this.#enforcesAround()) } : {}),
     };
   }
 
@@ -199,7 +224,16 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
     const given: BoxProgram = { memoryPagesMax, mounts: trees.map(({ at, entries }) => ({ at, entries })) };
     box.send(FRAME.program, utf8(JSON.stringify(given)));
     box.send(FRAME.module, module);
-    return { key, box, program, runs: 0 };
+    return { key, box, program, runs: 0, cpuMs: null };
+  }
+
+  /** Where the machine has no boxes, the permission model of Node.js is the only wall around the engine. */
+  #enforcesAround(): Promise<Readonly<Record<string, string>> | null> {
+    this.#around ??= (async () => {
+      const status = await this.#sandbox?.probe();
+      return status?.available === true ? status.enforces : null;
+    })();
+    return this.#around;
   }
 
   async #execute(loaded: Loaded, job: Job, options: CallOptions): Promise<RunResult> {
@@ -209,7 +243,16 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
       refuseCancelled(options.signal);
       throw new HyperMeshError('cancelled', 'The node stopped before the program started.');
     }
-    const conversation = new Conversation(box, loaded.program, job, this.#assets, this.#limits);
+    const around = await this.#enforcesAround();
+    // What waited meanwhile spent nothing.
+    const startCpuMs = loaded.cpuMs ?? box.measure()?.cpuMs ?? 0;
+    const conversation = new Conversation(
+      box,
+      loaded.program,
+      { ...job, around, startCpuMs },
+      this.#assets,
+      this.#limits,
+    );
     const cancel = () => void conversation.cancel('The caller gave up.');
     this.#running.add(conversation);
     options.signal?.addEventListener('abort', cancel, { once: true });
@@ -217,7 +260,9 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
       const result = await conversation.result;
       loaded.runs += 1;
       const isClean = result.termination === 'exit' && loaded.runs < RUNS_MAX && loaded.key !== PROBE;
-      if (isClean && (box.measure()?.residentBytes ?? 0) < KEPT_BYTES_MAX) this.#pool.keep(loaded);
+      const measured = isClean ? box.measure() : null;
+      loaded.cpuMs = measured?.cpuMs ?? null;
+      if (isClean && (measured?.residentBytes ?? 0) < KEPT_BYTES_MAX) this.#pool.keep(loaded);
       else box.kill();
       return result;
     } catch (error) {
@@ -267,11 +312,10 @@ class Conversation {
   readonly result: Promise<RunResult>;
   readonly #box: BoxProcess;
   readonly #program: Program;
-  readonly #job: Job;
+  readonly #job: Held;
   readonly #assets: Pick<Assets, 'readFile'>;
   readonly #limits: ExecutionLimits;
   readonly #startMs = performance.now();
-  readonly #startCpuMs: number;
   readonly #stdout: Uint8Array[] = [];
   readonly #timers: NodeJS.Timeout[];
   #stderr: Uint8Array[] = [];
@@ -283,14 +327,13 @@ class Conversation {
   #settle!: { resolve(result: RunResult): void; reject(error: Error): void };
   #settled = false;
 
-  constructor(box: BoxProcess, program: Program, job: Job, assets: Pick<Assets, 'readFile'>, limits: ExecutionLimits) {
+  constructor(box: BoxProcess, program: Program, job: Held, assets: Pick<Assets, 'readFile'>, limits: ExecutionLimits) {
     this.#box = box;
     this.#program = program;
     this.#job = job;
     this.#assets = assets;
     this.#limits = limits;
     box.forgetPeak();
-    this.#startCpuMs = box.measure()?.cpuMs ?? 0;
     this.result = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
     });
@@ -427,7 +470,7 @@ class Conversation {
     const elapsed = performance.now() - this.#startMs;
     this.#end(termination, reason, null, {
       // One thread: where the kernel does not say, the elapsed time is the upper bound.
-      cpuMs: this.#measured === null ? Math.round(elapsed) : Math.max(0, this.#measured.cpuMs - this.#startCpuMs),
+      cpuMs: this.#measured === null ? Math.round(elapsed) : Math.max(0, this.#measured.cpuMs - this.#job.startCpuMs),
       peakMemoryBytes: 0,
       peakProcessBytes: this.#measured?.peakBytes ?? 0,
       fuelUsed: null,
@@ -448,7 +491,7 @@ class Conversation {
       ...parseOutput(Buffer.concat(this.#stdout)),
       stderr: visible(Buffer.concat(this.#stderr).subarray(-STDERR_KEPT).toString('utf8')),
       usage: { wallMs: Math.round(performance.now() - this.#startMs), ...usage },
-      enforcedBy: enforcedBy(this.#job.policy),
+      enforcedBy: enforcedBy(this.#job.policy, this.#job.around),
     });
   }
 
@@ -467,9 +510,13 @@ class Conversation {
   }
 }
 
-function enforcedBy(policy: RunRequest['policy']): Record<string, string> {
+function enforcedBy(
+  policy: RunRequest['policy'],
+  around: Readonly<Record<string, string>> | null,
+): Record<string, string> {
   return {
-    isolation: 'WebAssembly, in a process of its own under the permission model of Node.js',
+    isolation: `WebAssembly, in a process of its own under the permission model of Node.js${around === null ? '' : `, in ${around['isolation']}`}`,
+    ...(around?.['syscalls'] === undefined ? {} : { syscalls: around['syscalls'] }),
     memory: `clamped WebAssembly memory${process.platform === 'linux' ? ', resident-size watchdog' : ''}`,
     cpu: policy.cpuCores < 1 ? 'one thread, held back at fuel checks' : 'one thread',
     wall: 'fuel checks, then SIGKILL',
