@@ -115,11 +115,13 @@ describe('runtime python', { skip }, () => {
       (error: { code: string }) => error.code,
     );
     assert.equal(outcome, 'cancelled');
-    const known = ['containers', 'images', 'machines', 'seccomp.bpf', 'trees'];
+    const known = ['containers', 'images', 'lent', 'machines', 'seccomp.bpf', 'trees'];
     assert.deepEqual(
       (await readdir(directory)).filter((name) => !known.includes(name)),
       [],
     );
+    // Where boxes were shown folders of others: nothing is shown any more.
+    assert.deepEqual(await readdir(path.join(directory, 'lent')).catch(() => []), []);
     await rm(directory, { recursive: true });
   });
 
