@@ -90,43 +90,41 @@ const CORES = 2;
 const AT = { node: '/node', sources: '/hypermesh' };
 
 /** The same in a hardened box of the machine. `memoryBytes`: of the whole process. */
-export function startIn(sandbox: Pick<ProcessSandbox, 'start'>, memoryBytes: number): Starter {
-  return async () => {
-    const [node, sources] = await Promise.all([realpath(process.execPath), realpath(FOLDER)]);
-    const box = await sandbox.start({
-      command: [path.join(AT.node, path.basename(node)), ...optionsFor(AT.sources)],
-      root: 'host',
-      mounts: [],
-      folders: [
-        { source: path.dirname(node), at: AT.node, isWritable: false },
-        { source: sources, at: AT.sources, isWritable: false },
-      ],
-      environment: {},
-      hasControl: false,
-      limits: {
-        ...{ memoryBytes, cpuCores: CORES, wallMs: DAYS_24_MS, pids: PIDS, tmpBytes: 0, fileBytes: 1 },
-        outputBytes: Number.MAX_SAFE_INTEGER,
-      },
-    });
-    const { stdin, stdout, stderr } = box;
-    let peakBytes = 0;
-    return {
-      ...{ stdin, stdout, stderr },
-      gone: box.exit.then(({ signal, termination, reason }) => ({
-        signal,
-        text: `${termination === 'memory' ? 'out of memory: ' : ''}${reason ?? ''}`,
-      })),
-      measure() {
-        const measured = box.measure();
-        peakBytes = Math.max(peakBytes, measured.residentBytes);
-        return { ...measured, peakBytes };
-      },
-      forgetPeak() {
-        peakBytes = 0;
-      },
-      hold() {},
-      kill: () => box.kill(),
-    };
+export async function startIn(sandbox: Pick<ProcessSandbox, 'start'>, memoryBytes: number): Promise<Started> {
+  const [node, sources] = await Promise.all([realpath(process.execPath), realpath(FOLDER)]);
+  const box = await sandbox.start({
+    command: [path.join(AT.node, path.basename(node)), ...optionsFor(AT.sources)],
+    root: 'host',
+    mounts: [],
+    folders: [
+      { source: path.dirname(node), at: AT.node, isWritable: false },
+      { source: sources, at: AT.sources, isWritable: false },
+    ],
+    environment: {},
+    hasControl: false,
+    limits: {
+      ...{ memoryBytes, cpuCores: CORES, wallMs: DAYS_24_MS, pids: PIDS, tmpBytes: 0, fileBytes: 1 },
+      outputBytes: Number.MAX_SAFE_INTEGER,
+    },
+  });
+  const { stdin, stdout, stderr } = box;
+  let peakBytes = 0;
+  return {
+    ...{ stdin, stdout, stderr },
+    gone: box.exit.then(({ signal, termination, reason }) => ({
+      signal,
+      text: `${termination === 'memory' ? 'out of memory: ' : ''}${reason ?? ''}`,
+    })),
+    measure() {
+      const measured = box.measure();
+      peakBytes = Math.max(peakBytes, measured.residentBytes);
+      return { ...measured, peakBytes };
+    },
+    forgetPeak() {
+      peakBytes = 0;
+    },
+    hold() {},
+    kill: () => box.kill(),
   };
 }
 

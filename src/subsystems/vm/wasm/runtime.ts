@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { fromUtf8, utf8 } from '../../../base/bytes.ts';
 import type { CallOptions } from '../../../base/call.ts';
 import type { Digest } from '../../../base/digest.ts';
-import { HyperMeshError } from '../../../base/errors.ts';
+import { HyperMeshError, isCoded } from '../../../base/errors.ts';
 import type { Assets, TreeEntry } from '../../../capabilities/assets.ts';
 import type { RunRequest, RunResult, Runtime, RuntimeStatus, Termination } from '../../../capabilities/vm.ts';
 import type { ExecutionLimits } from '../limits.ts';
@@ -10,7 +10,7 @@ import { logTo, parseOutput, visible } from '../output.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
 import { encodeInput } from '../request.ts';
 import { type BoxEnd, type BoxEntry, type BoxOrder, type BoxProgram, type FileWish, FRAME } from './frames.ts';
-import { type BoxEvent, BoxPool, type BoxProcess, startIn, startPlain } from './process.ts';
+import { type BoxEvent, BoxPool, type BoxProcess, type Starter, startIn, startPlain } from './process.ts';
 
 const PAGE = 65_536;
 /** After this the box is killed, should it not have stopped the program itself. */
@@ -123,13 +123,8 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
     this.#limits = options.limits;
     this.#sandbox = lent.sandbox;
     const { memoryBytesMax, tmpBytesMax, keptBoxesMax } = options.limits;
-    const inBox =
-      lent.sandbox === undefined
-        ? startPlain
-        : startIn(lent.sandbox, memoryBytesMax + 2 * tmpBytesMax + OVERHEAD_BYTES);
-    this.#pool = new BoxPool(keptBoxesMax, async () =>
-      (await this.#enforcesAround()) === null ? startPlain() : inBox(),
-    );
+    const memoryBytes = memoryBytesMax + 2 * tmpBytesMax + OVERHEAD_BYTES;
+    this.#pool = new BoxPool(keptBoxesMax, () => this.#startProcess(memoryBytes));
   }
 
   async probe(): Promise<RuntimeStatus> {
@@ -225,6 +220,18 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
     box.send(FRAME.program, utf8(JSON.stringify(given)));
     box.send(FRAME.module, module);
     return { key, box, program, runs: 0, cpuMs: null };
+  }
+
+  async #startProcess(memoryBytes: number): ReturnType<Starter> {
+    if (this.#sandbox === undefined || (await this.#enforcesAround()) === null) return startPlain();
+    try {
+      return await startIn(this.#sandbox, memoryBytes);
+    } catch (error) {
+      // Node.js lies where users of boxes may not read.
+      if (!isCoded(error, 'policy-refused')) throw error;
+      this.#around = Promise.resolve(null);
+      return startPlain();
+    }
   }
 
   /** Where the machine has no boxes, the permission model of Node.js is the only wall around the engine. */
