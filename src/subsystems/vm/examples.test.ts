@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { globSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, globSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -50,6 +50,7 @@ describe('example packages and templates', () => {
   for (const path of [
     'examples/packages/greeter',
     'examples/packages/phrases',
+    'examples/packages/librarian',
     'examples/packages/series',
     'templates/wasm',
     'templates/library',
@@ -82,6 +83,43 @@ describe('example packages and templates', () => {
     );
     assert.equal((await run('examples/packages/greeter', { language: '../../x' })).exitCode, 1);
     assert.match((await run('examples/packages/greeter', { name: 'x'.repeat(70_000) })).stderr, /too large/);
+  });
+
+  it('hello/librarian reads the folder that it is lent, and writes into the other', async (t) => {
+    const directory = await mkdtemp(join(tmpdir(), 'hypermesh-librarian-'));
+    try {
+      const [books, index] = [join(directory, 'books'), join(directory, 'index')];
+      for (const path of [books, index]) mkdirSync(path);
+      chmodSync(index, 0o777);
+      chmodSync(books, 0o755);
+      writeFileSync(join(books, 'a.txt'), 'The cat and the dog');
+      writeFileSync(join(books, 'b.txt'), 'the größte cat');
+      const trees = new MemoryTrees();
+      await using execution = await openExecution({ assets: trees }, { directory: join(directory, 'vm') });
+      const status = (await execution.runtimes()).find(({ kind }) => kind === 'python');
+      if (status?.available !== true) {
+        t.skip(status?.reason ?? 'no Python');
+        return;
+      }
+      const { sandbox, resources } = packageManifest.parse(
+        parse(readFileSync(`${ROOT}examples/packages/librarian/catalog.yaml`, 'utf8')),
+      );
+      const layer = trees.add(folder('examples/packages/librarian'));
+      const subject = { package: layer, ref: 'hello/librarian@1.0.0' };
+      const folders = Object.entries(sandbox.folders ?? {}).map(([name, access]) => ({ name, access }));
+      await execution.grant({
+        ...{ ...subject, layer, connect: [] },
+        folders: folders.map((one) => ({ ...one, path: one.name === 'books' ? books : index })),
+      });
+      const result = await execution.run({
+        ...{ kind: 'python', layer, entry: 'main.py', args: [], input: { top: 1 }, subject },
+        policy: { ...SMALL_POLICY, memoryBytes: resources.memory ?? 0, folders },
+      });
+      assert.deepEqual(result.output, { books: 2, words: 8, most: [['the', 3]] }, result.stderr);
+      assert.equal(JSON.parse(readFileSync(join(index, 'words.json'), 'utf8'))['größte'], 1);
+    } finally {
+      await rm(directory, { recursive: true, force: true });
+    }
   });
 
   it('templates/container answers at once, where its image can run', async (t) => {
