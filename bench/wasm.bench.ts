@@ -1,4 +1,6 @@
-import { readFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { openExecution } from '../src/subsystems/vm/index.ts';
 import { MemoryTrees, SMALL_POLICY } from '../src/testing/runtime-conformance.ts';
 import { type Bench, inTurn, timed } from './harness.ts';
@@ -21,8 +23,17 @@ export const bench: Bench = {
       input: { name: 'Ada' },
       policy: SMALL_POLICY,
     } as const;
-    await using kept = await openExecution({ assets: trees });
-    await using cold = await openExecution({ assets: trees }, { limits: { keptBoxesMax: 0 } });
+    // In boxes of the machine, where it has them.
+    await using stack = new AsyncDisposableStack();
+    const directory = async () => {
+      const folder = await mkdtemp(join(tmpdir(), 'hypermesh-bench-'));
+      stack.defer(() => rm(folder, { recursive: true, force: true }));
+      return folder;
+    };
+    const kept = stack.use(await openExecution({ assets: trees }, { directory: await directory() }));
+    const cold = stack.use(
+      await openExecution({ assets: trees }, { directory: await directory(), limits: { keptBoxesMax: 0 } }),
+    );
 
     const compiled = new WebAssembly.Module(new Uint8Array(module));
     const bare = () => {
