@@ -6,7 +6,7 @@ import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { RunRequest, Runtime } from '../src/capabilities/vm.ts';
 import { JuliaRuntime } from '../src/subsystems/vm/julia/julia.ts';
-import { findJulia } from '../src/subsystems/vm/julia/provision.ts';
+import { findImage } from '../src/subsystems/vm/julia/provision.ts';
 import { DEFAULT_LIMITS } from '../src/subsystems/vm/limits.ts';
 import { openProcessSandbox } from '../src/subsystems/vm/process/sandbox.ts';
 import { Standby } from '../src/subsystems/vm/process/standby.ts';
@@ -98,7 +98,7 @@ async function juliaCalls(
   directory: string,
 ): Promise<Comparison[]> {
   const added = path.join(homedir(), '.hypermesh', 'vm', 'images');
-  if ((await findJulia(added).catch(() => null)) === null) {
+  if ((await findImage(added, 'julia').catch(() => null)) === null) {
     process.stderr.write('  no Julia in ~/.hypermesh: `hypermesh runtime add julia`\n');
     return [];
   }

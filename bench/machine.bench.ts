@@ -55,7 +55,7 @@ async function measure(guest: Guest, directory: string, boxesMax: number, ours: 
   const machines = path.join(directory, 'machines');
   const runtime = new MachineRuntime(
     { assets, sandbox, trees, standby },
-    { limits: DEFAULT_LIMITS, directory: machines },
+    { limits: DEFAULT_LIMITS, directory: machines, images: path.join(directory, 'emulators') },
   );
   const layer = assets.add(machineFiles(guest, ['main']));
   const run = async () => {

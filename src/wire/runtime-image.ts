@@ -9,7 +9,7 @@ import { digest } from './http.ts';
 const word = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9.+~:_-]{0,127}$/);
 const runtimeImage = z.strictObject({
   formatVersion: z.literal(1),
-  runtime: z.enum(['julia']),
+  runtime: z.enum(['julia', 'vm']),
   /** As the distribution names it, for example `1.5.3+dfsg-3`. */
   version: word,
   architecture: word,
@@ -41,7 +41,7 @@ export function decodeRuntimeImage(text: string): RuntimeImage {
   const issue = parsed?.error.issues[0];
   const why = issue === undefined ? 'it is too long' : `${issue.path.join('.') || 'content'}: ${issue.message}`;
   throw new HyperMeshError('config-invalid', `The image.json of a runtime is damaged: ${why}.`, {
-    hint: 'Remove the runtime and add it again: `hypermesh runtime remove julia`, `hypermesh runtime add julia`.',
+    hint: 'Remove the runtime and add it again: for Julia `hypermesh runtime remove julia`, `hypermesh runtime add julia`.',
   });
 }
 

@@ -94,6 +94,8 @@ export async function remove(context: Context, language: string): Promise<Outcom
 }
 
 function checked(language: string): string {
+  // The emulator of virtual machines by its own name.
+  if (language === 'qemu') return 'vm';
   if (/^[a-z]{1,32}$/.test(language)) return language;
   throw new HyperMeshError('usage', `Expected the name of a language, but got "${language.slice(0, 50)}".`, {
     hint: 'hypermesh runtime add julia',

@@ -121,7 +121,10 @@ async function inBoxes(
     new PythonRuntime({ ...lent, sandbox, trees }, { limits }),
     julia,
     new ContainerRuntime({ ...lent, sandbox, trees, roots }, { limits }),
-    new MachineRuntime({ ...lent, sandbox, trees, standby }, { limits, directory: path.join(directory, 'machines') }),
+    new MachineRuntime(
+      { ...lent, sandbox, trees, standby },
+      { limits, directory: path.join(directory, 'machines'), images: path.join(directory, 'emulators') },
+    ),
   ];
 }
 
@@ -228,11 +231,11 @@ class Runner implements ExecutionSubsystem {
     );
   }
 
-  #addable(kind: RuntimeKind): JuliaRuntime {
+  #addable(kind: RuntimeKind): JuliaRuntime | MachineRuntime {
     const runtime = this.#runtimes.get(kind);
-    if (runtime instanceof JuliaRuntime) return runtime;
-    throw new HyperMeshError('usage', `${kind} is not a language that is added to a node or removed from it.`, {
-      hint: 'julia is one. `hypermesh runtime list` shows what this node can run, and what is missing for the others.',
+    if (runtime instanceof JuliaRuntime || runtime instanceof MachineRuntime) return runtime;
+    throw new HyperMeshError('usage', `${kind} is not a runtime that is added to a node or removed from it.`, {
+      hint: 'julia and vm are. `hypermesh runtime list` shows what this node can run, and what is missing for the others.',
     });
   }
 

@@ -9,10 +9,10 @@ import { openProcessSandbox } from '../process/sandbox.ts';
 import { Standby } from '../process/standby.ts';
 import { Trees } from '../process/trees.ts';
 import { JuliaRuntime } from './julia.ts';
-import { findJulia } from './provision.ts';
+import { findImage } from './provision.ts';
 
 const added = path.join(homedir(), '.hypermesh', 'vm', 'images');
-const image = await findJulia(added).catch(() => null);
+const image = await findImage(added, 'julia').catch(() => null);
 const skip = image === null ? 'no Julia in ~/.hypermesh: `hypermesh runtime add julia`' : false;
 
 async function make(cgroups: boolean) {

@@ -22,11 +22,11 @@ import { openProcessSandbox } from '../process/sandbox.ts';
 import { Standby, type StandbyBounds } from '../process/standby.ts';
 import { Trees } from '../process/trees.ts';
 import { JuliaRuntime, projectName } from './julia.ts';
-import { findJulia } from './provision.ts';
+import { findImage } from './provision.ts';
 
 /** Half a gigabyte is not fetched for a test: the image of the usual home is used where there is one. */
 const added = join(homedir(), '.hypermesh', 'vm', 'images');
-const image = await findJulia(added).catch(() => null);
+const image = await findImage(added, 'julia').catch(() => null);
 const skip = image === null ? 'no Julia in ~/.hypermesh: `hypermesh runtime add julia`' : false;
 
 async function open(bounds: Partial<StandbyBounds> = { boxesMax: 0 }): Promise<RuntimeFixture & { standby: Standby }> {

@@ -16,11 +16,12 @@ import { type Performance, perform, resultOf } from '../program.ts';
 import { encodeInput, type OpenedRequest, refuseFuel } from '../request.ts';
 import { Depots, type HeldDepot, readCompiled } from './depots.ts';
 import {
-  addJulia,
-  findJulia,
-  type JuliaImage,
+  type AddedImage,
+  addImage,
+  findImage,
+  JULIA,
   type ProvisionOptions,
-  removeJulia,
+  removeImage,
   removeUnfinished,
 } from './provision.ts';
 
@@ -66,7 +67,7 @@ export class JuliaRuntime implements Runtime {
   readonly #compiling = new Map<string, Promise<void>>();
   readonly #failed = new Set<string>();
   #depots: Promise<Depots> | undefined;
-  #image: Promise<JuliaImage | null> | undefined;
+  #image: Promise<AddedImage | null> | undefined;
   #probed: Promise<RuntimeStatus> | undefined;
   /** Changes follow each other; who runs programs waits for those that remove. */
   #changing: Promise<unknown>;
@@ -112,9 +113,9 @@ export class JuliaRuntime implements Runtime {
     return running.finally(() => this.#running.delete(running));
   }
 
-  /** Adds Julia to this node ({@link addJulia}); one change at a time. */
+  /** Adds Julia to this node ({@link addImage}); one change at a time. */
   async add(options: ProvisionOptions = {}): Promise<RuntimeStatus> {
-    await this.#change(() => addJulia(this.#images, options));
+    await this.#change(() => addImage(this.#images, JULIA, options));
     return this.probe();
   }
 
@@ -139,7 +140,7 @@ export class JuliaRuntime implements Runtime {
       await Promise.allSettled(this.#running);
       await this.#standby.clear();
       await (await this.#openDepots()).clear();
-      return removeJulia(this.#images);
+      return removeImage(this.#images, 'julia');
     });
     this.#removing = removed.catch(() => {});
     return removed;
@@ -180,7 +181,7 @@ export class JuliaRuntime implements Runtime {
     }
   }
 
-  async #run(image: JuliaImage, request: OpenedRequest, options: CallOptions): Promise<RunResult> {
+  async #run(image: AddedImage, request: OpenedRequest, options: CallOptions): Promise<RunResult> {
     const input = encodeInput(request.input, this.#limits);
     const { policy } = request;
     refuseFuel(policy, 'Julia');
@@ -210,7 +211,7 @@ export class JuliaRuntime implements Runtime {
   }
 
   async #performNow(
-    image: JuliaImage,
+    image: AddedImage,
     request: OpenedRequest,
     input: Uint8Array,
     options: CallOptions,
@@ -221,14 +222,14 @@ export class JuliaRuntime implements Runtime {
     return await perform(await this.#sandbox.start(spec, options), input, undefined, logTo(options.onProgress));
   }
 
-  async #startAhead(image: JuliaImage, request: RunRequest): Promise<{ box: AheadBox; held: Disposable }> {
+  async #startAhead(image: AddedImage, request: RunRequest): Promise<{ box: AheadBox; held: Disposable }> {
     using held = new DisposableStack();
     const box = await this.#sandbox.startAhead(await this.#prepare(image, request, 'ahead', held, {}));
     return { box, held: held.move() };
   }
 
   async #prepare(
-    image: JuliaImage,
+    image: AddedImage,
     request: OpenedRequest,
     when: 'now' | 'ahead',
     held: DisposableStack,
@@ -257,7 +258,7 @@ export class JuliaRuntime implements Runtime {
 
   /** What was compiled of these packages, now if never before; null when they cannot be compiled ahead. */
   async #depot(
-    image: JuliaImage,
+    image: AddedImage,
     layers: readonly Layer[],
     named: ReadonlyMap<string, string>,
     mounts: readonly Mount[],
@@ -288,7 +289,7 @@ export class JuliaRuntime implements Runtime {
 
   async #compile(
     key: string,
-    image: JuliaImage,
+    image: AddedImage,
     names: readonly string[],
     mounts: readonly Mount[],
     signal: AbortSignal | undefined,
@@ -320,7 +321,7 @@ export class JuliaRuntime implements Runtime {
   }
 
   async #spec(
-    image: JuliaImage,
+    image: AddedImage,
     program: string,
     args: readonly string[],
     mounts: readonly Mount[],
@@ -360,11 +361,11 @@ export class JuliaRuntime implements Runtime {
   }
 
   /** What is there when nothing is being removed. */
-  async #installed(): Promise<JuliaImage | null> {
+  async #installed(): Promise<AddedImage | null> {
     for (;;) {
       const removing = this.#removing;
       await removing;
-      this.#image ??= findJulia(this.#images).catch((error: unknown) => {
+      this.#image ??= findImage(this.#images, 'julia').catch((error: unknown) => {
         this.#image = undefined;
         throw error;
       });
@@ -411,7 +412,7 @@ export class JuliaRuntime implements Runtime {
 }
 
 /** Whatever a run depends on but its input. */
-function keyOf(image: JuliaImage, { input: _, ...request }: RunRequest): string {
+function keyOf(image: AddedImage, { input: _, ...request }: RunRequest): string {
   return digestHex(digestOf(utf8(JSON.stringify([image.digest, request]))));
 }
 

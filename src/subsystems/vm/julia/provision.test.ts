@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { appendFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { mkdtemp, readdir, rm, stat } from 'node:fs/promises';
+import { mkdtemp, readdir, readlink, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -11,7 +11,7 @@ import { parseManifest } from '../../../wire/manifest.ts';
 import { TreeScanner } from '../../../wire/tree.ts';
 import { packImage } from '../image-package.ts';
 import { type AptSource, parseLines, parseStanzas } from './apt.ts';
-import { addJulia, findJulia, removeJulia, removeUnfinished } from './provision.ts';
+import { addImage, findImage, JULIA, type Recipe, removeImage, removeUnfinished } from './provision.ts';
 
 describe('the apt sources of a machine', () => {
   const signedBy = '/usr/share/keyrings/archive.gpg';
@@ -64,9 +64,12 @@ describe('adding Julia', { skip: lacking === undefined ? false : `this machine h
   after(() => rm(folder, { recursive: true, force: true }));
 
   it('unpacks verified packages, runs none of their scripts, and seals what is needed', async () => {
-    assert.equal(await findJulia(images), null);
+    assert.equal(await findImage(images, 'julia'), null);
     const steps = new Set<string>();
-    const image = await addJulia(images, { sources: [mirror.source], onProgress: ({ step }) => steps.add(step) });
+    const image = await addImage(images, JULIA, {
+      sources: [mirror.source],
+      onProgress: ({ step }) => steps.add(step),
+    });
     assert.deepEqual([...steps], ['index', 'download', 'unpack', 'seal']);
     assert.deepEqual([image.version, image.suite], ['9.9-1', 'old']);
     assert.deepEqual(
@@ -81,21 +84,40 @@ describe('adding Julia', { skip: lacking === undefined ? false : `this machine h
     assert.equal((await readdir(folder)).includes('script-ran'), false);
     assert.deepEqual(await readdir(images), [basename(join(image.root, '..'))]);
 
-    assert.deepEqual(await findJulia(images), image);
-    assert.deepEqual(await addJulia(images, { sources: [] }), image, 'what is there is not made again');
-    assert.equal(await removeJulia(images), true);
-    assert.deepEqual([await findJulia(images), await readdir(images)], [null, []]);
-    const again = await addJulia(images, { sources: [mirror.source] });
+    assert.deepEqual(await findImage(images, 'julia'), image);
+    assert.deepEqual(await addImage(images, JULIA, { sources: [] }), image, 'what is there is not made again');
+    assert.equal(await removeImage(images, 'julia'), true);
+    assert.deepEqual([await findImage(images, 'julia'), await readdir(images)], [null, []]);
+    const again = await addImage(images, JULIA, { sources: [mirror.source] });
     assert.equal(again.digest, image.digest, 'the same packages give the same digest');
-    await removeJulia(images);
+    await removeImage(images, 'julia');
+  });
+
+  it('puts several packages and links into one image, each package once', async () => {
+    const recipe: Recipe = {
+      runtime: 'vm',
+      title: 'a test',
+      packages: ['libjulia1', 'julia'],
+      suites: ['old'],
+      kept: ['usr'],
+      links: { 'usr/bin/run': 'julia' },
+    };
+    const image = await addImage(images, recipe, { sources: [mirror.source] });
+    assert.deepEqual([image.runtime, image.packages.map(({ name }) => name)], ['vm', ['libjulia1', 'julia']]);
+    assert.equal(await readlink(join(image.root, 'usr/bin/run')), 'julia');
+    assert.equal(await findImage(images, 'julia'), null);
+    await removeImage(images, 'vm');
   });
 
   it('refuses what is not signed by the key of the source, and what differs from what was signed', async () => {
     const other = makeMirror(join(folder, 'other'), ['julia', 'libjulia1']);
     const forged = { ...mirror.source, signedBy: other.source.signedBy };
-    await assert.rejects(addJulia(images, { sources: [forged] }), { code: 'runtime-unavailable', message: /signed/ });
+    await assert.rejects(addImage(images, JULIA, { sources: [forged] }), {
+      code: 'runtime-unavailable',
+      message: /signed/,
+    });
     appendFileSync(other.packages[0]!, 'x');
-    await assert.rejects(addJulia(images, { sources: [other.source] }), {
+    await assert.rejects(addImage(images, JULIA, { sources: [other.source] }), {
       code: 'runtime-unavailable',
       message: /unexpected size|Hash Sum mismatch/,
     });
@@ -104,15 +126,18 @@ describe('adding Julia', { skip: lacking === undefined ? false : `this machine h
 
   it('says which source has no Julia, and when there is none at all', async () => {
     const empty = makeMirror(join(folder, 'empty'), ['libjulia1']);
-    await assert.rejects(addJulia(images, { sources: [empty.source] }), {
+    await assert.rejects(addImage(images, JULIA, { sources: [empty.source] }), {
       code: 'runtime-unavailable',
       message: /old: apt-get said "E: Unable to locate package julia"; bullseye: /,
     });
-    await assert.rejects(addJulia(images, { sources: [] }), { code: 'runtime-unavailable', message: /no apt sources/ });
+    await assert.rejects(addImage(images, JULIA, { sources: [] }), {
+      code: 'runtime-unavailable',
+      message: /no apt sources/,
+    });
   });
 
   it('travels as a package, and is what it was when it comes out', async () => {
-    const image = await addJulia(images, { sources: [mirror.source] });
+    const image = await addImage(images, JULIA, { sources: [mirror.source] });
     const work = join(folder, 'work');
     mkdirSync(work);
     const packed = () => collectTree(packImage(image, { program: '/usr/bin/julia', work, prefix: '.new-' }));
@@ -127,11 +152,11 @@ describe('adding Julia', { skip: lacking === undefined ? false : `this machine h
     const assets = new MemoryTrees();
     const elsewhere = join(folder, 'elsewhere');
     mkdirSync(elsewhere);
-    const added = await addJulia(elsewhere, { from: { assets, layer: assets.add(files) } });
+    const added = await addImage(elsewhere, JULIA, { from: { assets, layer: assets.add(files) } });
     assert.deepEqual({ ...added, addedAtMs: 0, root: '' }, { ...image, addedAtMs: 0, root: '' });
     assert.equal(readFileSync(join(added.root, 'usr/lib/julia'), 'utf8'), 'julia');
-    assert.deepEqual(await findJulia(elsewhere), added);
-    await removeJulia(elsewhere);
+    assert.deepEqual(await findImage(elsewhere, 'julia'), added);
+    await removeImage(elsewhere, 'julia');
 
     const record = JSON.parse(Buffer.from(files['runtime.json']!).toString()) as object;
     const other = JSON.stringify({ ...record, digest: `sha256:${'0'.repeat(64)}` });
@@ -146,17 +171,17 @@ describe('adding Julia', { skip: lacking === undefined ? false : `this machine h
       [foreign, /not the image of a language/],
       [{ ...files, 'runtime.json': Buffer.from('{') }, /is damaged/],
     ] as const)
-      await assert.rejects(addJulia(elsewhere, { from: { assets, layer: assets.add(bad) } }), {
+      await assert.rejects(addImage(elsewhere, JULIA, { from: { assets, layer: assets.add(bad) } }), {
         code: 'program-invalid',
         message,
       });
     assert.deepEqual(await readdir(elsewhere), []);
-    await removeJulia(images);
+    await removeImage(images, 'julia');
   });
 
   it('leaves nothing behind when the caller gives up, and heals what a crash left', async () => {
     const controller = new AbortController();
-    const adding = addJulia(images, {
+    const adding = addImage(images, JULIA, {
       sources: [mirror.source],
       signal: controller.signal,
       onProgress: ({ step }) => step === 'download' && controller.abort(),

@@ -13,6 +13,7 @@ import {
   rename,
   rm,
   statfs,
+  symlink,
   writeFile,
 } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
@@ -26,8 +27,22 @@ import { unpackImage } from '../image-package.ts';
 import { type AptSource, fetchPackages, readAptSources, unpackPackage } from './apt.ts';
 
 /** An image that is complete: `root` is what programs get as `/`. */
-export interface JuliaImage extends RuntimeImage {
+export interface AddedImage extends RuntimeImage {
   readonly root: string;
+}
+
+/** How the image of a runtime is made from packages of a distribution. */
+export interface Recipe {
+  readonly runtime: RuntimeImage['runtime'];
+  readonly title: string;
+  /** Each with all that it needs; the version of the first one is that of the image. */
+  readonly packages: readonly [string, ...string[]];
+  /** Older releases that are looked at after those of the machine. */
+  readonly suites: readonly string[];
+  /** What is left of the packages: no package tools, no documentation. */
+  readonly kept: readonly string[];
+  /** Links that are made: path -> target. */
+  readonly links: Readonly<Record<string, string>>;
 }
 
 export interface ProvisionOptions extends CallOptions {
@@ -37,10 +52,15 @@ export interface ProvisionOptions extends CallOptions {
   readonly from?: { readonly assets: Pick<Assets, 'tree' | 'readFile'>; readonly layer: Digest };
 }
 
-/** The last release of Debian that has Julia; its mirrors still carry it. */
-const SUITES = ['bullseye'];
-/** All that Julia needs of its packages: no shell, no package tools, no documentation. */
-const KEPT = ['lib', 'lib64', 'usr/bin/julia', 'usr/lib', 'usr/share/julia', 'etc/julia'];
+export const JULIA: Recipe = {
+  runtime: 'julia',
+  title: 'Julia',
+  packages: ['julia'],
+  // The last release of Debian that has Julia; its mirrors still carry it.
+  suites: ['bullseye'],
+  kept: ['lib', 'lib64', 'usr/bin/julia', 'usr/lib', 'usr/share/julia', 'etc/julia'],
+  links: {},
+};
 const FREE_BYTES_MIN = 2 ** 30;
 const FILES_MAX = 100_000;
 /** Set on every file, so that the same packages give the same tree. */
@@ -49,83 +69,91 @@ const NEW = '.new-';
 const SYNCS = 16;
 
 /**
- * Adds Julia to the images in `folder`, from packages of Debian: verified by apt, unpacked without running any of their scripts, trimmed, and
+ * Adds a runtime to the images in `folder`, from packages of Debian: verified by apt, unpacked without running any of their scripts, trimmed, and
  * sealed under a digest; or from a package of this catalog, in which every digest must hold. Repeating it gives the image that is there.
  * Steps: `index`, `download`, `unpack`, `seal`.
- * Errors: `runtime-unavailable` (no apt, no source with Julia), `program-invalid` (of a package), `limit-exceeded`, `storage-*`, `cancelled`.
+ * Errors: `runtime-unavailable` (no apt, no source that has it), `program-invalid` (of a package), `limit-exceeded`, `storage-*`, `cancelled`.
  */
-export async function addJulia(folder: string, options: ProvisionOptions = {}): Promise<JuliaImage> {
-  const there = await findJulia(folder);
+export async function addImage(folder: string, recipe: Recipe, options: ProvisionOptions = {}): Promise<AddedImage> {
+  const there = await findImage(folder, recipe.runtime);
   if (there !== null) return there;
-  await checkSpace(folder);
+  await checkSpace(folder, recipe);
   const work = await mkdtemp(join(folder, NEW));
   try {
     const root = join(work, 'image', 'root');
     await mkdir(join(work, 'image'), { mode: 0o755 });
     const image =
       options.from === undefined
-        ? await fetch(root, work, options)
-        : await unpackFrom(root, work, options.from, options);
+        ? await fetch(root, work, recipe, options)
+        : await unpackFrom(root, work, recipe, options.from, options);
     // Whatever the umask: the users of boxes must reach the files.
     for (const path of [root, join(root, '..')]) await chmod(path, 0o755);
     await writeFile(join(work, 'image', 'image.json'), encodeRuntimeImage(image), { mode: 0o644 });
     await syncAll(join(work, 'image'));
     // Commit point: before it a folder that the next opening removes, after it an image.
-    await rename(join(work, 'image'), join(folder, nameOf(image.digest)));
-    return { ...image, root: join(folder, nameOf(image.digest), 'root') };
+    await rename(join(work, 'image'), join(folder, nameOf(image)));
+    return { ...image, root: join(folder, nameOf(image), 'root') };
   } catch (error) {
-    throw isCoded(error) ? error : storageError(error, `adding Julia below ${folder}`);
+    throw isCoded(error) ? error : storageError(error, `adding ${recipe.title} below ${folder}`);
   } finally {
     await rm(work, { recursive: true, force: true });
   }
 }
 
 /** From packages of Debian. */
-async function fetch(root: string, work: string, { sources, ...options }: ProvisionOptions): Promise<RuntimeImage> {
+async function fetch(
+  root: string,
+  work: string,
+  recipe: Recipe,
+  { sources, ...options }: ProvisionOptions,
+): Promise<RuntimeImage> {
   await mkdir(root, { mode: 0o755 });
-  const fetched = await fetchPackages('julia', sources ?? (await readAptSources('/etc/apt')), {
-    ...options,
-    work,
-    suites: SUITES,
-  });
-  const packages = await unpack(fetched.files, root, options);
-  await trim(root);
+  const packages: RuntimeImage['packages'] = [];
+  let suite = '';
+  for (const [index, name] of recipe.packages.entries()) {
+    const own = join(work, `packages-${index}`);
+    await mkdir(own);
+    const fetched = await fetchPackages(name, sources ?? (await readAptSources('/etc/apt')), {
+      ...options,
+      work: own,
+      suites: recipe.suites,
+    });
+    if (index === 0) suite = fetched.suite;
+    const known = new Set(packages.map((one) => one.name));
+    for (const one of await unpack(fetched.files, root, options)) if (!known.has(one.name)) packages.push(one);
+  }
+  await trim(root, recipe);
+  for (const [at, target] of Object.entries(recipe.links)) await symlink(target, join(root, at));
+  const { runtime } = recipe;
+  const main = packages.find(({ name }) => name === recipe.packages[0])!;
+  const { version, architecture } = main;
   const sealed = await seal(root, options);
-  const julia = packages.find(({ name }) => name === 'julia')!;
-  return {
-    formatVersion: 1,
-    runtime: 'julia',
-    version: julia.version,
-    architecture: julia.architecture,
-    suite: fetched.suite,
-    ...sealed,
-    packages,
-    addedAtMs: Date.now(),
-  };
+  return { formatVersion: 1, runtime, version, architecture, suite, ...sealed, packages, addedAtMs: Date.now() };
 }
 
 /** From a package of this catalog: its files must be those that its record says. */
 async function unpackFrom(
   root: string,
   work: string,
+  { runtime }: Recipe,
   { assets, layer }: NonNullable<ProvisionOptions['from']>,
   options: CallOptions,
 ): Promise<RuntimeImage> {
   const record = await unpackImage(assets, layer, { ...options, to: root, work, prefix: NEW });
   const sealed = await seal(root, options);
-  if (record.runtime !== 'julia' || sealed.digest !== record.digest) {
+  if (record.runtime !== runtime || sealed.digest !== record.digest) {
     throw new HyperMeshError(
       'program-invalid',
       `The package has an image of ${record.runtime} with the digest ${sealed.digest}, but its record says ${record.digest}.`,
-      { hint: 'Export the runtime again on a node that has it: `hypermesh runtime export julia`.' },
+      { hint: `Export the runtime again on a node that has it: \`hypermesh runtime export ${runtime}\`.` },
     );
   }
   return { ...record, ...sealed, addedAtMs: Date.now() };
 }
 
 /** The newest complete image in `folder`, or null. Errors: `config-invalid`, `storage-*`. */
-export async function findJulia(folder: string): Promise<JuliaImage | null> {
-  const names = await imagesIn(folder);
+export async function findImage(folder: string, runtime: RuntimeImage['runtime']): Promise<AddedImage | null> {
+  const names = await imagesIn(folder, runtime);
   const images = await Promise.all(
     names.map(async (name) => ({
       ...decodeRuntimeImage(await readFile(join(folder, name, 'image.json'), 'utf8')),
@@ -135,9 +163,9 @@ export async function findJulia(folder: string): Promise<JuliaImage | null> {
   return images.sort((one, other) => other.addedAtMs - one.addedAtMs)[0] ?? null;
 }
 
-/** Removes every image of Julia in `folder`; whether there was one. */
-export async function removeJulia(folder: string): Promise<boolean> {
-  const names = await imagesIn(folder);
+/** Removes every image of a runtime in `folder`; whether there was one. */
+export async function removeImage(folder: string, runtime: RuntimeImage['runtime']): Promise<boolean> {
+  const names = await imagesIn(folder, runtime);
   for (const name of names) {
     // One step takes it away, whatever happens to the rest.
     const gone = await mkdtemp(join(folder, NEW));
@@ -153,24 +181,28 @@ export async function removeUnfinished(folder: string): Promise<void> {
     if (name.startsWith(NEW)) await rm(join(folder, name), { recursive: true, force: true });
 }
 
-async function imagesIn(folder: string): Promise<string[]> {
+async function imagesIn(folder: string, runtime: RuntimeImage['runtime']): Promise<string[]> {
   const names = await readdir(folder).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return [];
     throw storageError(error, `looking for images in ${folder}`);
   });
-  return names.filter((name) => name.startsWith('julia-'));
+  return names.filter((name) => name.startsWith(`${runtime}-`));
 }
 
-function nameOf(digest: Digest): string {
-  return `julia-${digestHex(digest).slice(0, 32)}`;
+function nameOf({ runtime, digest }: RuntimeImage): string {
+  return `${runtime}-${digestHex(digest).slice(0, 32)}`;
 }
 
-async function checkSpace(folder: string): Promise<void> {
+async function checkSpace(folder: string, { title }: Recipe): Promise<void> {
   const { bavail, bsize } = await statfs(folder);
   if (bavail * bsize >= FREE_BYTES_MIN) return;
-  throw new HyperMeshError('storage-full', `Julia needs ${FREE_BYTES_MIN} bytes below ${folder} while it is added.`, {
-    hint: 'Free some space; half a gigabyte is taken when it is done.',
-  });
+  throw new HyperMeshError(
+    'storage-full',
+    `${title} needs ${FREE_BYTES_MIN} bytes below ${folder} while it is added.`,
+    {
+      hint: 'Free some space; less than half of it is taken when it is done.',
+    },
+  );
 }
 
 async function unpack(files: readonly string[], root: string, options: CallOptions): Promise<RuntimeImage['packages']> {
@@ -185,9 +217,9 @@ async function unpack(files: readonly string[], root: string, options: CallOptio
   return packages;
 }
 
-async function trim(root: string): Promise<void> {
-  const isAbove = (path: string) => KEPT.some((kept) => kept.startsWith(`${path}/`));
-  const isKept = (path: string) => KEPT.some((kept) => path === kept || path.startsWith(`${kept}/`));
+async function trim(root: string, { kept: all }: Recipe): Promise<void> {
+  const isAbove = (path: string) => all.some((kept) => kept.startsWith(`${path}/`));
+  const isKept = (path: string) => all.some((kept) => path === kept || path.startsWith(`${kept}/`));
   async function visit(folder: string): Promise<void> {
     for (const entry of await readdir(join(root, folder), { withFileTypes: true })) {
       const path = folder === '' ? entry.name : `${folder}/${entry.name}`;
@@ -215,7 +247,7 @@ async function seal(
       files += 1;
       if (signal?.aborted === true)
         throw new HyperMeshError('cancelled', 'The caller gave up.', { cause: signal.reason });
-      if (files > FILES_MAX) throw new HyperMeshError('limit-exceeded', `Julia has more than ${FILES_MAX} files.`);
+      if (files > FILES_MAX) throw new HyperMeshError('limit-exceeded', `The image has more than ${FILES_MAX} files.`);
       if (info.isSymbolicLink()) {
         all.update(`link ${path}\0${await readlink(at)}\0`);
       } else if (info.isDirectory()) {
@@ -229,7 +261,7 @@ async function seal(
         await chmod(at, mode);
         onProgress?.({ step: 'seal', unit: 'files', done: files });
       } else {
-        throw new HyperMeshError('runtime-unavailable', `A package of Julia holds ${path}, which is no file.`);
+        throw new HyperMeshError('runtime-unavailable', `A package of the image holds ${path}, which is no file.`);
       }
       await lutimes(at, MTIME, MTIME);
     }

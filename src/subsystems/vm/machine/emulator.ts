@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 import type { Digest } from '../../../base/digest.ts';
 import type { SnapshotOrigin } from '../../../wire/machine-snapshot.ts';
+import { findImage, type Recipe } from '../julia/provision.ts';
 import { digestOfFile } from './snapshots.ts';
 
 export type Accelerator = SnapshotOrigin['accelerator'];
@@ -14,7 +15,17 @@ export interface Emulator {
   readonly digest: Digest;
 }
 
-const PATHS = ['/usr/bin/qemu-system-x86_64', '/usr/local/bin/qemu-system-x86_64'];
+export const EMULATOR_PATH = '/usr/bin/qemu-system-x86_64';
+const PATHS = [EMULATOR_PATH, '/usr/local/bin/qemu-system-x86_64'];
+/** What `hypermesh runtime add vm` adds: qemu, and what the scripts around it need. */
+export const QEMU: Recipe = {
+  runtime: 'vm',
+  title: 'qemu',
+  packages: ['qemu-system-x86', 'busybox-static'],
+  suites: [],
+  kept: ['lib', 'lib64', 'usr/lib', 'usr/bin/qemu-system-x86_64', 'usr/share/qemu', 'usr/share/seabios', 'bin/busybox'],
+  links: Object.fromEntries(['sh', 'cat', 'dd', 'mv', 'sleep'].map((name) => [`bin/${name}`, 'busybox'])),
+};
 /** Code that was translated, where the processor does not run it itself. */
 const TRANSLATED_MIB = 64;
 /** What the emulator may take beside the memory of the machine, and what it takes at least. */
@@ -25,8 +36,10 @@ export const EMULATOR_PIDS = 80;
 
 const digests = new Map<string, Promise<Digest>>();
 
-/** The one of this computer; a box sees `/usr`. */
-export async function findEmulator(): Promise<Emulator | null> {
+/** The one that was added to `images`, else that of this computer, whose `/usr` a box sees. */
+export async function findEmulator(images: string): Promise<Emulator | null> {
+  const image = await findImage(images, QEMU.runtime);
+  if (image !== null) return { root: image.root, path: EMULATOR_PATH, digest: image.digest };
   const path = PATHS.find(existsSync);
   if (path === undefined) return null;
   const { mtimeMs, size } = await stat(path);

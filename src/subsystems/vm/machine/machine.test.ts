@@ -57,7 +57,7 @@ async function open(directory: string, assets: MemoryTrees) {
   const standby = new Standby();
   const runtime = new MachineRuntime(
     { assets, sandbox, trees, standby },
-    { limits: DEFAULT_LIMITS, directory: path.join(directory, 'machines') },
+    { limits: DEFAULT_LIMITS, directory: path.join(directory, 'machines'), images: path.join(directory, 'emulators') },
   );
   const owned = stack.move();
   return { runtime, standby, [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose]() };

@@ -20,13 +20,15 @@ export interface GuestRun {
   readonly memoryBytes: number;
   /** Limit -> what holds it in the guest, before what holds it around the emulator. */
   readonly enforcedBy: Readonly<Record<string, string>>;
+  /** Told what the guest logs, as it comes. */
+  readonly log: (bytes: Uint8Array) => void;
   readonly signal?: AbortSignal | undefined;
 }
 
 /** Wakes the guest of a box, gives it its input, and follows it until it has answered; then the machine is thrown away. */
 export async function performGuest(box: Box, run: GuestRun): Promise<RunResult> {
-  const output = new Printed(box.stdout, Number.POSITIVE_INFINITY);
-  const log = new Printed(box.stderr, LOG_KEPT);
+  const output = new Printed(box.stdout, Number.POSITIVE_INFINITY, () => {});
+  const log = new Printed(box.stderr, LOG_KEPT, run.log);
   const stop = () => {
     box.control.write('stop\n');
     setTimeout(() => box.kill(), STOP_MS_MAX).unref();
@@ -122,11 +124,12 @@ class Printed {
   #size = 0;
   readonly #sizeMax: number;
 
-  constructor(stream: Readable, sizeMax: number) {
+  constructor(stream: Readable, sizeMax: number, tell: (bytes: Uint8Array) => void) {
     this.#sizeMax = sizeMax;
     this.whole = new Promise((resolve) => {
       stream.on('data', (piece: Buffer) => {
         this.#add(piece);
+        tell(piece.at(-1) === 0 ? piece.subarray(0, -1) : piece);
         if (piece.at(-1) === 0) resolve();
       });
       stream.once('close', resolve);
