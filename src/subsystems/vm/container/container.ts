@@ -1,5 +1,6 @@
 import { lstat, readFile, readlink } from 'node:fs/promises';
 import path from 'node:path';
+import { LRUCache } from 'lru-cache';
 import { utf8 } from '../../../base/bytes.ts';
 import type { CallOptions } from '../../../base/call.ts';
 import { type Digest, digestOf } from '../../../base/digest.ts';
@@ -20,6 +21,7 @@ import { commandOf, decodeProgram, type ImageProgram } from './program.ts';
 const RUNTIME_BYTES = 8 * 2 ** 20;
 const PIDS = 64;
 const LINKS_MAX = 40;
+const IDENTITIES_MAX = 1_000;
 /** Where a name without a slash is looked for when the image does not say. */
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
@@ -34,6 +36,8 @@ export class ContainerRuntime implements Runtime {
   readonly #trees: Trees;
   readonly #roots: Trees;
   readonly #limits: ExecutionLimits;
+  /** Of images that ran, by where they lie; content does not change. */
+  readonly #identities = new LRUCache<Digest, string>({ max: IDENTITIES_MAX });
 
   /** `trees`: for packages; `roots`: for unpacked images, with limits of their own. */
   constructor(
@@ -93,7 +97,9 @@ export class ContainerRuntime implements Runtime {
 
   /** The image, unpacked and checked, until it is given back. Packages with the same image share it. */
   async #hold({ layer, entry }: RunRequest, options: CallOptions): Promise<HeldTree> {
-    const identity = await identify(this.#assets, { layer, entry }, options);
+    const place = keyOf(layer, entry);
+    const identity = this.#identities.get(place) ?? (await identify(this.#assets, { layer, entry }, options));
+    this.#identities.set(place, identity);
     return this.#roots.hold(keyOf('image', identity), options, () =>
       ImageSource.open(
         this.#assets,

@@ -3,6 +3,7 @@ import { type FileHandle, mkdtemp, open, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { Readable, Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { setImmediate as breathe } from 'node:timers/promises';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { utf8 } from '../../../base/bytes.ts';
 import type { CallOptions } from '../../../base/call.ts';
@@ -43,6 +44,8 @@ export const ROOT_FOLDER = 'root';
 const PIECE = 2 ** 20;
 /** Of all layers, unpacked; and of the archive that holds them. */
 const UNPACKED_BYTES_MAX = 8 * 2 ** 30;
+/** Entries between two turns of the event loop. */
+const STRETCH = 2_000;
 const NESTED_MAX = 3;
 const ACCOUNTS_BYTES_MAX = 2 ** 20;
 const ARCHITECTURES: Readonly<Record<string, string>> = { x64: 'amd64', arm64: 'arm64' };
@@ -89,7 +92,7 @@ export class ImageSource implements TreeSource, AsyncDisposable {
         const file = stack.use(await open(path.join(work, `layer-${index}`), 'wx+', 0o600));
         const { entries, bytes } = await unpackLayer(files, one, file, left, options);
         left -= bytes;
-        merge.apply(entries, index);
+        await merge.apply(entries, index);
         opened.push(file);
       }
       const workingDir = path.posix.normalize(`/${config.config.WorkingDir}`);
@@ -126,6 +129,7 @@ export class ImageSource implements TreeSource, AsyncDisposable {
     const found: ShownEntry[] = [file(PROGRAM_FILE, this.#program.length, false), folder(ROOT_FOLDER)];
     const names = new Map<Content, string>();
     for (const entry of this.#merge.entries()) {
+      if (found.length % STRETCH === 0) await breathe();
       const at = `${ROOT_FOLDER}/${entry.path}`;
       const { content } = entry;
       if (content === undefined) {

@@ -1,3 +1,4 @@
+import { setImmediate as breathe } from 'node:timers/promises';
 import { comparePaths } from '../../../wire/tree.ts';
 import { cleanPath, invalid, type TarEntry } from './tar.ts';
 
@@ -28,6 +29,8 @@ export interface MergedEntry {
 
 /** Entries of all layers together, also those that a later layer takes away. */
 const ENTRIES_MAX = 500_000;
+/** Entries between two turns of the event loop; a few milliseconds. */
+const STRETCH = 500;
 const LINKS_MAX = 40;
 const TARGET_BYTES_MAX = 4_096;
 const WHITEOUT = '.wh.';
@@ -41,12 +44,19 @@ export class Merge {
   readonly #root: Folder = { kind: 'directory', children: new Map() };
   #count = 0;
 
-  apply(entries: readonly TarEntry[], layer: number): void {
+  /** Lets others have their turn in between: a layer may have very many entries. */
+  async apply(entries: readonly TarEntry[], layer: number): Promise<void> {
     this.#count += entries.length;
     if (this.#count > ENTRIES_MAX) throw invalid(`it has more than ${ENTRIES_MAX} entries`);
+    const inTurns = async (work: (entry: TarEntry) => void) => {
+      for (const [index, entry] of entries.entries()) {
+        work(entry);
+        if (index % STRETCH === STRETCH - 1) await breathe();
+      }
+    };
     // They take away what lies below, never what the same layer brings.
-    for (const { path } of entries) this.#whiteOut(path);
-    for (const entry of entries) this.#add(entry, layer);
+    await inTurns(({ path }) => this.#whiteOut(path));
+    await inTurns((entry) => this.#add(entry, layer));
   }
 
   /** The folder at a path, made when missing. */
