@@ -128,18 +128,26 @@ export class NetworkMembership implements Membership, AsyncDisposable {
 
   /** Takes up the place that the home has: to be called after the start, and with `anew` after the network may have changed. */
   async enter(options: { readonly anew?: boolean } = {}): Promise<void> {
-    const { trust, consensus, network } = this.#lent;
-    clearInterval(this.#news);
-    const membership = trust.membership();
-    trust.follow(membership === null ? undefined : this.#authority());
-    consensus.follow(membership === null ? undefined : this.#ask);
-    const belongs = membership !== null || trust.isFounder();
+    const { trust, network } = this.#lent;
+    this.#follow();
+    const belongs = trust.membership() !== null || trust.isFounder();
     if (belongs && (options.anew === true || !network.isOpen)) {
       // Without a listener it takes part all the same, and its status says why it does not listen.
-      await network.openNetwork();
+      await network.openNetwork().catch((error: unknown) => {
+        if (!isCoded(error)) throw error;
+      });
     }
     if (!belongs && network.isOpen) await network.closeNetwork();
-    if (membership === null) return;
+  }
+
+  /** A member asks its committee, and goes on asking what was revoked. */
+  #follow(): void {
+    const { trust, consensus } = this.#lent;
+    const isMember = trust.membership() !== null;
+    clearInterval(this.#news);
+    trust.follow(isMember ? this.#authority() : undefined);
+    consensus.follow(isMember ? this.#ask : undefined);
+    if (!isMember) return;
     this.#news = setInterval(() => void trust.refreshAnchor().catch(() => undefined), NEWS_EVERY_MS);
     this.#news.unref();
   }
@@ -232,7 +240,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
         const certification = await this.#certified(invite, options);
         await this.#move({ formatVersion: 1, kind: 'join', certification, forget: options.forget ?? false });
       }
-      await this.enter();
+      this.#follow();
       try {
         await this.#lent.network.openNetwork(options.listen);
       } catch (error) {
@@ -345,13 +353,17 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     const { networkId, inviter, secret, addresses } = invite;
     onProgress?.({ step: 'join', note: `asking ${addresses.join(', ')}` });
     const request = await trust.certificationRequest({ networkId, asked: inviter, secret });
-    const reply = await network.asGuest(
-      networkId,
-      inviter,
-      addresses,
-      (ask) => ask('network/join', encodeBody(request), { ...CERTIFY_LIMITS, signal }),
-      { signal },
-    );
+    const reply = await network
+      .asGuest(
+        networkId,
+        inviter,
+        addresses,
+        (ask) => ask('network/join', encodeBody(request), { ...CERTIFY_LIMITS, signal }),
+        { signal },
+      )
+      .catch((error: unknown) => {
+        throw orClock(error);
+      });
     const answer = await this.#checkAnswer(decodeBody(reply), networkId);
     const committee = answer.committee.map((seat) =>
       seat.node === inviter ? { ...seat, addresses: merged(addresses, seat.addresses) } : seat,
@@ -439,13 +451,24 @@ export class NetworkMembership implements Membership, AsyncDisposable {
         this.#seat = seat.node;
         return answer;
       } catch (error) {
-        if (!isUnreachable(error)) throw error;
+        if (!isUnreachable(error)) throw await this.#orRemoved(error);
         unreachable = error;
       }
     }
     throw new HyperMeshError('committee-unreachable', 'The committee of the network does not answer.', {
       hint: 'Nothing was lost: run the same command again when the machine of the founder can be reached.',
       ...(unreachable === undefined ? {} : { cause: unreachable }),
+    });
+  }
+
+  /** A refused handshake speaks of a revoked certificate; when it is this home's own, that has a plainer name. */
+  async #orRemoved(error: unknown): Promise<unknown> {
+    if (!isCoded(error, 'certificate-revoked')) return error;
+    const own = await this.#lent.trust.certificates();
+    if (!own.some(({ fingerprint }) => fingerprint === error.details?.['fingerprint'])) return error;
+    return new HyperMeshError('not-a-member', 'This home was removed from its network.', {
+      hint: 'Ask the founder for a new invite, or go on alone: hypermesh network leave --forget',
+      cause: error,
     });
   }
 
@@ -458,6 +481,19 @@ export class NetworkMembership implements Membership, AsyncDisposable {
 
 function isUnreachable(error: unknown): boolean {
   return isCoded(error, ...UNREACHABLE);
+}
+
+/** What the other machine shows is not valid by the clock of this one: whose clock is wrong nobody can say. */
+function orClock(error: unknown): unknown {
+  if (!isCoded(error, 'certificate-expired')) return error;
+  return new HyperMeshError(
+    'clock-skewed',
+    `By the clock of this machine the inviter is not valid now. ${error.message}`,
+    {
+      hint: 'Set the clock of this machine (or of the founder), then run the same command again; the invite is still good.',
+      cause: error,
+    },
+  );
 }
 
 function merged(first: readonly string[], others: readonly string[]): readonly string[] {

@@ -244,6 +244,7 @@ export class RecordExchange implements Disposable {
 
   #flush(): void {
     this.#cancelNews = null;
+    if (this.#closed) return;
     const news = [...this.#news];
     this.#news.clear();
     const told = sample(this.#options.reachable(), this.#options.fanout, this.#around.random);

@@ -1,0 +1,157 @@
+import assert from 'node:assert/strict';
+import { type AddressInfo, createServer } from 'node:net';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import type { Clock } from '../../src/base/clock.ts';
+import { type ErrorCode, isCoded } from '../../src/base/errors.ts';
+import { HyperMesh } from '../../src/index.ts';
+import { decodeInvite, encodeInvite } from '../../src/wire/invite.ts';
+import { type Folder, freshHome, SMALL_NETWORK, temporaryFolder, writePackage } from '../system/support.ts';
+
+/** Homes on the loopback, with the real channel between them. */
+
+const HOUR_MS = 3_600_000;
+const LISTEN = { listen: '127.0.0.1:0' };
+
+function open(folder: Folder, name: string, clock?: Clock): Promise<HyperMesh> {
+  return HyperMesh.create({
+    home: join(folder.path, name),
+    network: SMALL_NETWORK,
+    subject: name,
+    threads: 1,
+    ...(clock === undefined ? {} : { clock }),
+  });
+}
+
+function shifted(byMs: () => number): Clock {
+  return { nowMs: () => Date.now() + byMs() };
+}
+
+const refused = (promise: Promise<unknown>, ...codes: ErrorCode[]) =>
+  assert.rejects(promise, (error) => {
+    assert.ok(isCoded(error, ...codes), String(error));
+    return true;
+  });
+
+test('by command: two machines become one network, and what one publishes the other verifies', async () => {
+  await using ada = await freshHome();
+  await using bob = await freshHome();
+  for (const { run } of [ada, bob]) assert.equal((await run('up', '--detach')).status, 0);
+  await ada.json(['network', 'create', '--listen', '127.0.0.1:0']);
+  const { invite } = await ada.json<{ invite: string }>(['network', 'invite', '--expires', '10m']);
+  const place = await bob.json(['network', 'join', invite, '--listen', '127.0.0.1:0']);
+  assert.equal(place['role'], 'member');
+  const { members } = await bob.json<{ members: unknown[] }>(['network', 'members']);
+  assert.equal(members.length, 2);
+  const source = await writePackage(join(bob.folder, 'notes'), {
+    name: 'bob/notes',
+    version: '1.0.0',
+    type: 'library',
+  });
+  const bundle = join(bob.folder, 'notes.bundle');
+  await bob.json(['publish', source, '--bundle', bundle]);
+  for (const { json } of [ada, bob]) assert.equal((await json(['verify', bundle]))['networkId'], place['networkId']);
+  // Nobody else gets in with it, and the member is let go by its node id.
+  await using eve = await freshHome();
+  const { error } = await eve.json<{ error: { code: string; hint: string } }>(['network', 'join', invite], 4);
+  assert.equal(error.code, 'invite-used');
+  await ada.json(['network', 'remove', place['node'] as string]);
+  const again = await writePackage(join(bob.folder, 'more'), { name: 'bob/more', version: '1.0.0', type: 'library' });
+  const refusal = await bob.json<{ error: { code: ErrorCode } }>(['publish', again], 4);
+  assert.equal(refusal.error.code, 'not-a-member');
+});
+
+test('over the real channel: an hour of clock skew is named, and another node at the address learns nothing', async () => {
+  await using folder = await temporaryFolder();
+  let skewMs = 0;
+  await using ada = await open(folder, 'ada');
+  await using eve = await open(folder, 'eve');
+  await using bob = await open(
+    folder,
+    'bob',
+    shifted(() => skewMs),
+  );
+  const { membership } = bob.node;
+  await ada.node.membership.create(LISTEN);
+  await eve.node.membership.create(LISTEN);
+  const { invite } = await ada.node.membership.invite();
+  const { addresses } = await eve.node.membership.invite();
+  await refused(
+    membership.join(encodeInvite({ ...decodeInvite(invite), addresses })),
+    'network-mismatch',
+    'identity-mismatch',
+  );
+  await refused(
+    membership.join(encodeInvite({ ...decodeInvite(invite), addresses: ['127.0.0.1:1'] })),
+    'peer-unreachable',
+  );
+  for (const hours of [1, -1]) {
+    skewMs = hours * HOUR_MS;
+    await refused(membership.join(invite), 'clock-skewed');
+  }
+  skewMs = 0;
+  assert.equal((await membership.place()).role, 'alone');
+  await membership.join(invite, LISTEN);
+  assert.equal((await membership.members()).length, 2);
+});
+
+test('over the real channel: a member that was away until its lists and certificates ran out comes back by itself', async () => {
+  await using folder = await temporaryFolder();
+  let days = 0;
+  const clock = shifted(() => days * 24 * HOUR_MS);
+  await using ada = await open(folder, 'ada', clock);
+  await ada.node.membership.create(LISTEN);
+  {
+    await using bob = await open(folder, 'bob', clock);
+    await bob.node.membership.join((await ada.node.membership.invite()).invite, LISTEN);
+  }
+  days = 100;
+  await using bob = await open(folder, 'bob', clock);
+  const { trust, consensus, membership } = bob.node;
+  await trust.anchor();
+  assert.equal((await trust.identity('node')).status, 'valid');
+  assert.equal((await consensus.stake()).locked, 1_000);
+  assert.equal((await membership.members()).length, 2);
+});
+
+test('over the real channel: a committee that is gone is named, and the publish goes on when it is back', async () => {
+  await using folder = await temporaryFolder();
+  await using ada = await open(folder, 'ada');
+  await using bob = await open(folder, 'bob');
+  await ada.node.membership.create({ listen: `127.0.0.1:${await freePort()}` });
+  const { invite } = await ada.node.membership.invite();
+  await bob.node.membership.join(invite, LISTEN);
+  const source = await writePackage(join(folder.path, 'notes'), {
+    name: 'bob/notes',
+    version: '1.0.0',
+    type: 'library',
+  });
+  const catalog = await bob.loadExtension('catalog');
+  const publish = async () => catalog.publishPackage(await catalog.signPackage(await bob.stageFolder(source)));
+  await ada.close();
+  await refused(publish(), 'committee-unreachable');
+  await using again = await open(folder, 'ada');
+  assert.equal((await again.node.membership.place()).role, 'founder');
+  const published = await eventually(publish);
+  assert.equal(published.created, true);
+  await catalog.verify({ ref: 'bob/notes' });
+});
+
+async function eventually<T>(work: () => Promise<T>): Promise<T> {
+  for (let tries = 0; ; tries++) {
+    try {
+      return await work();
+    } catch (error) {
+      if (tries > 40 || !isCoded(error, 'committee-unreachable')) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 250));
+    }
+  }
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((listening) => server.listen(0, '127.0.0.1', listening));
+  const { port } = server.address() as AddressInfo;
+  await new Promise((closed) => server.close(closed));
+  return port;
+}
