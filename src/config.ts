@@ -85,6 +85,8 @@ const paceMs = z.int().min(100).max(86_400_000);
 const peers = z.strictObject({
   /** `host:port` that others are told to connect to, where this machine cannot know by itself. */
   advertise: z.array(z.string().min(3).max(255)).min(1).max(8).optional(),
+  /** `false`: does not look for nodes of its network on the local link, and does not answer those who look. */
+  lan: z.boolean().optional(),
   /** Limits for content that leaves and arrives; none by default. */
   uploadBytesPerSecond: byteCount.optional(),
   downloadBytesPerSecond: byteCount.optional(),
@@ -125,6 +127,7 @@ export interface NetworkConfig {
 /** `peers:` of the file. */
 export interface PeersSetting {
   readonly advertise?: readonly string[];
+  readonly lan?: boolean;
   readonly limits: { readonly uploadBytesPerSecond?: number; readonly downloadBytesPerSecond?: number };
   readonly pace?: {
     readonly probeMs?: number;
@@ -228,10 +231,11 @@ function networkOf({ requirements, space, stakeInitial }: z.infer<typeof network
   };
 }
 
-function peersOf({ advertise, pace, ...limits }: z.infer<typeof peers>): PeersSetting {
+function peersOf({ advertise, lan, pace, ...limits }: z.infer<typeof peers>): PeersSetting {
   return {
     limits: plain(limits),
     ...(advertise === undefined ? {} : { advertise }),
+    ...(lan === undefined ? {} : { lan }),
     ...(pace === undefined ? {} : { pace: plain(pace) }),
   };
 }

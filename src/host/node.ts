@@ -65,6 +65,8 @@ export interface PeersConfig {
   readonly stays?: boolean;
   /** `host:port` that others are told to connect to, where this machine cannot know by itself. */
   readonly advertise?: readonly string[];
+  /** Looks for nodes of the same network on the local link, and answers those who look. Default true. */
+  readonly lan?: boolean;
   readonly limits?: Partial<StoqLimits>;
   readonly pace?: Partial<Pace>;
 }

@@ -36,6 +36,7 @@ import { type Channel, type Connection, type Method, type NodeId, openChannel } 
 import { bulkSource, contentMethods, Downloader, Shaper, sourceOf } from './content/index.ts';
 import { Directory } from './overlay/directory.ts';
 import { Liveness } from './overlay/liveness.ts';
+import { findNeighbours } from './overlay/neighbours.ts';
 import { RecordExchange } from './records/exchange.ts';
 import { SyncRounds } from './records/rounds.ts';
 import { Replication } from './replication.ts';
@@ -61,6 +62,8 @@ export interface StoqOptions {
   readonly stays: boolean;
   /** `host:port` that others are told to connect to, where this machine cannot know by itself. */
   readonly advertise?: readonly string[];
+  /** Looks for nodes of the same network on the local link, and answers those who look. Default true. */
+  readonly lan?: boolean;
   readonly log?: (level: 'info' | 'warn', message: string, details?: Readonly<Record<string, unknown>>) => void;
   readonly limits?: Partial<StoqLimits>;
   /** Times of the overlay; shorter ones for small networks and tests. */
@@ -96,6 +99,8 @@ const ADDRESS_REST_MS = 2_000;
 /** Nodes that are asked for a blob when nobody is known to hold it. */
 const ASKED_BLINDLY_MAX = 64;
 
+/** Nodes of the local link that are remembered. */
+const NEARBY_MAX = 256;
 /** Nodes up to which a new one is looked at as soon as it is known. */
 const GREETED_MAX = 64;
 
@@ -156,6 +161,8 @@ export class Stoq implements Transport, AsyncDisposable {
   readonly #arrivals: Arrivals;
   readonly #transfers = new Set<Transfer & { done: number }>();
   readonly #resting = new Map<string, number>();
+  /** Where nodes said they are on the local link. */
+  readonly #nearby = new Map<NodeId, string>();
   /** Of the committee, as of the last look. */
   #seats: ReturnType<Lent['seats']> = [];
   #bans: ReadonlyMap<NodeId, string>;
@@ -556,7 +563,24 @@ export class Stoq implements Transport, AsyncDisposable {
     const entered = stack.move();
     this.#presence = presence;
     await this.#listen(presence);
+    if (this.#options.lan !== false && this.#options.stays && !isLoopback(listen)) {
+      entered.use(await this.#lookAround(presence, around));
+    }
     void this.#meet(presence).catch((error) => this.#warn('meeting the network failed', error));
+  }
+
+  #lookAround(presence: Presence, around: Surroundings): Promise<Disposable> {
+    return findNeighbours(around, {
+      self: this.node,
+      networkId: presence.networkId,
+      port: () => presence.listening?.port ?? null,
+      heard: (node, address) => {
+        if (this.#nearby.size >= NEARBY_MAX && !this.#nearby.has(node)) return;
+        this.#nearby.set(node, address);
+        if (presence.liveness.vitality(node) !== 'alive') void presence.rounds.with(node);
+      },
+      failed: (error) => this.#warn('cannot look for nodes on the local link', error),
+    });
   }
 
   /** What takes time at a start: who was known before, this node's own record, and a first look at others. */
@@ -661,6 +685,7 @@ export class Stoq implements Transport, AsyncDisposable {
     const nowMs = this.#options.clock.nowMs();
     const known = [
       ...(presence.directory.get(to)?.addresses ?? []),
+      ...(this.#nearby.has(to) ? [this.#nearby.get(to)!] : []),
       ...this.#seats.filter(({ node }) => node === to).flatMap(({ addresses }) => addresses),
     ];
     const addresses = [...new Set(known)].filter((address) => (this.#resting.get(`${to} ${address}`) ?? 0) <= nowMs);
@@ -791,6 +816,11 @@ function splitAddress(address: string): { readonly host: string; readonly port: 
     );
   }
   return { host: (match[1] ?? match[2])!, port };
+}
+
+function isLoopback(address: string): boolean {
+  const { host } = splitAddress(address);
+  return host === 'localhost' || host === '::1' || host.startsWith('127.');
 }
 
 /** What a listener on all addresses can be reached at; this machine alone when it has no network. */
