@@ -65,7 +65,10 @@ export const bench: Bench = {
         { assets },
         { directory: path.join(directory, 'trees'), treeBytesMax: 2 ** 30, filesMax },
       );
-      const python = new PythonRuntime({ assets, sandbox, trees }, { limits: DEFAULT_LIMITS });
+      const python = new PythonRuntime(
+        { assets, sandbox, trees },
+        { limits: DEFAULT_LIMITS, images: path.join(directory, 'images') },
+      );
       return [await pythonCall(python, assets), ...(await juliaCalls({ assets, sandbox, trees }, directory))];
     } finally {
       await rm(directory, { recursive: true, force: true });

@@ -9,7 +9,7 @@ import { digest } from './http.ts';
 const word = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9.+~:_-]{0,127}$/);
 const runtimeImage = z.strictObject({
   formatVersion: z.literal(1),
-  runtime: z.enum(['julia', 'vm']),
+  runtime: z.enum(['julia', 'python', 'vm']),
   /** As the distribution names it, for example `1.5.3+dfsg-3`. */
   version: word,
   architecture: word,

@@ -12,6 +12,7 @@ import { folderAccess, folderName, type Grant, place } from '../../wire/grants.t
 import { ContainerRuntime } from './container/container.ts';
 import { Grants } from './grants.ts';
 import { JuliaRuntime } from './julia/julia.ts';
+import { removeUnfinished } from './julia/provision.ts';
 import { DEFAULT_LIMITS, type ExecutionLimits } from './limits.ts';
 import { MachineRuntime } from './machine/runtime.ts';
 import { openRelays } from './process/relay.ts';
@@ -105,6 +106,7 @@ async function inBoxes(
   });
   const images = path.join(directory, 'images');
   await mkdir(images, { recursive: true, mode: 0o711 });
+  await removeUnfinished(images);
   const standby = new Standby();
   const julia = new JuliaRuntime(
     { ...lent, sandbox, trees, standby },
@@ -118,7 +120,7 @@ async function inBoxes(
   });
   return [
     stack.use(new WasmRuntime({ ...lent, sandbox }, { limits })),
-    new PythonRuntime({ ...lent, sandbox, trees }, { limits }),
+    new PythonRuntime({ ...lent, sandbox, trees }, { limits, images }),
     julia,
     new ContainerRuntime({ ...lent, sandbox, trees, roots }, { limits }),
     new MachineRuntime(
@@ -231,11 +233,12 @@ class Runner implements ExecutionSubsystem {
     );
   }
 
-  #addable(kind: RuntimeKind): JuliaRuntime | MachineRuntime {
+  #addable(kind: RuntimeKind): JuliaRuntime | PythonRuntime | MachineRuntime {
     const runtime = this.#runtimes.get(kind);
-    if (runtime instanceof JuliaRuntime || runtime instanceof MachineRuntime) return runtime;
+    if (runtime instanceof JuliaRuntime || runtime instanceof PythonRuntime || runtime instanceof MachineRuntime)
+      return runtime;
     throw new HyperMeshError('usage', `${kind} is not a runtime that is added to a node or removed from it.`, {
-      hint: 'julia and vm are. `hypermesh runtime list` shows what this node can run, and what is missing for the others.',
+      hint: 'julia, python and vm are. `hypermesh runtime list` shows what this node can run, and what is missing for the others.',
     });
   }
 

@@ -472,7 +472,7 @@ it('only a language that is added can be added or removed', async () => {
   const directory = await mkdtemp(join(tmpdir(), 'hypermesh-julia-'));
   try {
     await using execution = await openExecution({ assets: new MemoryTrees() }, { directory });
-    for (const kind of ['wasm', 'python', 'vm'] as const)
+    for (const kind of ['wasm', 'container'] as const)
       for (const change of [() => execution.addRuntime(kind), () => execution.removeRuntime(kind)])
         await assert.rejects(change(), {
           code: 'usage',

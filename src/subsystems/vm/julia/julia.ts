@@ -5,25 +5,17 @@ import { type Digest, digestHex, digestOf } from '../../../base/digest.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
 import type { Assets, TreeEntry } from '../../../capabilities/assets.ts';
 import type { JuliaOptions, RunRequest, RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
-import { packImage } from '../image-package.ts';
+import { AddedLanguage } from '../language.ts';
 import type { ExecutionLimits } from '../limits.ts';
 import { logTo, visible } from '../output.ts';
 import type { AheadBox, BoxLimits, BoxSpec } from '../process/box.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
 import type { Standby } from '../process/standby.ts';
-import { type Trees, UNFINISHED } from '../process/trees.ts';
+import type { Trees } from '../process/trees.ts';
 import { type Performance, perform, resultOf } from '../program.ts';
 import { encodeInput, type OpenedRequest, refuseFuel } from '../request.ts';
 import { Depots, type HeldDepot, readCompiled } from './depots.ts';
-import {
-  type AddedImage,
-  addImage,
-  findImage,
-  JULIA,
-  type ProvisionOptions,
-  removeImage,
-  removeUnfinished,
-} from './provision.ts';
+import { type AddedImage, JULIA, type ProvisionOptions } from './provision.ts';
 
 const MiB = 2 ** 20;
 /** What Julia takes for itself: its system image, its compiler, and the machine code of a program. */
@@ -59,19 +51,14 @@ export class JuliaRuntime implements Runtime {
   readonly #sandbox: ProcessSandbox;
   readonly #trees: Trees;
   readonly #limits: ExecutionLimits;
-  readonly #images: string;
-  readonly #running = new Set<Promise<unknown>>();
+  readonly #language: AddedLanguage;
   readonly #standby: Standby;
   readonly #blas = blasKernel();
   readonly #depotFolder: string;
   readonly #compiling = new Map<string, Promise<void>>();
   readonly #failed = new Set<string>();
   #depots: Promise<Depots> | undefined;
-  #image: Promise<AddedImage | null> | undefined;
   #probed: Promise<RuntimeStatus> | undefined;
-  /** Changes follow each other; who runs programs waits for those that remove. */
-  #changing: Promise<unknown>;
-  #removing: Promise<unknown> = Promise.resolve();
 
   /** `images`: an existing folder inside the one of the sandbox; so is `depots`, which is made when missing. */
   constructor(
@@ -91,10 +78,11 @@ export class JuliaRuntime implements Runtime {
     this.#sandbox = lent.sandbox;
     this.#trees = lent.trees;
     this.#limits = options.limits;
-    this.#images = options.images;
+    this.#language = new AddedLanguage(JULIA, options.images, () => {
+      this.#probed = undefined;
+    });
     this.#depotFolder = options.depots;
     this.#standby = lent.standby;
-    this.#changing = removeUnfinished(options.images).catch(() => {});
   }
 
   async probe(): Promise<RuntimeStatus> {
@@ -106,59 +94,32 @@ export class JuliaRuntime implements Runtime {
   }
 
   async run(request: OpenedRequest, options: CallOptions = {}): Promise<RunResult> {
-    const image = await this.#installed();
-    if (image === null) throw notAdded();
-    const running = this.#run(image, request, options);
-    this.#running.add(running);
-    return running.finally(() => this.#running.delete(running));
+    return this.#language.use((image) => {
+      if (image === null) throw notAdded();
+      return this.#run(image, request, options);
+    });
   }
 
-  /** Adds Julia to this node ({@link addImage}); one change at a time. */
   async add(options: ProvisionOptions = {}): Promise<RuntimeStatus> {
-    await this.#change(() => addImage(this.#images, JULIA, options));
+    await this.#language.add(options);
     return this.probe();
   }
 
-  /** The image as the tree of a package ({@link packImage}). Errors: `runtime-unavailable`. */
-  async *export(options: CallOptions = {}): AsyncIterable<Uint8Array> {
-    const image = await this.#installed();
-    if (image === null) throw notAdded();
-    const reading = Promise.withResolvers<void>();
-    // Nobody takes it away while it is read.
-    this.#running.add(reading.promise);
-    try {
-      yield* packImage(image, { ...options, program: '/usr/bin/julia', work: this.#images, prefix: UNFINISHED });
-    } finally {
-      this.#running.delete(reading.promise);
-      reading.resolve();
-    }
+  export(options: CallOptions = {}): AsyncIterable<Uint8Array> {
+    return this.#language.export('/usr/bin/julia', notAdded, options);
   }
 
-  /** Takes Julia from this node when the programs that run have ended; new ones are refused from now on. Whether it was there. */
   async remove(): Promise<boolean> {
-    const removed = this.#change(async () => {
-      await Promise.allSettled(this.#running);
+    return this.#language.remove(async () => {
       await this.#standby.clear();
       await (await this.#openDepots()).clear();
-      return removeImage(this.#images, 'julia');
     });
-    this.#removing = removed.catch(() => {});
-    return removed;
-  }
-
-  #change<T>(work: () => Promise<T>): Promise<T> {
-    const changed = this.#changing.then(work).finally(() => {
-      this.#image = undefined;
-      this.#probed = undefined;
-    });
-    this.#changing = changed.catch(() => {});
-    return changed;
   }
 
   async #probe(): Promise<RuntimeStatus> {
     const unavailable = (reason: string): RuntimeStatus => ({ kind: 'julia', available: false, version: null, reason });
     try {
-      const image = await this.#installed();
+      const image = await this.#language.installed();
       if (image === null) return unavailable(NO_IMAGE);
       const sandbox = await this.#sandbox.probe();
       if (!sandbox.available) return unavailable([sandbox.reason, sandbox.remedy].filter(Boolean).join(' '));
@@ -358,20 +319,6 @@ export class JuliaRuntime implements Runtime {
       },
       limits,
     };
-  }
-
-  /** What is there when nothing is being removed. */
-  async #installed(): Promise<AddedImage | null> {
-    for (;;) {
-      const removing = this.#removing;
-      await removing;
-      this.#image ??= findImage(this.#images, 'julia').catch((error: unknown) => {
-        this.#image = undefined;
-        throw error;
-      });
-      const image = await this.#image;
-      if (removing === this.#removing) return image;
-    }
   }
 
   async #layers(request: RunRequest, options: CallOptions): Promise<Layer[]> {

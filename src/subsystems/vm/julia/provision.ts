@@ -39,7 +39,7 @@ export interface Recipe {
   readonly packages: readonly [string, ...string[]];
   /** Older releases that are looked at after those of the machine. */
   readonly suites: readonly string[];
-  /** What is left of the packages: no package tools, no documentation. */
+  /** What is left of the packages: no package tools, no documentation. `*` at the end stands for anything. */
   readonly kept: readonly string[];
   /** Links that are made: path -> target. */
   readonly links: Readonly<Record<string, string>>;
@@ -50,6 +50,8 @@ export interface ProvisionOptions extends CallOptions {
   readonly sources?: readonly AptSource[];
   /** A package with the image, instead of packages of the distribution. */
   readonly from?: { readonly assets: Pick<Assets, 'tree' | 'readFile'>; readonly layer: Digest };
+  /** Adds to the files below `root` what the packages leave to their scripts. The same files must give the same ones. */
+  readonly finish?: (root: string) => Promise<void>;
 }
 
 export const JULIA: Recipe = {
@@ -105,7 +107,7 @@ async function fetch(
   root: string,
   work: string,
   recipe: Recipe,
-  { sources, ...options }: ProvisionOptions,
+  { sources, finish, ...options }: ProvisionOptions,
 ): Promise<RuntimeImage> {
   await mkdir(root, { mode: 0o755 });
   const packages: RuntimeImage['packages'] = [];
@@ -124,6 +126,9 @@ async function fetch(
   }
   await trim(root, recipe);
   for (const [at, target] of Object.entries(recipe.links)) await symlink(target, join(root, at));
+  // Programs in it are shown the files read-only, and as another user.
+  for (const path of [root, dirname(root), work]) await chmod(path, 0o755);
+  await finish?.(root);
   const { runtime } = recipe;
   const main = packages.find(({ name }) => name === recipe.packages[0])!;
   const { version, architecture } = main;
@@ -219,7 +224,10 @@ async function unpack(files: readonly string[], root: string, options: CallOptio
 
 async function trim(root: string, { kept: all }: Recipe): Promise<void> {
   const isAbove = (path: string) => all.some((kept) => kept.startsWith(`${path}/`));
-  const isKept = (path: string) => all.some((kept) => path === kept || path.startsWith(`${kept}/`));
+  const isKept = (path: string) =>
+    all.some((kept) =>
+      kept.endsWith('*') ? path.startsWith(kept.slice(0, -1)) : path === kept || path.startsWith(`${kept}/`),
+    );
   async function visit(folder: string): Promise<void> {
     for (const entry of await readdir(join(root, folder), { withFileTypes: true })) {
       const path = folder === '' ? entry.name : `${folder}/${entry.name}`;

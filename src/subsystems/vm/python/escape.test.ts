@@ -20,7 +20,10 @@ async function make(cgroups: boolean) {
   );
   return {
     trees: assets,
-    runtime: new PythonRuntime({ assets, sandbox, trees }, { limits: DEFAULT_LIMITS }),
+    runtime: new PythonRuntime(
+      { assets, sandbox, trees },
+      { limits: DEFAULT_LIMITS, images: path.join(directory, 'images') },
+    ),
     async [Symbol.asyncDispose]() {
       await sandbox[Symbol.asyncDispose]();
       await rm(directory, { recursive: true, force: true });

@@ -1,18 +1,21 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { cp, mkdtemp, readdir, rm } from 'node:fs/promises';
+import { homedir, tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, it } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { MemoryTrees, SMALL_POLICY, testRuntime } from '../../../testing/runtime-conformance.ts';
 import { openExecution } from '../index.ts';
+import { findImage } from '../julia/provision.ts';
 import { DEFAULT_LIMITS } from '../limits.ts';
 import { openProcessSandbox } from '../process/sandbox.ts';
 import { Trees } from '../process/trees.ts';
+
 import { PythonRuntime } from './python.ts';
 
 async function make() {
   const directory = await mkdtemp(path.join(tmpdir(), 'hypermesh-python-'));
+  const images = path.join(directory, 'images');
   const assets = new MemoryTrees();
   const sandbox = await openProcessSandbox({ directory });
   const trees = await Trees.open(
@@ -20,8 +23,11 @@ async function make() {
     { directory: path.join(directory, 'trees'), treeBytesMax: 2 ** 20, filesMax: 100 },
   );
   return {
-    assets,
-    runtime: new PythonRuntime({ assets, sandbox, trees }, { limits: DEFAULT_LIMITS }),
+    ...{ assets, images },
+    runtime: new PythonRuntime(
+      { assets, sandbox, trees },
+      { limits: DEFAULT_LIMITS, images: path.join(directory, 'images') },
+    ),
     async [Symbol.asyncDispose]() {
       await sandbox[Symbol.asyncDispose]();
       await rm(directory, { recursive: true, force: true });
@@ -135,5 +141,38 @@ describe('runtime python', { skip }, () => {
       }),
       { code: 'policy-refused' },
     );
+  });
+});
+
+const added = path.join(homedir(), '.hypermesh', 'vm', 'images');
+const image = await findImage(added, 'python').catch(() => null);
+
+describe('Python that was added to the node', {
+  skip: image === null ? 'no Python in ~/.hypermesh: `hypermesh runtime add python`' : skip,
+}, () => {
+  it('has its standard library and numpy, and nothing of the machine', async () => {
+    await using made = await make();
+    await cp(added, made.images, { recursive: true, preserveTimestamps: true, verbatimSymlinks: true });
+    const { version } = await made.runtime.probe();
+    assert.match(version ?? '', /^Python 3\.\d+\.\d+, numpy \d+\.\d+/);
+    const program = `
+import json, os, sqlite3, ssl, statistics, sys
+import numpy
+numbers = numpy.array(json.load(sys.stdin), dtype=float)
+compiled = [os.path.basename(module.__cached__) for module in (json, numpy) if os.path.exists(module.__cached__)]
+print(json.dumps({"solved": numpy.linalg.solve(numpy.diag(numbers), numbers).tolist(), "mean": statistics.mean(numbers), "compiled": len(compiled),
+  "shell": os.path.exists("/bin/sh"), "file": os.path.relpath(numpy.__file__, "/")}))`;
+    const layer = made.assets.add({ 'main.py': Buffer.from(program) });
+    const { output, stderr } = await made.runtime.run({
+      ...{ kind: 'python', layer, entry: 'main.py', args: [], input: [1, 2, 4.5] },
+      policy: { ...SMALL_POLICY, memoryBytes: 2 ** 26 },
+    });
+    const file = 'usr/lib/python3/dist-packages/numpy/__init__.py';
+    assert.deepEqual(output, { solved: [1, 1, 1], mean: 2.5, compiled: 2, shell: false, file }, stderr);
+    const pieces: number[] = [];
+    for await (const piece of made.runtime.export()) pieces.push(piece.length);
+    assert.ok(pieces.reduce((sum, size) => sum + size, 0) > 2 ** 20);
+    assert.equal(await made.runtime.remove(), true);
+    assert.doesNotMatch((await made.runtime.probe()).version ?? '', /numpy/);
   });
 });

@@ -4,6 +4,8 @@ import type { CallOptions } from '../../../base/call.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
 import type { Assets } from '../../../capabilities/assets.ts';
 import type { RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
+import type { AddedImage, ProvisionOptions } from '../julia/provision.ts';
+import { AddedLanguage } from '../language.ts';
 import type { ExecutionLimits } from '../limits.ts';
 import { logTo, visible } from '../output.ts';
 import type { BoxSpec } from '../process/box.ts';
@@ -11,6 +13,7 @@ import type { ProcessSandbox } from '../process/sandbox.ts';
 import type { Trees } from '../process/trees.ts';
 import { type Performance, perform, resultOf } from '../program.ts';
 import { encodeInput, type OpenedRequest, refuseFuel } from '../request.ts';
+import { compileModules, interpreterOf, PYTHON } from './image.ts';
 
 const MiB = 2 ** 20;
 /** What the interpreter and the programs around the box take for themselves. */
@@ -50,23 +53,42 @@ exec(code, main.__dict__)
 
 type Files = Pick<Assets, 'tree'>;
 
-/** Runs Python programs: each in a box of its own, with the Python of the machine and without its files. */
+/** How an interpreter starts. */
+interface Start {
+  readonly interpreter: string;
+  /** As {@link BoxSpec} has it. */
+  readonly root: string;
+  readonly environment: Readonly<Record<string, string>>;
+}
+
+function startOf(image: AddedImage | null): Start | null {
+  if (image !== null) return { root: image.root, ...interpreterOf(image) };
+  const interpreter = INTERPRETERS.find(existsSync);
+  return interpreter === undefined ? null : { interpreter, root: 'host', environment: {} };
+}
+
+/** Runs Python programs: each in a box of its own, with the Python of the machine, or one that was added with numpy, and without files of the machine. */
 export class PythonRuntime implements Runtime {
   readonly kind = 'python';
   readonly #assets: Files;
   readonly #sandbox: ProcessSandbox;
   readonly #trees: Trees;
   readonly #limits: ExecutionLimits;
+  readonly #language: AddedLanguage;
   #probed: Promise<RuntimeStatus> | undefined;
 
   constructor(
     lent: { readonly assets: Files; readonly sandbox: ProcessSandbox; readonly trees: Trees },
-    options: { readonly limits: ExecutionLimits },
+    /** `images`: a folder inside the one of the sandbox; it need not exist while nothing is added. */
+    options: { readonly limits: ExecutionLimits; readonly images: string },
   ) {
     this.#assets = lent.assets;
     this.#sandbox = lent.sandbox;
     this.#trees = lent.trees;
     this.#limits = options.limits;
+    this.#language = new AddedLanguage(PYTHON, options.images, () => {
+      this.#probed = undefined;
+    });
   }
 
   async probe(): Promise<RuntimeStatus> {
@@ -78,9 +100,34 @@ export class PythonRuntime implements Runtime {
   }
 
   async run(request: OpenedRequest, options: CallOptions = {}): Promise<RunResult> {
-    const interpreter = INTERPRETERS.find(existsSync);
-    if (interpreter === undefined)
-      throw new HyperMeshError('runtime-unavailable', 'This machine has no Python.', { hint: 'Install python3.' });
+    return this.#language.use((image) => this.#run(startOf(image), request, options));
+  }
+
+  async add(options: ProvisionOptions = {}): Promise<RuntimeStatus> {
+    await this.#language.add({ ...options, finish: (root) => compileModules(root, this.#sandbox) });
+    return this.probe();
+  }
+
+  export(options: CallOptions = {}): AsyncIterable<Uint8Array> {
+    return this.#language.export(
+      '/usr/bin/python3',
+      () =>
+        new HyperMeshError('runtime-unavailable', 'No Python was added to this node.', {
+          hint: 'Add it with `hypermesh runtime add python`; the one of the machine is not exported.',
+        }),
+      options,
+    );
+  }
+
+  async remove(): Promise<boolean> {
+    return this.#language.remove();
+  }
+
+  async #run(start: Start | null, request: OpenedRequest, options: CallOptions): Promise<RunResult> {
+    if (start === null)
+      throw new HyperMeshError('runtime-unavailable', 'This machine has no Python.', {
+        hint: 'Install python3, or add one with `hypermesh runtime add python`.',
+      });
     const input = encodeInput(request.input, this.#limits);
     const { policy } = request;
     refuseFuel(policy, 'Python');
@@ -97,7 +144,8 @@ export class PythonRuntime implements Runtime {
     const environment = Object.entries(policy.environment).map(([name, value]) => `${name}=${value}`);
     const { memoryBytes, cpuCores, wallMs, outputBytes, tmpBytes } = policy;
     const done = await this.#perform(
-      [interpreter, '-c', BOOTSTRAP, request.entry, String(environment.length), ...environment, ...request.args],
+      start,
+      ['-c', BOOTSTRAP, request.entry, String(environment.length), ...environment, ...request.args],
       mounts,
       { ...{ cpuCores, wallMs, outputBytes, tmpBytes }, memoryBytes: memoryBytes + RUNTIME_BYTES },
       input,
@@ -125,22 +173,25 @@ export class PythonRuntime implements Runtime {
       reason,
     });
     try {
-      const interpreter = INTERPRETERS.find(existsSync);
-      if (interpreter === undefined)
+      const image = await this.#language.installed();
+      const start = startOf(image);
+      if (start === null)
         return unavailable(
-          `${INTERPRETERS.join(' and ')} are missing. Install python3, for example with \`apt-get install python3\`.`,
+          `${INTERPRETERS.join(' and ')} are missing. Install python3, or add one with \`hypermesh runtime add python\`.`,
         );
       const sandbox = await this.#sandbox.probe();
       if (!sandbox.available) return unavailable([sandbox.reason, sandbox.remedy].filter(Boolean).join(' '));
       const { exit, stdout, stderr } = await this.#perform(
-        [interpreter, '-c', 'import json, platform; print(platform.python_version())'],
+        start,
+        ['-c', 'import json, platform; print(platform.python_version())'],
         [],
         { memoryBytes: 64 * MiB, cpuCores: 1, wallMs: PROBE_MS, outputBytes: 4_096, tmpBytes: 0 },
         utf8(''),
         {},
       );
       if (exit.termination === 'exit' && exit.exitCode === 0) {
-        const version = `Python ${visible(Buffer.from(stdout).toString('utf8').trim())}`;
+        const numpy = image?.packages.find(({ name }) => name === 'python3-numpy')?.version.replace(/^\d+:|-.*$/g, '');
+        const version = `Python ${visible(Buffer.from(stdout).toString('utf8').trim())}${numpy === undefined ? '' : `, numpy ${numpy}`}`;
         return { kind: 'python', available: true, version, reason: null, enforces: sandbox.enforces };
       }
       const says = exit.reason ?? visible(Buffer.from(stderr).toString('utf8')).slice(0, 500);
@@ -151,7 +202,8 @@ export class PythonRuntime implements Runtime {
   }
 
   async #perform(
-    [interpreter, ...args]: readonly string[],
+    { interpreter, root, environment }: Start,
+    args: readonly string[],
     mounts: BoxSpec['mounts'],
     limits: Omit<BoxSpec['limits'], 'pids' | 'fileBytes'>,
     input: Uint8Array,
@@ -161,11 +213,11 @@ export class PythonRuntime implements Runtime {
     const box = await this.#sandbox.start(
       {
         // Isolated from the variables and folders of a user; no compiled files; UTF-8 whatever the locale.
-        command: [interpreter!, '-I', '-B', '-X', 'utf8', ...args],
-        root: 'host',
+        command: [interpreter, '-I', '-B', '-X', 'utf8', ...args],
+        root,
         ...{ mounts, ...openings },
         // The program gets its own from the bootstrap: nothing in it shall steer the start of the interpreter.
-        environment: {},
+        environment,
         limits: { ...limits, pids: PIDS, fileBytes: Math.max(limits.tmpBytes, 1) },
       },
       options,

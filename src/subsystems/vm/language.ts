@@ -1,0 +1,91 @@
+import type { CallOptions } from '../../base/call.ts';
+import { packImage } from './image-package.ts';
+import {
+  type AddedImage,
+  addImage,
+  findImage,
+  type ProvisionOptions,
+  type Recipe,
+  removeImage,
+} from './julia/provision.ts';
+import { UNFINISHED } from './process/trees.ts';
+
+/** The image of a language, which the owner of the node may add and take away while programs run. */
+export class AddedLanguage {
+  readonly #recipe: Recipe;
+  readonly #folder: string;
+  readonly #changed: () => void;
+  readonly #users = new Set<Promise<unknown>>();
+  #image: Promise<AddedImage | null> | undefined;
+  /** Changes follow each other; who runs programs waits for those that remove. */
+  #changing: Promise<unknown> = Promise.resolve();
+  #removing: Promise<unknown> = Promise.resolve();
+
+  /** `folder`: where images lie, inside the folder of the sandbox. `changed`: called after each change. */
+  constructor(recipe: Recipe, folder: string, changed: () => void) {
+    this.#recipe = recipe;
+    this.#folder = folder;
+    this.#changed = changed;
+  }
+
+  /** What is there when nothing is being removed. */
+  async installed(): Promise<AddedImage | null> {
+    for (;;) {
+      const removing = this.#removing;
+      await removing;
+      this.#image ??= findImage(this.#folder, this.#recipe.runtime).catch((error: unknown) => {
+        this.#image = undefined;
+        throw error;
+      });
+      const image = await this.#image;
+      if (removing === this.#removing) return image;
+    }
+  }
+
+  /** Works with what is there, which nobody takes away meanwhile. */
+  async use<T>(work: (image: AddedImage | null) => Promise<T>): Promise<T> {
+    const image = await this.installed();
+    const using = work(image);
+    this.#users.add(using);
+    return using.finally(() => this.#users.delete(using));
+  }
+
+  /** Adds it to this node ({@link addImage}); one change at a time. */
+  async add(options: ProvisionOptions = {}): Promise<void> {
+    await this.#change(() => addImage(this.#folder, this.#recipe, options));
+  }
+
+  /** The image as the tree of a package ({@link packImage}), in which `program` starts. `missing` says that there is none. */
+  async *export(program: string, missing: () => Error, options: CallOptions = {}): AsyncIterable<Uint8Array> {
+    const image = await this.installed();
+    if (image === null) throw missing();
+    const reading = Promise.withResolvers<void>();
+    this.#users.add(reading.promise);
+    try {
+      yield* packImage(image, { ...options, program, work: this.#folder, prefix: UNFINISHED });
+    } finally {
+      this.#users.delete(reading.promise);
+      reading.resolve();
+    }
+  }
+
+  /** Takes it from this node when those who use it are done, and `last` too; new ones are refused from now on. Whether it was there. */
+  async remove(last: () => Promise<void> = async () => {}): Promise<boolean> {
+    const removed = this.#change(async () => {
+      await Promise.allSettled(this.#users);
+      await last();
+      return removeImage(this.#folder, this.#recipe.runtime);
+    });
+    this.#removing = removed.catch(() => {});
+    return removed;
+  }
+
+  #change<T>(work: () => Promise<T>): Promise<T> {
+    const changed = this.#changing.then(work).finally(() => {
+      this.#image = undefined;
+      this.#changed();
+    });
+    this.#changing = changed.catch(() => {});
+    return changed;
+  }
+}
