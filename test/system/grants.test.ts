@@ -43,6 +43,8 @@ it('a package is asked about once, and runs with what it was granted until that 
   );
   await home.json(['publish', folder]);
 
+  const { stdout } = await home.run('info', 'ada/fetcher');
+  assert.match(stdout, /Asks for +a connection to 127\.0\.0\.1:\d+, a folder to write \(out\)/);
   const refused = await home.run('run', 'ada/fetcher');
   assert.equal(refused.status, 4);
   assert.match(refused.stderr, /asks to connect to 127\.0\.0\.1:\d+, and write a folder of yours.*\(grant-needed\)/s);

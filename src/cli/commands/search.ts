@@ -63,6 +63,11 @@ export async function info(context: Context, ref: string): Promise<Outcome> {
       Keywords: list(manifest.keywords),
       Homepage: manifest.homepage,
       'Depends on': list(Object.entries(manifest.dependencies).map(([name, range]) => `${name}@${range}`)),
+      // Beyond the box that every program has.
+      'Asks for': list([
+        ...(manifest.sandbox.connect ?? []).map((place) => `a connection to ${place}`),
+        ...Object.entries(manifest.sandbox.folders ?? {}).map(([name, access]) => `a folder to ${access} (${name})`),
+      ]),
       Size: bytes(record.size),
       Published: date(record.createdAtMs),
       Owner: record.owner,
