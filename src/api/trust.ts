@@ -1,5 +1,5 @@
 import { concat, utf8 } from '../base/bytes.ts';
-import { HyperMeshError } from '../base/errors.ts';
+import { HyperMeshError, isCoded } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
 import { BUNDLE_BYTES_MAX, type Bundle, decodeBundle } from '../wire/bundle.ts';
 import {
@@ -73,14 +73,19 @@ export const trustRoutes: readonly AnyRoute[] = [
   route({
     method: 'GET',
     path: '/v1/network',
-    summary: 'The network: genesis, root certificate with revocations, proof requirements, signed head of the log.',
+    summary:
+      'The network: genesis, root certificate with revocations, proof requirements, signed head of the log (null while its committee is unreachable).',
     access: 'read',
     async handle(_input, { node }) {
       const kinds = ['publish', 'install', 'execute', 'default'] as const;
       const [genesis, anchor, log, ...requirements] = await Promise.all([
         node.consensus.genesis(),
         node.trust.anchor(),
-        node.trust.logHead(),
+        // A member asks its committee for it; everything else is known here.
+        node.trust.logHead().catch((error: unknown) => {
+          if (isCoded(error, 'committee-unreachable')) return null;
+          throw error;
+        }),
         ...kinds.map((kind) => node.consensus.requirements(kind)),
       ]);
       return { ...genesis, anchor, log, requirements };

@@ -36,7 +36,10 @@ export interface SpaceStatus {
   readonly fraction: number;
 }
 
-/** One validator of proofs for everybody; nobody re-implements it. */
+/**
+ * One validator of proofs for everybody; nobody re-implements it. A home that is a member of somebody else's network asks that network's
+ * committee for everything but what it serves to itself (installing and running): then also `committee-unreachable`, and `not-a-member`.
+ */
 export interface Consensus {
   requirements(kind: OperationKind): Promise<Requirements>;
   /** The network's genesis document: its SHA-256 is the network id. Plain data, canonical JSON. */

@@ -39,14 +39,18 @@ export interface Trust {
     chain: CertificateChain,
     options: { readonly role: LeafRole; readonly atMs?: number; readonly anchor?: TrustAnchor },
   ): Promise<Verified>;
+  /** Errors: `anchor-stale` for a member whose lists ran out while its committee cannot be reached. */
   anchor(): Promise<TrustAnchor>;
   certificates(): Promise<readonly CertificateInfo[]>;
   /** Issues a fresh certificate for the same keys. */
   renew(role: LeafRole): Promise<CertificateInfo>;
-  /** Errors: `certificate-not-found`. */
+  /** Errors: `certificate-not-found`; `committee-only` for a member. */
   revoke(fingerprint: string, reason: RevocationReason): Promise<void>;
 
-  /** Appends to the transparency log (RFC 6962 tree) and returns the proof. Safe to repeat: the same leaf keeps its index. */
+  /**
+   * Appends to the transparency log (RFC 6962 tree) and returns the proof. Safe to repeat: the same leaf keeps its index. A member's log is that of its
+   * network's committee, which takes what it admitted for this home. Errors: `committee-unreachable`, `not-permitted`.
+   */
   logAppend(leaf: Uint8Array): Promise<LogInclusion>;
   logHead(): Promise<SignedTreeHead>;
   logConsistency(from: number, to: number): Promise<readonly string[]>;

@@ -57,7 +57,8 @@ interface NetworkInfo {
   readonly networkId: Digest;
   readonly document: Json;
   readonly anchor: TrustAnchor;
-  readonly log: SignedTreeHead;
+  /** Null while the committee cannot be reached. */
+  readonly log: SignedTreeHead | null;
   readonly requirements: readonly Requirements[];
 }
 

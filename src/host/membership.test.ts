@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { after, test } from 'node:test';
 import type { Clock } from '../base/clock.ts';
 import type { Digest } from '../base/digest.ts';
@@ -558,4 +559,18 @@ test('a change of network that a crash cut off after its commit point is finishe
   await nowAt('alone');
   await writeFile(file, 'damaged');
   await refused(start(network, 'bob-12'), 'storage-failed');
+});
+
+test('a committee that lost the registration of a commitment gets it again, and the publish goes on', async () => {
+  const network = testNetwork();
+  await using ada = await start(network, 'ada-13');
+  await using bob = await start(network, 'bob-13');
+  await ada.membership.create();
+  await bob.membership.join((await ada.membership.invite()).invite);
+  await publish(bob);
+  const { keyId } = await bob.hypermesh.node.trust.identity('publisher');
+  using database = new DatabaseSync(join(base, 'ada-13', 'consensus', 'nkrypt.db'));
+  const { changes } = database.prepare('DELETE FROM commitments WHERE identity = ?').run(keyId);
+  assert.equal(changes, 1);
+  await publish(bob, 'bob/more');
 });

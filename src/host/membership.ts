@@ -34,6 +34,7 @@ const ASK_TIMEOUT_MS = 15_000;
 const CERTIFY_LIMITS = { replyBytesMax: CERTIFICATION_LIMITS.answerBytesMax, timeoutMs: 60_000 } as const;
 /** How often a member asks what was revoked. */
 const NEWS_EVERY_MS = 600_000;
+const NEWS_FIRST_MS = 5_000;
 
 /** What says that somebody is not there, rather than that he refuses. */
 const UNREACHABLE = ['peer-unreachable', 'network-unreachable', 'timeout', 'committee-unreachable'] as const;
@@ -144,12 +145,19 @@ export class NetworkMembership implements Membership, AsyncDisposable {
   #follow(): void {
     const { trust, consensus } = this.#lent;
     const isMember = trust.membership() !== null;
-    clearInterval(this.#news);
+    clearTimeout(this.#news);
     trust.follow(isMember ? this.#authority() : undefined);
     consensus.follow(isMember ? this.#ask : undefined);
     if (!isMember) return;
-    this.#news = setInterval(() => void trust.refreshAnchor().catch(() => undefined), NEWS_EVERY_MS);
-    this.#news.unref();
+    // The first time soon after the start, which a node that ends with its one command does not live to see.
+    const ask = (afterMs: number): void => {
+      this.#news = setTimeout(() => {
+        void trust.refreshAnchor().catch(() => undefined);
+        ask(NEWS_EVERY_MS);
+      }, afterMs);
+      this.#news.unref();
+    };
+    ask(NEWS_FIRST_MS);
   }
 
   async place(): Promise<NetworkPlace> {
@@ -307,7 +315,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    clearInterval(this.#news);
+    clearTimeout(this.#news);
     await this.#changing.catch(() => undefined);
   }
 

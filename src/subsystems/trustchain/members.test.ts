@@ -1,0 +1,167 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import fc from 'fast-check';
+import { fromBase64, fromUtf8, utf8 } from '../../base/bytes.ts';
+import type { Digest } from '../../base/digest.ts';
+import { type ErrorCode, isCoded } from '../../base/errors.ts';
+import { canonicalJson } from '../../base/json.ts';
+import { CERTIFICATION_TYPE, CERTIFIED_ROLES, type JoinRequest } from '../../wire/certification.ts';
+import { sealEnvelope } from '../../wire/signature.ts';
+import { openTrust, type TrustChain } from './index.ts';
+
+const NETWORK: Digest = `sha256:${'ab'.repeat(32)}`;
+const time = { nowMs: Date.UTC(2026, 0, 1) };
+const clock = { nowMs: () => time.nowMs };
+
+let base: string;
+let founder: TrustChain;
+let bob: TrustChain;
+let eve: TrustChain;
+const closing = new AsyncDisposableStack();
+
+before(async () => {
+  base = await mkdtemp(join(tmpdir(), 'hypermesh-members-'));
+  const open = async (name: string) =>
+    closing.use(await openTrust({ directory: join(base, name), clock, subject: name, limits: { keysIdleMs: 200 } }));
+  [founder, bob, eve] = [await open('ada'), await open('bob'), await open('eve')];
+});
+after(async () => {
+  await closing.disposeAsync();
+  await rm(base, { recursive: true });
+});
+
+const refused = (promise: Promise<unknown>, ...codes: ErrorCode[]) =>
+  assert.rejects(promise, (error) => {
+    assert.ok(isCoded(error, ...codes), String(error));
+    return true;
+  });
+
+function newInvite(): Promise<string> {
+  return founder.invite({ expiresAtMs: time.nowMs + 60_000, tokens: 0 });
+}
+
+async function requestOf(home: TrustChain, secret: string | null, asked = founder.keyIds().node): Promise<JoinRequest> {
+  return home.certificationRequest({ networkId: NETWORK, asked, secret });
+}
+
+/** The statement with some members replaced, under the signatures of `by` for it where there are any. */
+async function forged(
+  from: JoinRequest,
+  by: Partial<Record<(typeof CERTIFIED_ROLES)[number], TrustChain>>,
+  change: (statement: Record<string, unknown>) => void,
+): Promise<JoinRequest> {
+  const statement = JSON.parse(fromUtf8(fromBase64(from.envelopes[0].payload))) as Record<string, unknown>;
+  change(statement);
+  const payload = utf8(canonicalJson(statement));
+  const envelopes = await Promise.all(
+    CERTIFIED_ROLES.map(async (role, at) => {
+      const signer = by[role];
+      if (signer !== undefined) return signer.sign(role, CERTIFICATION_TYPE, payload);
+      // Nobody who can sign: the old signatures under the new words.
+      const [falcon, ed25519] = from.envelopes[at]!.signatures;
+      return sealEnvelope(CERTIFICATION_TYPE, payload, falcon!.keyid, {
+        falcon: fromBase64(falcon!.sig),
+        ed25519: fromBase64(ed25519!.sig),
+      });
+    }),
+  );
+  return { secret: from.secret, envelopes: envelopes as unknown as JoinRequest['envelopes'] };
+}
+
+test('certify() gives certificates for exactly the keys that signed, and the same ones when asked again', async () => {
+  const secret = await newInvite();
+  const request = await requestOf(bob, secret);
+  const first = await founder.certify(request, NETWORK);
+  assert.deepEqual(
+    [first.member.node, first.member.publisher, first.member.validator, first.member.subject],
+    [bob.keyIds().node, bob.keyIds().publisher, bob.keyIds().validator, 'bob'],
+  );
+  const again = await founder.certify(await requestOf(bob, secret), NETWORK);
+  assert.deepEqual(again.certificates, first.certificates);
+  // Whoever has the words of the request has what the answer says anyway: nothing in it is secret, and none of it is his.
+  assert.deepEqual((await founder.certify(request, NETWORK)).certificates, first.certificates);
+  // A renewal in the last third of their life brings new ones.
+  time.nowMs += 70 * 86_400_000;
+  const renewed = await founder.certify(await requestOf(bob, null), NETWORK);
+  assert.notDeepEqual(renewed.certificates, first.certificates);
+});
+
+test('certify() refuses who does not hold one of the keys, and leaves the invite as it was', async () => {
+  const secret = await newInvite();
+  const own = await requestOf(eve, secret);
+  const theirs = JSON.parse(fromUtf8(fromBase64((await requestOf(bob, secret)).envelopes[0].payload))).keys;
+  for (const role of CERTIFIED_ROLES) {
+    const others = Object.fromEntries(CERTIFIED_ROLES.filter((one) => one !== role).map((one) => [one, eve]));
+    const claim = (statement: Record<string, unknown>) => {
+      statement['keys'] = { ...(statement['keys'] as object), [role]: theirs[role] };
+    };
+    // The key of another home: under no signature of it, under the claimer's own, or under that of another role.
+    await refused(founder.certify(await forged(own, others, claim), NETWORK), 'certification-invalid');
+    await refused(
+      founder.certify(await forged(own, { ...others, [role]: eve }, claim), NETWORK),
+      'certification-invalid',
+    );
+  }
+  await refused(
+    founder.certify(
+      await forged(own, { publisher: eve, validator: eve, node: eve }, (statement) => {
+        const keys = statement['keys'] as Record<string, unknown>;
+        keys['validator'] = keys['publisher'];
+      }),
+      NETWORK,
+    ),
+    'certification-invalid',
+  );
+  const [publisher, validator, node] = own.envelopes;
+  await refused(founder.certify({ secret, envelopes: [validator, publisher, node] }, NETWORK), 'certification-invalid');
+  // For another machine, another network, or long ago.
+  await refused(founder.certify(await requestOf(eve, secret, bob.keyIds().node), NETWORK), 'certification-invalid');
+  await refused(founder.certify(own, `sha256:${'cd'.repeat(32)}`), 'network-mismatch');
+  const later = await newInvite();
+  const old = await requestOf(eve, later);
+  time.nowMs += 30_000;
+  await founder.certify(await requestOf(eve, later), NETWORK);
+  time.nowMs += 400_000;
+  await refused(founder.certify(old, NETWORK), 'clock-skewed');
+  // The founder's own keys join nothing.
+  await refused(founder.certify(await requestOf(founder, await newInvite()), NETWORK), 'network-state');
+});
+
+test('one changed character anywhere in a request is refused, whatever it is', async () => {
+  const secret = await newInvite();
+  const request = await requestOf(eve, secret);
+  const text = JSON.stringify(request);
+  await fc.assert(
+    fc.asyncProperty(fc.nat(text.length - 1), fc.constantFrom(...'Aa0f/=,"}'), async (at, letter) => {
+      if (text[at] === letter) return;
+      let value: unknown;
+      try {
+        value = JSON.parse(text.slice(0, at) + letter + text.slice(at + 1));
+      } catch {
+        return;
+      }
+      await refused(
+        founder.certify(value, NETWORK),
+        ...(['certification-invalid', 'invite-unknown', 'signature-invalid'] as const),
+      );
+    }),
+    { numRuns: 200 },
+  );
+  await founder.certify(request, NETWORK);
+});
+
+test('the register grows by members, not by what they ask', async () => {
+  const { node } = eve.keyIds();
+  for (let round = 0; round < 5; round++) await founder.certify(await requestOf(eve, null), NETWORK);
+  const { revocations } = await founder.anchor();
+  await founder.removeMember(node, 'cessation-of-operation');
+  await founder.removeMember(node, 'cessation-of-operation');
+  const grown = await founder.anchor();
+  assert.equal(grown.revocations.length, revocations.length);
+  await refused(founder.certify(await requestOf(eve, null), NETWORK), 'not-a-member');
+  await founder.removeMember(node, 'key-compromise');
+  await refused(founder.certify(await requestOf(eve, await newInvite()), NETWORK), 'certificate-revoked');
+});
