@@ -107,11 +107,13 @@ export class Committee {
 
   /**
    * Takes the next sequence number of the identity and an anchor that nobody can foresee. One transaction: a crash before it leaves
-   * nothing, a crash after it leaves a number that is never used. Errors: `quota-exceeded`.
+   * nothing, a crash after it leaves a number that is never used. Errors: `quota-exceeded`; `not-owner`, `version-exists` for a publish that
+   * could not be admitted.
    */
   issue(identity: string, kind: OperationKind, subject: Digest, ref: string): Challenge {
     const nowMs = this.#clock.nowMs();
     const requirements = this.#genesis.requirements[kind];
+    this.#checkClaim({ kind, identity, subject, ref });
     return this.#store.transact((raw) => {
       raw.prepare('DELETE FROM challenges WHERE keep_until_ms < ?').run(nowMs);
       raw.prepare('DELETE FROM admissions WHERE keep_until_ms < ?').run(nowMs);
@@ -363,6 +365,7 @@ export class Committee {
       if (known !== undefined) return known;
       const { changes } = raw.prepare('UPDATE challenges SET used = 1 WHERE nonce = ? AND used = 0').run(anchor.nonce);
       if (changes !== 1) throw replayed();
+      this.#claim(operation);
       const row: AdmissionRow = {
         operation: operationDigest(operation),
         proofs: digest,
@@ -382,6 +385,36 @@ export class Committee {
       }
       return row;
     });
+  }
+
+  /** What a publish may not be about: a name of somebody else, or a version that stands for other content. Errors: `not-owner`, `version-exists`. */
+  #checkClaim({ kind, identity, subject, ref }: Pick<Operation, 'kind' | 'identity' | 'subject' | 'ref'>): void {
+    if (kind !== 'publish') return;
+    const { raw } = this.#store;
+    const owner = raw.prepare('SELECT identity FROM names WHERE name = ?').get(nameOf(ref));
+    if (owner !== undefined && owner['identity'] !== identity) {
+      throw new HyperMeshError('not-owner', `${nameOf(ref)} belongs to the publisher ${owner['identity'] as string}.`, {
+        hint: 'Publish under a name of your own.',
+      });
+    }
+    const version = raw.prepare('SELECT subject FROM versions WHERE ref = ?').get(versionOf(ref));
+    if (version !== undefined && version['subject'] !== subject) {
+      throw new HyperMeshError('version-exists', `${ref} was published before with other content.`, {
+        hint: 'A version never changes, also when it was deleted: raise `version` in catalog.yaml and publish again.',
+      });
+    }
+  }
+
+  /** In the transaction that decides: of two publishes that were judged at the same time one is first. */
+  #claim(operation: Operation): void {
+    this.#checkClaim(operation);
+    if (operation.kind !== 'publish') return;
+    const { identity, ref, subject } = operation;
+    const { raw } = this.#store;
+    raw.prepare('INSERT INTO names (name, identity) VALUES (?, ?) ON CONFLICT DO NOTHING').run(nameOf(ref), identity);
+    raw
+      .prepare('INSERT INTO versions (ref, subject) VALUES (?, ?) ON CONFLICT DO NOTHING')
+      .run(versionOf(ref), subject);
   }
 
   async #endorse(row: AdmissionRow): Promise<Endorsement> {
@@ -441,6 +474,16 @@ export class Committee {
     }
     return row;
   }
+}
+
+/** `scope/name` of `scope/name@version`. */
+function nameOf(ref: string): string {
+  return ref.split('@')[0]!;
+}
+
+/** Without build metadata, which does not tell versions apart (Semantic Versioning 2.0.0, 10). */
+function versionOf(ref: string): string {
+  return ref.split('+')[0]!;
 }
 
 /** The manifest that a leaf names; undefined for any other leaf. */

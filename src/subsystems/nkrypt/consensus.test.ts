@@ -115,6 +115,26 @@ test('a publish is proved, judged offline, admitted, and its endorsement verifie
   assert.ok(steps.has('space') && steps.has('stake'));
 });
 
+test('a name belongs to who published under it first, and a version stands for one content for ever', async () => {
+  const challenge = await nkrypt.challenge('publish', subject, 'ada/owned@1.0.0');
+  await nkrypt.admit(await nkrypt.prove(challenge));
+  await nkrypt.challenge('publish', subject, 'ada/owned@1.0.0+again');
+  await nkrypt.challenge('publish', other, 'ada/owned@1.0.1');
+  await assert.rejects(nkrypt.challenge('publish', other, 'ada/owned@1.0.0'), coded('version-exists'));
+  await assert.rejects(nkrypt.challenge('publish', other, 'ada/owned@1.0.0+build'), coded('version-exists'));
+  const asks = (ref: string) =>
+    nkrypt.desk('committee/challenge', 'e'.repeat(64), { kind: 'publish', subject: other, ref });
+  await assert.rejects(asks('ada/owned@2.0.0'), coded('not-owner'));
+  await asks('ada/other@1.0.0');
+});
+
+test('of two publishers who claim a name at the same time one is admitted', async () => {
+  const first = await nkrypt.prove(await nkrypt.challenge('publish', subject, 'ada/raced@1.0.0'));
+  const second = await nkrypt.prove(await nkrypt.challenge('publish', other, 'ada/raced@1.0.0'));
+  await nkrypt.admit(first);
+  await assert.rejects(nkrypt.admit(second), coded('version-exists'));
+});
+
 test('an install asks for space and time only; a body that was not asked for is refused', async () => {
   const set = await proofs('install');
   assert.deepEqual(told(await nkrypt.verify(set)), { ...VALID, stake: 'not-required', work: 'not-required' });

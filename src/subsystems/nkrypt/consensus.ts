@@ -120,6 +120,8 @@ function forget(raw: Store['raw']): void {
     'grants',
     'asked',
     'joined',
+    'names',
+    'versions',
   ])
     raw.exec(`DELETE FROM ${table}`);
 }

@@ -10,8 +10,8 @@ import type { StateSection } from '../../capabilities/state.ts';
 import { decodeGenesis } from '../../wire/genesis.ts';
 import { openStore, type Store } from './store.ts';
 
-/** 2 has the grants of a founder, and homes without a ledger. */
-const VERSION = 2;
+/** 2 has the grants of a founder, and homes without a ledger; 3 has who owns which name. */
+const VERSION = 3;
 const STAGE = 'nkrypt-import.db';
 /** Bytes of rows after which a piece is closed; the largest row is a genesis document or an endorsement. */
 const PIECE_BYTES = 64 * 2 ** 10;
@@ -28,6 +28,8 @@ const TABLES = {
   commitments: ['identity', 'roots', 'nonce', 'registered'],
   grants: ['id', 'account', 'amount'],
   joined: ['id'],
+  names: ['name', 'identity'],
+  versions: ['ref', 'subject'],
 } as const;
 type Table = keyof typeof TABLES;
 

@@ -50,6 +50,14 @@ const MIGRATIONS: readonly Migration[] = [
       CREATE INDEX asked_at ON asked (asked_at_ms);
     `,
   },
+  {
+    name: '003-claims',
+    up: `
+      -- Who published under a name first owns it; what a version stands for never changes, also when it was deleted.
+      CREATE TABLE names (name TEXT PRIMARY KEY, identity TEXT NOT NULL) STRICT;
+      CREATE TABLE versions (ref TEXT PRIMARY KEY, subject TEXT NOT NULL) STRICT;
+    `,
+  },
 ];
 
 export type Store = SqliteStore;
