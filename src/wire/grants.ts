@@ -30,8 +30,8 @@ const absolute = z
 export const grant = z.strictObject({
   /** The package that it is given to: the digest of its manifest, so one version of it. */
   package: digest,
-  /** The layer that runs. */
-  layer: digest,
+  /** What runs: the package's layer alone, or with those of its dependencies (docs/protocol/grants.md). */
+  program: digest,
   /** For people: `scope/name@version`. */
   ref: z.string().min(3).max(400),
   connect: z.array(place).max(16),
@@ -46,7 +46,7 @@ const grantsFile = z.strictObject({ formatVersion: z.literal(1), grants: z.array
 /** What is missing, as the details of `grant-needed` say it. */
 export const neededGrant = z.object({
   package: digest,
-  layer: digest,
+  program: digest,
   ref: z.string().min(3).max(400),
   connect: z.array(place).max(16),
   folders: z.array(z.strictObject({ name: folderName, access: folderAccess })).max(8),

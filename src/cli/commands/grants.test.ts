@@ -9,7 +9,7 @@ import { withGrants } from './grants.ts';
 
 const NEEDED = {
   package: digestOf(Buffer.from('package')),
-  layer: digestOf(Buffer.from('layer')),
+  program: digestOf(Buffer.from('layer')),
   ref: 'ada/fetcher@1.0.0',
   connect: ['api.example.org:443', 'db.example.org:5432'],
   folders: [{ name: 'out', access: 'write' }],

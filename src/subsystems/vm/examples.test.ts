@@ -108,7 +108,7 @@ describe('example packages and templates', () => {
       const subject = { package: layer, ref: 'hello/librarian@1.0.0' };
       const folders = Object.entries(sandbox.folders ?? {}).map(([name, access]) => ({ name, access }));
       await execution.grant({
-        ...{ ...subject, layer, connect: [] },
+        ...{ ...subject, program: layer, connect: [] },
         folders: folders.map((one) => ({ ...one, path: one.name === 'books' ? books : index })),
       });
       const result = await execution.run({

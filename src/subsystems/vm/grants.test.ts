@@ -93,7 +93,14 @@ describe('what the owner grants', { skip: probe }, () => {
   const grant = (
     layer: Digest,
     more: { connect?: string[]; folders?: { name: string; access: 'read' | 'write'; path: string }[] },
-  ) => execution.grant({ package: PACKAGE, layer, ref: REF, connect: more.connect ?? [], folders: more.folders ?? [] });
+  ) =>
+    execution.grant({
+      package: PACKAGE,
+      program: layer,
+      ref: REF,
+      connect: more.connect ?? [],
+      folders: more.folders ?? [],
+    });
 
   it('is asked for before anything runs, with what to type', async () => {
     const layer = layerOf('print(1)');
@@ -107,7 +114,7 @@ describe('what the owner grants', { skip: probe }, () => {
     assert.match(error.hint ?? '', /hypermesh run ada\/fetcher@1\.0\.0 --allow api\.example\.org:443 --allow out=/);
     assert.deepEqual(error.details, {
       package: PACKAGE,
-      layer,
+      program: layer,
       ref: REF,
       ...{ connect: [...policy.connect], folders: [...policy.folders] },
     });
@@ -156,6 +163,20 @@ print(json.dumps({'said': talk('/connect/${granted.place}'), 'places': os.listdi
       return error.code === 'grant-needed';
     });
     assert.equal((await run(layer, policy)).text, 'granted\n');
+    // A dependency that changed is code that nobody was asked about.
+    const mounts = [{ layer: layerOf('x = 1'), at: '/packages/ada/words' }];
+    const error = await run(layer, { ...policy, mounts }).then(
+      () => assert.fail('it ran'),
+      (thrown: HyperMeshError) => thrown,
+    );
+    assert.equal(error.code, 'grant-needed');
+    await execution.grant({
+      ...{ package: PACKAGE, program: error.details?.['program'] as Digest, ref: REF },
+      ...{ connect: [granted.place], folders: [] },
+    });
+    assert.equal((await run(layer, { ...policy, mounts })).text, 'granted\n');
+    const changed = [{ layer: layerOf('x = 2'), at: '/packages/ada/words' }];
+    await assert.rejects(run(layer, { ...policy, mounts: changed }), { code: 'grant-needed' });
   });
 
   it('shows a folder to read, and to write, and nothing beside it', async () => {

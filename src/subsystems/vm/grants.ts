@@ -1,7 +1,9 @@
 import { chmod, open, readFile, realpath, rename, stat } from 'node:fs/promises';
 import path from 'node:path';
-import type { Digest } from '../../base/digest.ts';
+import { utf8 } from '../../base/bytes.ts';
+import { type Digest, digestOf } from '../../base/digest.ts';
 import { HyperMeshError, storageError } from '../../base/errors.ts';
+import { canonicalJson } from '../../base/json.ts';
 import type { RunRequest } from '../../capabilities/vm.ts';
 import { decodeGrants, encodeGrants, type Grant } from '../../wire/grants.ts';
 
@@ -48,11 +50,11 @@ export class Grants {
       given.folders.map(async (folder) => ({ ...folder, path: await this.#lendable(folder.path) })),
     );
     return this.#change((grants) => {
-      const before = grants.find((one) => one.package === given.package && one.layer === given.layer);
+      const before = grants.find((one) => one.package === given.package && one.program === given.program);
       const names = new Set(folders.map(({ name }) => name));
       const granted: Grant = {
         package: given.package,
-        layer: given.layer,
+        program: given.program,
         ref: given.ref,
         connect: [...new Set([...(before?.connect ?? []), ...given.connect])].sort(),
         folders: [...(before?.folders.filter(({ name }) => !names.has(name)) ?? []), ...folders],
@@ -77,11 +79,13 @@ export class Grants {
   }
 
   /** What a run gets; all that it asks for. Errors: `grant-needed`, which says what is missing, `policy-refused`. */
-  async of({ subject, layer, policy }: RunRequest): Promise<Granted> {
+  async of(request: RunRequest): Promise<Granted> {
+    const { subject, policy } = request;
     const { connect = [], folders = [] } = policy;
     if (connect.length + folders.length === 0) return NOTHING;
+    const program = programOf(request);
     const grants = await this.list();
-    const given = grants.find((one) => one.package === subject?.package && one.layer === layer);
+    const given = grants.find((one) => one.package === subject?.package && one.program === program);
     const missing = {
       connect: connect.filter((place) => given?.connect.includes(place) !== true),
       folders: folders.filter(({ name, access }) => {
@@ -89,7 +93,7 @@ export class Grants {
         return folder === undefined || (access === 'write' && folder.access !== 'write');
       }),
     };
-    if (missing.connect.length + missing.folders.length > 0) throw needed(subject, layer, missing);
+    if (missing.connect.length + missing.folders.length > 0) throw needed(subject, program, missing);
     const lent = await Promise.all(
       folders.map(async ({ name, access }) => {
         const folder = given!.folders.find((one) => one.name === name)!;
@@ -143,6 +147,13 @@ export class Grants {
   }
 }
 
+/** What gets the grant: other code, also of a dependency, is another program, and asks again. */
+function programOf({ layer, policy: { mounts } }: RunRequest): Digest {
+  if (mounts.length === 0) return layer;
+  const beside = mounts.map((mount) => [mount.at, mount.layer] as const).sort(([a], [b]) => (a < b ? -1 : 1));
+  return digestOf(utf8(canonicalJson([layer, ...beside.map((pair) => [...pair])])));
+}
+
 function isInside(inner: string, outer: string): boolean {
   return inner.startsWith(`${outer === '/' ? '' : outer}${path.sep}`);
 }
@@ -155,7 +166,7 @@ function refused(folder: string, why: string): HyperMeshError {
 
 function needed(
   subject: RunRequest['subject'],
-  layer: Digest,
+  program: Digest,
   missing: { readonly connect: readonly string[]; readonly folders: NonNullable<RunRequest['policy']['folders']> },
 ): HyperMeshError {
   const wants = [
@@ -174,7 +185,7 @@ function needed(
       hint: `Allow it once, for this version: hypermesh run ${ref} ${allow}`,
       details: {
         package: subject?.package ?? null,
-        layer,
+        program,
         ref,
         connect: [...missing.connect],
         folders: missing.folders.map(({ name, access }) => ({ name, access })),

@@ -67,7 +67,7 @@ async function makeGranted() {
     },
     async grant(layer: Digest) {
       await execution.grant({
-        ...{ package: layer, layer, ref: 'test/attack@1.0.0', connect: [place] },
+        ...{ package: layer, program: layer, ref: 'test/attack@1.0.0', connect: [place] },
         folders: [
           { name: 'lent', access: 'read', path: lent },
           { name: 'out', access: 'write', path: out },
