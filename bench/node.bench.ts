@@ -1,21 +1,19 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { promisify } from 'node:util';
 import { HyperMesh } from '../src/index.ts';
 import { PROJECT, SMALL_NETWORK } from '../test/system/support.ts';
 import type { Bench, Comparison } from './harness.ts';
 import { addPackages } from './packages.ts';
+import { peer } from './peers.ts';
 
 const ROUNDS = 5;
 const IDLE_MS = 5_000;
 const START_MS_MAX = 60_000;
 const [FEW, MANY] = [10, 100_000] as const;
-const PEERS = join(import.meta.dirname, 'peers');
 
 interface Figures {
   /** From the start of the process to its first answer. */
@@ -84,17 +82,8 @@ function up(home: string): Start {
 
 /** Null when it is not installed and cannot be installed now. */
 async function verdaccioIn(folder: string): Promise<Start | null> {
-  const entry = join(PEERS, 'node_modules', 'verdaccio', 'bin', 'verdaccio');
-  if (!existsSync(entry)) {
-    process.stderr.write('  installing Verdaccio (npm ci in bench/peers) …\n');
-    try {
-      await promisify(execFile)('npm', ['ci', '--ignore-scripts'], { cwd: PEERS });
-    } catch (error) {
-      const [why] = (error as Error).message.split('\n').filter((line) => line.startsWith('npm error'));
-      process.stderr.write(`  reference unavailable: Verdaccio cannot be installed here (${why ?? 'npm ci failed'})\n`);
-      return null;
-    }
-  }
+  const entry = await peer('Verdaccio', 'verdaccio/bin/verdaccio');
+  if (entry === null) return null;
   await mkdir(folder);
   const config = join(folder, 'config.yaml');
   await writeFile(

@@ -1,3 +1,4 @@
+import { fromBase64 } from '../../../base/bytes.ts';
 import type { Digest } from '../../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../../base/errors.ts';
 import type { Verified } from '../../../capabilities/trust.ts';
@@ -106,9 +107,10 @@ export class Identity {
     if ((document.anchor === undefined) !== (pinned === undefined)) {
       throw mismatch(`a hello for a ${pinned === undefined ? 'guest' : 'member'}`);
     }
-    const signed = await this.#verify('node', HELLO_TYPE, document.hello, document.anchor);
-    const hello = decodeHello(signed.payload);
-    if (signed.signer !== hello.node) throw mismatch('a hello that names another node than the one that signed it');
+    const types = [document.hello.envelope.payloadType, document.voucher.envelope.payloadType];
+    if (types[0] !== HELLO_TYPE || types[1] !== VOUCHER_TYPE) throw mismatch('signatures about something else');
+    // What costs nothing is checked before signatures are: whoever replays what another node once said makes nobody work for it.
+    const hello = decodeHello(fromBase64(document.hello.envelope.payload));
     if (hello.transport !== transport) throw mismatch('the hello of another TLS session');
     if (pinned !== undefined && hello.node !== pinned) throw otherNode(pinned, hello.node);
     if (hello.networkId !== networkId) {
@@ -121,7 +123,9 @@ export class Identity {
     if (nowMs < hello.notBeforeMs || nowMs > hello.notAfterMs) {
       throw mismatch('a hello that is not valid now', 'Check the clocks of both machines.');
     }
-    const vouched = await this.#verify('publisher', VOUCHER_TYPE, document.voucher, document.anchor);
+    const signed = await this.#verify('node', document.hello, document.anchor);
+    if (signed.signer !== hello.node) throw mismatch('a hello that names another node than the one that signed it');
+    const vouched = await this.#verify('publisher', document.voucher, document.anchor);
     const voucher = decodeVoucher(vouched.payload);
     if (
       vouched.signer !== hello.publisher ||
@@ -134,8 +138,7 @@ export class Identity {
     return { node: hello.node, publisher: hello.publisher, notAfterMs: hello.notAfterMs };
   }
 
-  async #verify(role: LeafRole, type: string, { envelope, chain }: Signed, anchor?: TrustAnchor): Promise<Verified> {
-    if (envelope.payloadType !== type) throw mismatch('a signature about something else');
+  async #verify(role: LeafRole, { envelope, chain }: Signed, anchor?: TrustAnchor): Promise<Verified> {
     const options = anchor === undefined ? { role } : { role, anchor };
     try {
       return await this.#lent.trust.verify(envelope, chain, options);

@@ -422,8 +422,9 @@ export class Mux {
       );
       return;
     }
-    asked.answer = { whole, buffer: new Uint8Array(length), at: 0 };
-    this.#take(asked, bytes);
+    const isAll = bytes.length === length;
+    asked.answer = { whole, buffer: isAll ? kept(bytes) : new Uint8Array(length), at: isAll ? length : 0 };
+    this.#take(asked, isAll ? EMPTY : bytes);
     // What is stored anyway may come at once.
     const missing = length - bytes.length;
     if (missing > asked.window && this.#asked.has(stream)) this.#credit(asked, missing - asked.window);
@@ -533,7 +534,7 @@ export class Mux {
       return;
     }
     const outgoing = newOutgoing(stream, window, () => this.#leave(served));
-    const body = bytes.length === length ? bytes.slice() : new Uint8Array(length);
+    const body = bytes.length === length ? kept(bytes) : new Uint8Array(length);
     const served: Served = { stream, admitted, body, at: 0, window: left, abort: new AbortController(), outgoing };
     this.#served.set(stream, served);
     if (length - bytes.length > left) {
@@ -846,6 +847,11 @@ function newOutgoing(stream: number, credit: number, done: () => void): Outgoing
     movedAtMs: performance.now(),
     done,
   };
+}
+
+/** Bytes that outlive what they arrived in: copied, unless they are most of it. */
+function kept(bytes: Uint8Array): Uint8Array {
+  return bytes.length * 2 >= bytes.buffer.byteLength ? bytes : bytes.slice();
 }
 
 /** Numbers of one parity, around and around; 0 is the connection itself. */

@@ -1,7 +1,7 @@
 import { systemClock } from '../../../base/clock.ts';
 import { certifiedNode } from '../../../testing/certified-network.ts';
 import { openChannel } from './index.ts';
-import { ENDLESS, LIMITS, type Order } from './test-peers.ts';
+import { ENDLESS, type Order } from './test-peers.ts';
 
 /** A node in a process of its own, that a test can kill. Orders come and answers go over the channel of `fork`. */
 process.once('message', ({ secrets, networkId }: Extract<Order, { secrets: unknown }>) => {
@@ -22,7 +22,7 @@ process.once('message', ({ secrets, networkId }: Extract<Order, { secrets: unkno
     ],
   ]);
   const blobs = { open: async () => ({ size: 2 ** 40, read: (_: number, length: number) => endless(length) }) };
-  const channel = openChannel({ networkId, clock: systemClock, trust, methods, blobs, limits: LIMITS });
+  const channel = openChannel({ networkId, clock: systemClock, trust, methods, blobs });
   void channel.listen('127.0.0.1', 0).then(({ port }) => process.send?.({ port }));
   process.on('message', (order: Extract<Order, { address: string }>) => {
     void fetchFrom(order).then(

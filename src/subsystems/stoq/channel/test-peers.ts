@@ -3,7 +3,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Digest } from '../../../base/digest.ts';
 import { type ErrorCode, isCoded } from '../../../base/errors.ts';
 import type { NodeSecrets } from '../../../testing/certified-network.ts';
-import type { ChannelLimits } from './types.ts';
 
 export function refused(promise: Promise<unknown>, ...codes: ErrorCode[]): Promise<void> {
   return assert.rejects(promise, (error) => {
@@ -25,5 +24,3 @@ export type Order =
 
 /** A blob that every child process serves, as long as anybody asks. */
 export const ENDLESS: Digest = `sha256:${'e'.repeat(64)}`;
-
-export const LIMITS: Partial<ChannelLimits> = { silenceMsMax: 200, deadAfterMs: 1_000 };
