@@ -165,7 +165,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
   );
   const vm = stack.use(
     await openExecution(
-      { assets },
+      { assets, resources: resources.for('vm') },
       {
         directory: await home.folder('vm'),
         home: home.directory,

@@ -17,7 +17,7 @@ import { DEFAULT_LIMITS, type ExecutionLimits } from './limits.ts';
 import { MachineRuntime } from './machine/runtime.ts';
 import { openRelays } from './process/relay.ts';
 import { openProcessSandbox } from './process/sandbox.ts';
-import { Standby } from './process/standby.ts';
+import { Standby, type StandbyResources } from './process/standby.ts';
 import { Trees } from './process/trees.ts';
 import { PythonRuntime } from './python/python.ts';
 import type { OpenedRequest } from './request.ts';
@@ -67,7 +67,7 @@ export type ExecutionSubsystem = Execution & Languages & GrantKeeper & AsyncDisp
  * What boxes of a killed node left behind is removed.
  */
 export async function openExecution(
-  lent: { readonly assets: Pick<Assets, 'tree' | 'readFile'> },
+  lent: { readonly assets: Pick<Assets, 'tree' | 'readFile'>; readonly resources?: StandbyResources },
   options: ExecutionOptions = {},
 ): Promise<ExecutionSubsystem> {
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
@@ -93,7 +93,7 @@ export async function openExecution(
 
 /** The languages whose programs are processes, or engines in a process. */
 async function inBoxes(
-  lent: { readonly assets: Pick<Assets, 'tree' | 'readFile'> },
+  { resources, ...lent }: Parameters<typeof openExecution>[0],
   directory: string,
   limits: ExecutionLimits,
   stack: AsyncDisposableStack,
@@ -107,7 +107,7 @@ async function inBoxes(
   const images = path.join(directory, 'images');
   await mkdir(images, { recursive: true, mode: 0o711 });
   await removeUnfinished(images);
-  const standby = new Standby();
+  const standby = new Standby({}, resources ?? null);
   const julia = new JuliaRuntime(
     { ...lent, sandbox, trees, standby },
     { limits, images, depots: path.join(directory, 'depots') },

@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, readdirSync } from 'node:fs';
-import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { chown, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { text } from 'node:stream/consumers';
@@ -210,6 +210,48 @@ for (const cgroups of [true, false]) {
     });
   });
 }
+
+const noUser =
+  process.getuid?.() !== 0
+    ? 'this is no root, so all of the above was done as an ordinary user'
+    : existsSync('/usr/bin/setpriv')
+      ? false
+      : 'setpriv is not installed';
+
+describe('process sandbox of an ordinary user', { skip: noUser }, () => {
+  it('holds its programs, and leaves nothing of them', async (t) => {
+    const own = await mkdtemp(path.join(tmpdir(), 'hypermesh-user-'));
+    try {
+      const uid = 54_321;
+      await chown(own, uid, uid);
+      const source = `
+        import { text } from 'node:stream/consumers';
+        import { openProcessSandbox } from ${JSON.stringify(new URL('./sandbox.ts', import.meta.url).href)};
+        await using sandbox = await openProcessSandbox({ directory: ${JSON.stringify(path.join(own, 'vm'))} });
+        const { reason, enforces } = await sandbox.probe();
+        if (reason !== null) { console.log(JSON.stringify({ reason })); process.exit(); }
+        const spec = { root: 'host', mounts: [], environment: {}, limits: ${JSON.stringify(LIMITS)} };
+        const box = await sandbox.start({ ...spec, command: ['/bin/sh', '-c', 'id -u; echo x > /usr/x; ls ${own}'] });
+        box.stdin.end();
+        const [printed, , exit] = await Promise.all([text(box.stdout), text(box.stderr), box.exit]);
+        const hoard = await sandbox.start({ ...spec, command: ['/usr/bin/tail', '-n', '1', '/dev/zero'] });
+        console.log(JSON.stringify({ printed, code: exit.exitCode, hoard: (await hoard.exit).termination, isolation: enforces.isolation }));`;
+      const node = spawn('/usr/bin/setpriv', [
+        ...['--reuid', String(uid), '--regid', String(uid), '--clear-groups', '--', process.execPath],
+        ...['--input-type=module', '--no-warnings', '-e', source],
+      ]);
+      const [said, complaint] = await Promise.all([text(node.stdout), text(node.stderr)]);
+      // For example where the project lies in a folder that only root enters.
+      if (said === '') return t.skip(`it cannot be tried here: ${complaint.slice(0, 200)}`);
+      const { reason, ...rest } = JSON.parse(said) as { reason?: string };
+      if (reason !== undefined) return t.skip(reason);
+      const isolation = 'bubblewrap: namespaces of its own, the user of the node without capabilities';
+      assert.deepEqual(rest, { printed: '65534\n', code: 2, hoard: 'memory', isolation }, complaint);
+    } finally {
+      await rm(own, { recursive: true, force: true });
+    }
+  });
+});
 
 /** Processes that have this word among their arguments, as a whole or in a script; not those of the test. */
 async function running(word: string): Promise<string[]> {

@@ -6,7 +6,7 @@ import { text } from 'node:stream/consumers';
 import { after, describe, it } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { openProcessSandbox } from './sandbox.ts';
-import { Standby, type StandbyBounds } from './standby.ts';
+import { Standby, type StandbyBounds, type StandbyResources } from './standby.ts';
 
 const MiB = 2 ** 20;
 const directory = await mkdtemp(path.join(tmpdir(), 'hypermesh-standby-'));
@@ -96,6 +96,41 @@ describe('Standby', { skip: reason ?? false }, () => {
       prepare(standby, key, { script });
       assert.deepEqual([standby.status(), held], [{ boxes: 0, isSettled: true }, 0], key);
     }
+  });
+
+  it('takes its memory from the resources of the node, and gives way to others', async () => {
+    const leased = new Map<string, number>();
+    let waiting = 0;
+    let count = 0;
+    const sum = () => [...leased.values()].reduce((one, other) => one + other, 0);
+    const capacity = { cpuCores: 1, memoryBytes: 80 * MiB, storageBytes: 0 };
+    const resources: StandbyResources = {
+      async allocate(request, { signal } = {}) {
+        if (sum() + request.memoryBytes > capacity.memoryBytes)
+          return new Promise((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason)));
+        const id = String(count++);
+        leased.set(id, request.memoryBytes);
+        return { id, request, grantedAtMs: 0, expiresAtMs: 0 };
+      },
+      release: async (id) => void leased.delete(id),
+      usage: async () => ({ capacity, leased: { ...capacity, memoryBytes: sum() }, leases: leased.size, waiting }),
+    };
+    await using standby = Object.assign(new Standby({ boxesMax: 4 }, resources), {
+      [Symbol.asyncDispose]: () => standby.clear(),
+    });
+    for (const key of ['a', 'b', 'c']) prepare(standby, key);
+    assert.equal(await settled(standby), 2);
+    assert.equal(sum(), 64 * MiB);
+    // The run has a lease of its own.
+    standby.take('a')!.box.kill();
+    assert.equal(sum(), 32 * MiB);
+    prepare(standby, 'c');
+    assert.equal(await settled(standby), 2);
+    waiting = 1;
+    for (let round = 0; round < 100 && standby.status().boxes > 1; round++) await pause(25);
+    await pause(600);
+    // Less than half of the memory is lent now.
+    assert.deepEqual([standby.status().boxes, sum()], [1, 32 * MiB]);
   });
 
   it('ends all of them, also those that are on their way', async () => {

@@ -1,4 +1,5 @@
 import { totalmem } from 'node:os';
+import type { Resources } from '../../../capabilities/resources.ts';
 import type { AheadBox } from './box.ts';
 
 export interface StandbyBounds {
@@ -24,6 +25,8 @@ const QUIET_MS = 10;
 /** Looks in a row. */
 const AWAKE_MAX = 4;
 const LOADING_MS_MAX = 120_000;
+const LEASE_MS_MAX = 100;
+const SLACK_MS = 60_000;
 /** Programs that did not come to wait, and are not started ahead again. */
 const FAILED_MAX = 1_000;
 
@@ -35,7 +38,11 @@ export interface Waiting {
   readonly held: Disposable;
 }
 
+/** What is asked of the resources of the node: memory for boxes that wait, as long as nobody else needs it. */
+export type StandbyResources = Pick<Resources, 'allocate' | 'release' | 'usage'>;
+
 interface Entry extends Waiting {
+  readonly release: () => void;
   readonly sinceMs: number;
   cpuMs: number;
   isReady: boolean;
@@ -49,6 +56,7 @@ interface Entry extends Waiting {
  */
 export class Standby {
   readonly #bounds: StandbyBounds;
+  readonly #resources: StandbyResources | null;
   readonly #waiting = new Map<string, Entry>();
   readonly #failed = new Set<string>();
   readonly #ending = new Set<Promise<unknown>>();
@@ -57,8 +65,10 @@ export class Standby {
   /** Each change of what may wait makes what comes from before worthless. */
   #generation = 0;
 
-  constructor(bounds: Partial<StandbyBounds> = {}) {
+  /** Without `resources`, the bounds are all that is kept. */
+  constructor(bounds: Partial<StandbyBounds> = {}, resources: StandbyResources | null = null) {
     this.#bounds = { ...DEFAULT_BOUNDS, ...bounds };
+    this.#resources = resources;
   }
 
   /** The box that waits for this, if one does. It is the caller's from now on. */
@@ -66,6 +76,8 @@ export class Standby {
     const entry = this.#waiting.get(key);
     if (entry === undefined) return null;
     this.#waiting.delete(key);
+    // From now on it is on the account of the run.
+    entry.release();
     return entry;
   }
 
@@ -80,10 +92,18 @@ export class Standby {
     if (this.#waiting.has(key) || this.#coming.has(key) || this.#failed.has(key)) return;
     if (!this.#makeRoom(memoryBytes)) return;
     const generation = this.#generation;
-    const coming = start()
-      .then(({ box, held }) => {
-        const entry: Entry = { box, held, memoryBytes, sinceMs: performance.now(), cpuMs: 0, isReady: false, awake: 0 };
+    const coming = this.#lease(memoryBytes)
+      .then(async (release) => {
+        const { box, held } = await start().catch((error: unknown) => {
+          release();
+          throw error;
+        });
+        const entry: Entry = {
+          ...{ box, held, memoryBytes, release },
+          ...{ sinceMs: performance.now(), cpuMs: 0, isReady: false, awake: 0 },
+        };
         void box.exit.then(() => {
+          release();
           held[Symbol.dispose]();
           // It ended by itself, so it would the next time.
           if (this.#waiting.get(key) !== entry) return;
@@ -106,6 +126,28 @@ export class Standby {
     for (const key of [...this.#waiting.keys()]) this.#drop(key);
     await Promise.all(this.#coming.values());
     await Promise.all(this.#ending);
+  }
+
+  /** Rejects unless it is granted at once: nobody waits for a box that may never be needed. */
+  async #lease(memoryBytes: number): Promise<() => void> {
+    const resources = this.#resources;
+    if (resources === null) return () => {};
+    const { id } = await resources.allocate(
+      {
+        ...{ operation: 'standby', cpuCores: 0, memoryBytes, storageBytes: 0, priority: 'low' },
+        durationMs: LOADING_MS_MAX + this.#bounds.idleMs + SLACK_MS,
+      },
+      { signal: AbortSignal.timeout(LEASE_MS_MAX) },
+    );
+    return () => void resources.release(id);
+  }
+
+  /** While others wait and half of the memory is lent, the one that waits longest gives way. */
+  async #giveWay(): Promise<void> {
+    const usage = await this.#resources?.usage();
+    if (usage === undefined || usage.waiting === 0) return;
+    if (usage.leased.memoryBytes * 2 < usage.capacity.memoryBytes) return;
+    for (const key of this.#waiting.keys()) return this.#drop(key);
   }
 
   #drop(key: string): void {
@@ -143,6 +185,7 @@ export class Standby {
       clearInterval(this.#ticks);
       this.#ticks = undefined;
     }
+    await this.#giveWay();
     for (const [key, entry] of this.#waiting) {
       const waitedMs = performance.now() - entry.sinceMs;
       const { cpuMs, isAsleep } = await entry.box.activity();
