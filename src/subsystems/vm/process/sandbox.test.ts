@@ -229,13 +229,13 @@ describe('process sandbox of an ordinary user', { skip: noUser }, () => {
         import { openProcessSandbox } from ${JSON.stringify(new URL('./sandbox.ts', import.meta.url).href)};
         await using sandbox = await openProcessSandbox({ directory: ${JSON.stringify(path.join(own, 'vm'))} });
         const { reason, enforces } = await sandbox.probe();
-        if (reason !== null) { console.log(JSON.stringify({ reason })); process.exit(); }
+        if (reason !== null) { process.stdout.write(JSON.stringify({ reason })); process.exit(); }
         const spec = { root: 'host', mounts: [], environment: {}, limits: ${JSON.stringify(LIMITS)} };
         const box = await sandbox.start({ ...spec, command: ['/bin/sh', '-c', 'id -u; echo x > /usr/x; ls ${own}'] });
         box.stdin.end();
         const [printed, , exit] = await Promise.all([text(box.stdout), text(box.stderr), box.exit]);
         const hoard = await sandbox.start({ ...spec, command: ['/usr/bin/tail', '-n', '1', '/dev/zero'] });
-        console.log(JSON.stringify({ printed, code: exit.exitCode, hoard: (await hoard.exit).termination, isolation: enforces.isolation }));`;
+        process.stdout.write(JSON.stringify({ printed, code: exit.exitCode, hoard: (await hoard.exit).termination, isolation: enforces.isolation }));`;
       const node = spawn('/usr/bin/setpriv', [
         ...['--reuid', String(uid), '--regid', String(uid), '--clear-groups', '--', process.execPath],
         ...['--input-type=module', '--no-warnings', '-e', source],
