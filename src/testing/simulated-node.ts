@@ -106,7 +106,7 @@ export class SimulatedNode {
     this.exchange.accepted('nodes', id);
     this.#seats = through === null ? [] : [through.id];
     this.directory.refresh();
-    if (through !== null) await this.#rounds.with(through.id);
+    if (through !== null) this.#rounds.with(through.id);
   }
 
   /** Publishes a resource that this node holds. */

@@ -338,7 +338,8 @@ export class Replication implements Disposable {
     const resource = this.#options.book.get(id);
     if (resource === null) return encodeMessage({ state: 'unknown' });
     if (resource.held) return encodeMessage({ state: 'held' });
-    if (!this.#options.keeps) return encodeMessage({ state: 'refused' });
+    // Also for a while after it could not be brought: whoever asks turns to another node meanwhile.
+    if (!this.#options.keeps || this.#retryAtMs.has(id)) return encodeMessage({ state: 'refused' });
     this.#queue.add(id);
     this.#work();
     return encodeMessage({ state: 'coming' });

@@ -96,8 +96,8 @@ const ADDRESSES_LOOK_MS = 30_000;
 const CONNECT_TIMEOUT_MS = 8_000;
 /** An address that did not work is not tried again for so long. */
 const ADDRESS_REST_MS = 2_000;
-/** Nodes that are asked for a blob when nobody is known to hold it. */
-const ASKED_BLINDLY_MAX = 64;
+/** Nodes that are asked for a blob. */
+const SOURCES_MAX = 32;
 
 /** Nodes of the local link that are remembered. */
 const NEARBY_MAX = 256;
@@ -492,7 +492,7 @@ export class Stoq implements Transport, AsyncDisposable {
           if (vitality === 'suspect') return;
           this.#options.log?.('info', vitality === 'alive' ? 'node answers' : 'node is away', { node });
           replication.changed();
-          if (vitality === 'alive') void rounds.with(node);
+          if (vitality === 'alive') rounds.with(node);
         },
       }),
     );
@@ -577,7 +577,7 @@ export class Stoq implements Transport, AsyncDisposable {
       heard: (node, address) => {
         if (this.#nearby.size >= NEARBY_MAX && !this.#nearby.has(node)) return;
         this.#nearby.set(node, address);
-        if (presence.liveness.vitality(node) !== 'alive') void presence.rounds.with(node);
+        if (presence.liveness.vitality(node) !== 'alive') presence.rounds.with(node);
       },
       failed: (error) => this.#warn('cannot look for nodes on the local link', error),
     });
@@ -587,7 +587,7 @@ export class Stoq implements Transport, AsyncDisposable {
   async #meet(presence: Presence): Promise<void> {
     for (const bytes of this.#book.nodes()) await presence.directory.take(bytes);
     await this.#keepRecord(presence);
-    for (const { node } of this.#seats) if (node !== this.node) void presence.rounds.with(node);
+    for (const { node } of this.#seats) if (node !== this.node) presence.rounds.with(node);
     for (const node of sample(presence.directory.others(), 3, Math.random)) presence.liveness.doubt(node);
   }
 
@@ -704,12 +704,11 @@ export class Stoq implements Transport, AsyncDisposable {
   }
 
   async #sources(presence: Presence, resource: Digest, transfer: { from: number }, signal: AbortSignal) {
+    // Whoever says that it holds the resource comes first; others are asked too, because that may be untrue, and may have been said to nobody.
     const found = await presence.replication.find(resource);
-    const blind = sample(this.#alive(presence), ASKED_BLINDLY_MAX, Math.random);
-    const nodes = found.length > 0 ? found : blind;
-    const connections = await Promise.allSettled(
-      nodes.slice(0, ASKED_BLINDLY_MAX).map((node) => this.#connected(presence, node, { signal })),
-    );
+    const others = sample(this.#alive(presence), SOURCES_MAX, Math.random);
+    const nodes = [...new Set([...found, ...others])].slice(0, SOURCES_MAX);
+    const connections = await Promise.allSettled(nodes.map((node) => this.#connected(presence, node, { signal })));
     const sources = connections.flatMap((result) => (result.status === 'fulfilled' ? [sourceOf(result.value)] : []));
     transfer.from = sources.length;
     return sources;

@@ -11,12 +11,17 @@ export interface RoundsOptions {
   readonly eagerMs: number;
 }
 
+const WANTED_MAX = 64;
+
 /** Compares all collections with one node after the other, for as long as the home takes part in the network. */
 export class SyncRounds implements Disposable {
   readonly #around: Surroundings;
   readonly #exchange: RecordExchange;
   readonly #options: RoundsOptions;
+  /** Nodes that there is a reason to compare with. */
+  readonly #wanted = new Set<NodeId>();
   #cancel: () => void = () => {};
+  #isBusy = false;
   #ended = false;
 
   constructor(around: Surroundings, exchange: RecordExchange, options: RoundsOptions) {
@@ -26,21 +31,10 @@ export class SyncRounds implements Disposable {
     this.#plan(options.periodMs);
   }
 
-  /** A round with this node now. Whether it could be reached; anything but a coded error is thrown. */
-  async with(node: NodeId): Promise<boolean> {
-    let moved = 0;
-    try {
-      for (const collection of this.#exchange.names) {
-        const { received, offered } = await this.#exchange.sync(node, collection);
-        moved += received + offered;
-      }
-    } catch (error) {
-      if (!isCoded(error)) throw error;
-      return false;
-    } finally {
-      this.#plan(moved > 0 ? this.#options.eagerMs : this.#options.periodMs);
-    }
-    return true;
+  /** A round with this node as soon as the one under way is over: two at once would fetch the same records twice. */
+  with(node: NodeId): void {
+    if (this.#wanted.size < WANTED_MAX) this.#wanted.add(node);
+    if (!this.#isBusy) this.#plan(0);
   }
 
   [Symbol.dispose](): void {
@@ -52,10 +46,28 @@ export class SyncRounds implements Disposable {
     this.#cancel();
     if (this.#ended) return;
     const { timers, random } = this.#around;
-    this.#cancel = timers.after(ms * (0.8 + 0.4 * random()), () => {
-      const [node] = sample(this.#options.candidates(), 1, random);
-      if (node === undefined) this.#plan(this.#options.periodMs);
-      else void this.with(node);
-    });
+    this.#cancel = timers.after(ms * (0.8 + 0.4 * random()), () => void this.#round());
+  }
+
+  async #round(): Promise<void> {
+    this.#isBusy = true;
+    const [node] = this.#wanted.size > 0 ? this.#wanted : sample(this.#options.candidates(), 1, this.#around.random);
+    let moved = 0;
+    try {
+      if (node !== undefined) {
+        this.#wanted.delete(node);
+        for (const collection of this.#exchange.names) {
+          const { received, offered } = await this.#exchange.sync(node, collection);
+          moved += received + offered;
+        }
+      }
+    } catch (error) {
+      // Whoever cannot be reached is met in another round.
+      if (!isCoded(error)) throw error;
+    } finally {
+      this.#isBusy = false;
+      if (this.#wanted.size > 0) this.#plan(0);
+      else this.#plan(moved > 0 ? this.#options.eagerMs : this.#options.periodMs);
+    }
   }
 }
