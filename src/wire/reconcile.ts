@@ -35,7 +35,7 @@ export interface CompareRequest {
   readonly collection: string;
   /** 16 random bytes of this session, hex: fingerprints that collide under one salt do not under the next. */
   readonly salt: string;
-  /** Ranges as prefixes in lower-case hexadecimal digits; the empty prefix is the whole set. */
+  /** Ranges as prefixes in lower-case hexadecimal digits, none inside another; the empty prefix is the whole set. */
   readonly ranges: readonly string[];
 }
 
@@ -50,8 +50,15 @@ const compareRequest: z.ZodType<CompareRequest> = z.strictObject({
   ranges: z
     .array(z.string().regex(new RegExp(`^[0-9a-f]{0,${RECONCILE_LIMITS.prefixDigitsMax}}$`), 'expected a prefix'))
     .min(1)
-    .max(RECONCILE_LIMITS.rangesMax),
+    .max(RECONCILE_LIMITS.rangesMax)
+    .refine(areDisjoint, 'expected ranges that do not overlap'),
 });
+
+/** So that no question makes a node look at the same ids again and again. */
+function areDisjoint(ranges: readonly string[]): boolean {
+  const sorted = ranges.toSorted();
+  return sorted.every((prefix, at) => at === 0 || !prefix.startsWith(sorted[at - 1]!));
+}
 
 /** A fingerprint of a set: of how many ids it has and their sum modulo 2^256 (big-endian), under the session's salt. */
 export function fingerprintOf(salt: Uint8Array, count: number, sum: Uint8Array): Uint8Array {
