@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { fromUtf8, utf8 } from '../base/bytes.ts';
 import { isCoded } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
+import { patched, readVectors } from '../testing/vectors.ts';
 import {
   decodeHello,
   decodeHelloDocument,
@@ -26,31 +26,16 @@ interface Document {
   readonly document: string;
 }
 
-function vectors<T>(name: string): T {
-  return JSON.parse(readFileSync(new URL(`../../test/vectors/hello/${name}.json`, import.meta.url), 'utf8')) as T;
-}
-
-const valid = vectors<{
+const valid = readVectors<{
   hello: (Payload & { hello: Hello })[];
   voucher: (Payload & { voucher: Voucher })[];
   document: Document[];
-}>('valid');
-const invalid = vectors<{
+}>('hello', 'valid');
+const invalid = readVectors<{
   hello: Payload[];
   voucher: Payload[];
   document: { readonly why: string; readonly document?: string; readonly with?: Json }[];
-}>('invalid');
-
-/** JSON merge patch (RFC 7396). */
-function merged(target: Json | undefined, patch: Json): Json {
-  if (patch === null || typeof patch !== 'object' || Array.isArray(patch)) return patch;
-  const out: Record<string, Json> = { ...(target as Record<string, Json>) };
-  for (const [name, value] of Object.entries(patch)) {
-    if (value === null) delete out[name];
-    else out[name] = merged(out[name], value);
-  }
-  return out;
-}
+}>('hello', 'invalid');
 
 const refused = (work: () => unknown, why?: string) => assert.throws(work, (error) => isCoded(error, 'peer-lied'), why);
 
@@ -73,7 +58,7 @@ describe('hello and voucher', () => {
     for (const { why, payload } of invalid.hello) refused(() => decodeHello(utf8(payload)), why);
     for (const { why, payload } of invalid.voucher) refused(() => decodeVoucher(utf8(payload)), why);
     for (const { why, document, with: patch = {} } of invalid.document) {
-      const text = document ?? canonicalJson(merged(JSON.parse(valid.document[0]!.document) as Json, patch));
+      const text = document ?? canonicalJson(patched(JSON.parse(valid.document[0]!.document) as Json, patch));
       refused(() => decodeHelloDocument(utf8(text)), why);
     }
     const { hello, voucher } = JSON.parse(valid.document[0]!.document) as { hello: Json; voucher: Json };

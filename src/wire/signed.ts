@@ -2,7 +2,13 @@ import { z } from 'zod';
 import { fromBase64, fromUtf8, utf8 } from '../base/bytes.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
-import { type CertificateChain, certificateChain, type Envelope, envelope, firstIssue } from './signature.ts';
+import {
+  type CertificateChain,
+  certificateChain,
+  type Envelope,
+  envelope as envelopeForm,
+  firstIssue,
+} from './signature.ts';
 
 /** A signed statement that travels alone: envelope and certificates of the signer, canonical JSON (docs/protocol/signature.md). */
 interface Signed {
@@ -10,10 +16,10 @@ interface Signed {
   readonly chain: CertificateChain;
 }
 
-const signed: z.ZodType<Signed> = z.strictObject({ envelope, chain: certificateChain });
+const signed: z.ZodType<Signed> = z.strictObject({ envelope: envelopeForm, chain: certificateChain });
 
-export function encodeSigned(value: Signed): Uint8Array {
-  return utf8(canonicalJson(value));
+export function encodeSigned({ envelope, chain }: Signed): Uint8Array {
+  return utf8(canonicalJson({ envelope, chain }));
 }
 
 /** Says nothing about whether the signatures are true. Errors: `record-invalid`. */

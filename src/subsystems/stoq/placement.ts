@@ -4,7 +4,7 @@ import type { NodeId } from './channel/index.ts';
 /**
  * The nodes that resources belong on: rendezvous (highest random weight) hashing, Thaler and Ravishankar 1998. Everybody who knows the same nodes computes
  * the same order, and a node that comes or goes moves only what is its own. Ids are hashes already, so their first 8 bytes are mixed
- * (docs/protocol/placement.md); a thousand nodes take some microseconds for each resource.
+ * (docs/protocol/overlay.md); a thousand nodes take some microseconds for each resource.
  */
 export class Placement {
   readonly #nodes: readonly NodeId[];

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
-import { randomBytes } from 'node:crypto';
+import { hash, randomBytes } from 'node:crypto';
 import { suite, test } from 'node:test';
 import fc from 'fast-check';
-import { hex, utf8 } from '../../../base/bytes.ts';
+import { fromHex, hex, utf8 } from '../../../base/bytes.ts';
 import { type Digest, digestHex, digestOf } from '../../../base/digest.ts';
 import { isCoded } from '../../../base/errors.ts';
+import { readVectors } from '../../../testing/vectors.ts';
 import {
   decodeCompareAnswer,
   decodeCompareRequest,
@@ -75,6 +76,37 @@ suite('sets of record ids', () => {
         },
       ),
     );
+  });
+
+  test('are compared in the words of the vectors', async () => {
+    type Spans = [from: number, to: number][];
+    const numbers = (spans: Spans) =>
+      spans.flatMap(([from, to]) => Array.from({ length: to - from + 1 }, (_, at) => from + at));
+    const setOf = (spans: Spans) => new IdSet(numbers(spans).map((n) => hash('sha256', String(n), 'buffer')));
+    for (const { why, ours, theirs, salt, steps, onlyTheirs, onlyOurs } of readVectors<
+      {
+        why: string;
+        salt: string;
+        ours: Spans;
+        theirs: Spans;
+        steps: { question: string; answer: string }[];
+        onlyTheirs: string[];
+        onlyOurs: string[];
+      }[]
+    >('reconcile', 'conversations')) {
+      const other = setOf(theirs);
+      const left = [...steps];
+      const difference = await reconcile(setOf(ours), fromHex(salt), async (ranges) => {
+        const { question, answer } = left.shift()!;
+        const asked = decodeCompareRequest(utf8(question));
+        assert.deepEqual(asked, { collection: 'records', salt, ranges }, why);
+        const answers = ranges.map((prefix) => other.answer(prefix, fromHex(salt)));
+        assert.equal(hex(encodeCompareAnswer(answers)), answer, why);
+        return decodeCompareAnswer(fromHex(answer), ranges);
+      });
+      assert.deepEqual(left, [], why);
+      assert.deepEqual([difference.theirs.map(hex).sort(), difference.ours.map(hex).sort()], [onlyTheirs, onlyOurs]);
+    }
   });
 
   test('100 missing of 100,000 cost at most 64 KiB and a handful of questions', async (t) => {
