@@ -128,6 +128,7 @@ export class SimulatedNode {
     return {
       name: 'records',
       ids: new IdSet(),
+      hasRoom: () => true,
       knows: (id) => this.records.has(id),
       read: async (id) => this.records.get(id) ?? null,
       receive: async (id, bytes) => {

@@ -28,6 +28,8 @@ interface Lent {
 
 /** Larger records are blobs of the content store, where the packages they describe refer to them. */
 const INLINE_BYTES_MAX = 32 * 2 ** 10;
+/** One node fills at most this part of what may wait, as a divisor. */
+const SHARE = 4;
 /** After a record could not be judged. */
 const POSTPONED_MS = 30_000;
 
@@ -48,14 +50,18 @@ export class Arrivals implements Disposable {
 
   collection(): Collection {
     const { book, clock } = this.#lent;
+    const { waitingMax } = this.#options;
+    // So that no node can keep the others' records out by handing over what waits for ever.
+    const hasRoom = (from: NodeId) => book.arrivals() < waitingMax && book.arrivalsFrom(from) < waitingMax / SHARE;
     return {
       name: 'records',
       ids: new IdSet(book.recordIds()),
       knows: (id) => book.record(id) !== null,
+      hasRoom,
       read: (id) => this.#read(id),
       receive: async (id, bytes, from) => {
         if (bytes.length > RECORDS_LIMITS.recordBytesMax) return 'refused';
-        if (book.arrivals() >= this.#options.waitingMax) return 'aside';
+        if (!hasRoom(from)) return 'aside';
         await this.#keep(id, bytes, 'waiting', from, clock.nowMs());
         this.#wake();
         return 'aside';

@@ -54,6 +54,10 @@ const MIGRATIONS = [
       ) STRICT, WITHOUT ROWID;
       CREATE INDEX shared_resource ON shared (resource);`,
   },
+  {
+    name: '002-waiting-by-node',
+    up: "CREATE INDEX records_waiting_from ON records (from_node) WHERE state = 'waiting';",
+  },
 ];
 
 /** Of what was sent by somebody who is banned for it. */
@@ -172,6 +176,10 @@ export class Book implements ResourceBook, AsyncDisposable {
     return (this.#sql.countArrivals.get() as { n: number }).n;
   }
 
+  arrivalsFrom(node: NodeId): number {
+    return (this.#sql.countArrivalsFrom.get(node) as { n: number }).n;
+  }
+
   // Resources
 
   get(id: Digest): KeptResource | null {
@@ -255,6 +263,7 @@ function statements(raw: SqliteStore['raw']) {
       "SELECT id, state, bytes, from_node, due_ms FROM records WHERE state = 'waiting' ORDER BY due_ms, seq LIMIT 1",
     ),
     countArrivals: raw.prepare("SELECT count(*) AS n FROM records WHERE state = 'waiting'"),
+    countArrivalsFrom: raw.prepare("SELECT count(*) AS n FROM records WHERE state = 'waiting' AND from_node = ?"),
     resource: raw.prepare('SELECT * FROM resources WHERE id = ?'),
     resources: raw.prepare('SELECT id, replication, held FROM resources WHERE id > ? ORDER BY id LIMIT ?'),
     keepResource: raw.prepare(

@@ -77,6 +77,10 @@ export class Directory implements Collection {
     return this.#byId.has(id) || this.#passed.has(id);
   }
 
+  hasRoom(): boolean {
+    return true;
+  }
+
   async read(id: Digest): Promise<Uint8Array | null> {
     return this.#byId.get(id)?.bytes ?? null;
   }

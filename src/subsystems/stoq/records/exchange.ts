@@ -33,6 +33,8 @@ export interface Collection {
   readonly ids: IdSet;
   /** Whether there is nothing to gain from fetching it: accepted, waiting to be judged, or refused before. */
   knows(id: Digest): boolean;
+  /** Whether more can be taken from that node now; what it has beyond waits for a later comparison. */
+  hasRoom(from: NodeId): boolean;
   read(id: Digest): Promise<Uint8Array | null>;
   /** Takes bytes that hash to `id`. */
   receive(id: Digest, bytes: Uint8Array, from: NodeId): Promise<Reception>;
@@ -137,7 +139,7 @@ export class RecordExchange implements Disposable {
   async #fetch(node: NodeId, collection: Collection, wanted: readonly string[], signal?: AbortSignal): Promise<number> {
     let left = wanted;
     let received = 0;
-    while (left.length > 0) {
+    while (left.length > 0 && collection.hasRoom(node)) {
       signal?.throwIfAborted();
       const asked = left.slice(0, FETCH_BATCH);
       const body = encodeRecordsRequest({ collection: collection.name, ids: asked });

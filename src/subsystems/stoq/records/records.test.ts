@@ -134,6 +134,7 @@ class Room {
       name: 'catalog',
       ids,
       knows: (id) => bodies.has(id) || refused.has(id),
+      hasRoom: () => true,
       read: async (id) => bodies.get(id) ?? null,
       async receive(id, bytes) {
         const reception = judge(bytes);
