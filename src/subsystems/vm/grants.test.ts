@@ -43,8 +43,9 @@ async function listen(): Promise<{ server: Server; place: string }> {
 
 const probe = await (async () => {
   const directory = await mkdtemp(path.join(tmpdir(), 'hypermesh-grants-'));
-  await using execution = await openExecution({ assets: new MemoryTrees() }, { directory });
+  const execution = await openExecution({ assets: new MemoryTrees() }, { directory });
   const python = (await execution.runtimes()).find(({ kind }) => kind === 'python');
+  await execution[Symbol.asyncDispose]();
   await rm(directory, { recursive: true, force: true });
   return python?.available === true ? false : (python?.reason ?? 'no Python');
 })();
