@@ -476,7 +476,7 @@ it('only a language that is added can be added or removed', async () => {
       for (const change of [() => execution.addRuntime(kind), () => execution.removeRuntime(kind)])
         await assert.rejects(change(), {
           code: 'usage',
-          message: new RegExp(`^${kind} is not a language that is added`),
+          message: new RegExp(`^${kind} is not a runtime that is added`),
         });
     assert.equal(await execution.removeRuntime('julia'), false);
   } finally {
