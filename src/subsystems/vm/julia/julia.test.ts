@@ -270,7 +270,7 @@ describe('Julia', { skip }, () => {
 describe('Julia programs started ahead of their next run', { skip }, () => {
   let fixture: Awaited<ReturnType<typeof open>>;
   before(async () => {
-    fixture = await open({ boxesMax: 1, loadingCpuMsMax: 8_000 });
+    fixture = await open({ boxesMax: 1, loadingCpuMsMax: 5_000 });
   });
   after(() => fixture[Symbol.asyncDispose]());
 
