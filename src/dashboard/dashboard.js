@@ -3,6 +3,7 @@
 
 /** @import { NodeStatus } from '../wire/http.ts' */
 /** @import { Event as NodeEvent } from '../wire/event.ts' */
+/** @import { PeerInfo } from '../capabilities/transport.ts' */
 
 /**
  * @typedef {object} Hit
@@ -13,6 +14,7 @@
 const STATUS_EVERY_MS = 3_000;
 const EVENTS_SHOWN_MAX = 100;
 const TYPING_PAUSE_MS = 200;
+const PEERS_SHOWN_MAX = 100;
 
 /** @param {string} id */
 function at(id) {
@@ -68,6 +70,7 @@ async function refreshStatus() {
     const status = await get('/v1/status');
     showState('good', 'running');
     showStatus(status);
+    await showNetwork(status.transport);
   } catch {
     showState('bad', 'not answering');
   }
@@ -97,13 +100,7 @@ function showStatus({
     'memory lent': `${bytes(resources.leased.memoryBytes)}`,
     up: duration(uptimeMs),
   };
-  at('figures').replaceChildren(
-    ...Object.entries(figures).map(([name, value]) => {
-      const card = element('p');
-      card.append(element('strong', value), element('span', name));
-      return card;
-    }),
-  );
+  at('figures').replaceChildren(...cards(figures));
   const identity = {
     Network: networkId,
     Publisher: `${publisher.subject}, key ${publisher.keyId}`,
@@ -118,6 +115,105 @@ function showStatus({
   /** @type {HTMLProgressElement} */ (at('space')).value = space.state === 'ready' ? 1 : space.fraction;
   at('space-text').textContent =
     `${space.state}, ${bytes(space.bytes)}${space.state === 'building' ? `, ${Math.floor(space.fraction * 100)}%` : ''}`;
+}
+
+/** @param {Record<string, string>} figures */
+function cards(figures) {
+  return Object.entries(figures).map(([name, value]) => {
+    const card = element('p');
+    card.append(element('strong', value), element('span', name));
+    return card;
+  });
+}
+
+/**
+ * What belongs to the other nodes of the network; nothing for a home that is alone.
+ * @param {NodeStatus['transport']} transport
+ */
+async function showNetwork({ state, problem, peers, transfers, resources, arrivals }) {
+  at('network').hidden = state === 'alone';
+  if (state === 'alone') return;
+  at('network-problem').hidden = problem === null;
+  at('network-problem').textContent = problem;
+  const figures = cards({
+    'other nodes answer': `${peers.alive.toLocaleString()} of ${peers.known.toLocaleString()}`,
+    'packages held here': `${resources.held.toLocaleString()} of ${resources.known.toLocaleString()}`,
+    'held here, with too few copies': resources.underReplicated.toLocaleString(),
+    'records to judge': arrivals.toLocaleString(),
+  });
+  if (state === 'offline') figures[0]?.classList.add('error');
+  if (resources.underReplicated > 0) figures[2]?.classList.add('error');
+  at('network-figures').replaceChildren(...figures);
+  at('no-transfers').hidden = transfers.length > 0;
+  at('transfers').replaceChildren(...transfers.map(transferRow));
+  showPeers(await get('/v1/peers'));
+}
+
+/** @param {NodeStatus['transport']['transfers'][number]} transfer */
+function transferRow({ blob, done, total, from }) {
+  const row = element('li');
+  row.append(element('p', blob, 'code'));
+  const bar = element('div', '', 'bar');
+  const progress = /** @type {HTMLProgressElement} */ (element('progress'));
+  progress.max = Math.max(1, total);
+  progress.value = done;
+  progress.setAttribute('aria-label', `Transfer of ${blob.slice(7, 19)}`);
+  bar.append(progress, element('span', `${bytes(done)} of ${bytes(total)}, from ${count(from, 'node')}`, 'quiet'));
+  row.append(bar);
+  return row;
+}
+
+/** In which order nodes are shown. */
+const PEER_STATES = ['self', 'alive', 'suspect', 'unknown', 'away', 'banned'];
+
+let peersShown = '';
+
+/** @param {PeerInfo[]} peers */
+function showPeers(peers) {
+  const sorted = peers.toSorted((a, b) => PEER_STATES.indexOf(a.state) - PEER_STATES.indexOf(b.state));
+  const shown = sorted.slice(0, PEERS_SHOWN_MAX);
+  // Rows that stay as they are can be selected and copied.
+  const now = JSON.stringify(shown.map(peerText));
+  if (now === peersShown) return;
+  peersShown = now;
+  at('peers').replaceChildren(...shown.map(peerRow));
+  const more = peers.length - shown.length;
+  at('more-peers').hidden = more === 0;
+  at('more-peers').textContent = `and ${more.toLocaleString()} more`;
+}
+
+/** @param {PeerInfo} peer */
+function peerText({ node, state, addresses, rttMs, bytesIn, bytesOut, seenAtMs, reason }) {
+  const seen = state === 'away' && seenAtMs !== null ? [`seen ${new Date(seenAtMs).toLocaleString()}`] : [];
+  const open = rttMs === null ? [] : [`${rttMs.toFixed(1)} ms`];
+  const traffic = bytesIn + bytesOut === 0 ? [] : [`${bytes(bytesIn)} in, ${bytes(bytesOut)} out`];
+  const where = addresses.length === 0 ? [] : [addresses.join(', ')];
+  return {
+    node,
+    state: state === 'self' ? 'this node' : state,
+    facts: [...where, ...open, ...traffic, ...seen].join(' · '),
+    reason,
+  };
+}
+
+/** @param {PeerInfo} peer */
+function peerRow(peer) {
+  const { node, state, facts, reason } = peerText(peer);
+  const row = element('li');
+  const head = element('p');
+  const kind = { alive: ' good', self: ' good', away: ' error', banned: ' error', suspect: '', unknown: '' }[
+    peer.state
+  ];
+  head.append(element('span', node, 'code'), element('span', state, `tag${kind}`));
+  row.append(head);
+  if (facts !== '') row.append(element('p', facts, 'quiet'));
+  if (reason !== null) row.append(element('p', reason, 'error'));
+  return row;
+}
+
+/** @param {number} number @param {string} what */
+function count(number, what) {
+  return `${number.toLocaleString()} ${what}${number === 1 ? '' : 's'}`;
 }
 
 /** @type {string | null} */
@@ -139,7 +235,7 @@ async function showPackages(more) {
     const rows = page.hits.map(packageRow);
     if (more) at('packages').append(...rows);
     else at('packages').replaceChildren(...rows);
-    found.textContent = `${page.total.toLocaleString()} package${page.total === 1 ? '' : 's'}`;
+    found.textContent = count(page.total, 'package');
     found.className = 'quiet';
     at('more').hidden = cursor === null;
   } catch (error) {
@@ -170,7 +266,8 @@ function followEvents() {
     const list = at('events');
     list.prepend(eventRow(event));
     while (list.childElementCount > EVENTS_SHOWN_MAX) list.lastElementChild?.remove();
-    if (/^catalog\.(published|deleted|state)/.test(event.type) && cursor === null) void showPackages(false);
+    if (/^catalog\.(published|arrived|conflict|deprecated|yanked|deleted)/.test(event.type) && cursor === null)
+      void showPackages(false);
   };
 }
 
