@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 export interface Comparison {
   readonly name: string;
   /** What `ours` and `reference` count. */
-  readonly unit: 'ms' | 'MiB' | 'µs';
+  readonly unit: 'ms' | 'MiB' | 'µs' | 'failed';
   readonly reference: string;
   /** What the ratio ours / reference should not exceed, when the project has a target for it. */
   readonly ratioMax?: number;

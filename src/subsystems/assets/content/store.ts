@@ -15,6 +15,7 @@ import type { ShardSummary } from '../../../wire/package.ts';
 import { averageFor, type Blake3, loadBlake3, type Shard, ShardCutter } from '../../../wire/shards.ts';
 import { type TreeFile, TreeScanner } from '../../../wire/tree.ts';
 import { type Incoming, incomingPath, openIncoming, readIncomingList, removeIncoming } from './incoming.ts';
+import { OpenFiles } from './open-files.ts';
 import { CONTENT_MIGRATIONS, type ContentTables } from './schema.ts';
 
 export interface ContentLimits {
@@ -61,6 +62,10 @@ export interface ScrubReport {
 }
 
 const PIECE = 2 ** 20;
+/** Blobs that others are given parts of. */
+const OPEN_FILES_MAX = 32;
+/** Of reads whose buffers are used again: many go on at the same time, each with two of them. */
+const REUSED_PIECE = 2 ** 19;
 /** Bytes that are checked, hashed and cut in one go: many small files make that slow. */
 const INGEST_BYTES = 2 ** 18;
 
@@ -113,6 +118,7 @@ export class ContentStore implements ContentExchange, AsyncDisposable {
   readonly #incoming = new Map<Digest, Incoming>();
   /** Every arrival with files in `incoming/`, the one that was left alone longest first, and the size that it will have. */
   readonly #begun = new Map<Digest, number>();
+  readonly #openFiles = new OpenFiles(openBlob, OPEN_FILES_MAX);
   readonly #figures = { l1Hits: 0, l1Misses: 0, l2Hits: 0, l2Misses: 0 };
   readonly #sql;
 
@@ -199,7 +205,7 @@ export class ContentStore implements ContentExchange, AsyncDisposable {
 
   /**
    * The bytes of a blob, or `length` of them from `offset` (cut at the end of the blob), in pieces of at most 1 MiB. With `reuse` a piece is
-   * only valid until the second next is asked for, and a large blob costs two buffers.
+   * only valid until the next is asked for, and a large blob costs one buffer.
    * Errors: `blob-not-found`, `blob-damaged`, `cancelled`, `usage` on a range that makes no sense.
    */
   async *read(
@@ -294,14 +300,31 @@ export class ContentStore implements ContentExchange, AsyncDisposable {
     const { offset, length } = range;
     const incoming = this.#incoming.get(digest);
     if (incoming?.covers(offset, length)) return yield* incoming.read(offset, length, options.signal);
-    const { size } = await this.#require(digest);
+    const path = this.#path(digest);
+    // While it is open it is there; its row says how long it is.
+    const row = this.#openFiles.has(path) ? (this.#sql.find.get(digest) as BlobRow | undefined) : undefined;
+    const { size } = row ?? (await this.#require(digest));
     if (offset + length > size) {
       throw new HyperMeshError(
         'blob-not-found',
         `${digest} has ${size} bytes; ${offset} to ${offset + length} are not there.`,
       );
     }
-    yield* this.read(digest, { ...options, offset, length, reuse: true });
+    if (size <= this.#limits.memoryItemBytesMax) return yield* this.read(digest, { ...options, offset, length });
+    const fresh = () => new Uint8Array(Math.min(REUSED_PIECE, length));
+    let buffer = fresh();
+    let other = buffer.length < length ? fresh() : buffer;
+    for (let at = offset; at < offset + length; ) {
+      checkCancelled(options.signal);
+      const piece = buffer.subarray(0, Math.min(buffer.length, offset + length - at));
+      const { bytesRead } = await this.#openFiles.use(path, (file) =>
+        storing('reading a blob', () => file.read(piece, 0, piece.length, at)),
+      );
+      if (bytesRead === 0) throw damagedBlob(digest);
+      yield piece.subarray(0, bytesRead);
+      at += bytesRead;
+      [buffer, other] = [other, buffer];
+    }
   }
 
   async receive(blob: BlobDescription, list: ShardList, options: CallOptions = {}): Promise<Incoming> {
@@ -461,6 +484,7 @@ export class ContentStore implements ContentExchange, AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.allSettled([...this.#incoming.values()].map((incoming) => incoming[Symbol.asyncDispose]()));
     await Promise.allSettled(this.#turns.values());
+    await this.#openFiles[Symbol.asyncDispose]();
     await this.#database[Symbol.asyncDispose]();
   }
 
@@ -673,6 +697,7 @@ export class ContentStore implements ContentExchange, AsyncDisposable {
 
   /** Row and lease; the shards go with the row. What memory holds stays true (equal digest, equal bytes) and is only served with a row. */
   #forget(digest: Digest): void {
+    this.#openFiles.forget(this.#path(digest));
     this.#transact('forgetting a blob', () => {
       this.#sql.remove.run(digest);
       this.#sql.endLease.run(digest);
@@ -911,22 +936,26 @@ function isMissing(error: unknown): boolean {
   return failed?.code === 'ENOENT' || failed?.cause?.code === 'ENOENT';
 }
 
-/** Bytes `offset` to `end` of a file, in pieces of at most 1 MiB; with `reuse` each is only valid until the second next is asked for. */
+async function openBlob(path: string): Promise<FileHandle> {
+  try {
+    return await open(path, constants.O_RDONLY | (constants.O_NOFOLLOW ?? 0));
+  } catch (error) {
+    if (isMissing(error))
+      throw new HyperMeshError('blob-not-found', 'The blob was removed meanwhile.', { cause: error });
+    throw storageError(error, 'opening a blob');
+  }
+}
+
+/** Bytes `offset` to `end` of a file, in pieces of at most 1 MiB; with `reuse` each is only valid until the next. */
 async function* readPieces(
   path: string,
   offset: number,
   end: number,
   options: { readonly signal?: AbortSignal | undefined; readonly reuse?: boolean },
 ): AsyncGenerator<Uint8Array, void, undefined> {
-  const file = await open(path, constants.O_RDONLY | (constants.O_NOFOLLOW ?? 0)).catch((error: unknown) => {
-    if (isMissing(error))
-      throw new HyperMeshError('blob-not-found', 'The blob was removed meanwhile.', { cause: error });
-    throw storageError(error, 'opening a blob');
-  });
+  const file = await openBlob(path);
   try {
-    const fresh = () => new Uint8Array(Math.min(PIECE, Math.max(0, end - offset)));
-    let buffer = fresh();
-    let other = options.reuse === true && buffer.length < end - offset ? fresh() : buffer;
+    let buffer = new Uint8Array(Math.min(PIECE, Math.max(0, end - offset)));
     for (let at = offset; at < end; ) {
       checkCancelled(options.signal);
       const length = Math.min(buffer.length, end - at);
@@ -934,8 +963,7 @@ async function* readPieces(
       if (bytesRead === 0) return;
       yield buffer.subarray(0, bytesRead);
       at += bytesRead;
-      if (options.reuse === true) [buffer, other] = [other, buffer];
-      else if (at < end) buffer = new Uint8Array(Math.min(PIECE, end - at));
+      if (options.reuse !== true && at < end) buffer = new Uint8Array(Math.min(PIECE, end - at));
     }
   } finally {
     await file.close();

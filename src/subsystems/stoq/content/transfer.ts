@@ -37,8 +37,8 @@ export interface TransferLent {
 }
 
 /** Asked for at first from a source whose speed is not known, and at most from any; in between, what it sends in {@link RUN_MS}. */
-const RUN_BYTES_FIRST = 4 * 2 ** 20;
-const RUN_BYTES_MIN = 2 ** 20;
+const RUN_BYTES_FIRST = 2 ** 20;
+const RUN_BYTES_MIN = 2 ** 19;
 const RUN_BYTES_MAX = 64 * 2 ** 20;
 const RUN_MS = 1_500;
 /** A source farther away than this is asked for the next thing before the last one is there. */
@@ -217,9 +217,9 @@ export class Transfer {
     const { shards } = this.#lent.incoming.list;
     if (holding.kind === 'partial' && holding.count !== shards.length)
       throw new Lie('broken-protocol', `It has some of ${holding.count} shards of a blob of ${shards.length}.`);
+    // One that has nothing yet may be fetching it, too: it is asked again, and the order is one that lets it give later.
     let peer = this.#peers.get(source.node);
     if (peer === undefined) {
-      if (holding.kind === 'none') return;
       peer = {
         ...{ source, bits: null, tasks: new Set<Task>(), speed: null, tickBytes: 0, failures: 0 },
         ...{ restUntilMs: 0, slowSinceMs: null, isReserve: false, isGone: false },

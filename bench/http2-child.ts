@@ -1,0 +1,56 @@
+import { createReadStream, createWriteStream } from 'node:fs';
+import http2 from 'node:http2';
+import { pipeline } from 'node:stream/promises';
+import { makeTransportKey } from '../src/subsystems/stoq/channel/certificate.ts';
+
+/**
+ * The reference for downloads, one end of it: node:http2 over TLS 1.3, nothing verified. Its parent says what to do:
+ * `{ serve: FILE, window }`, `{ get: { port, window, into: FILE or null } }`, `{ usage: true }`.
+ */
+
+const CHUNK = 2 ** 20;
+
+async function serve(path: string): Promise<number> {
+  const { key, cert } = makeTransportKey();
+  const server = http2.createSecureServer({ key, cert, minVersion: 'TLSv1.3' });
+  server.on('sessionError', () => {});
+  server.on('stream', (stream: http2.ServerHttp2Stream) => {
+    stream.on('error', () => {});
+    stream.respond({ ':status': 200 });
+    createReadStream(path, { highWaterMark: CHUNK }).pipe(stream);
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  return (server.address() as { port: number }).port;
+}
+
+/** With `window` the credits of session and stream; without, those that Node has by default. */
+async function get(asked: { port: number; window?: number; into: string | null }): Promise<number> {
+  const startedAtMs = performance.now();
+  const settings = asked.window === undefined ? {} : { settings: { initialWindowSize: asked.window } };
+  const session = http2.connect(`https://127.0.0.1:${asked.port}`, { rejectUnauthorized: false, ...settings });
+  if (asked.window !== undefined) {
+    await new Promise((resolve) => session.once('connect', resolve));
+    session.setLocalWindowSize(asked.window);
+  }
+  const stream = session.request({ ':path': '/' });
+  if (asked.into === null) for await (const _ of stream);
+  else await pipeline(stream, createWriteStream(asked.into, { highWaterMark: CHUNK, flush: true }));
+  session.destroy();
+  return performance.now() - startedAtMs;
+}
+
+interface Message {
+  readonly serve?: string;
+  readonly get?: { readonly port: number; readonly window?: number; readonly into: string | null };
+  readonly usage?: true;
+}
+
+async function answer(message: Message): Promise<number> {
+  if (message.serve !== undefined) return serve(message.serve);
+  if (message.get !== undefined) return get(message.get);
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1_000;
+}
+
+process.on('message', (message: Message) => void answer(message).then((figure) => process.send!(figure)));
+process.on('disconnect', () => process.exit());
