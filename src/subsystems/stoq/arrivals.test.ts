@@ -51,7 +51,7 @@ async function arrive(at: Arrivals, text: string, from: string): Promise<Digest>
 /** The next record that waits, judged. */
 async function judged(at: Arrivals, verdict: Verdict): Promise<Digest> {
   for await (const { id } of at.next(undefined)) {
-    at.judge(id, verdict);
+    await at.judge(id, verdict);
     return id;
   }
   return assert.fail('nothing waits');

@@ -1,3 +1,4 @@
+import { utf8 } from '../../base/bytes.ts';
 import type { Clock } from '../../base/clock.ts';
 import { type Digest, digestOf } from '../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
@@ -98,19 +99,16 @@ export class Arrivals implements Disposable {
     }
   }
 
-  judge(id: Digest, verdict: Verdict): void {
+  async judge(id: Digest, verdict: Verdict): Promise<void> {
     const { book } = this.#lent;
     const record = book.record(id);
     if (record?.state !== 'waiting' || verdict === 'later') return;
+    const evidence = verdict === 'refused' ? await this.#bytesOf(id, record.bytes) : null;
     // What is unwanted is not fetched again either.
     book.setRecord(id, verdict === 'accepted' ? 'accepted' : 'refused');
     if (verdict === 'accepted') this.#options.accepted(id, record.from);
     else if (verdict === 'refused' && record.from !== null)
-      this.#options.accuse(
-        record.from,
-        `vouched for the record ${id}, which breaks the rules`,
-        record.bytes ?? new Uint8Array(),
-      );
+      this.#options.accuse(record.from, `vouched for the record ${id}, which breaks the rules`, evidence ?? utf8(id));
   }
 
   retire(id: Digest): void {

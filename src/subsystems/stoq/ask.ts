@@ -1,4 +1,5 @@
 import type { Clock } from '../../base/clock.ts';
+import { isCoded } from '../../base/errors.ts';
 import type { NodeId } from './channel/index.ts';
 
 export interface AskOptions {
@@ -53,6 +54,36 @@ export function every(
     ended = true;
     cancel();
   };
+}
+
+/**
+ * What came by the time that all have settled, or a moment after the first that counts: whoever is slow or silent holds nobody up. What fails is
+ * left out.
+ */
+export function promptly<T>(
+  { timers }: Pick<Surroundings, 'timers'>,
+  momentMs: number,
+  work: readonly Promise<T>[],
+  counts: (value: T) => boolean = () => true,
+): Promise<readonly T[]> {
+  const { promise, resolve, reject } = Promise.withResolvers<readonly T[]>();
+  const came: T[] = [];
+  let cancel: (() => void) | undefined;
+  const over = () => {
+    cancel?.();
+    resolve([...came]);
+  };
+  const settled = work.map(async (one) => {
+    try {
+      came.push(await one);
+    } catch (error) {
+      if (!isCoded(error)) reject(error as Error);
+      return;
+    }
+    if (counts(came.at(-1)!)) cancel ??= timers.after(momentMs, over);
+  });
+  void Promise.all(settled).then(over);
+  return promise;
 }
 
 /** `count` different ones of `from`, each as likely as any other. */

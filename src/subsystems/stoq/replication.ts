@@ -12,7 +12,7 @@ import {
   RESOURCE_IDS_MAX,
   resourceIds,
 } from '../../wire/overlay.ts';
-import { type Answer, every, type Surroundings, sample } from './ask.ts';
+import { type Answer, every, promptly, type Surroundings, sample } from './ask.ts';
 import type { NodeId } from './channel/index.ts';
 import { Placement } from './placement.ts';
 
@@ -55,6 +55,8 @@ const PERIODS_GOOD = 3;
 const TRACKED_MAX = 200_000;
 const PAGE = 256;
 const ANNOUNCE_TIMEOUT_MS = 10_000;
+/** Once a holder is known, others are waited for so long. */
+const FIND_MOMENT_MS = 500;
 /** How often a node may answer that it has not heard of a resource yet, before another one is asked. */
 const UNKNOWN_MAX = 40;
 /** Nodes come and go in groups. */
@@ -127,21 +129,16 @@ export class Replication implements Disposable {
 
   /** Nodes that said they hold it and are not away, and what its places know of others. Nearest knowledge first. */
   async find(id: Digest): Promise<NodeId[]> {
-    const found = new Set(this.#known(id));
+    const known = this.#known(id);
     const trackers = this.#ranking().top(id, this.#replicationOf(id) + DEPUTIES);
     const others = trackers.filter((node) => node !== this.#options.self);
     const answers = others.map(async (node) => {
       const body = encodeMessage({ id });
       const options = { replyBytesMax: OVERLAY_BYTES_MAX, timeoutMs: ANNOUNCE_TIMEOUT_MS };
-      try {
-        for (const holder of decodeMessage(holders, await this.#around.ask(node, 'resources/holders', body, options))
-          .nodes)
-          found.add(holder);
-      } catch (error) {
-        if (!isCoded(error)) throw error;
-      }
+      return decodeMessage(holders, await this.#around.ask(node, 'resources/holders', body, options)).nodes;
     });
-    await Promise.all(answers);
+    const said = [Promise.resolve(known), ...answers];
+    const found = new Set((await promptly(this.#around, FIND_MOMENT_MS, said, ({ length }) => length > 0)).flat());
     found.delete(this.#options.self);
     return [...found].filter((node) => !this.#options.isAway(node));
   }

@@ -30,7 +30,16 @@ import { OVERLAY_BYTES_MAX } from '../../wire/overlay.ts';
 import { RECORDS_LIMITS } from '../../wire/records.ts';
 import { encodeSigned } from '../../wire/signed.ts';
 import { Arrivals } from './arrivals.ts';
-import { type Answer, type Ask, type AskOptions, every, type Surroundings, sample, systemTimers } from './ask.ts';
+import {
+  type Answer,
+  type Ask,
+  type AskOptions,
+  every,
+  promptly,
+  type Surroundings,
+  sample,
+  systemTimers,
+} from './ask.ts';
 import { Book } from './book.ts';
 import { type Channel, type Connection, type Method, type NodeId, openChannel } from './channel/index.ts';
 import { bulkSource, contentMethods, Downloader, Shaper, sourceOf } from './content/index.ts';
@@ -98,6 +107,8 @@ const CONNECT_TIMEOUT_MS = 8_000;
 const ADDRESS_REST_MS = 2_000;
 /** Nodes that are asked for a blob. */
 const SOURCES_MAX = 32;
+/** Once one holder is connected, others are waited for so long; they are there when they are looked for again. */
+const CONNECT_MOMENT_MS = 500;
 
 /** Nodes of the local link that are remembered. */
 const NEARBY_MAX = 256;
@@ -274,6 +285,7 @@ export class Stoq implements Transport, AsyncDisposable {
       });
     }
     this.#bans = new Map(this.#book.bans().map(({ node: banned, why }) => [banned, why]));
+    this.#presence?.downloader.forgive(node);
     this.#presence?.directory.refresh();
   }
 
@@ -339,7 +351,7 @@ export class Stoq implements Transport, AsyncDisposable {
   }
 
   async judge(id: Digest, verdict: Verdict): Promise<void> {
-    this.#arrivals.judge(id, verdict);
+    await this.#arrivals.judge(id, verdict);
   }
 
   async retire(id: Digest): Promise<void> {
@@ -607,6 +619,9 @@ export class Stoq implements Transport, AsyncDisposable {
       blobs: bulkSource(serving),
       permits: ({ node }) => node === null || !this.#bans.has(node),
       onDefect: (error) => this.#warn('a method failed', error),
+      onBreach: ({ node }, { message }) => {
+        if (node !== null) this.#accuse(node, `broke the protocol: ${message}`, message);
+      },
     });
   }
 
@@ -708,8 +723,8 @@ export class Stoq implements Transport, AsyncDisposable {
     const found = await presence.replication.find(resource);
     const others = sample(this.#alive(presence), SOURCES_MAX, Math.random);
     const nodes = [...new Set([...found, ...others])].slice(0, SOURCES_MAX);
-    const connections = await Promise.allSettled(nodes.map((node) => this.#connected(presence, node, { signal })));
-    const sources = connections.flatMap((result) => (result.status === 'fulfilled' ? [sourceOf(result.value)] : []));
+    const connecting = nodes.map((node) => this.#connected(presence, node, { signal }));
+    const sources = (await promptly({ timers: systemTimers }, CONNECT_MOMENT_MS, connecting)).map(sourceOf);
     transfer.from = sources.length;
     return sources;
   }

@@ -12,7 +12,7 @@ import {
   RANGE_REQUEST_BYTES,
   type RangeRequest,
 } from '../../../wire/channel.ts';
-import { cancelled, gone } from './mux.ts';
+import { cancelled, gone, told } from './mux.ts';
 import { openRange } from './range.ts';
 import { SLAB_BYTES, type Slabs } from './slabs.ts';
 import type { BulkSource, RemoteNode } from './types.ts';
@@ -146,7 +146,7 @@ export class BulkClient {
           return true;
         case 'problem':
           this.#smallAt += bytes;
-          if (this.#smallAt === this.#small.length) this.#finish(decodeProblem(this.#small));
+          if (this.#smallAt === this.#small.length) this.#finish(told(decodeProblem(this.#small)));
           return true;
         case 'bytes':
           return this.#onBytes(bytes);

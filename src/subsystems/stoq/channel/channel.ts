@@ -90,8 +90,17 @@ class StoqChannel implements Channel {
       key: this.#key.key,
       cert: this.#key.cert,
     };
-    const { methods, blobs, onDefect = () => undefined } = options;
-    this.#lent = { methods, blobs, limits: this.#limits, slabs: this.#slabs, bodies, tls: this.#tls, onDefect };
+    const { methods, blobs, onDefect = () => undefined, onBreach = () => undefined } = options;
+    this.#lent = {
+      methods,
+      blobs,
+      limits: this.#limits,
+      slabs: this.#slabs,
+      bodies,
+      tls: this.#tls,
+      onDefect,
+      onBreach,
+    };
   }
 
   async listen(host: string, port: number): Promise<HostPort> {

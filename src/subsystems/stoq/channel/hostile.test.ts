@@ -47,11 +47,15 @@ const methods = new Map<string, Method>([
   ['test/large', { access: 'member', requestBytesMax: 0, handle: async () => new Uint8Array(4 << 20) }],
 ]);
 
+/** Who broke the protocol, as it was told. */
+const breached: string[] = [];
+
 function open(who: CertifiedNode, options: Partial<ChannelOptions> = {}): Channel {
   const { networkId, clock } = network;
   const onDefect = (error: unknown) => assert.fail(error as Error);
+  const onBreach: ChannelOptions['onBreach'] = ({ node }) => void breached.push(node ?? 'a guest');
   const blobs = { open: async () => null };
-  return openChannel({ networkId, clock, trust: who.trust, methods, blobs, onDefect, ...options });
+  return openChannel({ networkId, clock, trust: who.trust, methods, blobs, onDefect, onBreach, ...options });
 }
 
 async function listening(limits: Partial<ChannelLimits> = {}) {
@@ -126,6 +130,10 @@ describe('a member that breaks the protocol', () => {
       assert.equal(fromUtf8(await connection.request('test/echo', utf8('hi'), { replyBytesMax: 9 })), 'hi');
     }
     await settled(() => server.channel.connections().length === 1);
+    assert.deepEqual(
+      breached,
+      Object.keys(breaches).map(() => mallory.node),
+    );
   });
 
   it('cannot make a node work on more than its share by giving up at once', async () => {

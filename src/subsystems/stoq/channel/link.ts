@@ -38,6 +38,7 @@ export interface LinkLent {
   readonly bodies: Bodies;
   readonly tls: ConnectionOptions;
   readonly onDefect: (error: unknown) => void;
+  readonly onBreach: (remote: RemoteNode, error: HyperMeshError) => void;
 }
 
 export interface LinkAbout {
@@ -162,6 +163,10 @@ export class Link implements Connection, Responder {
       run: (body, signal) => method.handle(body, this.remote, { signal }),
       release: () => hold(-1),
     };
+  }
+
+  breached(error: HyperMeshError): void {
+    this.#lent.onBreach(this.remote, error);
   }
 
   /** Takes a bulk socket of the other end. */

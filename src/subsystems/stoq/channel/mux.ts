@@ -21,6 +21,8 @@ import type { Reply, RequestOptions } from './types.ts';
 export interface Responder {
   /** Before the body of a request is read. Throws a coded error, or takes it on: `release` is called exactly once, when nothing of it is left. */
   admit(method: string, bodyBytes: number): Admitted;
+  /** The other end broke the protocol, and the connection is closed. */
+  breached(error: HyperMeshError): void;
 }
 
 interface Admitted {
@@ -328,8 +330,10 @@ export class Mux {
     try {
       work();
     } catch (error) {
-      if (!isCoded(error, 'peer-lied')) this.#options.onDefect(error);
+      const isBreach = isCoded(error, 'peer-lied');
+      if (!isBreach) this.#options.onDefect(error);
       this.close(isCoded(error) ? error : lied('something that could not be handled'));
+      if (isBreach) this.#responder?.breached(error);
     }
   }
 
@@ -349,7 +353,7 @@ export class Mux {
       case 'hello':
         throw lied('a second hello');
       case 'close':
-        this.end(frame.problem ?? gone('the other node closed it'));
+        this.end(frame.problem === null ? gone('the other node closed it') : told(frame.problem));
         return;
       case 'ping':
         this.#send({ kind: 'pong', token: frame.token });
@@ -378,7 +382,7 @@ export class Mux {
       }
       case 'fail': {
         const asked = this.#mine(frame.stream);
-        if (asked !== undefined) this.#finish(asked, frame.problem);
+        if (asked !== undefined) this.#finish(asked, told(frame.problem));
         return;
       }
       case 'cancel':
@@ -861,6 +865,12 @@ function following(stream: number): number {
 }
 
 async function* nothing(): AsyncGenerator<Uint8Array, void, undefined> {}
+
+/** What the other end says of a request. That somebody lied is for this end to find, and is never taken from there. */
+export function told(problem: HyperMeshError): HyperMeshError {
+  if (!isCoded(problem, 'peer-lied', 'shard-mismatch')) return problem;
+  return new HyperMeshError('operation-unsupported', `The other node refused what this one sent: ${problem.message}`);
+}
 
 export function gone(why: string, cause?: unknown): HyperMeshError {
   return new HyperMeshError(

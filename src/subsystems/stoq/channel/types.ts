@@ -1,6 +1,7 @@
 import type { Socket } from 'node:net';
 import type { Clock } from '../../../base/clock.ts';
 import type { Digest } from '../../../base/digest.ts';
+import type { HyperMeshError } from '../../../base/errors.ts';
 import type { Trust } from '../../../capabilities/trust.ts';
 
 /** Key id of the `node` role of a home, 64 hex digits. */
@@ -79,6 +80,8 @@ export interface ChannelOptions {
   readonly permits?: (remote: RemoteNode) => boolean;
   /** Called with what a method threw that is not a coded error: a defect. */
   readonly onDefect?: (error: unknown) => void;
+  /** Called when a connection ended because the other end broke the protocol. */
+  readonly onBreach?: (remote: RemoteNode, error: HyperMeshError) => void;
   readonly limits?: Partial<ChannelLimits>;
 }
 

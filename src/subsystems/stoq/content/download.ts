@@ -104,6 +104,11 @@ export class Downloader {
     return [...this.#running.values()].flatMap(({ transfer }) => (transfer === null ? [] : [transfer.figures()]));
   }
 
+  /** It is asked again. */
+  forgive(node: NodeId): void {
+    this.#banned.delete(node);
+  }
+
   isBanned(node: NodeId): boolean {
     return (this.#banned.get(node) ?? 0) > this.#lent.clock.nowMs();
   }

@@ -1,4 +1,4 @@
-import { fromHex, hex } from '../../../base/bytes.ts';
+import { fromHex, hex, utf8 } from '../../../base/bytes.ts';
 import { type Digest, digestHex, digestOf } from '../../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../../base/errors.ts';
 import {
@@ -112,8 +112,8 @@ export class RecordExchange implements Disposable {
   async sync(node: NodeId, name: string, signal?: AbortSignal): Promise<SyncResult> {
     const collection = this.#of(name);
     const salt = Uint8Array.from({ length: 16 }, () => Math.floor(this.#around.random() * 256));
-    const { theirs, ours } = await this.#difference(node, collection, salt, signal);
-    const received = await this.#fetch(node, collection, theirs.map(hex), signal);
+    const { theirs, ours } = await this.#accusing(node, () => this.#difference(node, collection, salt, signal));
+    const received = await this.#accusing(node, () => this.#fetch(node, collection, theirs.map(hex), signal));
     const offered = ours.map((short) => collection.ids.find(short)).filter((id) => id !== null);
     for (let at = 0; at < offered.length; at += RECORDS_LIMITS.idsMax) {
       await this.#tell(node, name, offered.slice(at, at + RECORDS_LIMITS.idsMax), signal);
@@ -133,6 +133,20 @@ export class RecordExchange implements Disposable {
       const options = { replyBytesMax: compareAnswerBytesMax(ranges.length), signal };
       return decodeCompareAnswer(await this.#around.ask(node, 'records/compare', question, options), ranges);
     });
+  }
+
+  /** An answer that cannot be read costs whoever gave it its place. */
+  async #accusing<T>(node: NodeId, work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (error) {
+      if (isCoded(error, 'peer-lied')) {
+        const { message, cause } = error;
+        const evidence = cause instanceof Uint8Array ? cause : utf8(message);
+        this.#options.accuse(node, `broke the protocol: ${message}`, evidence);
+      }
+      throw error;
+    }
   }
 
   /** How many records came that were not known here. */
@@ -156,8 +170,9 @@ export class RecordExchange implements Disposable {
   async #receive(node: NodeId, collection: Collection, asked: string, bytes: Uint8Array): Promise<boolean> {
     const id = digestOf(bytes);
     if (!digestHex(id).startsWith(asked)) {
-      this.#options.accuse(node, `handed over ${id} as the record ${asked}`, bytes);
-      throw new HyperMeshError('peer-lied', 'A record does not have the id that was asked for.');
+      throw new HyperMeshError('peer-lied', `The other node handed over ${id} as the record ${asked}.`, {
+        cause: bytes,
+      });
     }
     if (collection.knows(id) || this.#fetching.has(id)) return false;
     this.#fetching.add(id);
@@ -226,7 +241,7 @@ export class RecordExchange implements Disposable {
         const wanted = [...ids].filter(
           (id) => !collection.knows(`sha256:${id}`) && !this.#fetching.has(`sha256:${id}`),
         );
-        await this.#fetch(node, collection, wanted);
+        await this.#accusing(node, () => this.#fetch(node, collection, wanted));
       }
     } catch (error) {
       // Whoever cannot be reached now is compared with later.
