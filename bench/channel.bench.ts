@@ -148,6 +148,12 @@ async function afar(pair: (transport: Transport, isFar: boolean) => Promise<Pair
   return { name: '1 MiB at a round trip of 50 ms', unit: 'ms', reference, ratioMax: 0.1, ...figures };
 }
 
+/** The same address, through a proxy. */
+async function farAway(at: string): Promise<string> {
+  const [before, port] = at.split(/:(?=\d+$)/);
+  return `${before}:${await delayed(Number(port))}`;
+}
+
 /** A proxy in front of a port; what passes through comes out 25 ms later. */
 async function delayed(port: number): Promise<number> {
   const server = createServer((near) => {
@@ -171,8 +177,7 @@ async function open(transport: Transport, me: Certified, them: Certified, isFar:
   const child = fork(join(import.meta.dirname, 'transport-child.ts'));
   child.send({ transport, me: them });
   const [{ at }] = (await once(child, 'message')) as [{ at: string }];
-  const port = /\d+$/.exec(at)![0];
-  const asking = await connect(transport, isFar ? at.replace(port, String(await delayed(Number(port)))) : at, me);
+  const asking = await connect(transport, isFar ? await farAway(at) : at, me);
   return {
     asking,
     async cpuMs() {
