@@ -7,21 +7,15 @@ import { type Digest, isDigest } from '../../base/digest.ts';
 import { HyperMeshError } from '../../base/errors.ts';
 import type { Json } from '../../base/json.ts';
 import type { Assets } from '../../capabilities/assets.ts';
-import type { Execution, RunRequest, RunResult, Runtime, RuntimeKind, RuntimeStatus } from '../../capabilities/vm.ts';
+import type { Execution, RunRequest, RunResult, RuntimeKind, RuntimeStatus } from '../../capabilities/vm.ts';
 import { folderAccess, folderName, type Grant, place } from '../../wire/grants.ts';
-import { ContainerRuntime } from './container/container.ts';
 import { Grants } from './grants.ts';
-import { JuliaRuntime } from './julia/julia.ts';
-import { removeUnfinished } from './julia/provision.ts';
 import { DEFAULT_LIMITS, type ExecutionLimits } from './limits.ts';
-import { MachineRuntime } from './machine/runtime.ts';
 import { openRelays } from './process/relay.ts';
-import { openProcessSandbox } from './process/sandbox.ts';
-import { Standby, type StandbyResources } from './process/standby.ts';
-import { Trees } from './process/trees.ts';
-import { PythonRuntime } from './python/python.ts';
+import type { StandbyResources } from './process/standby.ts';
+import { sweepBoxes } from './process/sweep.ts';
 import type { OpenedRequest } from './request.ts';
-import { WasmRuntime } from './wasm/runtime.ts';
+import type { AddableRuntime, OpenRuntimes } from './runtimes.ts';
 
 export interface ExecutionOptions {
   /** For what boxes of processes are shown: package trees, images. Without one, only WebAssembly runs. */
@@ -71,11 +65,11 @@ export async function openExecution(
   options: ExecutionOptions = {},
 ): Promise<ExecutionSubsystem> {
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
-  await using stack = new AsyncDisposableStack();
-  const runtimes: Runtime[] =
-    options.directory === undefined
-      ? [stack.use(new WasmRuntime(lent, { limits }))]
-      : await inBoxes(lent, options.directory, limits, stack);
+  const { directory } = options;
+  if (directory !== undefined) {
+    await mkdir(directory, { recursive: true });
+    await sweepBoxes(await realpath(directory));
+  }
   const grants =
     options.directory === undefined
       ? null
@@ -88,46 +82,8 @@ export async function openExecution(
         };
   // Sockets of programs that a killed node ran.
   if (grants !== null) await rm(grants.relays, { recursive: true, force: true });
-  return new Runner({ ...lent, grants }, runtimes, stack.move(), limits, options.concurrency ?? availableParallelism());
-}
-
-/** The languages whose programs are processes, or engines in a process. */
-async function inBoxes(
-  { resources, ...lent }: Parameters<typeof openExecution>[0],
-  directory: string,
-  limits: ExecutionLimits,
-  stack: AsyncDisposableStack,
-): Promise<Runtime[]> {
-  const sandbox = stack.use(await openProcessSandbox({ directory }));
-  const trees = await Trees.open(lent, {
-    directory: path.join(directory, 'trees'),
-    treeBytesMax: limits.servedBytesMax,
-    filesMax: limits.filesMax,
-  });
-  const images = path.join(directory, 'images');
-  await mkdir(images, { recursive: true, mode: 0o711 });
-  await removeUnfinished(images);
-  const standby = new Standby({}, resources ?? null);
-  const julia = new JuliaRuntime(
-    { ...lent, sandbox, trees, standby },
-    { limits, images, depots: path.join(directory, 'depots') },
-  );
-  const roots = await Trees.open(lent, {
-    directory: path.join(directory, 'containers'),
-    treeBytesMax: limits.imageBytesMax,
-    filesMax: limits.filesMax,
-    keptBytesMax: 2 * limits.imageBytesMax,
-  });
-  return [
-    stack.use(new WasmRuntime({ ...lent, sandbox }, { limits })),
-    new PythonRuntime({ ...lent, sandbox, trees }, { limits, images }),
-    julia,
-    new ContainerRuntime({ ...lent, sandbox, trees, roots }, { limits }),
-    new MachineRuntime(
-      { ...lent, sandbox, trees, standby },
-      { limits, directory: path.join(directory, 'machines'), images: path.join(directory, 'emulators') },
-    ),
-  ];
+  const open = async () => (await import('./runtimes.ts')).openRuntimes(lent, directory, limits);
+  return new Runner({ ...lent, grants, open }, limits, options.concurrency ?? availableParallelism());
 }
 
 const KINDS: readonly RuntimeKind[] = ['wasm', 'julia', 'python', 'container', 'vm'];
@@ -144,33 +100,35 @@ const GRANTABLE: readonly RuntimeKind[] = ['python', 'julia', 'container'];
 class Runner implements ExecutionSubsystem {
   readonly #assets: Pick<Assets, 'tree' | 'readFile'>;
   readonly #grants: OwnGrants | null;
-  readonly #runtimes: ReadonlyMap<RuntimeKind, Runtime>;
-  readonly #owned: AsyncDisposable;
+  readonly #open: () => Promise<OpenRuntimes>;
+  #opened: Promise<OpenRuntimes> | null = null;
   readonly #limits: ExecutionLimits;
   readonly #turns: Turns;
 
   constructor(
-    lent: { readonly assets: Pick<Assets, 'tree' | 'readFile'>; readonly grants: OwnGrants | null },
-    runtimes: readonly Runtime[],
-    owned: AsyncDisposable,
+    lent: {
+      readonly assets: Pick<Assets, 'tree' | 'readFile'>;
+      readonly grants: OwnGrants | null;
+      readonly open: () => Promise<OpenRuntimes>;
+    },
     limits: ExecutionLimits,
     concurrency: number,
   ) {
     this.#assets = lent.assets;
     this.#grants = lent.grants;
-    this.#runtimes = new Map(runtimes.map((runtime) => [runtime.kind, runtime]));
-    this.#owned = owned;
+    this.#open = lent.open;
     this.#limits = limits;
     this.#turns = new Turns(concurrency, limits.waitingMax);
   }
 
   async runtimes(): Promise<readonly RuntimeStatus[]> {
-    return Promise.all(KINDS.map(async (kind) => this.#runtimes.get(kind)?.probe() ?? missing(kind)));
+    const { runtimes } = await this.#loaded();
+    return Promise.all(KINDS.map(async (kind) => runtimes.get(kind)?.probe() ?? missing(kind)));
   }
 
   async run(request: RunRequest, options: CallOptions = {}): Promise<RunResult> {
     const checked = check(request, this.#limits);
-    const runtime = this.#runtimes.get(checked.kind);
+    const runtime = (await this.#loaded()).runtimes.get(checked.kind);
     if (runtime === undefined) {
       throw new HyperMeshError('runtime-unavailable', missing(checked.kind).reason ?? '', {
         hint: 'Run `hypermesh doctor` to see what this node can run.',
@@ -211,17 +169,17 @@ class Runner implements ExecutionSubsystem {
     kind: RuntimeKind,
     { from, ...options }: CallOptions & { readonly from?: Digest } = {},
   ): Promise<RuntimeStatus> {
-    return this.#addable(kind).add(
+    return (await this.#addable(kind)).add(
       from === undefined ? options : { ...options, from: { assets: this.#assets, layer: from } },
     );
   }
 
   async *exportRuntime(kind: RuntimeKind, options: CallOptions = {}): AsyncIterable<Uint8Array> {
-    yield* this.#addable(kind).export(options);
+    yield* (await this.#addable(kind)).export(options);
   }
 
   async removeRuntime(kind: RuntimeKind): Promise<boolean> {
-    return this.#addable(kind).remove();
+    return (await this.#addable(kind)).remove();
   }
 
   #grantsFor(request: RunRequest | null): OwnGrants {
@@ -233,10 +191,15 @@ class Runner implements ExecutionSubsystem {
     );
   }
 
-  #addable(kind: RuntimeKind): JuliaRuntime | PythonRuntime | MachineRuntime {
-    const runtime = this.#runtimes.get(kind);
-    if (runtime instanceof JuliaRuntime || runtime instanceof PythonRuntime || runtime instanceof MachineRuntime)
-      return runtime;
+  /** Code of all languages: a node that runs nothing has none of it in memory. */
+  #loaded(): Promise<OpenRuntimes> {
+    this.#opened ??= this.#open();
+    return this.#opened;
+  }
+
+  async #addable(kind: RuntimeKind): Promise<AddableRuntime> {
+    const runtime = (await this.#loaded()).addable.get(kind);
+    if (runtime !== undefined) return runtime;
     throw new HyperMeshError('usage', `${kind} is not a runtime that is added to a node or removed from it.`, {
       hint: 'julia, python and vm are. `hypermesh runtime list` shows what this node can run, and what is missing for the others.',
     });
@@ -244,7 +207,7 @@ class Runner implements ExecutionSubsystem {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#turns.close();
-    await this.#owned[Symbol.asyncDispose]();
+    await (await this.#opened?.catch(() => null))?.[Symbol.asyncDispose]();
   }
 }
 

@@ -357,7 +357,7 @@ async function remove(folder: string): Promise<void> {
   }
 }
 
-function killQuietly(pid: number): void {
+export function killQuietly(pid: number): void {
   try {
     process.kill(pid, 'SIGKILL');
   } catch {

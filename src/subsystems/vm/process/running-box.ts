@@ -7,7 +7,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import type { CallOptions } from '../../../base/call.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
 import type { AheadBox, Box, BoxExit, BoxLimits } from './box.ts';
-import type { Cgroup } from './cgroups.ts';
+import { type Cgroup, killQuietly } from './cgroups.ts';
 import type { Launcher } from './launcher.ts';
 import { measureTree } from './process-tree.ts';
 
@@ -292,12 +292,4 @@ function reasonFor(signal: string, limits: BoxLimits): string {
   if (signal === 'SIGXFSZ') return `The program made a file larger than ${limits.fileBytes} bytes.`;
   if (signal === 'SIGXCPU') return 'The program used up its processor time.';
   return `The program was ended by ${signal}.`;
-}
-
-export function killQuietly(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL');
-  } catch {
-    // gone meanwhile
-  }
 }

@@ -1,16 +1,16 @@
-import { createHash, randomBytes } from 'node:crypto';
-import { chmod, chown, mkdir, readdir, readFile, realpath, stat } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { chmod, chown, mkdir, readdir, realpath, stat } from 'node:fs/promises';
 import path from 'node:path';
-import { setTimeout as pause } from 'node:timers/promises';
 import type { CallOptions } from '../../../base/call.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
 import type { AheadBox, Box, BoxLimits, BoxSpec, SandboxStatus } from './box.ts';
 import { type Cgroup, Cgroups, type Controller } from './cgroups.ts';
 import { Launcher, userTasks } from './launcher.ts';
-import { forgetLent, lendFolder } from './lend.ts';
+import { lendFolder } from './lend.ts';
 import { examine, HOST_FOLDERS, isRoot, type Machine, missingTools, seen, UIDS, WINDOW } from './machine.ts';
 import { checkBox } from './probe.ts';
-import { killQuietly, RunningBox, SHM_BYTES, WATCHDOG } from './running-box.ts';
+import { RunningBox, SHM_BYTES, WATCHDOG } from './running-box.ts';
+import { boxesName, markOf, sweepBoxes } from './sweep.ts';
 
 export interface ProcessSandbox extends AsyncDisposable {
   /** A real hardened run that tries to break out, once as long as it succeeds. */
@@ -37,17 +37,10 @@ export async function openProcessSandbox(options: ProcessSandboxOptions): Promis
   const directory = await realpath(options.directory);
   // Entered by the users of boxes, who cannot list it; what lies in it is not secret to programs that are shown it anyway.
   await chmod(directory, 0o711);
-  const name = `hypermesh-${createHash('sha256').update(directory).digest('hex').slice(0, 16)}`;
-  const isUsable = process.platform === 'linux' && (process.arch === 'x64' || process.arch === 'arm64');
-  if (isUsable) {
-    await endMarked(markOf(name));
-    await Cgroups.sweep(name);
-    await forgetLent(directory);
-  }
-  return new Sandbox(directory, name, options.cgroups ?? true);
+  await sweepBoxes(directory);
+  return new Sandbox(directory, boxesName(directory), options.cgroups ?? true);
 }
 
-const ROUNDS_MAX = 50;
 const NOBODY = 65_534;
 /** What the chain of programs around the box needs for itself. */
 const OWN_PIDS = 4;
@@ -424,24 +417,4 @@ class Sandbox implements ProcessSandbox {
 async function groupsOf(devices: readonly string[]): Promise<number[]> {
   const owners = await Promise.all(devices.map(async (device) => (await stat(device)).gid));
   return [...new Set(owners)].filter((gid) => gid !== 0);
-}
-
-/** Ends what a killed node left: whatever has its mark among its arguments. */
-async function endMarked(mark: string): Promise<void> {
-  // Again until there is none: one that was seen may have started another before it was ended.
-  for (let found = 1, round = 0; found > 0 && round < ROUNDS_MAX; round++) {
-    found = 0;
-    for (const name of await readdir('/proc').catch(() => [])) {
-      if (!/^\d+$/.test(name)) continue;
-      const line = await readFile(`/proc/${name}/cmdline`, 'latin1').catch(() => '');
-      if (!line.split('\0').includes(mark)) continue;
-      killQuietly(Number(name));
-      found += 1;
-    }
-    if (found > 0) await pause(round);
-  }
-}
-
-function markOf(name: string): string {
-  return `/proc/0/${name}`;
 }
