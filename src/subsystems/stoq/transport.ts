@@ -41,14 +41,13 @@ import {
   systemTimers,
 } from './ask.ts';
 import { Book } from './book.ts';
-import { type Channel, type Connection, type Method, type NodeId, openChannel } from './channel/index.ts';
-import { bulkSource, contentMethods, Downloader, Shaper, sourceOf } from './content/index.ts';
-import { Directory } from './overlay/directory.ts';
-import { Liveness } from './overlay/liveness.ts';
-import { findNeighbours } from './overlay/neighbours.ts';
-import { RecordExchange } from './records/exchange.ts';
-import { SyncRounds } from './records/rounds.ts';
-import { Replication } from './replication.ts';
+import type { Channel, Connection, Method, NodeId } from './channel/index.ts';
+import type { Downloader } from './content/index.ts';
+import type { Directory } from './overlay/directory.ts';
+import type { Liveness } from './overlay/liveness.ts';
+import type { RecordExchange } from './records/exchange.ts';
+import type { SyncRounds } from './records/rounds.ts';
+import type { Replication } from './replication.ts';
 
 export interface StoqLimits {
   readonly nodesMax: number;
@@ -133,6 +132,13 @@ interface Lent {
   readonly read: (blob: Digest) => AsyncIterable<Uint8Array>;
   /** Nodes that are always to be found: the committee of the network. */
   readonly seats: () => readonly { readonly node: NodeId; readonly addresses: readonly string[] }[];
+}
+
+type Parts = typeof import('./parts.ts');
+
+/** The code that sockets need: a home that is alone has none of it in memory. */
+function parts(): Promise<Parts> {
+  return import('./parts.ts');
 }
 
 /** Opens STOQ for a home; silent until {@link Stoq.openNetwork}. Errors: `storage-*`, `home-too-new`. */
@@ -261,7 +267,7 @@ export class Stoq implements Transport, AsyncDisposable {
     talk: (request: Connection['request']) => Promise<T>,
     options: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<T> {
-    await using channel = this.#openChannel(networkId, new Map());
+    await using channel = this.#openChannel(await parts(), networkId, new Map());
     const connection = await firstWorking(addresses, (address) => {
       const signal = withPatience(options.signal);
       return channel.connect(address, { expect, guest: true, networkId, signal });
@@ -478,7 +484,9 @@ export class Stoq implements Transport, AsyncDisposable {
     };
     const answers = new Map<string, Answer>();
     const methods = new Map<string, Method>(this.#options.methods);
-    const channel = stack.use(this.#openChannel(networkId, methods));
+    const loaded = await parts();
+    const { Directory, Downloader, Liveness, RecordExchange, Replication, Shaper, SyncRounds } = loaded;
+    const channel = stack.use(this.#openChannel(loaded, networkId, methods));
     const reachable = () => this.#presumed(presence);
     const directory = new Directory({
       clock: this.#options.clock,
@@ -581,7 +589,8 @@ export class Stoq implements Transport, AsyncDisposable {
     void this.#meet(presence).catch((error) => this.#warn('meeting the network failed', error));
   }
 
-  #lookAround(presence: Presence, around: Surroundings): Promise<Disposable> {
+  async #lookAround(presence: Presence, around: Surroundings): Promise<Disposable> {
+    const { findNeighbours } = await parts();
     return findNeighbours(around, {
       self: this.node,
       networkId: presence.networkId,
@@ -603,7 +612,11 @@ export class Stoq implements Transport, AsyncDisposable {
     for (const node of sample(presence.directory.others(), 3, Math.random)) presence.liveness.doubt(node);
   }
 
-  #openChannel(networkId: Digest, methods: ReadonlyMap<string, Method>): Channel {
+  #openChannel(
+    { bulkSource, contentMethods, openChannel, Shaper }: Parts,
+    networkId: Digest,
+    methods: ReadonlyMap<string, Method>,
+  ): Channel {
     const { clock } = this.#options;
     const serving = {
       store: this.#lent.content,
@@ -723,6 +736,7 @@ export class Stoq implements Transport, AsyncDisposable {
     const found = await presence.replication.find(resource);
     const others = sample(this.#alive(presence), SOURCES_MAX, Math.random);
     const nodes = [...new Set([...found, ...others])].slice(0, SOURCES_MAX);
+    const { sourceOf } = await parts();
     const connecting = nodes.map((node) => this.#connected(presence, node, { signal }));
     const sources = (await promptly({ timers: systemTimers }, CONNECT_MOMENT_MS, connecting)).map(sourceOf);
     transfer.from = sources.length;
