@@ -131,7 +131,7 @@ describe('five nodes', () => {
     };
     const installing = getter.client.install({ refs: ['mesh/large'], root });
     installing.catch(() => undefined);
-    await until('it moves from three nodes', async () => ((await moving())?.from ?? 0) >= 3, { everyMs: 20 });
+    await until('it moves', async () => (await moving()) !== undefined, { everyMs: 20 });
     await victim.end('SIGKILL');
     assert.notEqual(await moving(), undefined, 'the transfer was over before the holder died');
 

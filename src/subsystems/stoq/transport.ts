@@ -250,8 +250,12 @@ export class Stoq implements Transport, AsyncDisposable {
 
   readonly ask: Ask = async (to, method, body, options) => {
     const presence = this.#present();
-    const connection = await this.#connected(presence, to, options);
-    const answer = await connection.request(method, body, options);
+    const open = this.#openTo(presence, to);
+    const answer = await this.#request(presence, to, method, body, options).catch((error: unknown) => {
+      // It was about to end, or the other side closed it: what counts is whether a new one can be had. Every method can be asked twice.
+      if (open === undefined || !isCoded(error, 'peer-unreachable') || options.signal?.aborted) throw error;
+      return this.#request(presence, to, method, body, options);
+    });
     presence.liveness.heard(to);
     return answer;
   };
@@ -702,13 +706,21 @@ export class Stoq implements Transport, AsyncDisposable {
 
   // Connections
 
+  async #request(presence: Presence, ...[to, method, body, options]: Parameters<Ask>): Promise<Uint8Array> {
+    return (await this.#connected(presence, to, options)).request(method, body, options);
+  }
+
+  #openTo(presence: Presence, to: NodeId): Connection | undefined {
+    return presence.channel.connections().find(({ remote }) => remote.node === to);
+  }
+
   async #connected(presence: Presence, to: NodeId, options: Pick<AskOptions, 'signal'>): Promise<Connection> {
     if (this.#bans.has(to)) {
       throw new HyperMeshError('peer-unreachable', `${to.slice(0, 12)} is banned: ${this.#bans.get(to)}.`, {
         hint: `Let it in again, if that was a mistake: hypermesh peers forgive ${to}`,
       });
     }
-    const open = presence.channel.connections().find(({ remote }) => remote.node === to);
+    const open = this.#openTo(presence, to);
     if (open !== undefined) return open;
     const nowMs = this.#options.clock.nowMs();
     const known = [
