@@ -177,7 +177,8 @@ export class Stoq implements Transport, AsyncDisposable {
   readonly #pace: Pace;
   readonly #arrivals: Arrivals;
   readonly #transfers = new Set<Transfer & { done: number }>();
-  readonly #resting = new Map<string, number>();
+  /** Addresses that did not work a moment ago, and why. */
+  readonly #resting = new Map<string, { readonly untilMs: number; readonly error: unknown }>();
   /** Where nodes said they are on the local link. */
   readonly #nearby = new Map<NodeId, string>();
   /** Of the committee, as of the last look. */
@@ -728,16 +729,14 @@ export class Stoq implements Transport, AsyncDisposable {
       ...(this.#nearby.has(to) ? [this.#nearby.get(to)!] : []),
       ...this.#seats.filter(({ node }) => node === to).flatMap(({ addresses }) => addresses),
     ];
-    const addresses = [...new Set(known)].filter((address) => (this.#resting.get(`${to} ${address}`) ?? 0) <= nowMs);
-    if (addresses.length === 0) {
-      throw new HyperMeshError('peer-unreachable', `No address of the node ${to.slice(0, 12)} works.`);
-    }
-    return firstWorking(addresses, async (address) => {
+    return firstWorking([...new Set(known)], async (address) => {
+      const resting = this.#resting.get(`${to} ${address}`);
+      if (resting !== undefined && resting.untilMs > nowMs) throw resting.error;
       try {
         return await presence.channel.connect(address, { expect: to, signal: withPatience(options.signal) });
       } catch (error) {
         if (this.#resting.size > 10_000) this.#resting.clear();
-        this.#resting.set(`${to} ${address}`, nowMs + ADDRESS_REST_MS);
+        this.#resting.set(`${to} ${address}`, { untilMs: nowMs + ADDRESS_REST_MS, error });
         throw error;
       }
     });
