@@ -65,7 +65,7 @@ const PIECE = 2 ** 20;
 /** Blobs that others are given parts of. */
 const OPEN_FILES_MAX = 32;
 /** Of reads whose buffers are used again: many go on at the same time, each with two of them. */
-const REUSED_PIECE = 2 ** 19;
+const REUSED_PIECE = 2 ** 18;
 /** Bytes that are checked, hashed and cut in one go: many small files make that slow. */
 const INGEST_BYTES = 2 ** 18;
 
