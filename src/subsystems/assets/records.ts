@@ -463,6 +463,12 @@ export class RecordsSnapshot implements Disposable {
 }
 
 function statements(raw: DatabaseSync) {
+  // With every change SQLite names the row it inserted last, and the text index numbers rows of its own higher than a JavaScript number goes.
+  const change = (sql: string) => {
+    const statement = raw.prepare(sql);
+    statement.setReadBigInts(true);
+    return statement;
+  };
   return {
     byId: raw.prepare('SELECT * FROM assets WHERE id = ?'),
     samePrecedence: raw.prepare('SELECT * FROM assets WHERE name = ? AND precedence = ?'),
@@ -474,15 +480,15 @@ function statements(raw: DatabaseSync) {
     ),
     availableVersions: raw.prepare(`SELECT version FROM assets WHERE name = ? AND seq <> ? AND state <> 'yanked'`),
     head: raw.prepare('SELECT assets.* FROM packages JOIN assets ON assets.seq = packages.head WHERE packages.seq = ?'),
-    insertAsset: raw.prepare(
+    insertAsset: change(
       `INSERT INTO assets (id, name, version, precedence, digest, type, owner, privacy, state, stateReason,
          manifest, layers, blobs, bundle, size, createdAtMs, updatedAtMs)
        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     ),
-    deleteAsset: raw.prepare('DELETE FROM assets WHERE seq = ?'),
-    setBundle: raw.prepare('UPDATE assets SET bundle = ?, blobs = ?, updatedAtMs = ? WHERE id = ?'),
-    setState: raw.prepare('UPDATE assets SET state = ?, stateReason = ?, updatedAtMs = ? WHERE seq = ?'),
-    insertDependency: raw.prepare('INSERT INTO dependencies (asset, kind, name, range) VALUES (?, ?, ?, ?)'),
+    deleteAsset: change('DELETE FROM assets WHERE seq = ?'),
+    setBundle: change('UPDATE assets SET bundle = ?, blobs = ?, updatedAtMs = ? WHERE id = ?'),
+    setState: change('UPDATE assets SET state = ?, stateReason = ?, updatedAtMs = ? WHERE seq = ?'),
+    insertDependency: change('INSERT INTO dependencies (asset, kind, name, range) VALUES (?, ?, ?, ?)'),
     rangesOn: raw.prepare(`SELECT DISTINCT range FROM dependencies WHERE name = ? AND kind <> 'optional'`),
     dependentsOn: raw.prepare(
       `SELECT assets.name || '@' || assets.version AS ref FROM dependencies JOIN assets ON assets.seq = dependencies.asset
@@ -490,19 +496,19 @@ function statements(raw: DatabaseSync) {
        LIMIT ${RECORD_LIMITS.dependentsListedMax}`,
     ),
     packageByName: raw.prepare('SELECT * FROM packages WHERE name = ?'),
-    insertPackage: raw.prepare('INSERT INTO packages (name, head, headState) VALUES (?, ?, ?)'),
-    setTextRow: raw.prepare('UPDATE packages SET textRow = ? WHERE seq = ?'),
-    setHead: raw.prepare('UPDATE packages SET head = ?, headState = ? WHERE seq = ?'),
-    deletePackage: raw.prepare('DELETE FROM packages WHERE seq = ?'),
-    showText: raw.prepare(
+    insertPackage: change('INSERT INTO packages (name, head, headState) VALUES (?, ?, ?)'),
+    setTextRow: change('UPDATE packages SET textRow = ? WHERE seq = ?'),
+    setHead: change('UPDATE packages SET head = ?, headState = ? WHERE seq = ?'),
+    deletePackage: change('DELETE FROM packages WHERE seq = ?'),
+    showText: change(
       'INSERT INTO texts (rowid, name, keywords, description, authors, facets) VALUES (?, ?, ?, ?, ?, ?)',
     ),
-    hideText: raw.prepare('DELETE FROM texts WHERE rowid = ?'),
-    showNewest: raw.prepare('INSERT INTO newest (rowid, facets) VALUES (?, ?)'),
-    hideNewest: raw.prepare('DELETE FROM newest WHERE rowid = ?'),
+    hideText: change('DELETE FROM texts WHERE rowid = ?'),
+    showNewest: change('INSERT INTO newest (rowid, facets) VALUES (?, ?)'),
+    hideNewest: change('DELETE FROM newest WHERE rowid = ?'),
     knowsSpelling: raw.prepare('SELECT 1 FROM spellings WHERE key = ? AND word = ?'),
-    insertSpelling: raw.prepare('INSERT OR IGNORE INTO spellings (key, word) VALUES (?, ?)'),
-    annotate: raw.prepare(
+    insertSpelling: change('INSERT OR IGNORE INTO spellings (key, word) VALUES (?, ?)'),
+    annotate: change(
       'INSERT INTO annotations (asset, key, value) VALUES (?, ?, ?) ON CONFLICT (asset, key) DO UPDATE SET value = excluded.value',
     ),
     annotations: raw.prepare('SELECT key, value FROM annotations WHERE asset = ? ORDER BY key'),
@@ -511,8 +517,8 @@ function statements(raw: DatabaseSync) {
     referencePage: raw.prepare(
       'SELECT seq, digest, bundle, layers, blobs FROM assets WHERE seq > ? ORDER BY seq LIMIT 500',
     ),
-    register: raw.prepare('INSERT OR REPLACE INTO installations (root, generation, lock) VALUES (?, ?, ?)'),
-    forget: raw.prepare('DELETE FROM installations WHERE root = ? AND generation = ?'),
+    register: change('INSERT OR REPLACE INTO installations (root, generation, lock) VALUES (?, ?, ?)'),
+    forget: change('DELETE FROM installations WHERE root = ? AND generation = ?'),
     generations: raw.prepare('SELECT generation FROM installations WHERE root = ?'),
     roots: raw.prepare('SELECT DISTINCT root FROM installations ORDER BY root'),
     allInstallations: raw.prepare('SELECT * FROM installations'),

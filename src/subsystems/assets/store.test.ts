@@ -72,6 +72,15 @@ const find = async (store: Store, query: AssetQuery) =>
 
 // --- records ---
 
+test('create() takes version after version of many packages, however the text index keeps its own rows', async (t) => {
+  const store = await opened(t);
+  for (let n = 0; n < 250; n++) {
+    const { id } = await publish(store, `ada/p${n % 50}@1.0.${n}`);
+    if (n % 10 === 0) await store.setState(id, 'yanked', null);
+  }
+  assert.equal((await store.totals()).versions, 250);
+});
+
 test('create() is idempotent, and refuses the same version with other content or by somebody else', async (t) => {
   const store = await opened(t);
   const record = await publish(store, 'ada/x@1.0.0');
