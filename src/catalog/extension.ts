@@ -300,6 +300,17 @@ export class CatalogExtension implements Catalog, AssetLibraryExtension {
     return this.run(ref, input, options);
   }
 
+  /** The same for a package in Julia, and for no other. Errors: also `not-runnable`. */
+  async executeJuliaPackage(ref: string, input: Json, options: RunOptions = {}): Promise<CatalogRun> {
+    const { name, version, manifest } = await this.resolve(ref);
+    if (manifest.language !== 'julia') {
+      throw new HyperMeshError('not-runnable', `${name}@${version} is not a package in Julia.`, {
+        hint: 'executePackage runs packages in any language.',
+      });
+    }
+    return this.run(`${name}@${version}`, input, options);
+  }
+
   open(ref: string, options: CallOptions = {}): ReturnType<Catalog['open']> {
     return openPackage(this.#ready, ref, options);
   }

@@ -155,3 +155,8 @@ test('run() is a lease: held while the program runs, given back when it ends, fa
   assert.equal((await unpacked()).length, 2, 'the package and its image');
   assert.equal(await leases(), 0);
 });
+
+test('executeJuliaPackage() refuses what is in another language', async () => {
+  const catalog = await hypermesh.loadExtension('catalog');
+  await assert.rejects(catalog.executeJuliaPackage(REF, null), { code: 'not-runnable' });
+});
