@@ -91,6 +91,21 @@ suite('records that arrive', () => {
     assert.equal(await judged(at, 'accepted'), id);
   });
 
+  test('that cannot be judged yet come again at once when others were accepted, but not over and over', async () => {
+    using at = arrivals();
+    const change = await arrive(at, 'about the other', ADA);
+    await judged(at, 'later');
+    const other = await arrive(at, 'the other', ADA);
+    assert.equal(await judged(at, 'accepted'), other);
+    assert.equal(await judged(at, 'later'), change);
+    const third = await arrive(at, 'a third', ADA);
+    assert.equal(await judged(at, 'accepted'), third);
+    const stop = AbortSignal.timeout(100);
+    for await (const { id } of at.next(stop)) assert.fail(`${id} comes again too soon`);
+    nowMs += 1_000;
+    assert.equal(await judged(at, 'accepted'), change);
+  });
+
   test('of one node fill a quarter of the room: there is some left for others', async () => {
     using at = arrivals(8);
     for (let n = 0; n < 5; n++) await arrive(at, `flood ${n}`, ADA);

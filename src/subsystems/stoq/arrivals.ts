@@ -33,6 +33,9 @@ const INLINE_BYTES_MAX = 32 * 2 ** 10;
 const SHARE = 4;
 /** After a record could not be judged. */
 const POSTPONED_MS = 30_000;
+/** Some of those are looked at again as soon as others were accepted and nothing else waits, at most so many in this time. */
+const AGAIN_MAX = 100;
+const AGAIN_MS = 1_000;
 
 /**
  * Records that everybody in the network holds: this node's own, and those that others brought. What is brought is kept until whoever knows its
@@ -41,6 +44,9 @@ const POSTPONED_MS = 30_000;
 export class Arrivals implements Disposable {
   readonly #lent: Lent;
   readonly #options: ArrivalsOptions;
+  /** Whether something was accepted that others may have waited for. */
+  #hasNew = false;
+  #againAtMs = 0;
   #wake: () => void = () => {};
   #closed = false;
 
@@ -86,9 +92,17 @@ export class Arrivals implements Disposable {
   async *next(signal: AbortSignal | undefined): AsyncGenerator<Arrival, void, undefined> {
     const { book, clock } = this.#lent;
     while (!this.#closed && signal?.aborted !== true) {
-      const { record, dueMs } = book.nextArrival(clock.nowMs());
+      const nowMs = clock.nowMs();
+      const { record, dueMs } = book.nextArrival(nowMs);
       if (record === null) {
-        await this.#sleep(dueMs === null ? null : Math.max(0, dueMs - clock.nowMs()), signal);
+        if (dueMs === null) await this.#sleep(null, signal);
+        else if (!this.#hasNew) await this.#sleep(dueMs - nowMs, signal);
+        else if (nowMs < this.#againAtMs) await this.#sleep(Math.min(dueMs, this.#againAtMs) - nowMs, signal);
+        else {
+          this.#hasNew = false;
+          this.#againAtMs = nowMs + AGAIN_MS;
+          book.hasten(nowMs, AGAIN_MAX);
+        }
         continue;
       }
       // Whoever does not say otherwise before the next step could not judge it.
@@ -106,8 +120,10 @@ export class Arrivals implements Disposable {
     const evidence = verdict === 'refused' ? await this.#bytesOf(id, record.bytes) : null;
     // What is unwanted is not fetched again either.
     book.setRecord(id, verdict === 'accepted' ? 'accepted' : 'refused');
-    if (verdict === 'accepted') this.#options.accepted(id, record.from);
-    else if (verdict === 'refused' && record.from !== null)
+    if (verdict === 'accepted') {
+      this.#hasNew = true;
+      this.#options.accepted(id, record.from);
+    } else if (verdict === 'refused' && record.from !== null)
       this.#options.accuse(record.from, `vouched for the record ${id}, which breaks the rules`, evidence ?? utf8(id));
   }
 

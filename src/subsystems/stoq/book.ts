@@ -161,6 +161,11 @@ export class Book implements ResourceBook, AsyncDisposable {
     this.#sql.postpone.run(dueMs, bytesOf(id));
   }
 
+  /** Lets records that wait longest come now. */
+  hasten(nowMs: number, limit: number): void {
+    this.#sql.hasten.run(nowMs, limit);
+  }
+
   dropRecord(id: Digest): void {
     this.#sql.dropRecord.run(bytesOf(id));
   }
@@ -258,6 +263,9 @@ function statements(raw: SqliteStore['raw']) {
     ),
     setRecord: raw.prepare('UPDATE records SET state = ?1, bytes = iif(?2, NULL, bytes) WHERE id = ?3'),
     postpone: raw.prepare('UPDATE records SET due_ms = ? WHERE id = ?'),
+    hasten: raw.prepare(
+      "UPDATE records SET due_ms = ?1 WHERE seq IN (SELECT seq FROM records WHERE state = 'waiting' ORDER BY due_ms, seq LIMIT ?2)",
+    ),
     dropRecord: raw.prepare('DELETE FROM records WHERE id = ?'),
     nextArrival: raw.prepare(
       "SELECT id, state, bytes, from_node, due_ms FROM records WHERE state = 'waiting' ORDER BY due_ms, seq LIMIT 1",
