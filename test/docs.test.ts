@@ -8,11 +8,12 @@ import { promisify } from 'node:util';
 import type { Command } from 'commander';
 import { createProgram } from '../src/cli/main.ts';
 import { type Example, examples } from './examples.ts';
-import { freshHome, PROJECT, SMALL_NETWORK, temporaryFolder } from './system/support.ts';
+import { freshHome, type Home, PROJECT, SMALL_NETWORK, temporaryFolder } from './system/support.ts';
 import { readSources } from './tidy.ts';
 
 const run = promisify(execFile);
 const all = examples(PROJECT);
+const COMMAND = join(PROJECT, 'bin', 'hypermesh.js');
 
 /** The lines of a shell block that call our command, each as its arguments. */
 function calls({ language, text }: Example): readonly string[][] {
@@ -121,13 +122,34 @@ test('the commands of the README do what it says, one after the other', async ()
       PATH: process.env['PATH'],
       HYPERMESH_HOME: fresh.home,
       NODE: process.execPath,
-      COMMAND: join(PROJECT, 'bin', 'hypermesh.js'),
+      COMMAND,
     },
   });
   for (const says of [/The node runs/, /Published +hello\/greeter/, /1 of 1 package/, /1 package installed/, /"Ada"/]) {
     assert.match(stdout, says);
   }
   assert.match(stdout, /Verified[\s\S]*Stopped the node/);
+});
+
+test('the two machines of the README become one network', async () => {
+  const [block] = all.filter(({ page, text }) => page === 'README.md' && text.includes('hypermesh network join'));
+  await using first = await freshHome();
+  await using second = await freshHome();
+  // Each with a port of its own: both are this machine.
+  const on = async ({ folder, home }: Home, commands: string) => {
+    const text = commands.replace(/(network (create|join))/g, '$1 --listen 127.0.0.1:0');
+    const script = `hypermesh() { "$NODE" "$COMMAND" "$@"; }\n${text}`;
+    const env = { PATH: process.env['PATH'], HYPERMESH_HOME: home, NODE: process.execPath, COMMAND };
+    return (await run('sh', ['-ec', script], { cwd: folder, env })).stdout;
+  };
+  const [here, there] = block!.text.split('\n\n') as [string, string];
+  await on(
+    first,
+    'hypermesh new wasm it --name hello/greeter && hypermesh up --detach && hypermesh publish it && hypermesh down',
+  );
+  const [invite] = /hmi1[a-z2-7]+/.exec(await on(first, here))!;
+  const said = await on(second, there.replace('hmi1…', invite));
+  assert.match(said, /This home is a member now[\s\S]*1 package installed[\s\S]* alive /);
 });
 
 for (const example of all) {

@@ -245,8 +245,18 @@ export class CatalogExtension implements Catalog, AssetLibraryExtension {
 
   // The network
 
-  sync(options: CallOptions = {}): Promise<SyncSummary> {
-    return this.#lent.transport.sync(options);
+  async sync(options: CallOptions = {}): Promise<SyncSummary> {
+    const { transport } = this.#lent;
+    const summary = await transport.sync(options);
+    // What came counts when it was judged. What has to wait for something else is not waited for.
+    let { arrivals: left } = await transport.status();
+    for (let looks = 0; left > 0 && looks < 5; looks++) {
+      await setTimeout(200, undefined, options.signal === undefined ? {} : { signal: options.signal });
+      const { arrivals } = await transport.status();
+      if (arrivals < left) looks = 0;
+      left = arrivals;
+    }
+    return summary;
   }
 
   async distribute(ref: string, options: CallOptions = {}): Promise<Distribution> {
