@@ -172,23 +172,24 @@ async function runProgram({ text }: Example, folder: string): Promise<string> {
   await mkdir(join(folder, 'counter'));
   await writeFile(join(folder, 'counter', 'index.mjs'), guide.find(({ language }) => language === 'js')!.text);
   await writeFile(join(folder, 'counter', 'extension.json'), guide.find(({ language }) => language === 'json')!.text);
-  // 'hypermesh' with homes below this folder and a network whose proofs are cheap.
-  const source = JSON.stringify(pathToFileURL(join(PROJECT, 'src', 'index.ts')));
+  // The package, with homes below this folder and a network whose proofs are cheap.
+  const installed = join(folder, 'node_modules', 'hypermesh');
+  await mkdir(installed, { recursive: true });
+  const exports = { '.': './index.mjs', './extension': './extension.mjs' };
+  await writeFile(join(installed, 'package.json'), JSON.stringify({ name: 'hypermesh', exports }));
+  const source = (...path: string[]) => JSON.stringify(pathToFileURL(join(PROJECT, 'src', ...path)));
+  await writeFile(join(installed, 'extension.mjs'), `export * from ${source('capabilities', 'index.ts')};`);
   await writeFile(
-    join(folder, 'hypermesh.mts'),
-    `import * as product from ${source};
-export * from ${source};
+    join(installed, 'index.mjs'),
+    `import * as product from ${source('index.ts')};
+export * from ${source('index.ts')};
 export const HyperMesh = {
   create: (config) =>
     product.HyperMesh.create({ network: ${JSON.stringify(SMALL_NETWORK)}, ...config, home: ${JSON.stringify(folder)} + config.home }),
 };
 `,
   );
-  const face = JSON.stringify(pathToFileURL(join(PROJECT, 'src', 'capabilities', 'index.ts')));
-  await writeFile(
-    join(folder, 'example.mts'),
-    text.replace(/'hypermesh'/, "'./hypermesh.mts'").replace(/'hypermesh\/extension'/, face),
-  );
+  await writeFile(join(folder, 'example.mts'), text);
   const { stdout } = await run(process.execPath, ['example.mts'], { cwd: folder });
   return stdout;
 }

@@ -219,7 +219,8 @@ export class Stoq implements Transport, AsyncDisposable {
     await this.#exclusive(async () => {
       const before = this.#entry();
       const isSame = before?.networkId === networkId;
-      if (!isSame) await this.#forgetNetwork();
+      if (!isSame) await this.#leave();
+      this.#keepOnly(networkId);
       if (isSame && this.#presence !== null && (listen === undefined || listen === before.listen)) return;
       const entry: Entry = { networkId, listen: listen ?? (isSame ? before.listen : DEFAULT_LISTEN) };
       await this.#enter(entry);
@@ -353,7 +354,8 @@ export class Stoq implements Transport, AsyncDisposable {
     return this.peers();
   }
 
-  broadcast(bytes: Uint8Array): Promise<Digest> {
+  async broadcast(bytes: Uint8Array): Promise<Digest> {
+    this.#keepOnly(await this.#lent.network());
     return this.#arrivals.own(bytes);
   }
 
@@ -392,6 +394,7 @@ export class Stoq implements Transport, AsyncDisposable {
   }
 
   async announce(resource: Resource): Promise<void> {
+    this.#keepOnly(await this.#lent.network());
     const here = await Promise.all(resource.blobs.map(({ digest }) => this.#lent.content.stat(digest)));
     this.#book.keepResource(
       resource,
@@ -661,6 +664,14 @@ export class Stoq implements Transport, AsyncDisposable {
     const presence = this.#presence;
     this.#presence = null;
     await presence?.[Symbol.asyncDispose]();
+  }
+
+  /** What is remembered of another network is forgotten; what this home said in its own before it was opened to others is told to them. */
+  #keepOnly(networkId: Digest): void {
+    if (this.#book.setting('network') === networkId) return;
+    this.#book.clear();
+    this.#bans = new Map();
+    this.#book.set('network', networkId);
   }
 
   async #forgetNetwork(): Promise<void> {
