@@ -89,8 +89,8 @@ export class SimulatedNode {
     this.#rounds = new SyncRounds(around, this.exchange, { candidates: presumed, periodMs: 60_000, eagerMs: 2_000 });
   }
 
-  /** Meets the network through one node that is in it. */
-  async join(through: SimulatedNode | null): Promise<void> {
+  /** Meets the network through nodes that are, or seem to be, in it. */
+  async join(...through: readonly { readonly id: NodeId }[]): Promise<void> {
     const nowMs = this.#network.nowMs;
     const record: NodeRecord = {
       formatVersion: 1,
@@ -104,9 +104,9 @@ export class SimulatedNode {
     const id = digestOf(bytes);
     await this.directory.receive(id, bytes);
     this.exchange.accepted('nodes', id);
-    this.#seats = through === null ? [] : [through.id];
+    this.#seats = through.map((node) => node.id);
     this.directory.refresh();
-    if (through !== null) this.#rounds.with(through.id);
+    for (const seat of this.#seats) this.#rounds.with(seat);
   }
 
   /** Publishes a resource that this node holds. */

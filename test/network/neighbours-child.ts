@@ -1,3 +1,5 @@
+import { randomBytes } from 'node:crypto';
+import { createSocket } from 'node:dgram';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { systemTimers } from '../../src/subsystems/stoq/ask.ts';
 import { findNeighbours } from '../../src/subsystems/stoq/overlay/neighbours.ts';
@@ -16,9 +18,31 @@ const look = (name: string, network: string, port: number | null) =>
     },
   });
 
+/** Whoever is on the link can send anything: noise, names that point to themselves, answers without sense. */
+async function shout(): Promise<void> {
+  const socket = createSocket('udp4');
+  const header = (counts: readonly number[]) => Buffer.from([0, 0, 0x84, 0, ...counts.flatMap((count) => [0, count])]);
+  const service = Buffer.from('\x0b_hypermesh\x04_tcp\x05local\0', 'latin1');
+  const record = (type: number, data: Buffer) =>
+    Buffer.concat([service, Buffer.from([0, type, 0, 1, 0, 0, 0, 9, data.length >> 8, data.length & 255]), data]);
+  for (let n = 0; n < 300; n++) {
+    const noise = randomBytes(n);
+    for (const packet of [
+      noise,
+      Buffer.concat([header([0, 1, 0, 0]), Buffer.from([0xc0, 12]), noise]),
+      Buffer.concat([header([255, 255, 255, 255]), service, noise]),
+      Buffer.concat([header([0, 2, 0, 0]), record(33, noise), record(16, noise)]),
+    ]) {
+      await new Promise((sent) => socket.send(packet, 5353, '224.0.0.251', sent));
+    }
+  }
+  socket.close();
+}
+
 using _a = await look('a', '1', 9001);
 using _b = await look('b', '1', null);
 using _c = await look('c', '2', 9003);
+await shout();
 for (let waited = 0; waited < 5_000 && found['b']!.length === 0; waited += 50) await sleep(50);
 await sleep(200);
 console.log(JSON.stringify(found));

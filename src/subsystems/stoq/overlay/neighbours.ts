@@ -10,6 +10,8 @@ const SOON_MS = 500;
 /** Answers are not authenticated: more than this many in one period is a flood. */
 const HEARD_MAX = 64;
 const TTL_S = 120;
+/** One answer is heard by everybody on the link: whoever asks more often than this gets none. */
+const ANSWER_REST_MS = 1_000;
 
 export interface NeighboursOptions {
   readonly self: NodeId;
@@ -38,12 +40,18 @@ export async function findNeighbours(
   const instance = `${options.self.slice(0, 32)}.${SERVICE}`;
   const network = options.networkId.slice(7, 23);
   let left = HEARD_MAX;
+  let isResting = false;
 
   mdns.on('error', options.failed);
   mdns.on('warning', () => undefined);
   mdns.on('query', ({ questions }) => {
     const port = options.port();
-    if (port === null || questions?.some(({ name, type }) => name === SERVICE && type === 'PTR') !== true) return;
+    if (isResting || port === null) return;
+    if (questions?.some(({ name, type }) => name === SERVICE && type === 'PTR') !== true) return;
+    isResting = true;
+    around.timers.after(ANSWER_REST_MS, () => {
+      isResting = false;
+    });
     mdns.respond({
       answers: [{ name: SERVICE, type: 'PTR', ttl: TTL_S, data: instance }],
       additionals: [
