@@ -48,6 +48,8 @@ export async function acceptArrival(context: CatalogContext, arrival: Arrival): 
     if (isCoded(error, ...BROKEN)) return 'refused';
     // Expired or revoked meanwhile: nothing to hold against whoever still hands it on.
     if (isCoded(error, 'certificate-invalid', 'certificate-expired', 'certificate-revoked')) return 'unwanted';
+    // The same version but for its build metadata, or one more than a package may have here: that will not change.
+    if (isCoded(error, 'version-exists', 'limit-exceeded')) return 'unwanted';
     throw error;
   }
 }
