@@ -104,6 +104,7 @@ export class Replication implements Disposable {
 
   /** A resource became known, or is held here now. */
   async arrived(id: Digest): Promise<void> {
+    if (this.#isClosed) return;
     const resource = this.#options.book.get(id);
     if (resource === null) return;
     if (resource.held) await this.#announce([resource]);
@@ -112,6 +113,7 @@ export class Replication implements Disposable {
 
   /** Membership changed: places are computed anew soon, once for many changes. */
   changed(): void {
+    if (this.#isClosed) return;
     this.#placement = null;
     this.#cancelSettle ??= this.#around.timers.after(SETTLE_DELAY_MS, () => {
       this.#cancelSettle = null;
@@ -197,6 +199,11 @@ export class Replication implements Disposable {
     this.#queue.clear();
   }
 
+  /** The book is closed soon after this. */
+  get #isClosed(): boolean {
+    return this.#closing.signal.aborted;
+  }
+
   async #settle(): Promise<void> {
     this.#placement = null;
     const nowMs = this.#around.clock.nowMs();
@@ -217,7 +224,7 @@ export class Replication implements Disposable {
   }
 
   *#all(): Generator<ResourceLine> {
-    for (let after = ''; ; ) {
+    for (let after = ''; !this.#isClosed; ) {
       const page = this.#options.book.page(after, PAGE);
       yield* page;
       if (page.length < PAGE) return;
@@ -275,13 +282,13 @@ export class Replication implements Disposable {
       this.#retryAtMs.set(id, this.#around.clock.nowMs() + RETRY_MS);
       this.#around.timers.after(RETRY_MS, () => {
         this.#retryAtMs.delete(id);
-        const again = book.get(id);
+        const again = this.#isClosed ? null : book.get(id);
         if (again !== null && !again.held) this.#consider(again);
       });
       return false;
     }
     // Withdrawn meanwhile: what came goes with the next collection.
-    if (book.get(id) === null) return false;
+    if (this.#isClosed || book.get(id) === null) return false;
     book.setHeld(id, true);
     await this.#announce([resource]);
     return true;

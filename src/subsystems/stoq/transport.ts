@@ -169,7 +169,7 @@ interface Presence extends AsyncDisposable {
 }
 
 export class Stoq implements Transport, AsyncDisposable {
-  readonly node: NodeId;
+  #node: NodeId;
   readonly #lent: Lent;
   readonly #book: Book;
   readonly #options: StoqOptions;
@@ -188,7 +188,7 @@ export class Stoq implements Transport, AsyncDisposable {
   #changing: Promise<unknown> = Promise.resolve();
 
   constructor(lent: Lent, book: Book, node: NodeId, options: StoqOptions) {
-    this.node = node;
+    this.#node = node;
     this.#lent = lent;
     this.#book = book;
     this.#options = options;
@@ -217,8 +217,11 @@ export class Stoq implements Transport, AsyncDisposable {
     if (listen !== undefined) splitAddress(listen);
     const networkId = await this.#lent.network();
     await this.#exclusive(async () => {
+      // The keys of the home are others after a state import.
+      const { keyId } = await this.#lent.trust.identity('node');
       const before = this.#entry();
-      const isSame = before?.networkId === networkId;
+      const isSame = before?.networkId === networkId && keyId === this.#node;
+      this.#node = keyId;
       if (!isSame) await this.#leave();
       this.#keepOnly(networkId);
       if (isSame && this.#presence !== null && (listen === undefined || listen === before.listen)) return;
@@ -237,6 +240,11 @@ export class Stoq implements Transport, AsyncDisposable {
   /** Takes no part any more, and forgets the network's records. */
   async closeNetwork(): Promise<void> {
     await this.#exclusive(() => this.#forgetNetwork());
+  }
+
+  /** Key id of this home's node. */
+  get node(): NodeId {
+    return this.#node;
   }
 
   /** Whether this node takes part in a network of several now. */

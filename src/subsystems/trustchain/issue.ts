@@ -24,8 +24,8 @@ export const LIFETIME_MS = {
   intermediateList: 7 * DAY_MS,
 } as const;
 
-/** New certificates count from a little earlier, for readers whose clocks are late. */
-const CLOCK_SKEW_MS = 300_000;
+/** New certificates and lists count from earlier, for readers whose clocks are an hour late, their own included. */
+const CLOCK_SKEW_MS = 2 * 3_600_000;
 
 export interface Issue {
   readonly role: CertificateRole;

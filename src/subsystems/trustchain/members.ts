@@ -18,7 +18,7 @@ import { falconVerifier } from './falcon.ts';
 import { certificateRow } from './issue.ts';
 import { type CertificateRow, insertIssued } from './tables.ts';
 
-/** New certificates count from this much earlier, so clocks may be apart by as much. */
+/** At a join; two nodes that are members may be apart by an hour. */
 const CLOCK_APART_MS_MAX = 300_000;
 const INVITES_OPEN_MAX = 1_000;
 const MEMBERS_MAX = 10_000;
