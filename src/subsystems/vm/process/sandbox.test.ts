@@ -162,7 +162,7 @@ for (const cgroups of [true, false]) {
 
     it('starts a program ahead of its run, whose time begins with the run', async () => {
       const ahead = await sandbox.startAhead({
-        command: ['/bin/sh', '-c', 'i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; read x; echo $x; cat; exit 3'],
+        command: ['/bin/sh', '-c', 'i=0; while [ $i -lt 1000000 ]; do i=$((i+1)); done; read x; echo $x; cat; exit 3'],
         ...{ root: 'host', mounts: [], environment: {}, limits: { ...LIMITS, wallMs: 400 } },
       });
       while (!(await ahead.activity()).isAsleep) await pause(20);
