@@ -61,10 +61,14 @@ export interface Home extends AsyncDisposable {
   json<T = Record<string, unknown>>(args: readonly string[], status?: number): Promise<T>;
 }
 
-/** A fresh home of a small network, not yet opened; `settings` go into its configuration. Disposing it stops a node that is still up. */
+/**
+ * A fresh home of a small network, not yet opened; `settings` go into its configuration, `through` is a command that runs the real one.
+ * Disposing it stops a node that is still up.
+ */
 export async function freshHome(
   env: NodeJS.ProcessEnv = {},
   settings: Readonly<Record<string, unknown>> = {},
+  through: readonly string[] = [],
 ): Promise<Home> {
   const folder = await temporaryFolder();
   const home = join(folder.path, 'home');
@@ -73,7 +77,7 @@ export async function freshHome(
     join(home, 'config.yaml'),
     JSON.stringify({ network: withoutKinds(SMALL_NETWORK), logLevel: 'warn', ...settings }),
   );
-  const run = (...args: string[]) => command(args, { HYPERMESH_HOME: home, ...env });
+  const run = (...args: string[]) => command(args, { HYPERMESH_HOME: home, ...env }, through);
   return {
     folder: folder.path,
     home,
@@ -100,9 +104,14 @@ export async function nodeOf({ home }: Home): Promise<NodeFile & { readonly clie
   return { ...file, client: new Client(file) };
 }
 
-export function command(args: readonly string[], env: NodeJS.ProcessEnv): Promise<Ran> {
+export function command(
+  args: readonly string[],
+  env: NodeJS.ProcessEnv,
+  through: readonly string[] = [],
+): Promise<Ran> {
   const { promise, resolve, reject } = Promise.withResolvers<Ran>();
-  const child = spawn(process.execPath, [join(PROJECT, 'bin', 'hypermesh.js'), ...args], {
+  const [program, ...rest] = [...through, process.execPath, join(PROJECT, 'bin', 'hypermesh.js'), ...args];
+  const child = spawn(program!, rest, {
     env: { PATH: process.env['PATH'], HOME: '/nonexistent', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });

@@ -282,10 +282,9 @@ export class Stoq implements Transport, AsyncDisposable {
     options: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<T> {
     await using channel = this.#openChannel(await parts(), networkId, new Map());
-    const connection = await firstWorking(addresses, (address) => {
-      const signal = withPatience(options.signal);
-      return channel.connect(address, { expect, guest: true, networkId, signal });
-    });
+    const connection = await firstWorking(addresses, (address) =>
+      patiently(options.signal, (signal) => channel.connect(address, { expect, guest: true, networkId, signal })),
+    );
     // Awaited: the channel closes when this returns.
     return await talk((method, body, limits) => connection.request(method, body, { ...options, ...limits }));
   }
@@ -595,7 +594,7 @@ export class Stoq implements Transport, AsyncDisposable {
         await entered.disposeAsync();
       },
     };
-    stack.defer(every(around, ADDRESSES_LOOK_MS, () => this.#keepRecord(presence)));
+    stack.defer(every(around, Math.min(ADDRESSES_LOOK_MS, 5 * this.#pace.syncMs), () => this.#keepRecord(presence)));
     const entered = stack.move();
     this.#presence = presence;
     await this.#listen(presence);
@@ -752,8 +751,10 @@ export class Stoq implements Transport, AsyncDisposable {
       const resting = this.#resting.get(`${to} ${address}`);
       if (resting !== undefined && resting.untilMs > nowMs) throw resting.error;
       try {
-        return await presence.channel.connect(address, { expect: to, signal: withPatience(options.signal) });
+        return await patiently(options.signal, (signal) => presence.channel.connect(address, { expect: to, signal }));
       } catch (error) {
+        // That somebody gave up says nothing about the address.
+        if (isCoded(error, 'cancelled')) throw error;
         if (this.#resting.size > 10_000) this.#resting.clear();
         this.#resting.set(`${to} ${address}`, { untilMs: nowMs + ADDRESS_REST_MS, error });
         throw error;
@@ -844,9 +845,17 @@ function memberMethod(name: string, answer: Answer, heard: (from: NodeId) => voi
   };
 }
 
-function withPatience(signal: AbortSignal | undefined): AbortSignal {
+/** Gives an attempt up after a while. That is a failure of the other side, and not `cancelled`, which is what the caller wants. */
+async function patiently<T>(signal: AbortSignal | undefined, attempt: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const patience = AbortSignal.timeout(CONNECT_TIMEOUT_MS);
-  return signal === undefined ? patience : AbortSignal.any([patience, signal]);
+  try {
+    return await attempt(signal === undefined ? patience : AbortSignal.any([patience, signal]));
+  } catch (error) {
+    if (!isCoded(error, 'cancelled') || !patience.aborted || signal?.aborted === true) throw error;
+    throw new HyperMeshError('peer-unreachable', `A node did not answer within ${CONNECT_TIMEOUT_MS / 1_000} s.`, {
+      cause: error,
+    });
+  }
 }
 
 /** Tries one after the other; the error of the last when none works. */
