@@ -181,13 +181,17 @@ export const wrong = catalog.nothing();
 export { defineExtension, type HyperMeshExtension, verifyBundleOffline };
 `,
   );
+  // What the guide calls `counter/index.mjs`, which a later example imports.
+  const guide = examples(PROJECT).find(({ page, language }) => page === 'docs/extensions.md' && language === 'js');
+  await mkdir(join(consumer, 'counter'));
+  await writeFile(join(consumer, 'counter', 'index.mjs'), guide!.text);
   const typed = examples(PROJECT).filter(({ language, text }) => language === 'ts' && /from 'hypermesh/.test(text));
   for (const [at, { text }] of typed.entries()) await writeFile(join(consumer, `example-${at}.ts`), text);
   await writeFile(
     join(consumer, 'tsconfig.json'),
     JSON.stringify({
       compilerOptions: {
-        ...{ strict: true, noEmit: true, skipLibCheck: true, types: ['node'] },
+        ...{ strict: true, noEmit: true, skipLibCheck: true, allowJs: true, types: ['node'] },
         ...{ module: 'nodenext', target: 'esnext', lib: ['esnext'] },
       },
       include: ['*.ts'],
