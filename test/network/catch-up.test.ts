@@ -8,7 +8,7 @@ import { type MeshNode, mesh, QUICK_PACE, until } from './mesh.ts';
 
 // One publish takes about 75 ms of processor time even without proofs (signatures, votes, a log that is synced to the disk), so that a thousand are for
 // whoever has the minutes: HYPERMESH_PUBLISHES=1000 node --test test/network/catch-up.test.ts
-const publishes = Number(process.env['HYPERMESH_PUBLISHES'] ?? 60);
+const publishes = Number(process.env['HYPERMESH_PUBLISHES'] ?? 25);
 
 /** Proofs are not what is looked at here. */
 const publish = { space: null, stake: null, work: null, time: null };

@@ -12,7 +12,7 @@ import { type TestNetwork, testNetwork } from '../../src/testing/network.ts';
 import { decodeGenesis } from '../../src/wire/genesis.ts';
 import { SMALL_NETWORK, temporaryFolder } from './support.ts';
 
-const KILLS = Number(process.env['HYPERMESH_TEST_KILLS'] ?? 8);
+const KILLS = Number(process.env['HYPERMESH_TEST_KILLS'] ?? 4);
 
 async function open(network: TestNetwork, folder: string, name: string): Promise<HyperMesh> {
   let opened: HyperMesh | undefined;
