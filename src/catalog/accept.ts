@@ -85,7 +85,7 @@ async function acceptBundle(context: CatalogContext, { id, bytes }: Arrival): Pr
     },
     { layersLater: true },
   );
-  await hostContent(context, content.digest, bundle);
+  await hostContent(context, content.digest, layers);
   await lent.monitoring.emit({
     type: 'catalog.arrived',
     data: { id: record.id, name: record.name, version: record.version, digest: record.digest, size: record.size },

@@ -5,7 +5,7 @@ import { collect } from '../base/streams.ts';
 import type { AssetRecord } from '../capabilities/assets.ts';
 import type { BlobDescription } from '../capabilities/content.ts';
 import type { Distribution } from '../capabilities/transport.ts';
-import { BUNDLE_BYTES_MAX, type Bundle } from '../wire/bundle.ts';
+import { BUNDLE_BYTES_MAX, type Bundle, decodeBundle } from '../wire/bundle.ts';
 import { decodePackage } from '../wire/package.ts';
 import { readBundle } from './bundle.ts';
 import type { CatalogContext } from './context.ts';
@@ -18,14 +18,17 @@ export async function share(context: CatalogContext, record: AssetRecord): Promi
   if (record.privacy === 'private') return;
   const { assets, transport } = context.lent;
   const bytes = await collect(assets.read(record.bundle), BUNDLE_BYTES_MAX);
-  await transport.announce({ id: record.digest, blobs: await layersOf(context, record), replication: REPLICATION });
+  await hostContent(context, record.digest, layersIn(decodeBundle(bytes)));
   await transport.broadcast(bytes);
 }
 
-/** The content of a package that arrived as a record: some nodes are to hold it. */
-export async function hostContent({ lent }: CatalogContext, manifest: Digest, bundle: Bundle): Promise<void> {
-  const { config } = decodePackage(fromBase64(bundle.manifest), fromBase64(bundle.config));
-  await lent.transport.announce({ id: manifest, blobs: config.layers, replication: REPLICATION });
+/** Some nodes are to hold these layers. */
+export async function hostContent(
+  { lent }: CatalogContext,
+  manifest: Digest,
+  layers: readonly BlobDescription[],
+): Promise<void> {
+  await lent.transport.announce({ id: manifest, blobs: layers, replication: REPLICATION });
 }
 
 /** Brings the layers of packages here that are not. Errors: `content-unavailable`, `cancelled`, `storage-*`. */
@@ -36,7 +39,7 @@ export async function bringContent(
 ): Promise<void> {
   const here = await Promise.all(record.layers.map((layer) => context.lent.assets.stat(layer)));
   if (here.every((blob) => blob !== null)) return;
-  for (const layer of await layersOf(context, record)) {
+  for (const layer of layersIn(await readBundle(context.lent.assets, record))) {
     await context.lent.transport.fetch(record.digest, layer, options);
   }
 }
@@ -51,7 +54,6 @@ export async function distribute(
   return context.lent.transport.distribute(record.digest, options);
 }
 
-async function layersOf({ lent }: CatalogContext, record: AssetRecord): Promise<readonly BlobDescription[]> {
-  const bundle = await readBundle(lent.assets, record);
+function layersIn(bundle: Bundle): readonly BlobDescription[] {
   return decodePackage(fromBase64(bundle.manifest), fromBase64(bundle.config)).config.layers;
 }

@@ -1,9 +1,6 @@
 import { z } from 'zod';
-import { fromUtf8, utf8 } from '../base/bytes.ts';
 import { type Digest, isDigest } from '../base/digest.ts';
-import { HyperMeshError } from '../base/errors.ts';
-import { canonicalJson } from '../base/json.ts';
-import { firstIssue } from './signature.ts';
+import { decodeJsonMessage, encodeJsonMessage } from './json-message.ts';
 
 /** Small messages of the overlay, canonical JSON (docs/protocol/overlay.md). */
 export const OVERLAY_BYTES_MAX = 16_384;
@@ -34,24 +31,9 @@ export const keeping: z.ZodType<{ readonly state: 'held' | 'coming' | 'unknown' 
   state: z.enum(['held', 'coming', 'unknown', 'refused']),
 });
 
-export function encodeMessage(value: unknown): Uint8Array {
-  return utf8(canonicalJson(value));
-}
+export const encodeMessage = encodeJsonMessage;
 
 /** Errors: `peer-lied`. */
 export function decodeMessage<T>(schema: z.ZodType<T>, bytes: Uint8Array): T {
-  if (bytes.length > OVERLAY_BYTES_MAX) throw malformed('it is too long');
-  let value: unknown;
-  try {
-    value = JSON.parse(fromUtf8(bytes));
-  } catch {
-    throw malformed('it is not JSON');
-  }
-  const parsed = schema.safeParse(value);
-  if (!parsed.success) throw malformed(firstIssue(parsed.error));
-  return parsed.data;
-}
-
-function malformed(what: string): HyperMeshError {
-  return new HyperMeshError('peer-lied', `Expected a message of the overlay, but ${what}.`);
+  return decodeJsonMessage(schema, bytes, OVERLAY_BYTES_MAX, 'a message of the overlay');
 }

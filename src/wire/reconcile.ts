@@ -1,9 +1,7 @@
 import { hash } from 'node:crypto';
 import { z } from 'zod';
-import { fromUtf8, utf8 } from '../base/bytes.ts';
 import { HyperMeshError } from '../base/errors.ts';
-import { canonicalJson } from '../base/json.ts';
-import { firstIssue } from './signature.ts';
+import { decodeJsonMessage, encodeJsonMessage } from './json-message.ts';
 
 /**
  * Range-based set reconciliation over record ids (docs/protocol/reconcile.md). Two nodes find the difference of two sets of
@@ -20,6 +18,8 @@ export const RECONCILE_LIMITS = {
   idsInRangeMax: 255,
   requestBytesMax: 16_384,
 } as const;
+
+const WHAT = 'a message of set reconciliation';
 
 /** First bytes of an id, enough to name it among all of a network's. */
 export const SHORT_ID_BYTES = 8;
@@ -70,21 +70,12 @@ export function fingerprintOf(salt: Uint8Array, count: number, sum: Uint8Array):
 }
 
 export function encodeCompareRequest(request: CompareRequest): Uint8Array {
-  return utf8(canonicalJson(request));
+  return encodeJsonMessage(request);
 }
 
 /** Errors: `peer-lied`. */
 export function decodeCompareRequest(bytes: Uint8Array): CompareRequest {
-  if (bytes.length > RECONCILE_LIMITS.requestBytesMax) throw malformed('the question is too long');
-  let value: unknown;
-  try {
-    value = JSON.parse(fromUtf8(bytes));
-  } catch {
-    throw malformed('the question is not JSON');
-  }
-  const parsed = compareRequest.safeParse(value);
-  if (!parsed.success) throw malformed(firstIssue(parsed.error));
-  return parsed.data;
+  return decodeJsonMessage(compareRequest, bytes, RECONCILE_LIMITS.requestBytesMax, WHAT);
 }
 
 /** Answers in the order of the ranges that were asked for. */
@@ -129,5 +120,5 @@ export function decodeCompareAnswer(bytes: Uint8Array, ranges: readonly string[]
 }
 
 function malformed(what: string): HyperMeshError {
-  return new HyperMeshError('peer-lied', `Expected a message of set reconciliation, but ${what}.`);
+  return new HyperMeshError('peer-lied', `Expected ${WHAT}, but ${what}.`);
 }

@@ -1,10 +1,8 @@
 import { z } from 'zod';
-import { fromUtf8, utf8 } from '../base/bytes.ts';
 import { type Digest, digestHex } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
-import { canonicalJson } from '../base/json.ts';
+import { decodeJsonMessage, encodeJsonMessage } from './json-message.ts';
 import { collectionName } from './reconcile.ts';
-import { firstIssue } from './signature.ts';
 
 /** Messages by which nodes hand each other records (docs/protocol/records.md). */
 export const RECORDS_LIMITS = {
@@ -18,6 +16,8 @@ export const RECORDS_LIMITS = {
 
 export const RECORDS_ANSWER_BYTES_MAX =
   RECORDS_LIMITS.answerBytes + RECORDS_LIMITS.recordBytesMax + 4 * RECORDS_LIMITS.idsMax;
+
+const WHAT = 'a message about records';
 
 /** In the place of a length: the record is not here. */
 const ABSENT = 0xffff_ffff;
@@ -50,7 +50,7 @@ const news: z.ZodType<{ readonly collection: string; readonly ids: readonly stri
 });
 
 export function encodeRecordsRequest(value: RecordsRequest): Uint8Array {
-  return utf8(canonicalJson(value));
+  return encodeJsonMessage(value);
 }
 
 /** Errors: `peer-lied`. */
@@ -59,7 +59,7 @@ export function decodeRecordsRequest(bytes: Uint8Array): RecordsRequest {
 }
 
 export function encodeRecordsNews({ collection, ids }: RecordsNews): Uint8Array {
-  return utf8(canonicalJson({ collection, ids: ids.map(digestHex) }));
+  return encodeJsonMessage({ collection, ids: ids.map(digestHex) });
 }
 
 /** Errors: `peer-lied`. */
@@ -103,18 +103,9 @@ export function decodeRecordsAnswer(bytes: Uint8Array, asked: number): (Uint8Arr
 }
 
 function parse<T>(schema: z.ZodType<T>, bytes: Uint8Array): T {
-  if (bytes.length > RECORDS_LIMITS.requestBytesMax) throw malformed('it is too long');
-  let value: unknown;
-  try {
-    value = JSON.parse(fromUtf8(bytes));
-  } catch {
-    throw malformed('it is not JSON');
-  }
-  const parsed = schema.safeParse(value);
-  if (!parsed.success) throw malformed(firstIssue(parsed.error));
-  return parsed.data;
+  return decodeJsonMessage(schema, bytes, RECORDS_LIMITS.requestBytesMax, WHAT);
 }
 
 function malformed(what: string): HyperMeshError {
-  return new HyperMeshError('peer-lied', `Expected a message about records, but ${what}.`);
+  return new HyperMeshError('peer-lied', `Expected ${WHAT}, but ${what}.`);
 }

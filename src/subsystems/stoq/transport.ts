@@ -497,7 +497,6 @@ export class Stoq implements Transport, AsyncDisposable {
       timers: systemTimers,
       random: Math.random,
     };
-    const answers = new Map<string, Answer>();
     const methods = new Map<string, Method>(this.#options.methods);
     const loaded = await parts();
     const { Directory, Downloader, Liveness, RecordExchange, Replication, Shaper, SyncRounds } = loaded;
@@ -562,7 +561,6 @@ export class Stoq implements Transport, AsyncDisposable {
         this.#accuse(node, `sent content that is not what was signed for (${what})`, evidence),
     });
     for (const [method, answer] of [...liveness.answers(), ...exchange.answers(), ...replication.answers()]) {
-      answers.set(method, answer);
       methods.set(
         method,
         memberMethod(method, answer, (from) => liveness.heard(from)),
