@@ -7,6 +7,7 @@ import type { Assets, TreeEntry } from '../../../capabilities/assets.ts';
 import type { JuliaOptions, RunRequest, RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
 import { AddedLanguage } from '../language.ts';
 import type { ExecutionLimits } from '../limits.ts';
+import { OnceEach } from '../once-each.ts';
 import { logTo, visible } from '../output.ts';
 import type { AheadBox, BoxLimits, BoxSpec } from '../process/box.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
@@ -55,7 +56,7 @@ export class JuliaRuntime implements Runtime {
   readonly #standby: Standby;
   readonly #blas = blasKernel();
   readonly #depotFolder: string;
-  readonly #compiling = new Map<string, Promise<void>>();
+  readonly #compiling = new OnceEach();
   readonly #failed = new Set<string>();
   #depots: Promise<Depots> | undefined;
   #probed: Promise<RuntimeStatus> | undefined;
@@ -231,20 +232,8 @@ export class JuliaRuntime implements Runtime {
     for (;;) {
       const there = await depots.hold(key);
       if (there !== null || this.#failed.has(key) || signal?.aborted === true) return there;
-      // Whoever comes first compiles; the others look again, and compile themselves when the first one gave up.
-      const compiling = this.#compiling.get(key);
-      if (compiling !== undefined) {
-        await unlessAborted(compiling, signal);
-        continue;
-      }
-      const own = this.#compile(key, image, [...named.values()], mounts, signal).finally(() =>
-        this.#compiling.delete(key),
-      );
-      this.#compiling.set(
-        key,
-        own.catch(() => {}),
-      );
-      await own;
+      const compile = () => this.#compile(key, image, [...named.values()], mounts, signal);
+      await this.#compiling.make(key, compile, signal);
     }
   }
 
@@ -404,22 +393,6 @@ function refuseInvalid({ control }: Performance, entry: string): void {
 /** Programs in Julia of our own, which are given to it on its command line. */
 async function source(...names: readonly string[]): Promise<string> {
   return (await Promise.all(names.map((name) => readFile(new URL(name, import.meta.url), 'utf8')))).join('\n');
-}
-
-/** Errors: `cancelled`. */
-async function unlessAborted(work: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
-  const { promise: aborted, reject } = Promise.withResolvers<never>();
-  const abort = () =>
-    reject(
-      new HyperMeshError('cancelled', 'The caller gave up before the program started.', { cause: signal?.reason }),
-    );
-  signal?.addEventListener('abort', abort, { once: true });
-  try {
-    if (signal?.aborted === true) abort();
-    await Promise.race([work, aborted]);
-  } finally {
-    signal?.removeEventListener('abort', abort);
-  }
 }
 
 /** The kernels that OpenBLAS shall use: the one of an old release does not know new processors, and takes its slowest. */

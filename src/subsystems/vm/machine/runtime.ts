@@ -18,6 +18,7 @@ import { comparePaths, encodeTree, type TreeSource } from '../../../wire/tree.ts
 import { packImage } from '../image-package.ts';
 import { addImage, findImage, type ProvisionOptions, removeImage, removeUnfinished } from '../julia/provision.ts';
 import type { ExecutionLimits } from '../limits.ts';
+import { OnceEach } from '../once-each.ts';
 import { logTo } from '../output.ts';
 import type { AheadBox, Box, BoxLimits, BoxSpec } from '../process/box.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
@@ -63,7 +64,7 @@ export class MachineRuntime implements Runtime {
   /** Changes follow each other; who runs machines waits for those that remove. */
   #changing: Promise<unknown>;
   #emulator: Promise<Emulator | null> | undefined;
-  readonly #coming = new Map<Digest, Promise<void>>();
+  readonly #making = new OnceEach();
   #snapshots: Promise<Snapshots> | undefined;
   #accelerator: Promise<AcceleratorStatus> | undefined;
 
@@ -327,20 +328,8 @@ export class MachineRuntime implements Runtime {
       checkCancelled(options.signal);
       const there = await snapshots.hold(origin);
       if (there !== null) return there;
-      // Whoever comes first starts it; the others look again, and start it themselves when the first one gave up.
-      const coming = this.#coming.get(key);
-      if (coming !== undefined) {
-        await unlessAborted(coming, options.signal);
-        continue;
-      }
-      const making = this.#make(snapshots, origin, emulator, folder, tree, options).finally(() =>
-        this.#coming.delete(key),
-      );
-      this.#coming.set(
-        key,
-        making.catch(() => {}),
-      );
-      await making;
+      const make = () => this.#make(snapshots, origin, emulator, folder, tree, options);
+      await this.#making.make(key, make, options.signal);
     }
   }
 
@@ -469,20 +458,4 @@ function enforced(accelerator: Accelerator): Readonly<Record<string, string>> {
     output: 'counted by the node',
     wall: 'SIGKILL to the emulator',
   };
-}
-
-/** Errors: `cancelled`. */
-async function unlessAborted(work: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
-  const { promise: aborted, reject } = Promise.withResolvers<never>();
-  const abort = () =>
-    reject(
-      new HyperMeshError('cancelled', 'The caller gave up before the program started.', { cause: signal?.reason }),
-    );
-  signal?.addEventListener('abort', abort, { once: true });
-  try {
-    if (signal?.aborted === true) abort();
-    await Promise.race([work, aborted]);
-  } finally {
-    signal?.removeEventListener('abort', abort);
-  }
 }
