@@ -12,7 +12,7 @@ import {
   RANGE_REQUEST_BYTES,
   type RangeRequest,
 } from '../../../wire/channel.ts';
-import { cancelled, gone, told } from './mux.ts';
+import { cancelled, gone, told } from './endings.ts';
 import { openRange } from './range.ts';
 import { SLAB_BYTES, type Slabs } from './slabs.ts';
 import type { BulkSource, RemoteNode } from './types.ts';

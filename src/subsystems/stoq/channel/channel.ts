@@ -12,9 +12,10 @@ import { BULK_PROTOCOL, lied, MUX_PROTOCOL } from '../../../wire/channel.ts';
 import { HELLO_LIMITS } from '../../../wire/hello.ts';
 import { formatAddress, type HostPort, originOf, parseAddress } from './address.ts';
 import { makeTransportKey, type TransportKey, transportOf } from './certificate.ts';
+import { cancelled, gone } from './endings.ts';
 import { Identity, otherNode, type Proved } from './identity.ts';
 import { type Bodies, Link, type LinkAbout, type LinkLent, secured } from './link.ts';
-import { cancelled, gone, Mux } from './mux.ts';
+import { Mux } from './mux.ts';
 import { Slabs } from './slabs.ts';
 import type {
   Channel,

@@ -11,8 +11,10 @@ import {
 import type { HostPort } from './address.ts';
 import { BulkClient, BulkServer, type OnRead } from './bulk.ts';
 import { transportOf } from './certificate.ts';
-import { cancelled, gone, type Mux, type Responder } from './mux.ts';
+import { cancelled, gone } from './endings.ts';
+import type { Mux } from './mux.ts';
 import { openRange } from './range.ts';
+import type { Responder } from './served.ts';
 import type { Slabs } from './slabs.ts';
 import type { BulkSource, ChannelLimits, Connection, Method, RemoteNode, RequestOptions } from './types.ts';
 
