@@ -4,6 +4,7 @@ import { HyperMeshError } from '../base/errors.ts';
 import type { Json } from '../base/json.ts';
 import type { NetworkMember } from '../capabilities/membership.ts';
 import type { NKrypt } from '../subsystems/nkrypt/index.ts';
+import type { Method, RemoteNode } from '../subsystems/stoq/index.ts';
 import type { TrustChain } from '../subsystems/trustchain/index.ts';
 import { CERTIFICATION_LIMITS, type Certification, type CommitteeSeat } from '../wire/certification.ts';
 import {
@@ -16,7 +17,6 @@ import {
   requestBytesMax,
 } from '../wire/committee.ts';
 import { decodeGenesis } from '../wire/genesis.ts';
-import type { Method, RemoteNode } from './network-side.ts';
 
 export interface MethodsLent {
   readonly trust: TrustChain;

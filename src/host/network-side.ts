@@ -1,31 +1,13 @@
 import type { Digest } from '../base/digest.ts';
+import type { RequestOptions } from '../subsystems/stoq/index.ts';
 
 /** What growing a network needs of the network layer: STOQ is it, a test brings its own. */
 
-/** Who is at the other end, proved by the channel. */
-export interface RemoteNode {
-  readonly kind: 'member' | 'guest';
-  readonly node: string | null;
-  readonly publisher: string | null;
-}
-
-export interface Method {
-  readonly access: 'member' | 'guest';
-  readonly requestBytesMax: number;
-  handle(body: Uint8Array, from: RemoteNode, options: { readonly signal: AbortSignal }): Promise<Uint8Array>;
-}
-
-export interface AskOptions {
-  readonly replyBytesMax: number;
-  readonly timeoutMs?: number;
-  readonly signal?: AbortSignal | undefined;
-}
-
-export type Request = (method: string, body: Uint8Array, options: AskOptions) => Promise<Uint8Array>;
+export type Request = (method: string, body: Uint8Array, options: RequestOptions) => Promise<Uint8Array>;
 
 export interface NetworkSide {
   /** Calls a method of another node of the network. Errors: `peer-unreachable`, `timeout`, and what the other side refuses with. */
-  ask(to: string, method: string, body: Uint8Array, options: AskOptions): Promise<Uint8Array>;
+  ask(to: string, method: string, body: Uint8Array, options: RequestOptions): Promise<Uint8Array>;
   /**
    * A conversation of somebody who says nothing about himself, with one node that has to prove to be `expect`, at the first address that works.
    * Errors: those of the last address, and what the other side refuses with.

@@ -16,7 +16,7 @@ import { type MonitoringSubsystem, openMonitoring } from '../subsystems/monitori
 import { openConsensus } from '../subsystems/nkrypt/index.ts';
 import { openResources } from '../subsystems/resources/index.ts';
 import { exportState, importState, openState, recoverImport } from '../subsystems/state/index.ts';
-import { openTransport, type Pace, type StoqLimits } from '../subsystems/stoq/index.ts';
+import { type Method, openTransport, type Pace, type StoqLimits } from '../subsystems/stoq/index.ts';
 import { openTrust } from '../subsystems/trustchain/index.ts';
 import { type GrantKeeper, type Languages, openExecution } from '../subsystems/vm/index.ts';
 import type { OperationKind, Requirements } from '../wire/proof.ts';
@@ -24,7 +24,7 @@ import { Extensions, type ExtensionsOptions, type LoadedSummary } from './extens
 import { type Home, openHome } from './home.ts';
 import { finishMove, NetworkMembership } from './membership.ts';
 import { membershipMethods } from './membership-methods.ts';
-import type { Method, NetworkSide } from './network-side.ts';
+import type { NetworkSide } from './network-side.ts';
 import { ownAssets } from './own-assets.ts';
 import { Snapshots } from './snapshots.ts';
 

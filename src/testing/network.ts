@@ -1,6 +1,7 @@
 import { HyperMeshError } from '../base/errors.ts';
-import type { Method, NetworkSide } from '../host/network-side.ts';
+import type { NetworkSide } from '../host/network-side.ts';
 import type { HostNode } from '../host/node.ts';
+import type { Method, RemoteNode } from '../subsystems/stoq/index.ts';
 
 interface Station {
   readonly methods: ReadonlyMap<string, Method>;
@@ -37,7 +38,7 @@ export function testNetwork(): TestNetwork {
       stations.set(name, own);
       const call = async (
         to: [string, Station],
-        from: { readonly kind: 'member' | 'guest'; readonly node: string | null; readonly publisher: string | null },
+        from: Omit<RemoteNode, 'address'>,
         method: string,
         body: Uint8Array,
       ) => {
@@ -49,7 +50,7 @@ export function testNetwork(): TestNetwork {
         }
         const sent = network.onRequest(target, method, body) ?? body;
         if (sent.length > known.requestBytesMax) throw new HyperMeshError('limit-exceeded', `${method} is too long.`);
-        const answer = await known.handle(sent, from, { signal: new AbortController().signal });
+        const answer = await handled(known, sent, { ...from, address: own.address });
         if (cuts.has(name) || cuts.has(target)) throw unreachable(target);
         return network.onAnswer(target, method, answer) ?? answer;
       };
@@ -107,8 +108,7 @@ export function testNetwork(): TestNetwork {
       }
       const who = from === null ? { node: null, publisher: null } : await stations.get(from)!.who();
       const kind = from === null ? 'guest' : 'member';
-      const options = { signal: new AbortController().signal };
-      return known.handle(Buffer.from(JSON.stringify(body)), { kind, ...who }, options);
+      return handled(known, Buffer.from(JSON.stringify(body)), { kind, ...who, address: `${from ?? 'guest'}:9292` });
     },
     cut: (name) => void cuts.add(name),
     mend: (name) => void cuts.delete(name),
@@ -116,6 +116,12 @@ export function testNetwork(): TestNetwork {
     onAnswer: () => undefined,
   };
   return network;
+}
+
+async function handled(method: Method, body: Uint8Array, from: RemoteNode): Promise<Uint8Array> {
+  const answer = await method.handle(body, from, { signal: new AbortController().signal });
+  if (!(answer instanceof Uint8Array)) throw new TypeError('a method that streams is not for these cables');
+  return answer;
 }
 
 function unreachable(what: string): HyperMeshError {

@@ -5,6 +5,7 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import wabt from 'wabt';
 import { concat, fromHex, hex, utf8 } from '../base/bytes.ts';
+import { noise } from '../testing/made-content.ts';
 import {
   averageFor,
   GEAR,
@@ -19,10 +20,6 @@ import {
 } from './shards.ts';
 
 const blake3 = await loadBlake3();
-
-function noise(length: number, seed: string): Uint8Array {
-  return new Uint8Array(createHash('shake256', { outputLength: length }).update(seed).digest());
-}
 
 function cut(bytes: Uint8Array, average: number, piece = bytes.length || 1, hashes = blake3): ShardCutter {
   const cutter = new ShardCutter(hashes, average);

@@ -1,1 +1,3 @@
-export { openTransport, type Pace, type StoqLimits } from './transport.ts';
+export type { Method, RemoteNode, RequestOptions } from './channel/index.ts';
+export type { Pace, StoqLimits } from './options.ts';
+export { openTransport } from './transport.ts';

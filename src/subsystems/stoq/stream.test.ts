@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { concat, fromHex, utf8 } from '../../base/bytes.ts';
 import { isCoded } from '../../base/errors.ts';
 import { once } from '../../base/streams.ts';
+import { noise } from '../../testing/made-content.ts';
 import { createStream, openStream, type SealedSource, SealedStream, streamSecret } from './stream.ts';
 
 const MIB = 2 ** 20;
@@ -23,10 +23,6 @@ interface Vector {
 
 async function all(pieces: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
   return concat(...(await Array.fromAsync(pieces)));
-}
-
-function noise(length: number, seed: string): Uint8Array {
-  return new Uint8Array(createHash('shake256', { outputLength: length }).update(seed).digest());
 }
 
 async function* pieces(bytes: Uint8Array, length: number): AsyncGenerator<Uint8Array> {

@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,14 +7,13 @@ import { test } from 'node:test';
 import { setTimeout as wait } from 'node:timers/promises';
 import { concat } from '../../../base/bytes.ts';
 import { type Digest, digestOf } from '../../../base/digest.ts';
+import { noise } from '../../../testing/made-content.ts';
 import { openContentStore } from './store.ts';
 
 const clock = { nowMs: () => 1_000_000 };
 
 /** Content number `n`: larger ones share their beginning, so that shards are shared too. */
 function content(n: number): Uint8Array {
-  const noise = (length: number, seed: string) =>
-    createHash('shake256', { outputLength: length }).update(seed).digest();
   return concat(noise(n % 3 === 0 ? 200_000 : 0, 'shared'), noise(1 + ((n * 7_919) % 60_000), `own ${n}`));
 }
 

@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import { mkdtemp, open, readdir, rm, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,35 +8,12 @@ import { concat } from '../../../base/bytes.ts';
 import { type Digest, digestHex, digestOf } from '../../../base/digest.ts';
 import { isCoded } from '../../../base/errors.ts';
 import { once } from '../../../base/streams.ts';
-import type { BlobDescription, IncomingBlob } from '../../../capabilities/content.ts';
-import { hasBit, type ShardList } from '../../../wire/content.ts';
-import { averageFor, loadBlake3, ShardCutter } from '../../../wire/shards.ts';
+import type { IncomingBlob } from '../../../capabilities/content.ts';
+import { cut, type MadeContent, noise } from '../../../testing/made-content.ts';
+import { hasBit } from '../../../wire/content.ts';
 import { type ContentLimits, type ContentStore, openContentStore } from './store.ts';
 
 const NOW = Date.now();
-const blake3 = await loadBlake3();
-
-function noise(length: number, seed: string): Uint8Array {
-  return new Uint8Array(createHash('shake256', { outputLength: length }).update(seed).digest());
-}
-
-interface Cut {
-  readonly bytes: Uint8Array;
-  readonly blob: BlobDescription;
-  readonly list: ShardList;
-}
-
-function cut(bytes: Uint8Array): Cut {
-  const cutter = new ShardCutter(blake3, averageFor(bytes.length));
-  cutter.push(bytes);
-  const shards = cutter.finish();
-  return {
-    bytes,
-    blob: { digest: digestOf(bytes), size: bytes.length, shards },
-    list: { size: bytes.length, averageBytes: cutter.average, shards: cutter.shards },
-  };
-}
-
 async function directoryOf(t: TestContext): Promise<string> {
   const directory = await mkdtemp(join(tmpdir(), 'hm-incoming-'));
   t.after(() => rm(directory, { recursive: true, force: true }));
@@ -51,12 +27,12 @@ async function opened(t: TestContext, limits: Partial<ContentLimits> = {}) {
   return { directory, store };
 }
 
-const shardOf = ({ bytes, list }: Cut, index: number) => {
+const shardOf = ({ bytes, list }: MadeContent, index: number) => {
   const { offset, length } = list.shards[index]!;
   return bytes.slice(offset, offset + length);
 };
 
-async function pushAll({ bytes, list }: Cut, incoming: IncomingBlob, from = 0, piece = 150_000): Promise<void> {
+async function pushAll({ bytes, list }: MadeContent, incoming: IncomingBlob, from = 0, piece = 150_000): Promise<void> {
   await using run = incoming.run(from, list.shards.length);
   for (let at = list.shards[from]!.offset; at < bytes.length; at += piece) await run.push(bytes.slice(at, at + piece));
 }

@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
 import { mkdtemp, readdir, readFile, rm, stat, truncate, unlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -7,6 +6,7 @@ import { type TestContext, test } from 'node:test';
 import { concat, utf8 } from '../../../base/bytes.ts';
 import { type Digest, digestHex, digestOf } from '../../../base/digest.ts';
 import { isCoded } from '../../../base/errors.ts';
+import { noise } from '../../../testing/made-content.ts';
 import { encodeTree, type TreeSource } from '../../../wire/tree.ts';
 import { type ContentLimits, openContentStore } from './store.ts';
 
@@ -40,10 +40,6 @@ async function all(pieces: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
 }
 
 /** Bytes that look random and are the same in every run. */
-function noise(length: number, seed: string): Uint8Array {
-  return new Uint8Array(createHash('shake256', { outputLength: length }).update(seed).digest());
-}
-
 function pathOf(directory: string, digest: Digest): string {
   const digits = digestHex(digest);
   return join(directory, 'sha256', digits.slice(0, 2), digits.slice(2));

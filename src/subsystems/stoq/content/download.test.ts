@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,36 +8,12 @@ import { concat } from '../../../base/bytes.ts';
 import { type Digest, digestOf } from '../../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../../base/errors.ts';
 import { once } from '../../../base/streams.ts';
-import type { BlobDescription } from '../../../capabilities/content.ts';
+import { cut, type MadeContent, noise } from '../../../testing/made-content.ts';
 import { type BlobRange, bitBytes, type Holding, type ShardList, setBit } from '../../../wire/content.ts';
-import { averageFor, loadBlake3, ShardCutter } from '../../../wire/shards.ts';
 import { openAssets } from '../../assets/index.ts';
 import { type Accusation, Downloader, type DownloadLimits } from './download.ts';
 import { Shaper } from './shaper.ts';
 import type { Source } from './source.ts';
-
-const blake3 = await loadBlake3();
-
-function noise(length: number, seed: string): Uint8Array {
-  return new Uint8Array(createHash('shake256', { outputLength: length }).update(seed).digest());
-}
-
-interface Content {
-  readonly bytes: Uint8Array;
-  readonly blob: BlobDescription;
-  readonly list: ShardList;
-}
-
-function cut(bytes: Uint8Array): Content {
-  const cutter = new ShardCutter(blake3, averageFor(bytes.length));
-  cutter.push(bytes);
-  const shards = cutter.finish();
-  return {
-    bytes,
-    blob: { digest: digestOf(bytes), size: bytes.length, shards },
-    list: { size: bytes.length, averageBytes: cutter.average, shards: cutter.shards },
-  };
-}
 
 const three = cut(noise(3_000_000, 'three'));
 
@@ -60,12 +35,12 @@ class Node implements Source {
   readonly node: string;
   readonly rttMs: number;
   readonly asked: BlobRange[] = [];
-  readonly #content: Content;
+  readonly #content: MadeContent;
   readonly #conduct: Conduct;
   /** Of this node's link: what is asked for at the same time shares it. */
   #freeAtMs = 0;
 
-  constructor(name: string, content: Content, conduct: Conduct = {}) {
+  constructor(name: string, content: MadeContent, conduct: Conduct = {}) {
     this.node = name.padEnd(64, '0');
     this.rttMs = conduct.rttMs ?? 0;
     this.#content = content;
@@ -157,9 +132,9 @@ async function home(t: TestContext, limits: Partial<DownloadLimits> = {}, bytesP
     },
     { silentMs: 400, hedgeMs: 50, refreshMs: 100, patienceMs: 300, ...limits },
   );
-  const fetch = (content: Content, nodes: readonly Source[], signal?: AbortSignal) =>
+  const fetch = (content: MadeContent, nodes: readonly Source[], signal?: AbortSignal) =>
     downloader.fetch(content.blob, { sources: async () => nodes }, { signal });
-  const check = async (content: Content) => {
+  const check = async (content: MadeContent) => {
     assert.equal((await store.stat(content.blob.digest))?.size, content.bytes.length);
     assert.equal(digestOf(concat(...(await Array.fromAsync(store.read(content.blob.digest))))), content.blob.digest);
   };

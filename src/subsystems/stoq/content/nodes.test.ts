@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,6 +10,7 @@ import { once } from '../../../base/streams.ts';
 import type { BlobInfo } from '../../../capabilities/assets.ts';
 import { CertifiedNetwork } from '../../../testing/certified-network.ts';
 import { ContentNode, type ContentNodeOptions } from '../../../testing/content-node.ts';
+import { noise } from '../../../testing/made-content.ts';
 import { encodeHaveAsk, encodeReadAsk } from '../../../wire/content.ts';
 import { sourceOf } from './index.ts';
 
@@ -30,10 +30,6 @@ async function open(t: TestContext, options: Partial<ContentNodeOptions> = {}): 
     await rm(directory, { recursive: true, force: true });
   });
   return node;
-}
-
-function noise(length: number, seed: string): Uint8Array {
-  return new Uint8Array(createHash('shake256', { outputLength: length }).update(seed).digest());
 }
 
 async function holds(node: ContentNode, blob: BlobInfo): Promise<void> {
