@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict';
+import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { equal, fromBase64, hex } from '../base/bytes.ts';
 import { isCoded } from '../base/errors.ts';
 import {
+  type Certificate,
   type CertificateFields,
   decodeCertificate,
   decodeRevocationList,
@@ -128,6 +130,41 @@ test('hostile bytes are refused with a code', async () => {
     { numRuns: 300 },
   );
   refusedOrRead(new Uint8Array(20_000).fill(0x30));
+});
+
+test('OpenSSL reads the same in every certificate that is read here, altered ones included', async () => {
+  const [given] = fc.sample(fields, 1);
+  const der = await issueCertificate(given!, signer);
+  let agreed = 0;
+  const compare = (bytes: Uint8Array) => {
+    let ours: Certificate;
+    try {
+      ours = decodeCertificate(bytes);
+    } catch {
+      return;
+    }
+    const theirs = new X509Certificate(bytes);
+    assert.equal(theirs.serialNumber.toLowerCase().replace(/^0+/, ''), ours.serial.replace(/^0+/, ''));
+    assert.equal(theirs.validFromDate.getTime(), ours.notBeforeMs);
+    assert.equal(theirs.validToDate.getTime(), ours.notAfterMs);
+    // Its answer counts the key usage in.
+    assert.ok(!theirs.ca || ours.basicConstraints?.ca === true);
+    assert.equal(theirs.fingerprint256.replaceAll(':', '').toLowerCase(), ours.fingerprint);
+    agreed++;
+  };
+  compare(der);
+  assert.equal(agreed, 1);
+  // Most changes fall outside of the keys and signatures, where they would mean nothing.
+  const at = fc.oneof(fc.nat(249), fc.integer({ min: der.length - 1750, max: der.length - 1300 }));
+  fc.assert(
+    fc.property(at, fc.nat(7), (index, bit) => {
+      const changed = der.slice();
+      changed[index]! ^= 1 << bit;
+      compare(changed);
+    }),
+    { numRuns: 1000 },
+  );
+  assert.ok(agreed > 50, `only ${agreed} altered certificates were read at all`);
 });
 
 interface Vector {

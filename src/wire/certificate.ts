@@ -1,31 +1,16 @@
-import { AsnConvert, OctetString } from '@peculiar/asn1-schema';
-import {
-  AlgorithmIdentifier,
-  AttributeTypeAndValue,
-  AttributeValue,
-  AuthorityKeyIdentifier,
-  BasicConstraints,
-  CRLNumber,
-  CRLReason,
-  CRLReasons,
-  ExtendedKeyUsage,
-  Extension,
-  Extensions,
-  KeyIdentifier,
-  KeyUsage,
-  KeyUsageFlags,
-  Name,
-  RelativeDistinguishedName,
-  RevokedCertificate,
-  SubjectKeyIdentifier,
-  SubjectPublicKeyInfo,
-  TBSCertificate,
-  TBSCertList,
-  Time,
-  Validity,
-  Version,
-} from '@peculiar/asn1-x509';
 import { concat, equal, fromHex, hex, utf8 } from '../base/bytes.ts';
+import {
+  DerError,
+  DerValue,
+  der,
+  derBits,
+  derNatural,
+  derOid,
+  derSequence,
+  derTime,
+  explicit,
+  TAG,
+} from '../base/der.ts';
 import { sha256 } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { SIGNATURE_LIMITS } from './signature.ts';
@@ -123,17 +108,32 @@ const OID = {
   altSignature: '2.5.29.74',
 } as const;
 
-/** Purposes under an arc of our own (2.25 and a random UUID, ITU-T X.667): `<arc>.1` publisher, `<arc>.2` validator, `<arc>.3` node. */
+/** Purposes under an arc of our own: 2.25 and a random UUID (ITU-T X.667). */
 const PURPOSE_ARC = '2.25.329800735698586629295641978511506172918';
-const PURPOSES: Readonly<Record<LeafRole, { readonly oid: string; readonly content: string }>> = {
-  publisher: { oid: `${PURPOSE_ARC}.1`, content: '6983f09da7ebcfdee0c7a1a7b2c0948cc8f9d77601' },
-  validator: { oid: `${PURPOSE_ARC}.2`, content: '6983f09da7ebcfdee0c7a1a7b2c0948cc8f9d77602' },
-  node: { oid: `${PURPOSE_ARC}.3`, content: '6983f09da7ebcfdee0c7a1a7b2c0948cc8f9d77603' },
+const PURPOSES: Readonly<Record<LeafRole, string>> = {
+  publisher: `${PURPOSE_ARC}.1`,
+  validator: `${PURPOSE_ARC}.2`,
+  node: `${PURPOSE_ARC}.3`,
 };
 
 /** DER of the two algorithm identifiers, parameters absent. */
-const FALCON_ALGORITHM = fromHex('300706052bce0f0313');
-const ED25519_ALGORITHM = fromHex('300506032b6570');
+const FALCON_ALGORITHM = derSequence(derOid(OID.falcon));
+const ED25519_ALGORITHM = derSequence(derOid(OID.ed25519));
+
+const CERTIFICATE_VERSION = der(explicit(0), derNatural(2));
+const REVOCATION_LIST_VERSION = derNatural(1);
+const CERTIFICATE_SHAPE: Shape = { algorithmAt: 2, extensionsTag: explicit(3) };
+const REVOCATION_LIST_SHAPE: Shape = { algorithmAt: 1, extensionsTag: explicit(0) };
+
+/** Key usage: signing certificates and lists; signing documents. */
+const USAGE_AUTHORITY = fromHex('03020106');
+const USAGE_LEAF = fromHex('03020780');
+/** `[0] IMPLICIT OCTET STRING` of an authority key identifier. */
+const KEY_IDENTIFIER = 0x80;
+
+/** SEQUENCE { 2.5.29.74, OCTET STRING { BIT STRING of 64 bytes } } up to the signature, and SEQUENCE { 2.5.29.73, Ed25519 }. */
+const ALT_SIGNATURE_PREFIX = fromHex('304a0603551d4a0443034100');
+const ALT_ALGORITHM_EXTENSION = fromHex('300e0603551d490407300506032b6570');
 
 const FALCON_KEY_BYTES = 1793;
 const FALCON_SIGNATURE_BYTES = 1280;
@@ -171,33 +171,27 @@ export async function issueCertificate(fields: CertificateFields, signer: Certif
   const extensions = [
     extension(
       OID.basicConstraints,
-      true,
+      'critical',
       authority
-        ? new BasicConstraints({ cA: true, pathLenConstraint: fields.pathLengthMax ?? PATH_LENGTH[role] })
-        : new BasicConstraints({ cA: false }),
+        ? derSequence(der(TAG.boolean, Uint8Array.of(0xff)), derNatural(fields.pathLengthMax ?? PATH_LENGTH[role]))
+        : derSequence(),
     ),
-    extension(
-      OID.keyUsage,
-      true,
-      new KeyUsage(authority ? KeyUsageFlags.keyCertSign | KeyUsageFlags.cRLSign : KeyUsageFlags.digitalSignature),
-    ),
-    ...(authority ? [] : [extension(OID.extendedKeyUsage, true, new ExtendedKeyUsage([PURPOSES[role].oid]))]),
-    extension(OID.subjectKeyId, false, new SubjectKeyIdentifier(fromHex(keyId).slice().buffer as ArrayBuffer)),
+    extension(OID.keyUsage, 'critical', authority ? USAGE_AUTHORITY : USAGE_LEAF),
+    ...(authority ? [] : [extension(OID.extendedKeyUsage, 'critical', derSequence(derOid(PURPOSES[role])))]),
+    extension(OID.subjectKeyId, 'optional', der(TAG.octetString, fromHex(keyId))),
     authorityKeyId(fields.issuer?.keyId ?? keyId),
-    extension(OID.altPublicKey, false, publicKeyInfo(OID.ed25519, keys.ed25519)),
+    extension(OID.altPublicKey, 'optional', publicKeyInfo(ED25519_ALGORITHM, keys.ed25519)),
   ];
-  const tbs = (all: Extension[]) =>
-    serialize(
-      new TBSCertificate({
-        version: Version.v3,
-        serialNumber: fields.serial.slice().buffer as ArrayBuffer,
-        signature: new AlgorithmIdentifier({ algorithm: OID.falcon }),
-        issuer: fields.issuer === undefined ? subject : AsnConvert.parse(fields.issuer.subjectDer, Name),
-        validity: new Validity({ notBefore: second(fields.notBeforeMs), notAfter: second(fields.notAfterMs) }),
-        subject,
-        subjectPublicKeyInfo: publicKeyInfo(OID.falcon, keys.falcon),
-        extensions: new Extensions(all),
-      }),
+  const tbs = (all: readonly Uint8Array[]) =>
+    derSequence(
+      CERTIFICATE_VERSION,
+      der(TAG.integer, fields.serial),
+      FALCON_ALGORITHM,
+      fields.issuer?.subjectDer ?? subject,
+      derSequence(derTime(fields.notBeforeMs), derTime(fields.notAfterMs)),
+      subject,
+      publicKeyInfo(FALCON_ALGORITHM, keys.falcon),
+      der(CERTIFICATE_SHAPE.extensionsTag, derSequence(...all)),
     );
   return doubleSign(tbs, extensions, CERTIFICATE_SHAPE, signer);
 }
@@ -211,100 +205,73 @@ export interface RevocationListFields {
   readonly revoked: readonly { readonly serial: string; readonly atMs: number; readonly reason: RevocationReason }[];
 }
 
-const REASONS: Readonly<Record<RevocationReason, CRLReasons>> = {
-  'key-compromise': CRLReasons.keyCompromise,
-  superseded: CRLReasons.superseded,
-  'cessation-of-operation': CRLReasons.cessationOfOperation,
+/** CRLReason of RFC 5280, 5.3.1. */
+const REASONS: Readonly<Record<RevocationReason, number>> = {
+  'key-compromise': 1,
+  superseded: 4,
+  'cessation-of-operation': 5,
 };
 
 export async function issueRevocationList(
   fields: RevocationListFields,
   signer: CertificateSigner,
 ): Promise<Uint8Array> {
-  const revokedCertificates = fields.revoked.map(
-    ({ serial, atMs, reason }) =>
-      new RevokedCertificate({
-        userCertificate: fromHex(serial).slice().buffer as ArrayBuffer,
-        revocationDate: new Time(second(atMs)),
-        crlEntryExtensions: [extension(OID.reason, false, new CRLReason(REASONS[reason]))],
-      }),
+  const revoked = fields.revoked.map(({ serial, atMs, reason }) =>
+    derSequence(
+      der(TAG.integer, fromHex(serial)),
+      derTime(atMs),
+      derSequence(extension(OID.reason, 'optional', der(TAG.enumerated, Uint8Array.of(REASONS[reason])))),
+    ),
   );
-  const tbs = (all: Extension[]) =>
-    serialize(
-      new TBSCertList({
-        version: Version.v2,
-        signature: new AlgorithmIdentifier({ algorithm: OID.falcon }),
-        issuer: AsnConvert.parse(fields.issuer.subjectDer, Name),
-        thisUpdate: new Time(second(fields.thisUpdateMs)),
-        nextUpdate: new Time(second(fields.nextUpdateMs)),
-        // RFC 5280: absent, not empty, when nothing is revoked.
-        ...(revokedCertificates.length === 0 ? {} : { revokedCertificates }),
-        crlExtensions: all,
-      }),
+  const tbs = (all: readonly Uint8Array[]) =>
+    derSequence(
+      REVOCATION_LIST_VERSION,
+      FALCON_ALGORITHM,
+      fields.issuer.subjectDer,
+      derTime(fields.thisUpdateMs),
+      derTime(fields.nextUpdateMs),
+      // RFC 5280: absent, not empty, when nothing is revoked.
+      ...(revoked.length === 0 ? [] : [derSequence(...revoked)]),
+      der(REVOCATION_LIST_SHAPE.extensionsTag, derSequence(...all)),
     );
   const extensions = [
     authorityKeyId(fields.issuer.keyId),
-    extension(OID.crlNumber, false, new CRLNumber(fields.number)),
+    extension(OID.crlNumber, 'optional', derNatural(fields.number)),
   ];
   return doubleSign(tbs, extensions, REVOCATION_LIST_SHAPE, signer);
 }
 
 /** Ed25519 first, over the part without the marked fields; then its signature goes in and FALCON signs the whole. */
 async function doubleSign(
-  tbs: (extensions: Extension[]) => Uint8Array,
-  extensions: readonly Extension[],
+  tbs: (extensions: readonly Uint8Array[]) => Uint8Array,
+  extensions: readonly Uint8Array[],
   shape: Shape,
   signer: CertificateSigner,
 ): Promise<Uint8Array> {
-  const algorithm = new Extension({
-    extnID: OID.altAlgorithm,
-    critical: false,
-    extnValue: new OctetString(ED25519_ALGORITHM),
-  });
   const complete = (signature: Uint8Array) =>
-    tbs([
-      ...extensions,
-      algorithm,
-      new Extension({
-        extnID: OID.altSignature,
-        critical: false,
-        extnValue: new OctetString(tlv(0x03, Uint8Array.of(0), signature)),
-      }),
-    ]);
+    tbs([...extensions, ALT_ALGORITHM_EXTENSION, concat(ALT_SIGNATURE_PREFIX, signature)]);
   const alternative = await signer.ed25519(splitTbs(complete(new Uint8Array(64)), shape).ed25519Bytes);
   const bytes = complete(alternative);
   const signature = await signer.falcon(bytes);
-  return tlv(0x30, bytes, FALCON_ALGORITHM, tlv(0x03, Uint8Array.of(0), signature));
+  return derSequence(bytes, FALCON_ALGORITHM, derBits(signature));
 }
 
-function extension(extnID: string, critical: boolean, value: unknown): Extension {
-  return new Extension({ extnID, critical, extnValue: new OctetString(serialize(value)) });
+function extension(oid: string, weight: 'critical' | 'optional', value: Uint8Array): Uint8Array {
+  const critical = weight === 'critical' ? [der(TAG.boolean, Uint8Array.of(0xff))] : [];
+  return derSequence(derOid(oid), ...critical, der(TAG.octetString, value));
 }
 
-function authorityKeyId(keyId: string): Extension {
-  const keyIdentifier = new KeyIdentifier(fromHex(keyId).slice().buffer as ArrayBuffer);
-  return extension(OID.authorityKeyId, false, new AuthorityKeyIdentifier({ keyIdentifier }));
+function authorityKeyId(keyId: string): Uint8Array {
+  return extension(OID.authorityKeyId, 'optional', derSequence(der(KEY_IDENTIFIER, fromHex(keyId))));
 }
 
-function publicKeyInfo(algorithm: string, key: Uint8Array): SubjectPublicKeyInfo {
-  return new SubjectPublicKeyInfo({
-    algorithm: new AlgorithmIdentifier({ algorithm }),
-    subjectPublicKey: key.slice().buffer as ArrayBuffer,
-  });
+function publicKeyInfo(algorithm: Uint8Array, key: Uint8Array): Uint8Array {
+  return derSequence(algorithm, derBits(key));
 }
 
-function name(subject: { readonly commonName: string; readonly organization: string }): Name {
-  const part = (type: string, utf8String: string) =>
-    new RelativeDistinguishedName([new AttributeTypeAndValue({ type, value: new AttributeValue({ utf8String }) })]);
-  return new Name([part(OID.organization, subject.organization), part(OID.commonName, subject.commonName)]);
-}
-
-function second(ms: number): Date {
-  return new Date(Math.floor(ms / 1000) * 1000);
-}
-
-function serialize(value: unknown): Uint8Array {
-  return new Uint8Array(AsnConvert.serialize(value));
+function name(subject: { readonly commonName: string; readonly organization: string }): Uint8Array {
+  const part = (oid: string, text: string) => der(TAG.set, derSequence(derOid(oid), der(TAG.utf8String, utf8(text))));
+  return derSequence(part(OID.organization, subject.organization), part(OID.commonName, subject.commonName));
 }
 
 // --- decoding
@@ -318,44 +285,38 @@ export function decodeCertificate(der: Uint8Array): Certificate {
   }
   return orInvalid('certificate', () => {
     const outer = splitOuter(der);
-    const parts = splitTbs(outer.tbs, CERTIFICATE_SHAPE);
-    const tbs = AsnConvert.parse(outer.tbs, TBSCertificate);
-    if (tbs.version !== Version.v3) throw invalid('A certificate of X.509 version 3 was expected.');
-    if (tbs.issuerUniqueID !== undefined || tbs.subjectUniqueID !== undefined) {
-      throw invalid('A certificate with unique identifiers is not accepted.');
-    }
-    const found = extensionsOf(tbs.extensions ?? []);
+    const { fields, ...parts } = splitTbs(outer.tbs, CERTIFICATE_SHAPE);
+    const [version, serial, , issuer, validity, subject, subjectKey, extensions, ...more] = fields;
+    if (version === undefined || !equal(version.whole, CERTIFICATE_VERSION))
+      throw invalid('A certificate of X.509 version 3 was expected.');
+    // Their place is between the key and the extensions, which are last.
+    if (extensions?.tag !== CERTIFICATE_SHAPE.extensionsTag || more.length > 0)
+      throw invalid('A certificate with unique identifiers, or with a part missing, is not accepted.');
+    const [notBefore, notAfter, ...others] = validity!.expect(TAG.sequence).children();
+    if (notBefore === undefined || notAfter === undefined || others.length > 0)
+      throw invalid('A validity of two times was expected.');
+    const found = extensionsOf(parts.extensions);
     const keys = {
-      falcon: keyOf(tbs.subjectPublicKeyInfo, OID.falcon, FALCON_KEY_BYTES),
-      ed25519: keyOf(found.required(OID.altPublicKey, SubjectPublicKeyInfo), OID.ed25519, 32),
+      falcon: keyOf(subjectKey!.expect(TAG.sequence), FALCON_ALGORITHM, FALCON_KEY_BYTES),
+      ed25519: keyOf(found.required(OID.altPublicKey, TAG.sequence), ED25519_ALGORITHM, 32),
     };
-    const basic = found.optional(OID.basicConstraints, BasicConstraints);
-    const usage = found.optional(OID.keyUsage, KeyUsage)?.toNumber();
-    const purposes = found.raw(OID.extendedKeyUsage);
     return {
       der,
       fingerprint: hex(sha256(der)),
-      serial: serialOf(tbs.serialNumber),
-      issuer: nameText(tbs.issuer),
-      subject: nameText(tbs.subject),
-      issuerDer: parts.field(3),
-      subjectDer: parts.field(5),
-      notBeforeMs: tbs.validity.notBefore.getTime().getTime(),
-      notAfterMs: tbs.validity.notAfter.getTime().getTime(),
+      serial: serialOf(serial!),
+      issuer: nameText(issuer!),
+      subject: nameText(subject!),
+      issuerDer: issuer!.whole,
+      subjectDer: subject!.whole,
+      notBeforeMs: notBefore.timeMs(),
+      notAfterMs: notAfter.timeMs(),
       keys,
       keyId: keyIdOf(keys),
-      basicConstraints: basic === undefined ? null : { ca: basic.cA, pathLengthMax: basic.pathLenConstraint ?? null },
-      keyUsage:
-        usage === undefined
-          ? null
-          : {
-              signs: (usage & KeyUsageFlags.digitalSignature) !== 0,
-              signsCertificates: (usage & KeyUsageFlags.keyCertSign) !== 0,
-              signsLists: (usage & KeyUsageFlags.cRLSign) !== 0,
-            },
-      roles: purposes === undefined ? [] : rolesOf(purposes),
-      subjectKeyId: keyIdText(found.optional(OID.subjectKeyId, SubjectKeyIdentifier)),
-      authorityKeyId: keyIdText(found.optional(OID.authorityKeyId, AuthorityKeyIdentifier)?.keyIdentifier),
+      basicConstraints: constraintsOf(found.optional(OID.basicConstraints, TAG.sequence)),
+      keyUsage: usageOf(found.optional(OID.keyUsage, TAG.bitString)),
+      roles: rolesOf(found.optional(OID.extendedKeyUsage, TAG.sequence)),
+      subjectKeyId: keyIdText(found.optional(OID.subjectKeyId, TAG.octetString)),
+      authorityKeyId: keyIdText(issuerKeyOf(found.optional(OID.authorityKeyId, TAG.sequence))),
       unknownCritical: found.unknownCritical,
       signed: signedOf(outer, parts),
     };
@@ -369,119 +330,139 @@ export function decodeRevocationList(der: Uint8Array): RevocationList {
   }
   return orInvalid('revocation list', () => {
     const outer = splitOuter(der);
-    const parts = splitTbs(outer.tbs, REVOCATION_LIST_SHAPE);
-    const tbs = AsnConvert.parse(outer.tbs, TBSCertList);
-    if (tbs.version !== Version.v2) throw invalid('A revocation list of version 2 was expected.');
-    if (tbs.nextUpdate === undefined) throw invalid('A revocation list without a next update is not accepted.');
-    const found = extensionsOf(tbs.crlExtensions ?? []);
+    const { fields, ...parts } = splitTbs(outer.tbs, REVOCATION_LIST_SHAPE);
+    const [version, , issuer, thisUpdate, nextUpdate, ...rest] = fields;
+    if (version === undefined || !equal(version.whole, REVOCATION_LIST_VERSION))
+      throw invalid('A revocation list of version 2 was expected.');
+    if (nextUpdate?.tag !== TAG.utcTime && nextUpdate?.tag !== TAG.generalizedTime)
+      throw invalid('A revocation list without a next update is not accepted.');
+    // The extensions are last; before them, what is revoked, if anything is.
+    if (rest.length < 1 || rest.length > 2) throw invalid('A revocation list has a part too many or too few.');
+    const found = extensionsOf(parts.extensions);
     const foreign = found.unknownCritical[0];
     if (foreign !== undefined) throw invalid(`The revocation list has the unknown critical extension ${foreign}.`);
-    const revoked = new Map<string, { atMs: number; reason: RevocationReason }>();
-    for (const entry of tbs.revokedCertificates ?? []) {
-      const about = extensionsOf(entry.crlEntryExtensions ?? []);
-      const unknown = about.unknownCritical[0];
-      if (unknown !== undefined)
-        throw invalid(`An entry of the revocation list has the unknown critical extension ${unknown}.`);
-      const code = about.required(OID.reason, CRLReason).reason;
-      const reason = (Object.keys(REASONS) as RevocationReason[]).find((key) => REASONS[key] === code);
-      if (reason === undefined) throw invalid('An entry of the revocation list gives a reason of another profile.');
-      revoked.set(serialOf(entry.userCertificate), { atMs: entry.revocationDate.getTime().getTime(), reason });
-    }
-    const number = new DataView(new ArrayBuffer(8));
-    const digits = integerOf(found.raw(OID.crlNumber));
-    for (const [index, byte] of digits.entries()) number.setUint8(8 - digits.length + index, byte);
+    // Names are compared by their bytes; that it is one is checked all the same.
+    nameText(issuer!);
+    const revoked = new Map(rest.length === 1 ? [] : rest[0]!.expect(TAG.sequence).children().map(revokedOf));
     return {
       der,
-      issuerDer: parts.field(2),
-      number: Number(number.getBigUint64(0)),
-      thisUpdateMs: tbs.thisUpdate.getTime().getTime(),
-      nextUpdateMs: tbs.nextUpdate.getTime().getTime(),
-      authorityKeyId: keyIdText(found.optional(OID.authorityKeyId, AuthorityKeyIdentifier)?.keyIdentifier),
+      issuerDer: issuer!.whole,
+      number: found.required(OID.crlNumber, TAG.integer).count(),
+      thisUpdateMs: thisUpdate!.timeMs(),
+      nextUpdateMs: nextUpdate.timeMs(),
+      authorityKeyId: keyIdText(issuerKeyOf(found.optional(OID.authorityKeyId, TAG.sequence))),
       revoked,
       signed: signedOf(outer, parts),
     };
   });
 }
 
-function signedOf(outer: Outer, parts: Split): DoubleSigned {
-  return {
-    falcon: { bytes: outer.tbs, signature: outer.signature },
-    ed25519: { bytes: parts.ed25519Bytes, signature: parts.ed25519Signature },
-  };
+function revokedOf(entry: DerValue): [string, { atMs: number; reason: RevocationReason }] {
+  const [serial, at, extensions, ...more] = entry.expect(TAG.sequence).children();
+  if (serial === undefined || at === undefined || extensions === undefined || more.length > 0)
+    throw invalid('An entry of the revocation list does not say which certificate, when and why.');
+  const about = extensionsOf(extensions.expect(TAG.sequence).children());
+  const unknown = about.unknownCritical[0];
+  if (unknown !== undefined)
+    throw invalid(`An entry of the revocation list has the unknown critical extension ${unknown}.`);
+  const { content } = about.required(OID.reason, TAG.enumerated);
+  const reason = (Object.keys(REASONS) as RevocationReason[]).find((key) => REASONS[key] === content[0]);
+  if (reason === undefined || content.length !== 1)
+    throw invalid('An entry of the revocation list gives a reason of another profile.');
+  return [serialOf(serial), { atMs: at.timeMs(), reason }];
 }
 
 /** Values of extensions by identifier. An extension that occurs twice is refused, as RFC 5280 section 4.2 demands. */
-function extensionsOf(extensions: Iterable<Extension>) {
+function extensionsOf(extensions: readonly DerValue[]) {
   const values = new Map<string, Uint8Array>();
   const unknownCritical: string[] = [];
-  const known = new Set<string>(Object.values(OID));
-  for (const { extnID, critical, extnValue } of extensions) {
-    if (values.has(extnID)) throw invalid(`The extension ${extnID} occurs twice.`);
-    values.set(extnID, new Uint8Array(extnValue.buffer));
-    if (critical && !known.has(extnID)) unknownCritical.push(extnID);
+  for (const extension of extensions) {
+    const [id, ...rest] = extension.expect(TAG.sequence).children();
+    const value = rest.pop();
+    const [critical, ...more] = rest;
+    if (id === undefined || value === undefined || more.length > 0) throw invalid('An extension is malformed.');
+    const oid = id.oid();
+    if (values.has(oid)) throw invalid(`The extension ${oid} occurs twice.`);
+    critical?.expectTrue();
+    values.set(oid, value.expect(TAG.octetString).content);
+    if (critical !== undefined && !KNOWN.has(oid)) unknownCritical.push(oid);
   }
-  const optional = <T>(oid: string, type: new () => T): T | undefined => {
+  const optional = (oid: string, tag: number): DerValue | undefined => {
     const value = values.get(oid);
-    if (value === undefined) return undefined;
-    requireOneValue(value);
-    return AsnConvert.parse(value, type);
+    return value === undefined ? undefined : DerValue.read(value, tag);
   };
   return {
     unknownCritical,
-    raw: (oid: string) => values.get(oid),
     optional,
-    required<T>(oid: string, type: new () => T): T {
-      const value = optional(oid, type);
+    required(oid: string, tag: number): DerValue {
+      const value = optional(oid, tag);
       if (value === undefined) throw invalid(`The required extension ${oid} is missing.`);
       return value;
     },
   };
 }
 
-function rolesOf(value: Uint8Array): LeafRole[] {
-  const found = requireOneValue(value, 0x30);
-  const contents = children(value, found).map((item) =>
-    item.tag === 0x06 ? hex(value.subarray(item.start, item.end)) : '',
-  );
-  return (Object.keys(PURPOSES) as LeafRole[]).filter((role) => contents.includes(PURPOSES[role].content));
+const KNOWN: ReadonlySet<string> = new Set(Object.values(OID));
+
+function constraintsOf(value: DerValue | undefined): Certificate['basicConstraints'] {
+  if (value === undefined) return null;
+  const [ca, length, ...more] = value.children();
+  if (more.length > 0) throw invalid('The basic constraints are malformed.');
+  ca?.expectTrue();
+  return { ca: ca !== undefined, pathLengthMax: length === undefined ? null : length.count() };
 }
 
-function keyOf(info: SubjectPublicKeyInfo, algorithm: string, length: number): Uint8Array {
-  const key = new Uint8Array(info.subjectPublicKey);
-  if (info.algorithm.algorithm !== algorithm || info.algorithm.parameters !== undefined || key.length !== length) {
-    throw invalid(`A public key of algorithm ${algorithm} with ${length} bytes was expected.`);
-  }
+/** Bits of the key usage, RFC 5280, 4.2.1.3. */
+function usageOf(value: DerValue | undefined): Certificate['keyUsage'] {
+  if (value === undefined) return null;
+  const bits = value.namedBits();
+  return { signs: bits.has(0), signsCertificates: bits.has(5), signsLists: bits.has(6) };
+}
+
+function rolesOf(value: DerValue | undefined): LeafRole[] {
+  const purposes = value?.children().map((purpose) => purpose.oid()) ?? [];
+  return (Object.keys(PURPOSES) as LeafRole[]).filter((role) => purposes.includes(PURPOSES[role]));
+}
+
+/** The key identifier; this profile names an authority by nothing else. */
+function issuerKeyOf(value: DerValue | undefined): DerValue | undefined {
+  return value?.only(KEY_IDENTIFIER);
+}
+
+/** A copy of the key: it outlives the certificate, and goes to other threads. */
+function keyOf(info: DerValue, algorithm: Uint8Array, length: number): Uint8Array {
+  const [named, bits, ...more] = info.children();
+  if (named === undefined || bits === undefined || more.length > 0 || !equal(named.whole, algorithm))
+    throw invalid('A public key has another algorithm than this profile.');
+  const key = new Uint8Array(bits.wholeBits());
+  if (key.length !== length) throw invalid(`A public key of ${length} bytes was expected.`);
   return key;
 }
 
-function keyIdText(value: OctetString | undefined): string | null {
-  return value === undefined ? null : hex(new Uint8Array(value.buffer));
+function keyIdText(value: DerValue | undefined): string | null {
+  return value === undefined ? null : hex(value.content);
 }
 
-function serialOf(value: ArrayBuffer): string {
-  const bytes = new Uint8Array(value);
-  if (bytes.length === 0 || bytes.length > 20 || bytes[0]! >= 0x80 || bytes.every((byte) => byte === 0)) {
+function serialOf(value: DerValue): string {
+  const bytes = value.natural();
+  if (bytes.length > 20 || (bytes.length === 1 && bytes[0] === 0))
     throw invalid('A serial number is positive and has at most 20 bytes.');
-  }
   return hex(bytes);
-}
-
-function integerOf(value: Uint8Array | undefined): Uint8Array {
-  if (value === undefined) throw invalid('The revocation list has no number.');
-  const found = requireOneValue(value, 0x02);
-  const digits = value.subarray(found.start, found.end);
-  if (digits.length === 0 || digits.length > 6 || digits[0]! >= 0x80) {
-    throw invalid('The number of a revocation list is positive and has at most 6 bytes.');
-  }
-  return digits;
 }
 
 const SHORT_NAMES: Readonly<Record<string, string>> = { [OID.commonName]: 'CN', [OID.organization]: 'O' };
 
-function nameText(value: Name): string {
-  const parts = [...value].flatMap((relative) =>
-    [...relative].map((part) => `${SHORT_NAMES[part.type] ?? part.type}=${part.value.toString()}`),
-  );
+function nameText(value: DerValue): string {
+  const parts = value
+    .expect(TAG.sequence)
+    .children()
+    .flatMap((relative) => relative.expect(TAG.set).children())
+    .map((part) => {
+      const [type, text, ...more] = part.expect(TAG.sequence).children();
+      if (type === undefined || text === undefined || more.length > 0) throw invalid('A name is malformed.');
+      const oid = type.oid();
+      return `${SHORT_NAMES[oid] ?? oid}=${text.text()}`;
+    });
   // Names come from outside and end up on terminals.
   return parts
     .join(', ')
@@ -489,23 +470,12 @@ function nameText(value: Name): string {
     .slice(0, 256);
 }
 
-// --- the few bytes of DER that the codec does not give: exact slices, and strictness of the outer shell
+// --- the shell of both, and the two signatures
 
 /** Which element names the algorithm, and which tag holds the extensions. */
 interface Shape {
   readonly algorithmAt: number;
   readonly extensionsTag: number;
-}
-
-const CERTIFICATE_SHAPE: Shape = { algorithmAt: 2, extensionsTag: 0xa3 };
-const REVOCATION_LIST_SHAPE: Shape = { algorithmAt: 1, extensionsTag: 0xa0 };
-
-interface Tlv {
-  readonly tag: number;
-  /** Offsets of the header, of the content, and past it. */
-  readonly from: number;
-  readonly start: number;
-  readonly end: number;
 }
 
 interface Outer {
@@ -514,120 +484,74 @@ interface Outer {
 }
 
 interface Split {
-  /** The exact DER of the n-th element of the to-be-signed part. */
-  field(index: number): Uint8Array;
+  /** Elements of the to-be-signed part; the last one holds the extensions. */
+  readonly fields: readonly DerValue[];
+  readonly extensions: readonly DerValue[];
   readonly ed25519Bytes: Uint8Array;
   readonly ed25519Signature: Uint8Array;
 }
 
 function splitOuter(der: Uint8Array): Outer {
-  const [tbs, algorithm, signature, ...more] = children(der, requireOneValue(der, 0x30));
-  if (tbs?.tag !== 0x30 || algorithm === undefined || signature?.tag !== 0x03 || more.length > 0) {
+  const [tbs, algorithm, signature, ...more] = DerValue.read(der, TAG.sequence).children();
+  if (tbs?.tag !== TAG.sequence || algorithm === undefined || signature === undefined || more.length > 0) {
     throw invalid('Expected a signed part, an algorithm and a signature.');
   }
-  const content = der.subarray(signature.start, signature.end);
-  if (
-    !equal(der.subarray(algorithm.from, algorithm.end), FALCON_ALGORITHM) ||
-    content.length !== 1 + FALCON_SIGNATURE_BYTES ||
-    content[0] !== 0
-  ) {
+  const bytes = signature.wholeBits();
+  if (!equal(algorithm.whole, FALCON_ALGORITHM) || bytes.length !== FALCON_SIGNATURE_BYTES) {
     throw invalid(`Expected a signature of ${FALCON_SIGNATURE_BYTES} bytes by the algorithm ${OID.falcon}.`);
   }
-  return { tbs: der.subarray(tbs.from, tbs.end), signature: content.subarray(1) };
+  return { tbs: tbs.whole, signature: bytes };
 }
 
 /** Takes the Ed25519 signature out, and rebuilds what it covers: everything but the algorithm field and that last extension. */
 function splitTbs(tbs: Uint8Array, shape: Shape): Split {
-  const fields = children(tbs, requireOneValue(tbs, 0x30));
+  const fields = DerValue.read(tbs, TAG.sequence).children();
   const algorithm = fields[shape.algorithmAt];
-  if (algorithm === undefined || !equal(tbs.subarray(algorithm.from, algorithm.end), FALCON_ALGORITHM)) {
+  if (algorithm === undefined || !equal(algorithm.whole, FALCON_ALGORITHM)) {
     throw invalid('The algorithm inside the signed part differs from the one outside.');
   }
   const last = fields.at(-1);
   if (last?.tag !== shape.extensionsTag) throw invalid('The extensions are missing, or something follows them.');
-  const [list, ...more] = children(tbs, last);
-  if (list?.tag !== 0x30 || more.length > 0) throw invalid('The extensions are malformed.');
-  const extensions = children(tbs, list);
-  const alternative = extensions.at(-1);
+  const extensions = last.only(TAG.sequence).children();
+  const alternative = extensions.at(-1)?.whole;
   const prefix = ALT_SIGNATURE_PREFIX;
   if (
     alternative === undefined ||
-    alternative.end - alternative.from !== prefix.length + 64 ||
-    !equal(tbs.subarray(alternative.from, alternative.from + prefix.length), prefix)
+    alternative.length !== prefix.length + 64 ||
+    !equal(alternative.subarray(0, prefix.length), prefix)
   ) {
     throw invalid('The last extension is not the Ed25519 signature.');
   }
   const named = extensions.at(-2);
-  if (named === undefined || !equal(tbs.subarray(named.from, named.end), ALT_ALGORITHM_EXTENSION)) {
+  if (named === undefined || !equal(named.whole, ALT_ALGORITHM_EXTENSION)) {
     throw invalid('The algorithm of the second signature is not Ed25519.');
   }
-  const kept = tlv(shape.extensionsTag, tlv(0x30, tbs.subarray(list.start, alternative.from)));
+  const kept = der(shape.extensionsTag, derSequence(...extensions.slice(0, -1).map(({ whole }) => whole)));
   const before = fields.slice(0, -1).filter((field) => field !== algorithm);
   return {
-    field: (index) => {
-      const field = fields[index];
-      if (field === undefined) throw invalid('A field is missing.');
-      return tbs.subarray(field.from, field.end);
-    },
-    ed25519Bytes: tlv(0x30, ...before.map((field) => tbs.subarray(field.from, field.end)), kept),
-    ed25519Signature: tbs.subarray(alternative.end - 64, alternative.end),
+    fields,
+    extensions,
+    ed25519Bytes: derSequence(...before.map(({ whole }) => whole), kept),
+    ed25519Signature: alternative.subarray(prefix.length),
   };
 }
 
-/** SEQUENCE { 2.5.29.74, OCTET STRING { BIT STRING of 64 bytes } } up to the signature, and SEQUENCE { 2.5.29.73, Ed25519 }. */
-const ALT_SIGNATURE_PREFIX = fromHex('304a0603551d4a0443034100');
-const ALT_ALGORITHM_EXTENSION = fromHex('300e0603551d490407300506032b6570');
-
-function requireOneValue(bytes: Uint8Array, tag?: number): Tlv {
-  const found = readTlv(bytes, 0, bytes.length);
-  if (found.end !== bytes.length || (tag !== undefined && found.tag !== tag))
-    throw invalid('A value has the wrong type or length.');
-  return found;
+function signedOf(outer: Outer, parts: Pick<Split, 'ed25519Bytes' | 'ed25519Signature'>): DoubleSigned {
+  return {
+    falcon: { bytes: outer.tbs, signature: outer.signature },
+    ed25519: { bytes: parts.ed25519Bytes, signature: parts.ed25519Signature },
+  };
 }
 
-function children(bytes: Uint8Array, parent: Tlv): Tlv[] {
-  const found: Tlv[] = [];
-  for (let at = parent.start; at < parent.end; ) {
-    const child = readTlv(bytes, at, parent.end);
-    found.push(child);
-    at = child.end;
-  }
-  return found;
-}
-
-function readTlv(bytes: Uint8Array, from: number, limit: number): Tlv {
-  const tag = bytes[from];
-  const first = bytes[from + 1];
-  if (from + 2 > limit || tag === undefined || first === undefined || (tag & 0x1f) === 0x1f)
-    throw invalid('A value is cut off.');
-  let start = from + 2;
-  let length = first;
-  if (first >= 0x80) {
-    const octets = first & 0x7f;
-    if (octets === 0 || octets > 3 || start + octets > limit) throw invalid('A length is not in DER.');
-    length = bytes.subarray(start, start + octets).reduce((sum, byte) => sum * 256 + byte, 0);
-    start += octets;
-    if (length < 0x80 || length < 256 ** (octets - 1)) throw invalid('A length is not in its shortest form.');
-  }
-  if (start + length > limit) throw invalid('A value is longer than what contains it.');
-  return { tag, from, start, end: start + length };
-}
-
-function tlv(tag: number, ...content: Uint8Array[]): Uint8Array {
-  const length = content.reduce((sum, part) => sum + part.length, 0);
-  const octets: number[] = [];
-  for (let rest = length; rest > 0; rest = Math.floor(rest / 256)) octets.unshift(rest % 256);
-  const header = length < 0x80 ? [tag, length] : [tag, 0x80 | octets.length, ...octets];
-  return concat(Uint8Array.from(header), ...content);
-}
-
-/** Whatever the codec throws on hostile bytes (its own errors, range errors, deep recursion) becomes the coded refusal. */
+/** What is wrong with hostile bytes becomes the coded refusal. */
 function orInvalid<T>(what: string, decode: () => T): T {
   try {
     return decode();
   } catch (error) {
-    if (error instanceof HyperMeshError) throw error;
-    throw new HyperMeshError('certificate-invalid', `The bytes are not a ${what} in DER.`, { cause: error });
+    if (!(error instanceof DerError)) throw error;
+    throw new HyperMeshError('certificate-invalid', `The bytes are not a ${what} in DER. ${error.message}`, {
+      cause: error,
+    });
   }
 }
 
