@@ -392,6 +392,18 @@ export const ERRORS = {
     retry: true,
     when: "No member of the network's committee answers; nothing was lost, and the same command can be repeated.",
   },
+  'sequencer-unreachable': {
+    status: 503,
+    exit: EXIT.unavailable,
+    retry: true,
+    when: 'The engine that orders entries does not answer, or most of its machines are down; nothing that was acknowledged is lost.',
+  },
+  'order-stopped': {
+    status: 503,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'The engine that orders entries contradicts itself or what was certified; nothing more is ordered until its operator mends it or the network moves to another one.',
+  },
   'anchor-stale': {
     status: 503,
     exit: EXIT.unavailable,

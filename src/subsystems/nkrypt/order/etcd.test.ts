@@ -1,0 +1,173 @@
+import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { after, before, describe, it, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { z } from 'zod';
+import { utf8 } from '../../../base/bytes.ts';
+import { isCoded } from '../../../base/errors.ts';
+import { EtcdCluster, etcdMissing } from '../../../testing/etcd-cluster.ts';
+import { testSequencer, wholeOrder } from '../../../testing/sequencer-conformance.ts';
+import { EtcdSequencer } from './etcd.ts';
+import { EtcdClient } from './etcd-client.ts';
+
+const skip = etcdMissing();
+const isUnreachable = (error: unknown) => isCoded(error, 'sequencer-unreachable');
+
+describe('etcd of three machines', { skip }, () => {
+  let cluster: EtcdCluster;
+  before(async () => {
+    cluster = await EtcdCluster.start(3);
+  });
+  after(() => cluster[Symbol.asyncDispose]());
+  const open = (log: string) => new EtcdSequencer({ endpoints: cluster.endpoints, timeoutMs: 1_500 }, log);
+
+  testSequencer('etcd', async (log) => open(log), { skip });
+
+  it('goes on with one machine dead, stalls with two, and has each acknowledged entry once at the end', async () => {
+    await using one = open('broken');
+    await using other = open('broken');
+    const acknowledged = new Map<string, number>();
+    let stalls = 0;
+    let stop = false;
+    let count = 0;
+    // Two writers, who repeat what was not acknowledged until it is, as validators do.
+    const write = async (sequencer: EtcdSequencer, who: string) => {
+      while (!stop) {
+        count += 1;
+        const entry = `${who} ${count}`;
+        for (;;) {
+          try {
+            acknowledged.set(entry, await sequencer.append(utf8(entry)));
+            break;
+          } catch (error) {
+            assert.ok(isUnreachable(error), String(error));
+            stalls += 1;
+            await sleep(50);
+          }
+        }
+      }
+    };
+    const writers = Promise.all([write(one, 'one'), write(other, 'other')]);
+    const grows = async () => {
+      const had = acknowledged.size;
+      for (let tries = 0; acknowledged.size < had + 5; tries += 1) {
+        assert.ok(tries < 600, 'nothing was appended any more');
+        await sleep(25);
+      }
+    };
+    await grows();
+    await cluster.kill(0);
+    await grows();
+    await cluster.kill(1);
+    await sleep(200);
+    const had = acknowledged.size;
+    await assert.rejects(one.append(utf8('while two are down')), isUnreachable);
+    assert.equal(acknowledged.size, had);
+    assert.ok(stalls > 0);
+    cluster.start(0);
+    await grows();
+    cluster.start(1);
+    // One of the machines is there and says nothing: perhaps the leader, perhaps the one that was asked.
+    for (const at of [0, 1, 2]) {
+      cluster.pause(at);
+      await grows();
+      cluster.resume(at);
+      await grows();
+    }
+    stop = true;
+    await writers;
+    const all = await wholeOrder(one);
+    assert.equal(new Set(all).size, all.length, 'an entry is in the order twice');
+    for (const [entry, position] of acknowledged) assert.equal(all[position - 1], entry);
+    assert.deepEqual(await wholeOrder(other), all);
+  });
+
+  it('says that the order has a gap, where somebody deleted an entry', async () => {
+    await using sequencer = open('gap');
+    for (const entry of ['a', 'b', 'c']) await sequencer.append(utf8(entry));
+    const key = Buffer.from('hypermesh/gap/entry/0000000000000002').toString('base64');
+    for (const endpoint of cluster.endpoints.slice(0, 1)) {
+      await fetch(`${endpoint}/v3/kv/deleterange`, { method: 'POST', body: JSON.stringify({ key }) });
+    }
+    await assert.rejects(sequencer.read(0), (error) => isCoded(error, 'order-stopped'));
+  });
+});
+
+test('etcd with TLS and a user: the right ones get in, and nothing of it is in an error', { skip }, async () => {
+  await using cluster = await EtcdCluster.start(1, { tls: true });
+  const certificate = join(cluster.folder, 'm0', 'fixtures', 'client', 'cert.pem');
+  let ca = '';
+  for (let tries = 0; ca === '' && tries < 200; tries += 1) {
+    await sleep(50);
+    ca = await readFile(certificate, 'utf8').catch(() => '');
+  }
+  const { endpoints } = cluster;
+  const tls = { ca };
+  const user = { name: 'root', password: 'correct horse' };
+  {
+    using admin = new EtcdClient({ endpoints, tls });
+    const ask = async (path: string, body: unknown) => {
+      for (let tries = 0; ; tries += 1) {
+        try {
+          return await admin.call(path, body, z.unknown(), undefined);
+        } catch (error) {
+          if (tries > 100) throw error;
+          await sleep(50);
+        }
+      }
+    };
+    await ask('/v3/auth/user/add', { ...user });
+    await ask('/v3/auth/role/add', { name: 'root' });
+    await ask('/v3/auth/user/grant', { user: 'root', role: 'root' });
+    await ask('/v3/auth/enable', {});
+  }
+  await using good = new EtcdSequencer({ endpoints, tls, user }, 'tls');
+  assert.equal(await good.append(utf8('a')), 1);
+  for (const [access, code] of [
+    [{ endpoints, user }, 'sequencer-unreachable'],
+    [{ endpoints, tls, user: { ...user, password: 'wrong' } }, 'not-permitted'],
+    [{ endpoints, tls }, 'not-permitted'],
+  ] as const) {
+    await using bad = new EtcdSequencer(access, 'tls');
+    await assert.rejects(bad.append(utf8('b')), (error) => {
+      assert.ok(isCoded(error, code), String(error));
+      assert.doesNotMatch(JSON.stringify([error.message, error.hint, error.details]), /horse|wrong/);
+      return true;
+    });
+  }
+  assert.deepEqual(await wholeOrder(good), ['a']);
+});
+
+test('whatever answers in the place of etcd: an error with its reason, in bounded time and memory', async () => {
+  const answers = ['', 'null', '{"header":{}}', '{"header":{"revision":"1"},"kvs":[{"key":7}]}', 'x'.repeat(2 ** 20)];
+  let at = 0;
+  const server = createServer((_, answer) => {
+    at += 1;
+    answer.end(answers[at % answers.length]);
+  }).listen(0, '127.0.0.1');
+  await new Promise((resolve) => server.once('listening', resolve));
+  try {
+    const { port } = server.address() as AddressInfo;
+    await using sequencer = new EtcdSequencer({ endpoints: [`http://127.0.0.1:${port}`] }, 'nonsense');
+    for (const _ of answers) await assert.rejects(sequencer.append(utf8('a')), isUnreachable);
+  } finally {
+    server.closeAllConnections();
+    server.close();
+  }
+});
+
+for (const [why, access] of [
+  ['a password in an endpoint', { endpoints: ['https://ada:secret@192.0.2.1:2379'] }],
+  ['another scheme', { endpoints: ['ftp://192.0.2.1'] }],
+  ['a password without encryption', { endpoints: ['http://192.0.2.1:2379'], user: { name: 'a', password: 'secret' } }],
+] as const) {
+  test(`access to etcd is refused with ${why}`, () => {
+    assert.throws(
+      () => new EtcdClient(access),
+      (error) => isCoded(error, 'config-invalid') && !/secret/.test(error.message),
+    );
+  });
+}

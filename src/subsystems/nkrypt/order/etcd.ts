@@ -1,0 +1,233 @@
+import { z } from 'zod';
+import { base64, fromBase64, fromUtf8, utf8 } from '../../../base/bytes.ts';
+import { digestHex, digestOf } from '../../../base/digest.ts';
+import { HyperMeshError } from '../../../base/errors.ts';
+import { type EtcdAccess, EtcdClient } from './etcd-client.ts';
+import { checkEntry, fitting, type Sequencer, type SequencerOptions, sequencerUnreachable } from './sequencer.ts';
+
+const WAITING_MAX = 10_000;
+/** Of one transaction: etcd takes 128 operations and 1.5 MiB unless told otherwise; an entry needs two and the head one. */
+const GROUP_MAX = 60;
+const GROUP_BYTES_MAX = 2 ** 20;
+const READ_MAX = 32;
+/** A watch of a machine that was cut off says nothing for ever. */
+const WATCH_MS = 10_000;
+
+// The gateway writes 64-bit numbers as text, and leaves out what is zero, false or empty.
+const int64 = z
+  .string()
+  .regex(/^\d{1,19}$/)
+  .default('0')
+  .transform(BigInt);
+const pair = z.object({ key: z.base64(), value: z.base64().default(''), mod_revision: int64 });
+const header = z.object({ revision: int64 });
+const range = z.object({ header, kvs: z.array(pair).default([]) });
+const txn = z.object({
+  header,
+  succeeded: z.boolean().default(false),
+  responses: z.array(z.object({ response_range: z.object({ kvs: z.array(pair).default([]) }).optional() })).default([]),
+});
+
+interface Waiting {
+  readonly entry: Uint8Array;
+  readonly signal: AbortSignal | undefined;
+  readonly resolve: (position: number) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/**
+ * The order in a cluster of etcd, under one prefix:
+ *
+ *   PREFIX/head               how many entries there are
+ *   PREFIX/entry/POSITION     the entry; sixteen digits, so that they sort
+ *   PREFIX/at/DIGEST          its position
+ *
+ * One transaction writes all three if the head is as it was read and the digest is new, so that whatever is lost, late or repeated on the way
+ * an entry is there once. Appends of one node that come together share a transaction.
+ */
+export class EtcdSequencer implements Sequencer {
+  readonly #client: EtcdClient;
+  readonly #prefix: string;
+  readonly #waiting: Waiting[] = [];
+  readonly #closing = new AbortController();
+  #working = false;
+  #head: { readonly length: number; readonly revision: bigint } | undefined;
+
+  /** `log`: names the order within the cluster. Errors: `config-invalid`. */
+  constructor(access: EtcdAccess, log: string) {
+    this.#client = new EtcdClient(access);
+    this.#prefix = `hypermesh/${log}`;
+  }
+
+  append(entry: Uint8Array, { signal }: SequencerOptions = {}): Promise<number> {
+    return new Promise((resolve, reject) => {
+      checkEntry(entry);
+      if (this.#waiting.length >= WAITING_MAX) {
+        throw new HyperMeshError('quota-exceeded', `${WAITING_MAX} entries wait for etcd.`, {
+          hint: 'Try again in a moment.',
+        });
+      }
+      this.#waiting.push({ entry, signal, resolve, reject });
+      if (!this.#working) void this.#work();
+    });
+  }
+
+  async read(after: number, { signal }: SequencerOptions = {}): Promise<readonly Uint8Array[]> {
+    const answer = await this.#client.call(
+      '/v3/kv/range',
+      { key: this.#entryKey(after + 1), range_end: this.#key('entry0'), limit: READ_MAX },
+      range,
+      this.#ends(signal),
+    );
+    return fitting(
+      answer.kvs.map(({ key, value }, at) => {
+        if (key === this.#entryKey(after + 1 + at)) return fromBase64(value);
+        throw new HyperMeshError('order-stopped', `The order in etcd has a gap at position ${after + 1 + at}.`, {
+          hint: 'Keys of HyperMesh were deleted or written by hand. Restore the cluster from a backup, or move the network to another engine.',
+        });
+      }),
+    );
+  }
+
+  async *watch(after: number, signal: AbortSignal): AsyncIterable<number> {
+    const ends = this.#ends(signal);
+    let said = after;
+    while (!ends.aborted) {
+      let revision = 0n;
+      try {
+        const head = await this.#readHead(ends);
+        if (head.length > said) {
+          said = head.length;
+          yield head.length;
+          continue;
+        }
+        revision = head.at;
+      } catch {
+        // Not there now: `changed` waits a moment.
+      }
+      await this.#client.changed(this.#key('head'), revision, WATCH_MS, ends);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closing.abort();
+    for (const { reject } of this.#waiting.splice(0)) reject(sequencerUnreachable('this node is closing'));
+    this.#client[Symbol.dispose]();
+  }
+
+  async #work(): Promise<void> {
+    this.#working = true;
+    while (this.#waiting.length > 0) {
+      const group = this.#takeGroup();
+      try {
+        const positions = await this.#appendAll(group);
+        for (const [at, { resolve }] of group.entries()) resolve(positions[at]!);
+      } catch (error) {
+        this.#head = undefined;
+        for (const { reject } of group) reject(error);
+      }
+    }
+    this.#working = false;
+  }
+
+  #takeGroup(): readonly Waiting[] {
+    const group: Waiting[] = [];
+    let bytes = 0;
+    while (group.length < GROUP_MAX && this.#waiting.length > 0) {
+      const next = this.#waiting[0]!;
+      bytes += next.entry.length;
+      if (group.length > 0 && bytes > GROUP_BYTES_MAX) break;
+      this.#waiting.shift();
+      if (next.signal?.aborted === true) {
+        next.reject(new HyperMeshError('cancelled', 'The operation was cancelled.', { cause: next.signal.reason }));
+        continue;
+      }
+      group.push(next);
+    }
+    return group;
+  }
+
+  async #appendAll(group: readonly Waiting[]): Promise<readonly number[]> {
+    const entries = new Map(group.map(({ entry }) => [digestHex(digestOf(entry)), entry]));
+    const positions = new Map<string, number>();
+    while (positions.size < entries.size) {
+      const fresh = [...entries].filter(([digest]) => !positions.has(digest));
+      const head = this.#head ?? (await this.#readHead(this.#closing.signal));
+      const put = (key: string, value: Uint8Array) => ({ request_put: { key, value: base64(value) } });
+      const answer = await this.#client.call(
+        '/v3/kv/txn',
+        {
+          compare: [
+            { key: this.#key('head'), target: 'MOD', result: 'EQUAL', mod_revision: String(head.revision) },
+            ...fresh.map(([digest]) => ({
+              ...{ key: this.#key(`at/${digest}`), target: 'CREATE', result: 'EQUAL', create_revision: '0' },
+            })),
+          ],
+          success: [
+            put(this.#key('head'), number(head.length + fresh.length)),
+            ...fresh.flatMap(([digest, entry], at) => [
+              put(this.#entryKey(head.length + 1 + at), entry),
+              put(this.#key(`at/${digest}`), number(head.length + 1 + at)),
+            ]),
+          ],
+          failure: [
+            { request_range: { key: this.#key('head') } },
+            ...fresh.map(([digest]) => ({ request_range: { key: this.#key(`at/${digest}`) } })),
+          ],
+        },
+        txn,
+        this.#closing.signal,
+      );
+      if (answer.succeeded) {
+        for (const [at, [digest]] of fresh.entries()) positions.set(digest, head.length + 1 + at);
+        this.#head = { length: head.length + fresh.length, revision: answer.header.revision };
+        continue;
+      }
+      // Somebody else was first, or some of them are there already.
+      const [now, ...places] = answer.responses.map(({ response_range: found }) => found?.kvs[0]);
+      this.#head = headOf(now);
+      for (const [at, place] of places.entries()) {
+        if (place !== undefined) positions.set(fresh[at]![0], numberIn(place.value));
+      }
+    }
+    return group.map(({ entry }) => positions.get(digestHex(digestOf(entry)))!);
+  }
+
+  /** `at`: the revision of the whole store that this was read at. */
+  async #readHead(
+    signal: AbortSignal,
+  ): Promise<{ readonly length: number; readonly revision: bigint; readonly at: bigint }> {
+    const answer = await this.#client.call('/v3/kv/range', { key: this.#key('head') }, range, signal);
+    return { ...headOf(answer.kvs[0]), at: answer.header.revision };
+  }
+
+  #ends(signal: AbortSignal | undefined): AbortSignal {
+    return signal === undefined ? this.#closing.signal : AbortSignal.any([signal, this.#closing.signal]);
+  }
+
+  #key(name: string): string {
+    return base64(utf8(`${this.#prefix}/${name}`));
+  }
+
+  #entryKey(position: number): string {
+    return this.#key(`entry/${String(position).padStart(16, '0')}`);
+  }
+}
+
+function headOf(found: z.infer<typeof pair> | undefined): { readonly length: number; readonly revision: bigint } {
+  return found === undefined
+    ? { length: 0, revision: 0n }
+    : { length: numberIn(found.value), revision: found.mod_revision };
+}
+
+function number(value: number): Uint8Array {
+  return utf8(String(value));
+}
+
+function numberIn(value: string): number {
+  const text = fromUtf8(fromBase64(value));
+  if (/^[1-9]\d{0,15}$/.test(text)) return Number(text);
+  throw new HyperMeshError('order-stopped', 'A position in etcd is no number.', {
+    hint: 'Keys of HyperMesh were written by hand. Restore the cluster from a backup, or move the network to another engine.',
+  });
+}
