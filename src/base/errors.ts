@@ -323,6 +323,18 @@ export const ERRORS = {
     retry: false,
     when: 'An endorsement lacks a quorum of valid votes of its committee.',
   },
+  'entry-invalid': {
+    status: 422,
+    exit: EXIT.invalid,
+    retry: false,
+    when: 'An entry of the ordered log is malformed, or a signature in it does not hold.',
+  },
+  'epoch-invalid': {
+    status: 422,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'An epoch document does not follow from the committee before it.',
+  },
   'stake-insufficient': {
     status: 403,
     exit: EXIT.refused,

@@ -26,6 +26,8 @@ import {
   encodeReadAsk,
   encodeShardList,
 } from './content.ts';
+import { decodeEntry, decodeInstruction, type Entry, encodeEntry, encodeInstruction } from './entry.ts';
+import { decodeEpochDocument } from './epoch.ts';
 import {
   decodeHello,
   decodeHelloDocument,
@@ -178,6 +180,15 @@ decoder(
   large,
 );
 decoder('a hello', 'peer-lied', [decodeHelloDocument, encodeHelloDocument], documents('hello', 'document'), large);
+/** What is no JSON is some other value. */
+function jsonOrText(bytes: Uint8Array): unknown {
+  const text = Buffer.from(bytes).toString('latin1');
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
 /** What is signed, inside an envelope whose signatures nobody checks here. */
 const signedBy = (seed: Uint8Array) => {
   const { envelope, chain } = JSON.parse(fromUtf8(seed)) as Parameters<typeof encodeSigned>[0];
@@ -213,6 +224,27 @@ decoder(
   [decodeBundle, encodeBundle],
   bundles.map(({ bundle }) => encodeBundle(bundle)),
   { runs: 500 },
+);
+
+const entries = readVectors<{ entry: Entry }[]>('entry', 'valid').map(({ entry }) => entry);
+decoder('an entry of the ordered log', 'entry-invalid', [decodeEntry, encodeEntry], entries.map(encodeEntry), large);
+const instructed = entries.flatMap((entry) => (entry.kind === 'instruction' ? [entry.signed] : []));
+decoder(
+  'what an instruction says',
+  'entry-invalid',
+  [
+    (bytes) =>
+      decodeInstruction({ ...instructed[0]!, envelope: { ...instructed[0]!.envelope, payload: base64(bytes) } }),
+    encodeInstruction,
+  ],
+  instructed.map(({ envelope }) => fromBase64(envelope.payload)),
+);
+reader(
+  'an epoch document',
+  'epoch-invalid',
+  (bytes) => decodeEpochDocument(jsonOrText(bytes)),
+  [utf8(canonicalJson(readVectors<{ document: unknown }>('epoch', 'valid').document))],
+  300,
 );
 
 const channel = readVectors<{ frames: Hex[]; rangeRequests: Hex[]; rangeAnswers: Hex[] }>('channel', 'valid');

@@ -59,7 +59,7 @@ export interface LogInclusion {
 }
 
 /** Text that decodes to between `min` and `max` bytes and is the only base64 text of them: no white space, no loose trailing bits. */
-function canonicalBase64(min: number, max: number) {
+export function canonicalBase64(min: number, max: number) {
   return z
     .string()
     .max(Math.ceil(max / 3) * 4)

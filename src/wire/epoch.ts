@@ -1,0 +1,184 @@
+import { z } from 'zod';
+import { fromBase64, utf8 } from '../base/bytes.ts';
+import { type Digest, digestOf, isDigest } from '../base/digest.ts';
+import { HyperMeshError } from '../base/errors.ts';
+import { canonicalJson } from '../base/json.ts';
+import { type Attestation, attestation } from './attestation.ts';
+import { keyIdOf, type PublicKeys } from './certificate.ts';
+import { quorumOf } from './genesis.ts';
+import { PROOF_LIMITS } from './proof.ts';
+import { canonicalBase64, firstIssue } from './signature.ts';
+
+/** What validators sign to approve the next committee: an {@link EpochDocument} without its approvals. */
+export const EPOCH_TYPE = 'application/vnd.hypermesh.epoch.v1+json';
+
+/** Of the canonical JSON of one document: a committee of 100 with all approvals is half of it. */
+export const EPOCH_BYTES_MAX = 2 ** 20;
+
+/** One seat of a committee. */
+export interface Seat {
+  /** Key id of the validator: that of the two keys that follow. */
+  readonly key: string;
+  /** Public keys, 1,793 and 32 bytes, base64. */
+  readonly falcon: string;
+  readonly ed25519: string;
+  /** Key id of the publisher whose tokens answer for what this validator signs. */
+  readonly account: string;
+}
+
+/** The validators of one epoch. */
+export interface Committee {
+  readonly epoch: number;
+  readonly validators: readonly Seat[];
+  /** Of the epoch document without its approvals; in the first epoch the network id. */
+  readonly digest: Digest;
+}
+
+/** The next committee as it is proposed. */
+export interface EpochProposal {
+  readonly formatVersion: 1;
+  readonly networkId: Digest;
+  /** One more than that of the committee that approves. */
+  readonly epoch: number;
+  /** By key id. */
+  readonly validators: readonly Seat[];
+  /** {@link Committee.digest} of the committee that approves. */
+  readonly previous: Digest;
+}
+
+/** The next committee, approved by a quorum of the one before it: the chain of them from the genesis makes every committee verifiable offline. */
+export interface EpochDocument extends EpochProposal {
+  /** By key id, no more than one of each validator. */
+  readonly approvals: readonly Attestation[];
+}
+
+const hex32 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hex digits');
+const digest = z.custom<Digest>(isDigest, 'expected sha256: and 64 lower-case hex digits');
+
+export const seat: z.ZodType<Seat> = z
+  .strictObject({
+    key: hex32,
+    falcon: canonicalBase64(1793, 1793),
+    ed25519: canonicalBase64(32, 32),
+    account: hex32,
+  })
+  .refine(isNamedByItsKeys, 'expected the key id of the two keys');
+
+/** Also asked about values whose fields were refused already. */
+function isNamedByItsKeys(value: Seat): boolean {
+  try {
+    return keyIdOf(seatKeys(value)) === value.key;
+  } catch {
+    return false;
+  }
+}
+
+function ascending(keys: readonly string[]): boolean {
+  return keys.every((key, at) => at === 0 || keys[at - 1]! < key);
+}
+
+const proposalFields = {
+  formatVersion: z.literal(1),
+  networkId: digest,
+  epoch: z.int().positive(),
+  validators: z
+    .array(seat)
+    .min(1)
+    .max(PROOF_LIMITS.committeeMax)
+    .refine((all) => ascending(all.map(({ key }) => key)), 'expected distinct validators by ascending key id'),
+  previous: digest,
+};
+
+export const epochProposal: z.ZodType<EpochProposal> = z.strictObject(proposalFields);
+
+export const epochDocument: z.ZodType<EpochDocument> = z.strictObject({
+  ...proposalFields,
+  approvals: z
+    .array(attestation)
+    .min(1)
+    .max(PROOF_LIMITS.committeeMax)
+    .refine(
+      (all) => ascending(all.map(({ validator }) => validator)),
+      'expected distinct approvals by ascending key id',
+    ),
+});
+
+/** Errors: `epoch-invalid`, with the first wrong field. */
+export function decodeEpochDocument(value: unknown): EpochDocument {
+  return decoded(epochDocument, value, 'an epoch document');
+}
+
+/** Errors: `epoch-invalid`, with the first wrong field. */
+export function decodeEpochProposal(value: unknown): EpochProposal {
+  return decoded(epochProposal, value, 'the proposal of an epoch');
+}
+
+function decoded<T>(schema: z.ZodType<T>, value: unknown, what: string): T {
+  const parsed = schema.safeParse(value);
+  if (!parsed.success) {
+    throw new HyperMeshError('epoch-invalid', `Expected ${what}, but ${firstIssue(parsed.error)}.`);
+  }
+  if (canonicalJson(parsed.data).length <= EPOCH_BYTES_MAX) return parsed.data;
+  throw new HyperMeshError('epoch-invalid', `Expected ${what} of at most ${EPOCH_BYTES_MAX} bytes.`);
+}
+
+/** SHA-256 of the canonical JSON of what is approved: the same whoever approved it. */
+export function epochDigest(proposal: EpochProposal): Digest {
+  return digestOf(utf8(canonicalJson(proposalOf(proposal))));
+}
+
+/** Without the approvals, if it has some. */
+export function proposalOf(document: EpochProposal): EpochProposal {
+  const { formatVersion, networkId, epoch, validators, previous } = document;
+  return { formatVersion, networkId, epoch, validators, previous };
+}
+
+/** The public keys of a seat as bytes. */
+export function seatKeys({ falcon, ed25519 }: Pick<Seat, 'falcon' | 'ed25519'>): PublicKeys {
+  return { falcon: fromBase64(falcon), ed25519: fromBase64(ed25519) };
+}
+
+/** Whether the attestation holds for a statement of that type and those keys. */
+export type Holds = (attestation: Attestation, type: string, statement: unknown, keys: PublicKeys) => boolean;
+
+/**
+ * Whether distinct members of the committee signed the statement, a quorum of them. Strict: one bad attestation spoils the set.
+ * Errors: `epoch-invalid` is not for here; a sentence says what is wrong.
+ */
+export function quorumObjection(
+  committee: Pick<Committee, 'validators'>,
+  attestations: readonly Attestation[],
+  { type, statement, holds }: { readonly type: string; readonly statement: unknown; readonly holds: Holds },
+): string | undefined {
+  const { validators } = committee;
+  const needed = quorumOf(validators.length);
+  if (attestations.length < needed)
+    return `${needed} of ${validators.length} validators must sign, not ${attestations.length}`;
+  const left = new Map(validators.map((one) => [one.key, one]));
+  for (const one of attestations) {
+    const signer = left.get(one.validator);
+    if (signer === undefined) return 'a signer is not in the committee or signed twice';
+    left.delete(one.validator);
+    if (!holds(one, type, statement, seatKeys(signer))) return 'a signature does not hold';
+  }
+  return undefined;
+}
+
+/** The committee that the document makes of the one before it. Errors: `epoch-invalid`. */
+export function succeed(before: Committee, document: EpochDocument, networkId: Digest, holds: Holds): Committee {
+  const proposal = proposalOf(document);
+  const objection =
+    document.networkId !== networkId
+      ? 'it is about another network'
+      : document.epoch !== before.epoch + 1
+        ? `it is for epoch ${document.epoch}, and ${before.epoch + 1} is next`
+        : document.previous !== before.digest
+          ? 'it follows another committee'
+          : quorumObjection(before, document.approvals, { type: EPOCH_TYPE, statement: proposal, holds });
+  if (objection === undefined) {
+    return { epoch: document.epoch, validators: document.validators, digest: epochDigest(proposal) };
+  }
+  throw new HyperMeshError('epoch-invalid', `The document makes no committee: ${objection}.`, {
+    hint: 'It was altered, or comes from another network.',
+  });
+}
