@@ -10,7 +10,8 @@ export function isDigest(text: unknown): text is Digest {
 }
 
 export function sha256(bytes: Uint8Array): Uint8Array {
-  return new Uint8Array(hash('sha256', bytes, 'buffer'));
+  // By way of text: node:crypto hands that over faster than a buffer.
+  return Uint8Array.fromHex(hash('sha256', bytes, 'hex'));
 }
 
 export function digestOf(bytes: Uint8Array): Digest {

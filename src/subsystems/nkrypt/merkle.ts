@@ -10,7 +10,7 @@ import { mapBounded } from '../../base/streams.ts';
 import { LABEL_BYTES } from './space-graph.ts';
 
 const NODE = 32;
-const ABSENT = new Uint8Array(NODE);
+const ABSENT = '\0'.repeat(NODE);
 
 const READS_MAX = 4;
 
@@ -111,31 +111,35 @@ function walk(known: readonly number[], width: number, lacking: (index: number) 
   }
 }
 
-/** The root that an opening leads to, or undefined when it has too few or too many bytes. */
+/**
+ * The root that an opening leads to, or undefined when it has too few or too many bytes. Nodes are kept as Latin-1 text meanwhile: node:crypto
+ * hands a hash over as text in a third of the time that a buffer takes.
+ */
 export function rootOf(count: number, positions: readonly number[], opening: Opening): Uint8Array | undefined {
   if (opening.labels.length !== positions.length * LABEL_BYTES || positions.length === 0) return undefined;
   const levels = widths(count);
+  const labels = Buffer.from(opening.labels).toString('latin1');
+  const path = Buffer.from(opening.path).toString('latin1');
   let at = 0;
-  let known = new Map(
-    positions.map((position, i) => [position, opening.labels.subarray(i * LABEL_BYTES, (i + 1) * LABEL_BYTES)]),
-  );
-  const pair = new Uint8Array(2 * NODE);
+  let known = new Map(positions.map((position, i) => [position, labels.slice(i * LABEL_BYTES, (i + 1) * LABEL_BYTES)]));
+  const pair = Buffer.alloc(2 * NODE);
   for (const width of levels.slice(0, -1)) {
-    const above = new Map<number, Uint8Array>();
+    const above = new Map<number, string>();
     const next = () => {
       at += NODE;
-      return opening.path.subarray(at - NODE, at);
+      return path.slice(at - NODE, at);
     };
     for (const [index, value] of known) {
       if (above.has(index >> 1)) continue;
       const sibling = index ^ 1;
       const other = known.get(sibling) ?? (sibling < width ? next() : ABSENT);
       if (other.length !== NODE) return undefined;
-      pair.set(value, (index & 1) * NODE);
-      pair.set(other, (sibling & 1) * NODE);
-      above.set(index >> 1, hash('sha256', pair, 'buffer'));
+      pair.write(value, (index & 1) * NODE, 'latin1');
+      pair.write(other, (sibling & 1) * NODE, 'latin1');
+      above.set(index >> 1, hash('sha256', pair, 'latin1'));
     }
     known = above;
   }
-  return at === opening.path.length ? known.get(0) : undefined;
+  const root = known.get(0);
+  return at === path.length && root !== undefined ? new Uint8Array(Buffer.from(root, 'latin1')) : undefined;
 }
