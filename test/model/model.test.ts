@@ -5,7 +5,7 @@ import { type LogMistake, LogModel, type LogRules, type LogState } from './log.t
 import { type VoteMistake, VoteModel, type VoteRules, type VoteState } from './votes.ts';
 
 /**
- * The vote rule, explored whole (docs/protocol/admission.md). `HYPERMESH_MODEL=large` takes the larger bounds: about two minutes and 2 GiB.
+ * The vote rule, explored whole (docs/protocol/admission.md). `HYPERMESH_MODEL=large` takes the larger bounds: about a minute and 2 GiB.
  */
 const isLarge = process.env['HYPERMESH_MODEL'] === 'large';
 const FOUR = { validators: 4, dishonest: 1 } as const;

@@ -246,12 +246,12 @@ export class VoteModel implements Model<VoteState> {
   }
 
   /**
-   * Whether the two operations stand in each other's way now: honest validators decided for both in the present epoch, or handovers name both. Without a
-   * publisher who signed both this cannot be.
+   * Whether the two operations stand in each other's way now: each was decided for by an honest validator in the present epoch, or is named by a handover.
+   * Without a publisher who signed both this cannot be.
    */
   isContested(state: VoteState): boolean {
     const decided = state.honest.reduce((seen, { ballots }) => seen | ballots[state.epoch]!.disk, 0);
-    return decided === (A | B) || (state.bound | state.named) === (A | B);
+    return (decided | state.bound | state.named) === (A | B);
   }
 
   /** Whether neither operation can be voted for any more; the publisher goes on with its next sequence number. */
