@@ -25,6 +25,7 @@ export interface ApiNode {
     | 'unlockStake'
     | 'transferStake'
     | 'space'
+    | 'commitSpace'
   >;
   readonly membership: Membership;
   readonly transport: Pick<HostNode['transport'], 'peers' | 'discoverPeers' | 'forgive'>;

@@ -144,6 +144,14 @@ export const trustRoutes: readonly AnyRoute[] = [
     access: 'read',
     handle: (_input, { node }) => node.consensus.space(),
   }),
+  route({
+    method: 'POST',
+    path: '/v1/space',
+    summary: 'Wait until the space commitment of this home is made and registered.',
+    access: 'token',
+    long: true,
+    handle: (_input, { node, ...options }) => node.consensus.commitSpace(options),
+  }),
 ];
 
 async function storedBundle(digest: `sha256:${string}`, node: RequestContext['node']): Promise<Bundle> {

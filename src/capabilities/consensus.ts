@@ -83,4 +83,9 @@ export interface Consensus {
   /** Free tokens only; `to` is a key id. Errors: `stake-insufficient`, `usage`. */
   transferStake(to: string, amount: number): Promise<StakeAccount>;
   space(): Promise<SpaceStatus>;
+  /**
+   * Waits until the commitment is on the disk and registered; makes it where it is missing. Safe to repeat. Progress step: `space`.
+   * Errors: `space-unavailable`, `storage-*`, `committee-unreachable`, `cancelled`.
+   */
+  commitSpace(options?: CallOptions): Promise<SpaceStatus>;
 }

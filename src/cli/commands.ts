@@ -350,6 +350,12 @@ export const COMMANDS: readonly CommandSpec[] = [
     run: async (context, ref: string) => (await import('./commands/peers.ts')).distribute(context, ref),
   },
   {
+    name: 'proof init',
+    summary: 'Make the space commitment of this home and register it, or wait until that is done.',
+    example: 'hypermesh proof init',
+    run: async (context) => (await import('./commands/proof.ts')).proofInit(context),
+  },
+  {
     name: 'proof status',
     isDefault: true,
     summary: 'Show the space commitment and what each operation needs.',

@@ -280,6 +280,11 @@ export class Client {
     return this.#get('/v1/space', {}, options);
   }
 
+  /** Progress step: `space`. */
+  commitSpace(options?: CallOptions): Promise<SpaceStatus> {
+    return this.#long('/v1/space', {}, options);
+  }
+
   metrics(pattern: string, options?: CallOptions): Promise<readonly MetricSample[]> {
     return this.#get('/v1/metrics', { pattern }, options);
   }

@@ -55,6 +55,7 @@ export const CROSSINGS = {
     unlockStake: call,
     transferStake: call,
     space: call,
+    commitSpace: { kind: 'long', options: 0 },
   },
   trust: {
     identity: call,

@@ -13,6 +13,11 @@ import { oneOf } from './trust.ts';
 
 const PROOFS_BYTES_MAX = 8 * 2 ** 20;
 
+export async function proofInit(context: Context): Promise<Outcome> {
+  const space = await context.withNode((client) => client.commitSpace(context));
+  return { data: space, text: `The space commitment is ready: ${bytes(space.bytes)}.` };
+}
+
 export async function proofStatus(context: Context): Promise<Outcome> {
   const [space, network] = await context.withNode((client) =>
     Promise.all([client.space(context), client.network(context)]),

@@ -398,6 +398,12 @@ class Validator implements NKrypt {
     return this.#member.space.status();
   }
 
+  async commitSpace(options: CallOptions = {}): Promise<SpaceStatus> {
+    const { space } = this.#member;
+    await space.ready(options);
+    return space.status();
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#prover[Symbol.asyncDispose]();
     await this.#member.space[Symbol.asyncDispose]();
