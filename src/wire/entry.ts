@@ -113,7 +113,10 @@ export interface HandoverStatement {
   /** 0, 1, …: a validator with much to hand over makes several entries. */
   readonly part: number;
   readonly isLast: boolean;
-  /** What it voted for and has seen no certificate of. */
+  /**
+   * What it voted for in the epoch and the order does not have as certified. A certificate that is not in the order makes no difference: the next
+   * committee would not know of it.
+   */
   readonly orders: readonly SelfSigned[];
 }
 
