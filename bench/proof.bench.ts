@@ -23,16 +23,15 @@ export const bench: Bench = {
     const folder = await mkdtemp(join(tmpdir(), 'hypermesh-bench-'));
     try {
       await using hypermesh = await HyperMesh.create({ home: join(folder, 'home'), network: DEFAULT_PROOFS });
-      const { consensus, trust } = hypermesh.node;
+      const { consensus } = hypermesh.node;
       const { document: genesis } = await consensus.genesis();
-      const anchor = await trust.anchor();
       const prove = async (kind: OperationKind): Promise<ProofSet> =>
         consensus.prove(await consensus.challenge(kind, `sha256:${'ab'.repeat(32)}`, 'bench/proof@1.0.0'));
       const set = await prove('publish');
 
       const rows: Comparison[] = [];
       const judges = offlineJudges();
-      const verify = () => judges.consensus.verify(set, { genesis, anchor, atMs: set.challenge.anchor.issuedAtMs });
+      const verify = () => judges.consensus.verify(set, { genesis, atMs: set.challenge.anchor.issuedAtMs });
       const bare = bareChecks(set);
       const parts = { space: lists(), stake: lists(), work: lists(), time: lists() };
       const total = lists();

@@ -102,7 +102,7 @@ function reproved(...changes: readonly Change[]): readonly Change[] {
 const genesis = phrases.network.genesis as Readonly<Record<string, Json>>;
 const otherGenesis = { ...genesis, createdAtMs: 1 };
 const statement = decodeStatement(fromBase64(phrases.signature.envelope.payload));
-const { admittedAtMs } = phrases.endorsement;
+const admitted = phrases.endorsement.votes[0]!.atMs;
 
 type Case = Omit<InvalidBundle, 'code' | 'base'> & { readonly base?: string };
 const cases: readonly Case[] = [
@@ -113,7 +113,7 @@ const cases: readonly Case[] = [
   { name: 'twice', why: 'not canonical: a member is given twice', edit: { at: 1, remove: 0, insert: '"config":"",' } },
   { name: 'nested', why: 'a genesis of 20,000 lists in each other', edit: deepGenesis(20_000) },
   { name: 'extra', why: 'an unknown member', changes: [{ path: '/extra', value: 1 }] },
-  { name: 'version', why: 'a format of the future', changes: [{ path: '/formatVersion', value: 2 }] },
+  { name: 'version', why: 'a format of the future', changes: [{ path: '/formatVersion', value: 3 }] },
   { name: 'old proofs', why: 'a proof set of format 1', changes: [{ path: '/proofs/formatVersion', value: 1 }] },
   { name: 'missing', why: 'a part is missing', changes: [{ path: '/inclusion', remove: true }] },
   { name: 'base64', why: 'the manifest is not base64', changes: [{ path: '/manifest', value: 'e30' }] },
@@ -188,17 +188,17 @@ const cases: readonly Case[] = [
   { name: 'stranger', why: 'signed by a publisher of another network', changes: [{ path: '/signature', of: 'free' }] },
   {
     name: 'role',
-    why: 'signed by a validator: a vote in the place of the statement',
+    why: 'signed by a validator: a head of the log in the place of the statement',
     changes: [
-      { path: '/signature/envelope', of: 'first', from: '/endorsement/votes/0/envelope' },
-      { path: '/signature/chain', of: 'first', from: '/endorsement/votes/0/chain' },
+      { path: '/signature/envelope', of: 'first', from: '/inclusion/head/envelope' },
+      { path: '/signature/chain', of: 'first', from: '/inclusion/head/chain' },
     ],
   },
   { name: 'chain', why: 'without the intermediate', changes: [{ path: '/signature/chain/1', remove: true }] },
   {
     name: 'expired',
     why: 'admitted when the certificate was over',
-    changes: [{ path: '/endorsement/admittedAtMs', value: admittedAtMs + 100 * DAY_MS }],
+    changes: [{ path: '/endorsement/votes/0/atMs', value: admitted + 100 * DAY_MS }],
   },
   {
     name: 'revoked',
@@ -234,14 +234,29 @@ const cases: readonly Case[] = [
   {
     name: 'later',
     why: 'the votes are for another time',
-    changes: [{ path: '/endorsement/admittedAtMs', value: admittedAtMs + 1 }],
+    changes: [{ path: '/endorsement/votes/0/atMs', value: admitted + 1 }],
   },
   { name: 'other votes', why: 'votes on another publish', changes: [{ path: '/endorsement/votes', of: 'second' }] },
+  {
+    name: 'fast',
+    why: 'a vote by Ed25519 alone',
+    changes: [
+      { path: '/endorsement/votes/0/attestation/falcon', remove: true },
+      { path: '/endorsement/votes/0/attestation/path', remove: true },
+      { path: '/endorsement/votes/0/attestation/index', remove: true },
+      { path: '/endorsement/votes/0/attestation/size', remove: true },
+    ],
+  },
+  {
+    name: 'vote ed25519',
+    why: 'a bit of the Ed25519 signature of a vote',
+    changes: [altered('/endorsement/votes/0/attestation/ed25519')],
+  },
   { name: 'outsider', why: 'a vote of another committee', changes: [{ path: '/endorsement/votes', of: 'free' }] },
   {
     name: 'vote',
     why: 'a bit of the FALCON signature of a vote',
-    changes: [altered('/endorsement/votes/0/envelope/signatures/0/sig')],
+    changes: [altered('/endorsement/votes/0/attestation/falcon')],
   },
   // logged where
   { name: 'index', why: 'another place in the log', changes: [{ path: '/inclusion/index', value: 1 }] },
@@ -249,7 +264,7 @@ const cases: readonly Case[] = [
   {
     name: 'head',
     why: 'a head that nobody signed',
-    changes: [{ path: '/inclusion/head/timestampMs', value: admittedAtMs }],
+    changes: [{ path: '/inclusion/head/timestampMs', value: admitted }],
   },
   {
     name: 'head signature',

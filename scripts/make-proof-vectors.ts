@@ -61,7 +61,7 @@ async function set(name: string, kind: OperationKind, subject: Digest, ref: stri
   const proofs = await nkrypt.prove(await nkrypt.challenge(kind, subject, ref));
   nowMs += 1_000;
   const { endorsement } = await nkrypt.admit(proofs);
-  const verdicts = verdictsOf(await nkrypt.verify(proofs, { genesis, anchor, atMs: nowMs }));
+  const verdicts = verdictsOf(await nkrypt.verify(proofs, { genesis, atMs: nowMs }));
   return { name, kind: 'set', genesis, anchor, atMs: nowMs, proofs, endorsement, verdicts };
 }
 
@@ -107,7 +107,8 @@ const changes: readonly Change[] = [
   { why: 'softer requirements', path: 'challenge.requirements.work.hexDigits', value: 1 },
   { why: 'an unknown member', path: 'challenge.more', value: 1 },
   { why: 'format 1, which had another time proof', path: 'formatVersion', value: 1 },
-  { why: 'a version of the future', path: 'formatVersion', value: 3 },
+  { why: 'format 2, whose validators signed with certificates', path: 'formatVersion', value: 2 },
+  { why: 'a version of the future', path: 'formatVersion', value: 4 },
   { why: 'a nonce in upper case', path: 'work.nonce', value: `A${work!.nonce.slice(1)}` },
   { why: 'a nonce of 15 digits', path: 'work.nonce', value: work!.nonce.slice(1) },
   { why: 'work left out', path: 'work', value: null },
@@ -120,6 +121,18 @@ const changes: readonly Change[] = [
   { why: 'labels that are not base64 of 32-byte items', path: 'space.labels', value: cut(space!.labels, 1) },
   { why: 'a path with white space', path: 'space.path', value: `${space!.path} ` },
   { why: 'no receipt', path: 'space.receipts', value: [] },
+  {
+    why: 'a receipt of another time',
+    path: 'space.receipts.0.arrivedAtMs',
+    value: space!.receipts[0]!.arrivedAtMs - 1,
+  },
+  { why: 'a receipt by somebody else', path: 'space.receipts.0.attestation.validator', value: '77'.repeat(32) },
+  {
+    why: 'a receipt with one bit of its signature changed',
+    path: 'space.receipts.0.attestation.ed25519',
+    value: flipped(space!.receipts[0]!.attestation.ed25519),
+  },
+  { why: 'a statement about more tokens', path: 'stake.statements.0.locked', value: 1_000 },
   { why: 'a stake statement as receipt', path: 'space.receipts', value: stake!.statements },
   { why: 'a receipt as stake statement', path: 'stake.statements', value: space!.receipts },
   { why: 'the same statement twice', path: 'stake.statements', value: [...stake!.statements, ...stake!.statements] },
@@ -157,7 +170,7 @@ for (const change of changes) {
     Object.assign(parent, { [keys.at(-1)!]: change.value });
   }
   const { why, ...rest } = change;
-  const verdicts = verdictsOf(await nkrypt.verify(proofs, { genesis, anchor, atMs: change.atMs ?? publish.atMs }));
+  const verdicts = verdictsOf(await nkrypt.verify(proofs, { genesis, atMs: change.atMs ?? publish.atMs }));
   process.stdout.write(`${why}: ${JSON.stringify(verdicts)}\n`);
   if (!Object.values(verdicts).includes('invalid')) throw new Error(`${why} is accepted`);
   invalid.push({ why, set: SET, ...rest, verdicts });

@@ -55,12 +55,12 @@ export interface Consensus {
   prove(challenge: Challenge, options?: CallOptions): Promise<ProofSet>;
   /**
    * Judges each proof by itself; never throws for a bad one. `atMs` is the arrival time by the judge's clock, for what was admitted
-   * long ago the `admittedAtMs` of its endorsement; now when absent. `genesis` and `anchor` default to this home's; with both the
-   * judgement needs nothing else. Errors: `network-mismatch` when `genesis` is not a genesis document.
+   * long ago the time of its endorsement (`admittedAtMs`); now when absent. `genesis` defaults to that of this home; the judgement needs
+   * nothing else. Errors: `network-mismatch` when `genesis` is not a genesis document.
    */
   verify(
     proofs: ProofSet,
-    options?: { readonly atMs?: number; readonly anchor?: TrustAnchor; readonly genesis?: Json },
+    options?: { readonly atMs?: number; readonly genesis?: Json },
   ): Promise<readonly ProofVerdict[]>;
   /**
    * The committee checks everything in cost order, remembers the proofs against replay, and votes. Nothing needs judging again after it.

@@ -1,3 +1,4 @@
+import type { Attestation, FastAttestation, ValidatorKeys } from '../wire/attestation.ts';
 import type { CertificateRole, LeafRole, RevocationReason } from '../wire/certificate.ts';
 import type { CertificateChain, Envelope, LogInclusion, SignedTreeHead, TrustAnchor } from '../wire/signature.ts';
 
@@ -39,6 +40,22 @@ export interface Trust {
     chain: CertificateChain,
     options: { readonly role: LeafRole; readonly atMs?: number; readonly anchor?: TrustAnchor },
   ): Promise<Verified>;
+  /**
+   * The word of this home's validator, by both algorithms; what waits at the same time shares one FALCON signature. The statement is plain data, signed
+   * as canonical JSON. Certificates do not matter: who reads it has pinned the keys. Errors: `key-locked`, `quota-exceeded`.
+   */
+  attest(payloadType: string, statement: unknown): Promise<Attestation>;
+  /** The same by Ed25519 alone, at once. */
+  attestFast(payloadType: string, statement: unknown): Promise<FastAttestation>;
+  /** Whether these keys signed the statement: all signatures that the word has. The form of the word was checked before. */
+  attested(
+    word: FastAttestation | Attestation,
+    payloadType: string,
+    statement: unknown,
+    keys: Pick<ValidatorKeys, 'falcon' | 'ed25519'>,
+  ): Promise<boolean>;
+  /** The public keys of this home's validator, as a network pins them, with the account of this home's publisher. Errors: `key-locked`. */
+  validatorKeys(): Promise<ValidatorKeys>;
   /** Errors: `anchor-stale` for a member whose lists ran out while its committee cannot be reached. */
   anchor(): Promise<TrustAnchor>;
   certificates(): Promise<readonly CertificateInfo[]>;

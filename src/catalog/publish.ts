@@ -12,7 +12,7 @@ import { type Bundle, encodeBundle, inclusionLeaf } from '../wire/bundle.ts';
 import type { PackageManifest } from '../wire/manifest.ts';
 import { type AssetId, assetId } from '../wire/names.ts';
 import { type DecodedPackage, decodePackage, OCI_MANIFEST_BYTES_MAX } from '../wire/package.ts';
-import { type Endorsement, type ProofSet, proofSet } from '../wire/proof.ts';
+import { admittedAtMs, type Endorsement, type ProofSet, proofSet } from '../wire/proof.ts';
 import type { CertificateChain, Envelope } from '../wire/signature.ts';
 import type { PublishResult, SignedPackage } from './api.ts';
 import { readBundle } from './bundle.ts';
@@ -195,7 +195,7 @@ async function assemble(
     lent.trust.logAppend(inclusionLeaf(content.digest, endorsement)),
   ]);
   return {
-    formatVersion: 1,
+    formatVersion: 2,
     manifest: base64(manifestBytes),
     config: base64(configBytes),
     signature: { envelope, chain },
@@ -246,7 +246,7 @@ async function againPublished(
   record: AssetRecord,
 ): Promise<PublishResult> {
   const { proofs, endorsement } = await readBundle(lent.assets, record);
-  const verdicts = await lent.consensus.verify(proofs, { atMs: endorsement.admittedAtMs });
+  const verdicts = await lent.consensus.verify(proofs, { atMs: admittedAtMs(endorsement) });
   return resultOf(publication, record, verdicts, false);
 }
 

@@ -8,9 +8,10 @@ import type { AssetRecord } from '../capabilities/assets.ts';
 import type { Consensus, ProofVerdict } from '../capabilities/consensus.ts';
 import type { Trust, Verified } from '../capabilities/trust.ts';
 import { type Bundle, inclusionLeaf } from '../wire/bundle.ts';
+import { decodeGenesis } from '../wire/genesis.ts';
 import { TREE_HEAD_TYPE, treeHeadPayload, verifyInclusion } from '../wire/log.ts';
 import { type DecodedPackage, decodePackage } from '../wire/package.ts';
-import { proofsDigest } from '../wire/proof.ts';
+import { admittedAtMs, proofsDigest } from '../wire/proof.ts';
 import type { Envelope, TrustAnchor } from '../wire/signature.ts';
 import { decodeStatement, STATEMENT_TYPE } from '../wire/statement.ts';
 import type { VerifyResult } from './api.ts';
@@ -57,7 +58,7 @@ export async function verifyBundle(
   await judges.consensus.verifyEndorsement(bundle.endorsement, bundle.network);
   passed(
     'endorsement',
-    `${bundle.endorsement.votes.length} vote(s) of the committee, ${new Date(bundle.endorsement.admittedAtMs).toISOString()}`,
+    `${bundle.endorsement.votes.length} vote(s) of the committee, ${new Date(admittedAtMs(bundle.endorsement)).toISOString()}`,
   );
 
   await checkInclusion(bundle, content, judges);
@@ -163,7 +164,7 @@ async function checkSignature(bundle: Bundle, content: DecodedPackage, { trust }
   const { envelope, chain } = bundle.signature;
   const signer = await trust.verify(envelope, chain, {
     role: 'publisher',
-    atMs: bundle.endorsement.admittedAtMs,
+    atMs: admittedAtMs(bundle.endorsement),
     anchor: bundle.network.anchor,
   });
   checkStatement(envelope, signer.payload, content, bundle.network.id);
@@ -223,7 +224,7 @@ async function checkProofs(
       'The proofs, the endorsement and the signature are not about the same publish.',
     );
   }
-  const verdicts = await consensus.verify(proofs, { atMs: endorsement.admittedAtMs, ...network });
+  const verdicts = await consensus.verify(proofs, { atMs: admittedAtMs(endorsement), genesis: network.genesis });
   const bad = verdicts.find((verdict) => verdict.verdict === 'invalid');
   if (bad !== undefined)
     throw new HyperMeshError('proof-rejected', `The proof of ${bad.kind} does not hold: ${bad.says}`);
@@ -240,11 +241,11 @@ async function checkInclusion(bundle: Bundle, content: DecodedPackage, { trust }
     atMs: head.timestampMs,
     anchor: network.anchor,
   });
-  const voted = endorsement.votes.some((vote) => vote.validator === signer.signer);
-  if (!voted || head.envelope.payloadType !== TREE_HEAD_TYPE || !equal(signer.payload, treeHeadPayload(head))) {
+  const sits = decodeGenesis(network.genesis).genesis.committee.validators.some(({ key }) => key === signer.signer);
+  if (!sits || head.envelope.payloadType !== TREE_HEAD_TYPE || !equal(signer.payload, treeHeadPayload(head))) {
     throw new HyperMeshError(
       'log-invalid',
-      'The head of the transparency log is not signed by a member of the committee that admitted this.',
+      'The head of the transparency log is not signed by a member of the committee.',
     );
   }
 }

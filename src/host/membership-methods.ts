@@ -66,7 +66,8 @@ async function seats({
   trust,
   addresses,
 }: Pick<MethodsLent, 'trust' | 'addresses'>): Promise<readonly CommitteeSeat[]> {
-  return [{ node: trust.keyIds().node, addresses: addresses() }];
+  const { node, validator } = trust.keyIds();
+  return [{ node, validator, addresses: addresses() }];
 }
 
 async function answer(

@@ -3,33 +3,31 @@ import { systemClock } from '../base/clock.ts';
 import type { Consensus } from '../capabilities/consensus.ts';
 import type { Trust } from '../capabilities/trust.ts';
 import { checkEndorsement, judge } from '../subsystems/nkrypt/index.ts';
-import { ChainCache, verifyEnvelope } from '../subsystems/trustchain/index.ts';
+import { ChainCache, verifyEnvelope, wordHolds } from '../subsystems/trustchain/index.ts';
 import { decodeGenesis } from '../wire/genesis.ts';
 
 /** The judges of signatures and proofs without a home: everything they rely on arrives as an argument. */
 export interface OfflineJudges {
-  readonly trust: Pick<Trust, 'verify'>;
+  readonly trust: Pick<Trust, 'verify' | 'attested'>;
   readonly consensus: Pick<Consensus, 'verify' | 'verifyEndorsement'>;
 }
 
 /** Certificate chains that were found valid are remembered for as long as the judges are kept. */
 export function offlineJudges(): OfflineJudges {
   const cache = new ChainCache({ chainsMax: 64 });
-  const trust: Pick<Trust, 'verify' | 'anchor'> = {
+  const trust: OfflineJudges['trust'] = {
     verify(envelope, chain, { role, atMs = systemClock.nowMs(), anchor }) {
       assert(anchor, 'an offline verification is given its anchor');
       return verifyEnvelope(envelope, chain, anchor, { role, atMs, cache });
     },
-    anchor() {
-      throw new assert.AssertionError({ message: 'an offline verification is given its anchor' });
-    },
+    attested: async (...word) => wordHolds(...word),
   };
   return {
     trust,
     consensus: {
-      async verify(proofs, { atMs = systemClock.nowMs(), anchor, genesis: document } = {}) {
-        assert(anchor && document, 'an offline verification is given its genesis and its anchor');
-        return judge(proofs, { trust, ...decodeGenesis(document), anchor, atMs });
+      async verify(proofs, { atMs = systemClock.nowMs(), genesis: document } = {}) {
+        assert(document, 'an offline verification is given its genesis');
+        return judge(proofs, { trust, ...decodeGenesis(document), atMs });
       },
       verifyEndorsement: (endorsement, options) => checkEndorsement(trust, endorsement, options),
     },

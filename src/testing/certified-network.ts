@@ -7,7 +7,8 @@ import { createFalcon } from '../subsystems/trustchain/falcon.ts';
 import { verifyEnvelope } from '../subsystems/trustchain/index.ts';
 import { certificateRow, issue, issueList } from '../subsystems/trustchain/issue.ts';
 import type { CertificateRow } from '../subsystems/trustchain/tables.ts';
-import type { CertificateRole, CertificateSigner, LeafRole, PublicKeys } from '../wire/certificate.ts';
+import type { CertificateRole, CertificateSigner, LeafRole } from '../wire/certificate.ts';
+import type { PublicKeys } from '../wire/key-id.ts';
 import { pae, sealEnvelope, type TrustAnchor } from '../wire/signature.ts';
 
 /** What a node of a {@link CertifiedNetwork} signs and verifies with: true keys, kept in memory. */

@@ -4,9 +4,9 @@ import { canonicalJson } from '../base/json.ts';
 import { generateEd25519, signEd25519, verifyEd25519 } from '../subsystems/trustchain/ed25519.ts';
 import { createFalcon, falconVerifier } from '../subsystems/trustchain/falcon.ts';
 import type { Attestation } from '../wire/attestation.ts';
-import { keyIdOf, type PublicKeys } from '../wire/certificate.ts';
 import type { KeyText } from '../wire/entry.ts';
 import type { Holds } from '../wire/epoch.ts';
+import { keyIdOf, type PublicKeys } from '../wire/key-id.ts';
 import { type Envelope, openEnvelope, pae, sealEnvelope } from '../wire/signature.ts';
 
 const BATCH_TYPE = 'application/vnd.hypermesh.batch.v1';

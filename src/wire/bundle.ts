@@ -18,7 +18,7 @@ import {
 
 /** Everything that is needed to check one package offline, given the genesis of its network (docs/protocol/bundle.md). */
 export interface Bundle {
-  readonly formatVersion: 1;
+  readonly formatVersion: 2;
   /** Exact bytes of the OCI manifest and of the config blob, base64. */
   readonly manifest: string;
   readonly config: string;
@@ -37,7 +37,7 @@ export const BUNDLE_BYTES_MAX = 8 * 2 ** 20;
 const blob = z.base64().max(2 * 2 ** 20);
 
 const bundle: z.ZodType<Bundle> = z.strictObject({
-  formatVersion: z.literal(1),
+  formatVersion: z.literal(2, 'this version reads format 2'),
   manifest: blob,
   config: blob,
   signature: z.strictObject({ envelope, chain: certificateChain }),
@@ -86,8 +86,8 @@ export function decodeBundle(bytes: Uint8Array): Bundle {
     });
   }
   const version = (value as { formatVersion?: unknown } | null)?.formatVersion;
-  if (typeof version === 'number' && version > 1) {
-    throw new HyperMeshError('bundle-invalid', `The bundle has format ${version}; this version reads 1.`, {
+  if (typeof version === 'number' && version > 2) {
+    throw new HyperMeshError('bundle-invalid', `The bundle has format ${version}; this version reads 2.`, {
       hint: 'Update HyperMesh.',
     });
   }

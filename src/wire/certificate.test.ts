@@ -12,9 +12,9 @@ import {
   decodeRevocationList,
   issueCertificate,
   issueRevocationList,
-  keyIdOf,
   type RevocationReason,
 } from './certificate.ts';
+import { keyIdOf } from './key-id.ts';
 
 /** Signatures of the right length that no key made: the codec does not care. */
 const signer = {

@@ -13,6 +13,7 @@ import {
 } from '../base/der.ts';
 import { sha256 } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
+import { keyIdOf, type PublicKeys } from './key-id.ts';
 import { SIGNATURE_LIMITS } from './signature.ts';
 
 /**
@@ -26,14 +27,6 @@ export type CertificateRole = 'root' | 'intermediate' | LeafRole;
 /** Signs packages; votes and keeps the log; speaks for a machine in a network. */
 export type LeafRole = 'publisher' | 'validator' | 'node';
 export type RevocationReason = 'key-compromise' | 'superseded' | 'cessation-of-operation';
-
-/** The two public keys of one subject; they are used together and named together by their key id. */
-export interface PublicKeys {
-  /** 1793 bytes. */
-  readonly falcon: Uint8Array;
-  /** 32 bytes. */
-  readonly ed25519: Uint8Array;
-}
 
 /** Both signatures over the same meaning: FALCON over the whole to-be-signed part, Ed25519 over it without the marked fields. */
 export interface DoubleSigned {
@@ -137,11 +130,6 @@ const ALT_ALGORITHM_EXTENSION = fromHex('300e0603551d490407300506032b6570');
 
 const FALCON_KEY_BYTES = 1793;
 const FALCON_SIGNATURE_BYTES = 1280;
-
-/** SHA-256 over both public keys, 64 hex digits: the name of whoever holds them, stable when a certificate is renewed. */
-export function keyIdOf(keys: PublicKeys): string {
-  return hex(sha256(concat(utf8('hypermesh-key-v1\0'), keys.falcon, keys.ed25519)));
-}
 
 // --- encoding
 

@@ -3,9 +3,10 @@ import { base64, equal, fromBase64, fromUtf8, utf8 } from '../base/bytes.ts';
 import { type Digest, digestOf, isDigest } from '../base/digest.ts';
 import { HyperMeshError, isCoded } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
-import type { LeafRole, PublicKeys } from './certificate.ts';
+import type { LeafRole } from './certificate.ts';
 import { decodeGenesis, type Genesis } from './genesis.ts';
 import { INVITE_LIMITS } from './invite.ts';
+import type { PublicKeys } from './key-id.ts';
 import {
   certificateChain,
   type Envelope,
@@ -63,6 +64,8 @@ export interface JoinRequest {
 export interface CommitteeSeat {
   /** Node id. */
   readonly node: string;
+  /** Key id of the validator of the same home. */
+  readonly validator: string;
   readonly addresses: readonly string[];
 }
 
@@ -127,6 +130,7 @@ const certificate = z
   .max(Math.ceil((SIGNATURE_LIMITS.certificateBytesMax * 4) / 3) + 4);
 export const committeeSeat: z.ZodType<CommitteeSeat> = z.strictObject({
   node: hex32,
+  validator: hex32,
   addresses: z.array(z.string().max(INVITE_LIMITS.addressLengthMax)).max(INVITE_LIMITS.addressesMax),
 });
 

@@ -5,6 +5,7 @@ import { isCoded } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
 import { batchOfOneHolds, envelopeHolds } from '../testing/signer.ts';
 import { patched, readVectors } from '../testing/vectors.ts';
+import { publicKeysOf } from './attestation.ts';
 import type { Bundle } from './bundle.ts';
 import {
   CLOCK_TYPE,
@@ -23,7 +24,6 @@ import {
   type SelfSigned,
   SPACE_LOST_TYPE,
 } from './entry.ts';
-import { seatKeys } from './epoch.ts';
 
 const valid = readVectors<{ why: string; entry: Entry; id: string }[]>('entry', 'valid');
 const invalid = readVectors<{
@@ -72,7 +72,7 @@ suite('entries', () => {
       [SEQUENCER_TYPE, move, move.attestations[0]!],
     ] as const) {
       const signer = document.validators.find(({ key }) => key === attestation.validator)!;
-      assert.ok(batchOfOneHolds(attestation, type, statement, seatKeys(signer)), type);
+      assert.ok(batchOfOneHolds(attestation, type, statement, publicKeysOf(signer)), type);
     }
     const { statement } = handover;
     const [order] = statement.orders as [SelfSigned];

@@ -4,8 +4,8 @@ import { type Digest, digestOf, isDigest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
 import { type Attestation, attestation } from './attestation.ts';
-import { keyIdOf, type PublicKeys } from './certificate.ts';
 import { type EpochDocument, epochDocument } from './epoch.ts';
+import { keyIdOf, type PublicKeys } from './key-id.ts';
 import { type Endorsement, endorsement, type Operation, operation, PROOF_LIMITS } from './proof.ts';
 import { canonicalBase64, type Envelope, envelope, firstIssue } from './signature.ts';
 

@@ -1,13 +1,13 @@
 import { z } from 'zod';
-import { fromBase64, utf8 } from '../base/bytes.ts';
+import { utf8 } from '../base/bytes.ts';
 import { type Digest, digestOf, isDigest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
-import { type Attestation, attestation } from './attestation.ts';
-import { keyIdOf, type PublicKeys } from './certificate.ts';
+import { type Attestation, attestation, publicKeysOf, type ValidatorKeys, validatorKeys } from './attestation.ts';
 import { quorumOf } from './genesis.ts';
+import type { PublicKeys } from './key-id.ts';
 import { PROOF_LIMITS } from './proof.ts';
-import { canonicalBase64, firstIssue } from './signature.ts';
+import { firstIssue } from './signature.ts';
 
 /** What validators sign to approve the next committee: an {@link EpochDocument} without its approvals. */
 export const EPOCH_TYPE = 'application/vnd.hypermesh.epoch.v1+json';
@@ -16,15 +16,7 @@ export const EPOCH_TYPE = 'application/vnd.hypermesh.epoch.v1+json';
 export const EPOCH_BYTES_MAX = 2 ** 20;
 
 /** One seat of a committee. */
-export interface Seat {
-  /** Key id of the validator: that of the two keys that follow. */
-  readonly key: string;
-  /** Public keys, 1,793 and 32 bytes, base64. */
-  readonly falcon: string;
-  readonly ed25519: string;
-  /** Key id of the publisher whose tokens answer for what this validator signs. */
-  readonly account: string;
-}
+export type Seat = ValidatorKeys;
 
 /** The validators of one epoch. */
 export interface Committee {
@@ -52,26 +44,7 @@ export interface EpochDocument extends EpochProposal {
   readonly approvals: readonly Attestation[];
 }
 
-const hex32 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hex digits');
 const digest = z.custom<Digest>(isDigest, 'expected sha256: and 64 lower-case hex digits');
-
-export const seat: z.ZodType<Seat> = z
-  .strictObject({
-    key: hex32,
-    falcon: canonicalBase64(1793, 1793),
-    ed25519: canonicalBase64(32, 32),
-    account: hex32,
-  })
-  .refine(isNamedByItsKeys, 'expected the key id of the two keys');
-
-/** Also asked about values whose fields were refused already. */
-function isNamedByItsKeys(value: Seat): boolean {
-  try {
-    return keyIdOf(seatKeys(value)) === value.key;
-  } catch {
-    return false;
-  }
-}
 
 function ascending(keys: readonly string[]): boolean {
   return keys.every((key, at) => at === 0 || keys[at - 1]! < key);
@@ -82,7 +55,7 @@ const proposalFields = {
   networkId: digest,
   epoch: z.int().positive(),
   validators: z
-    .array(seat)
+    .array(validatorKeys)
     .min(1)
     .max(PROOF_LIMITS.committeeMax)
     .refine((all) => ascending(all.map(({ key }) => key)), 'expected distinct validators by ascending key id'),
@@ -133,11 +106,6 @@ export function proposalOf(document: EpochProposal): EpochProposal {
   return { formatVersion, networkId, epoch, validators, previous };
 }
 
-/** The public keys of a seat as bytes. */
-export function seatKeys({ falcon, ed25519 }: Pick<Seat, 'falcon' | 'ed25519'>): PublicKeys {
-  return { falcon: fromBase64(falcon), ed25519: fromBase64(ed25519) };
-}
-
 /** Whether the attestation holds for a statement of that type and those keys. */
 export type Holds = (attestation: Attestation, type: string, statement: unknown, keys: PublicKeys) => boolean;
 
@@ -159,7 +127,7 @@ export function quorumObjection(
     const signer = left.get(one.validator);
     if (signer === undefined) return 'a signer is not in the committee or signed twice';
     left.delete(one.validator);
-    if (!holds(one, type, statement, seatKeys(signer))) return 'a signature does not hold';
+    if (!holds(one, type, statement, publicKeysOf(signer))) return 'a signature does not hold';
   }
   return undefined;
 }

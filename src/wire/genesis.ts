@@ -3,6 +3,7 @@ import { utf8 } from '../base/bytes.ts';
 import { type Digest, digestOf } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
+import { type Attestation, attestation, type ValidatorKeys, validatorKeys } from './attestation.ts';
 import { OPERATION_KINDS, PROOF_LIMITS, type Requirements, requirements } from './proof.ts';
 import { firstIssue } from './signature.ts';
 
@@ -14,7 +15,7 @@ const tokens = z.int().nonnegative().max(PROOF_LIMITS.tokensMax);
 
 const schema = z
   .strictObject({
-    formatVersion: z.literal(1),
+    formatVersion: z.literal(2, 'this version reads format 2'),
     createdAtMs: z.int().nonnegative(),
     /** 32 random bytes: two networks made alike at the same time still differ. */
     nonce: hex32,
@@ -22,17 +23,8 @@ const schema = z
     root: hex32,
     committee: z.strictObject({
       epoch: z.int().nonnegative(),
-      validators: z
-        .array(
-          z.strictObject({
-            /** Key id: stable when the certificate is renewed. */
-            key: hex32,
-            /** Certificate as of founding, DER in base64; later ones come with each signature. */
-            certificate: z.string().min(1).max(16_384),
-          }),
-        )
-        .min(1)
-        .max(PROOF_LIMITS.committeeMax),
+      /** Ascending by key id. */
+      validators: z.array(validatorKeys).min(1).max(PROOF_LIMITS.committeeMax),
     }),
     /** One row for each kind of operation. */
     requirements: z.strictObject({
@@ -56,6 +48,14 @@ const schema = z
       ageMsMax: z.int().positive().max(PROOF_LIMITS.windowMsMax),
       accounts: z.array(z.strictObject({ account: hex32, balance: tokens, locked: tokens })).max(10_000),
     }),
+    limits: z.strictObject({
+      /** How far the clocks of honest members may be apart. */
+      clockSkewMs: z.int().nonnegative().max(600_000),
+      /** Audits of one operation. */
+      audits: z.literal(3),
+    }),
+    /** The word of each validator over the document without this member, in the order in which they are named. */
+    approvals: z.array(attestation).min(1).max(PROOF_LIMITS.committeeMax),
   })
   .superRefine((value, context) => {
     const problem = (message: string) => context.addIssue({ code: 'custom', message });
@@ -65,8 +65,10 @@ const schema = z
       if (row.space !== null && row.space.bytesMin > value.space.bytes)
         problem(`requirements.${kind} asks for more space than a commitment has`);
     }
-    if (new Set(value.committee.validators.map(({ key }) => key)).size !== value.committee.validators.length)
-      problem('a validator is named twice');
+    const keys = value.committee.validators.map(({ key }) => key);
+    if (keys.some((key, i) => i > 0 && keys[i - 1]! >= key)) problem('the validators are not in ascending order');
+    if (keys.join() !== value.approvals.map(({ validator }) => validator).join())
+      problem('not every validator, and nobody else, approved the document');
     if (new Set(value.stake.accounts.map(({ account }) => account)).size !== value.stake.accounts.length)
       problem('an account is named twice');
     if (value.stake.accounts.some(({ balance, locked }) => locked > balance))
@@ -75,15 +77,15 @@ const schema = z
       problem('the supply is too large');
   });
 
-/** What a network is: who votes, what it asks for, who owns what at the start. Never changes; its digest is the network id. */
+/** What a network is: who votes, what it asks for, who owns what at the start. Never changes; its digest, signatures included, is the network id. */
 export interface Genesis {
-  readonly formatVersion: 1;
+  readonly formatVersion: 2;
   readonly createdAtMs: number;
   readonly nonce: string;
   readonly root: string;
   readonly committee: {
     readonly epoch: number;
-    readonly validators: readonly { readonly key: string; readonly certificate: string }[];
+    readonly validators: readonly ValidatorKeys[];
   };
   readonly requirements: Readonly<Record<(typeof OPERATION_KINDS)[number], Requirements>>;
   readonly space: {
@@ -99,7 +101,12 @@ export interface Genesis {
     readonly ageMsMax: number;
     readonly accounts: readonly { readonly account: string; readonly balance: number; readonly locked: number }[];
   };
+  readonly limits: { readonly clockSkewMs: number; readonly audits: 3 };
+  readonly approvals: readonly Attestation[];
 }
+
+/** Type of what validators sign to approve a genesis document. */
+export const GENESIS_TYPE = 'application/vnd.hypermesh.genesis.v2+json';
 
 /** Errors: `network-mismatch` when the document is not a genesis of a known version. */
 export function decodeGenesis(document: unknown): { readonly genesis: Genesis; readonly networkId: Digest } {

@@ -42,11 +42,23 @@ export function verifyInclusion(
   if (!(Number.isSafeInteger(index) && index >= 0 && Number.isSafeInteger(head.size) && index < head.size)) {
     throw invalid(`The tree has ${head.size} leaves, so there is no leaf ${index}.`);
   }
+  const root = foldPath(leafHash(leaf), index, head.size, decodePath(inclusion.path));
+  if (root === undefined) throw invalid('The inclusion proof is longer or shorter than the tree is high.');
+  if (!equal(root, rootBytes(head.root))) throw invalid('The leaf is not in the tree of this head.');
+}
+
+/** The root that a path leads to from a leaf's hash; undefined when the path does not have the length of that place in the tree. */
+export function foldPath(
+  leaf: Uint8Array,
+  index: number,
+  size: number,
+  path: readonly Uint8Array[],
+): Uint8Array | undefined {
   let node = index;
-  let last = head.size - 1;
-  let root = leafHash(leaf);
-  for (const sibling of decodePath(inclusion.path)) {
-    if (last === 0) throw invalid('The inclusion proof is longer than the tree is high.');
+  let last = size - 1;
+  let root = leaf;
+  for (const sibling of path) {
+    if (last === 0) return undefined;
     if (node % 2 === 1 || node === last) {
       root = nodeHash(sibling, root);
       while (node % 2 === 0 && node !== 0) {
@@ -59,8 +71,7 @@ export function verifyInclusion(
     node = half(node);
     last = half(last);
   }
-  if (last !== 0) throw invalid('The inclusion proof is shorter than the tree is high.');
-  if (!equal(root, rootBytes(head.root))) throw invalid('The leaf is not in the tree of this head.');
+  return last === 0 ? root : undefined;
 }
 
 /** Checks that the tree `to` begins with all of the tree `from` (RFC 9162 section 2.1.4.2). Errors: `log-invalid`. */

@@ -3,7 +3,8 @@ import { concat, fromBase64, fromHex, utf8 } from '../base/bytes.ts';
 import { type Digest, digestOf, isDigest, sha256 } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
-import { type CertificateChain, certificateChain, type Envelope, envelope, firstIssue } from './signature.ts';
+import { type Attestation, attestation, type FastAttestation, fastAttestation } from './attestation.ts';
+import { firstIssue } from './signature.ts';
 
 export const OPERATION_KINDS = ['publish', 'install', 'execute', 'default'] as const;
 export type OperationKind = (typeof OPERATION_KINDS)[number];
@@ -50,14 +51,6 @@ export interface Challenge {
   readonly context: Digest;
 }
 
-/** A statement signed by one member of the committee; several over the same facts make a quorum. */
-export interface Attestation {
-  /** Key id of the member. */
-  readonly validator: string;
-  readonly chain: CertificateChain;
-  readonly envelope: Envelope;
-}
-
 /** Openings of the standing commitment at positions that nobody could foresee, and the committee's word when they arrived. */
 export interface SpaceProof {
   /** Merkle root of the last layer, 64 hex digits. */
@@ -68,8 +61,15 @@ export interface SpaceProof {
   readonly labels: string;
   /** Merkle nodes (32 bytes each) in the order in which the verifier needs them, base64. */
   readonly path: string;
-  /** Envelopes over {@link SpaceReceipt}. */
-  readonly receipts: readonly Attestation[];
+  /** By ascending key id of the validator, as all lists of words. */
+  readonly receipts: readonly SignedReceipt[];
+}
+
+/** What is a validator's own of a {@link SpaceReceipt}, and its word. */
+export interface SignedReceipt {
+  readonly issuedAtMs: number;
+  readonly arrivedAtMs: number;
+  readonly attestation: FastAttestation;
 }
 
 /** What a validator signs about an audit: the commitment was registered with it, and the answer arrived at that time. */
@@ -86,10 +86,17 @@ export interface SpaceReceipt {
   readonly opening: Digest;
 }
 
-/** The account as the committee's ledger has it. */
+/** The account as the committee's ledger has it: the least of what its members say counts. */
 export interface StakeProof {
-  /** Envelopes over {@link StakeStatement}. */
-  readonly statements: readonly Attestation[];
+  readonly statements: readonly SignedStake[];
+}
+
+/** What is a validator's own of a {@link StakeStatement}, and its word. */
+export interface SignedStake {
+  readonly balance: number;
+  readonly locked: number;
+  readonly issuedAtMs: number;
+  readonly attestation: FastAttestation;
 }
 
 export interface StakeStatement {
@@ -120,7 +127,7 @@ export interface TimeProof {
 
 /** Proof bodies are specified in docs/protocol/proofs.md; each is verifiable alone. Null: not asked for. */
 export interface ProofSet {
-  readonly formatVersion: 2;
+  readonly formatVersion: 3;
   readonly challenge: Challenge;
   readonly space: SpaceProof | null;
   readonly stake: StakeProof | null;
@@ -128,26 +135,42 @@ export interface ProofSet {
   readonly time: TimeProof | null;
 }
 
-/** What a validator signs to admit an operation: an {@link Endorsement} without its votes. */
-export interface Vote {
-  readonly formatVersion: 1;
+/** What every vote for an operation says. */
+interface Admitted {
+  readonly formatVersion: 2;
   readonly networkId: Digest;
   readonly epoch: number;
   readonly operation: Operation;
   /** SHA-256 of the canonical JSON of the proof set. */
   readonly proofs: Digest;
-  readonly admittedAtMs: number;
 }
 
-/** The committee's word: 2f+1 validators checked the proofs and voted for this digest. */
-export interface Endorsement extends Vote {
-  readonly votes: readonly Attestation[];
+/** What a validator signs to admit an operation. */
+export interface Vote extends Admitted {
+  /** By the clock of the validator. */
+  readonly atMs: number;
 }
 
-/** DSSE payload types of the three statements that validators sign. */
-export const VOTE_TYPE = 'application/vnd.hypermesh.vote.v1+json';
-export const SPACE_RECEIPT_TYPE = 'application/vnd.hypermesh.space-receipt.v1+json';
-export const STAKE_STATEMENT_TYPE = 'application/vnd.hypermesh.stake-statement.v1+json';
+/** What is a validator's own of a {@link Vote}, and its word. */
+export interface SignedVote<Word extends FastAttestation = Attestation> {
+  readonly atMs: number;
+  readonly attestation: Word;
+}
+
+/** The committee's word, a certificate: a quorum checked the proofs and voted for this digest. Signed by both algorithms. */
+export interface Endorsement extends Admitted {
+  readonly votes: readonly SignedVote[];
+}
+
+/** The same as soon as a quorum has voted, by Ed25519 alone. Nothing that is kept. */
+export interface FastEndorsement extends Admitted {
+  readonly votes: readonly SignedVote<FastAttestation>[];
+}
+
+/** Types of the statements that validators sign. */
+export const VOTE_TYPE = 'application/vnd.hypermesh.vote.v2+json';
+export const SPACE_RECEIPT_TYPE = 'application/vnd.hypermesh.space-receipt.v2+json';
+export const STAKE_STATEMENT_TYPE = 'application/vnd.hypermesh.stake-statement.v2+json';
 
 /** Limits of the formats. */
 export const PROOF_LIMITS = {
@@ -186,8 +209,17 @@ function base64Of(unit: number, most: number, least = 0) {
     }, `expected canonical base64 of ${unit}-byte items`);
 }
 
-const attestation = z.strictObject({ validator: hex32, chain: certificateChain, envelope });
-const attestations = z.array(attestation).min(1).max(PROOF_LIMITS.committeeMax);
+/** Words of members of a committee: ascending by key id, so that each speaks once and there is one way to write the list. */
+function wordsOf<T extends { readonly attestation: FastAttestation }>(word: z.ZodType<T>) {
+  return z
+    .array(word)
+    .min(1)
+    .max(PROOF_LIMITS.committeeMax)
+    .refine(
+      (words) => words.every((one, i) => i === 0 || words[i - 1]!.attestation.validator < one.attestation.validator),
+      'expected ascending key ids',
+    );
+}
 
 export const operationKind = z.enum(OPERATION_KINDS);
 
@@ -235,30 +267,13 @@ export const spaceProof: z.ZodType<SpaceProof> = z.strictObject({
   beacon: hex32,
   labels: base64Of(32, PROOF_LIMITS.openingsMax, 1),
   path: base64Of(32, PROOF_LIMITS.openingsMax * 26),
-  receipts: attestations,
+  receipts: wordsOf(z.strictObject({ issuedAtMs: timeMs, arrivedAtMs: timeMs, attestation: fastAttestation })),
 });
 
-export const spaceReceipt: z.ZodType<SpaceReceipt> = z.strictObject({
-  networkId: digest,
-  identity: hex32,
-  context: digest,
-  root: hex32,
-  bytes: z.int().positive().max(PROOF_LIMITS.spaceBytesMax),
-  beacon: hex32,
-  issuedAtMs: timeMs,
-  arrivedAtMs: timeMs,
-  opening: digest,
-});
-
-export const stakeProof: z.ZodType<StakeProof> = z.strictObject({ statements: attestations });
-
-export const stakeStatement: z.ZodType<StakeStatement> = z.strictObject({
-  networkId: digest,
-  account: hex32,
-  balance: tokens,
-  locked: tokens,
-  context: digest,
-  issuedAtMs: timeMs,
+export const stakeProof: z.ZodType<StakeProof> = z.strictObject({
+  statements: wordsOf(
+    z.strictObject({ balance: tokens, locked: tokens, issuedAtMs: timeMs, attestation: fastAttestation }),
+  ),
 });
 
 export const workProof: z.ZodType<WorkProof> = z.strictObject({
@@ -272,7 +287,7 @@ export const timeProof: z.ZodType<TimeProof> = z.strictObject({
   quotient: base64Of(256, 1, 1),
 });
 
-const setVersion = z.literal(2, 'this version reads format 2 of proof sets');
+const setVersion = z.literal(3, 'this version reads format 3 of proof sets');
 
 /** The challenge with four bodies of whatever form: each is then judged alone, so that one malformed proof says nothing about the others. */
 export const proofSetShell = z.strictObject({
@@ -293,17 +308,31 @@ export const proofSet: z.ZodType<ProofSet> = z.strictObject({
   time: timeProof.nullable(),
 });
 
-const voteFields = {
-  formatVersion: z.literal(1),
+const admitted = {
+  formatVersion: z.literal(2),
   networkId: digest,
   epoch: z.int().nonnegative(),
   operation,
   proofs: digest,
-  admittedAtMs: timeMs,
 };
 
-export const vote: z.ZodType<Vote> = z.strictObject(voteFields);
-export const endorsement: z.ZodType<Endorsement> = z.strictObject({ ...voteFields, votes: attestations });
+const signedVote: z.ZodType<SignedVote> = z.strictObject({ atMs: timeMs, attestation });
+export const endorsement: z.ZodType<Endorsement> = z.strictObject({ ...admitted, votes: wordsOf(signedVote) });
+
+/** When an operation counts as admitted: the median of the voters' clocks, of two in the middle the earlier. */
+export function admittedAtMs({ votes }: Pick<FastEndorsement, 'votes'>): number {
+  return medianOf(votes.map(({ atMs }) => atMs));
+}
+
+/** The lower median: with more than two thirds of honest members nobody else can move it out of what honest ones say. */
+export function medianOf(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[(values.length - 1) >> 1]!;
+}
+
+/** The vote of one validator in a certificate, as it was signed. */
+export function voteOf({ votes: _votes, ...admitted }: FastEndorsement, atMs: number): Vote {
+  return { ...admitted, atMs };
+}
 
 /** Errors: `proof-invalid`, with the first wrong field. */
 export function decodeProofSet(value: unknown): ProofSet {

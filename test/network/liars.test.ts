@@ -139,10 +139,9 @@ describe('a member that lies about content', () => {
 describe('a member that lies about records', () => {
   it('hands over a bundle that was altered: loses its place', async () => {
     const bundle = await catalog.bundle('lies/slow');
-    const altered = {
-      ...bundle,
-      endorsement: { ...bundle.endorsement, admittedAtMs: bundle.endorsement.admittedAtMs + 1 },
-    };
+    const [vote] = bundle.endorsement.votes;
+    const votes = [{ ...vote!, atMs: vote!.atMs + 1 }];
+    const altered = { ...bundle, endorsement: { ...bundle.endorsement, votes } };
     await order({ tell: [base64(encodeBundle(altered))], collection: 'records', to: userId });
     await assertBanned(/breaks the rules/);
   });

@@ -486,9 +486,9 @@ describe('a bundle', () => {
 
   test('admitted when the certificate had expired, or was not valid yet', async () => {
     for (const days of [91, -1_000]) {
-      const admittedAtMs = bundle.endorsement.admittedAtMs + days * DAY_MS;
+      const votes = bundle.endorsement.votes.map((vote) => ({ ...vote, atMs: vote.atMs + days * DAY_MS }));
       await refused(
-        verifyBundleOffline({ ...bundle, endorsement: { ...bundle.endorsement, admittedAtMs } }),
+        verifyBundleOffline({ ...bundle, endorsement: { ...bundle.endorsement, votes } }),
         'certificate-expired',
       );
     }

@@ -4,7 +4,7 @@ import { HyperMeshError } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
 import type { StakeAccount } from '../../client/index.ts';
 import { decodeBundle } from '../../wire/bundle.ts';
-import type { Requirements } from '../../wire/proof.ts';
+import { admittedAtMs, type Requirements } from '../../wire/proof.ts';
 import type { Context, Outcome } from '../command.ts';
 import { parseJson, readTextFile, writeWhole } from '../files.ts';
 import { bytes, duration, fields, oneLine, table } from '../terminal.ts';
@@ -65,10 +65,9 @@ export async function proofVerify(context: Context, file: string): Promise<Outco
   const content = parseJson(text, `in ${file}`);
   const isBundle = content !== null && typeof content === 'object' && 'proofs' in content;
   const { proofs, endorsement } = isBundle ? decodeBundle(utf8(text)) : { proofs: content, endorsement: undefined };
+  const atMs = endorsement === undefined ? undefined : admittedAtMs(endorsement);
   // What was admitted long ago is judged as of then: a proof of time is fresh for minutes.
-  const verdicts = await context.withNode((client) =>
-    client.verifyProofs(proofs as unknown as Json, endorsement?.admittedAtMs, context),
-  );
+  const verdicts = await context.withNode((client) => client.verifyProofs(proofs as unknown as Json, atMs, context));
   const bad = verdicts.filter(({ verdict }) => verdict === 'invalid');
   const lines = table(verdicts.map(({ kind, verdict, says, verifyMs }) => [kind, verdict, says, duration(verifyMs)]));
   if (bad.length === 0) return { data: { valid: true, verdicts }, text: lines };

@@ -1,59 +1,45 @@
-import { fromUtf8, utf8 } from '../../base/bytes.ts';
-import { canonicalJson } from '../../base/json.ts';
 import type { Trust } from '../../capabilities/trust.ts';
-import { type Genesis, quorumOf } from '../../wire/genesis.ts';
-import type { Attestation } from '../../wire/proof.ts';
-import type { TrustAnchor } from '../../wire/signature.ts';
+import type { Attestation, FastAttestation, ValidatorKeys } from '../../wire/attestation.ts';
+import { GENESIS_TYPE, type Genesis, quorumOf } from '../../wire/genesis.ts';
 
-/** The words that a validator of this home signs. */
-export async function attest(
-  trust: Pick<Trust, 'identity' | 'sign'>,
-  payloadType: string,
-  statement: unknown,
-): Promise<Attestation> {
-  const { keyId, chain } = await trust.identity('validator');
-  return {
-    validator: keyId,
-    chain,
-    envelope: await trust.sign('validator', payloadType, utf8(canonicalJson(statement))),
-  };
+/** One validator's word about a statement that who reads it made himself. */
+interface Word {
+  readonly attestation: FastAttestation | Attestation;
+  readonly statement: unknown;
 }
 
 /**
- * Checks that a quorum of distinct members of the committee signed, each with its own statement of one type.
- * Strict: one bad attestation spoils the set, so that there is one way to write it. Throws an Error that says what is wrong.
+ * Checks that a quorum of distinct members of the committee signed, each its own statement of one type. Strict: one bad word spoils the set, so that
+ * there is one way to write it. Throws an Error that says what is wrong.
  */
-export async function statementsOf(
-  attestations: readonly Attestation[],
+export async function checkWords(
+  words: readonly Word[],
   by: {
-    readonly trust: Pick<Trust, 'verify'>;
-    readonly genesis: Genesis;
-    readonly anchor: TrustAnchor | undefined;
-    readonly atMs: number;
+    readonly trust: Pick<Trust, 'attested'>;
+    readonly validators: readonly ValidatorKeys[];
     readonly payloadType: string;
   },
-): Promise<readonly unknown[]> {
-  const { validators } = by.genesis.committee;
-  const members = new Set(validators.map(({ key }) => key));
-  if (attestations.length < quorumOf(validators.length) || attestations.length > validators.length) {
-    throw new Error(
-      `${quorumOf(validators.length)} of ${validators.length} validators must sign, not ${attestations.length}`,
-    );
+): Promise<void> {
+  const { validators } = by;
+  if (words.length < quorumOf(validators.length) || words.length > validators.length) {
+    throw new Error(`${quorumOf(validators.length)} of ${validators.length} validators must sign, not ${words.length}`);
   }
-  const statements: unknown[] = [];
-  for (const { validator, chain, envelope } of attestations) {
-    if (!members.delete(validator)) throw new Error('a signer is not in the committee or signed twice');
-    if (envelope.payloadType !== by.payloadType) throw new Error('a signature is about something else');
-    const verified = await by.trust.verify(envelope, chain, {
-      role: 'validator',
-      atMs: by.atMs,
-      ...(by.anchor === undefined ? {} : { anchor: by.anchor }),
-    });
-    if (verified.signer !== validator) throw new Error('a signature is by another key than it says');
-    const text = fromUtf8(verified.payload);
-    const statement: unknown = JSON.parse(text);
-    if (canonicalJson(statement) !== text) throw new Error('a signed statement is not canonical JSON');
-    statements.push(statement);
+  const members = new Map(validators.map((keys) => [keys.key, keys]));
+  for (const { attestation, statement } of words) {
+    const keys = members.get(attestation.validator);
+    if (keys === undefined || !members.delete(attestation.validator))
+      throw new Error('a signer is not in the committee or signed twice');
+    if (!(await by.trust.attested(attestation, by.payloadType, statement, keys)))
+      throw new Error('a signature does not match what was signed and the key of the validator');
   }
-  return statements;
+}
+
+/** Whether every validator that the document names approved it. Who pinned the network id knows already. */
+export async function isApproved(
+  { approvals, ...document }: Genesis,
+  trust: Pick<Trust, 'attested'>,
+): Promise<boolean> {
+  const { validators } = document.committee;
+  const words = validators.map((keys, i) => trust.attested(approvals[i]!, GENESIS_TYPE, document, keys));
+  return (await Promise.all(words)).every((holds) => holds);
 }

@@ -10,6 +10,7 @@ import type { Trust } from '../../capabilities/trust.ts';
 import { inclusionLeaf } from '../../wire/bundle.ts';
 import type { Genesis } from '../../wire/genesis.ts';
 import {
+  admittedAtMs,
   type Challenge,
   contextOf,
   decodeEndorsement,
@@ -23,15 +24,21 @@ import {
   proofsDigest,
   SPACE_RECEIPT_TYPE,
   type SpaceProof,
-  type SpaceReceipt,
   STAKE_STATEMENT_TYPE,
   type StakeProof,
-  type StakeStatement,
   VOTE_TYPE,
   type Vote,
 } from '../../wire/proof.ts';
-import { attest } from './attest.ts';
-import { anchorAgeMs, CLOCK_SKEW_MS, type Court, judge, judgeInTurn, openingDigest, reported } from './judge.ts';
+import {
+  anchorAgeMs,
+  type Court,
+  judge,
+  judgeInTurn,
+  openingDigest,
+  reported,
+  spaceReceipt,
+  stakeStatement,
+} from './judge.ts';
 import type { Ledger } from './ledger.ts';
 import { type Opening, rootOf } from './merkle.ts';
 import { auditPositions, checkRegistration } from './registration.ts';
@@ -80,7 +87,7 @@ interface AdmissionRow {
  * Its memory is the store; only open audits live in the process, because an audit that a crash interrupted is too late anyway.
  */
 export class Committee {
-  readonly #trust: Pick<Trust, 'identity' | 'sign' | 'verify' | 'anchor'>;
+  readonly #trust: Pick<Trust, 'attest' | 'attestFast' | 'attested'>;
   readonly #store: Store;
   readonly #ledger: Ledger;
   readonly #clock: Clock;
@@ -91,7 +98,7 @@ export class Committee {
 
   constructor(
     lent: {
-      readonly trust: Pick<Trust, 'identity' | 'sign' | 'verify' | 'anchor'>;
+      readonly trust: Pick<Trust, 'attest' | 'attestFast' | 'attested'>;
       readonly store: Store;
       readonly ledger: Ledger;
     },
@@ -245,36 +252,25 @@ export class Committee {
     const positions = auditPositions(beacon, challenge.context, root, n, asked.openings);
     const led = rootOf(n, positions, opening);
     if (led === undefined || hex(led) !== root) throw rejected('space', 'the opened labels do not lead to the root');
-    const receipt: SpaceReceipt = {
-      networkId: this.#networkId,
-      identity,
-      context: challenge.context,
-      root,
-      bytes,
-      beacon,
-      issuedAtMs,
-      arrivedAtMs,
-      opening: openingDigest(opening),
-    };
+    const about = { root, bytes, beacon, opening: openingDigest(opening) };
+    const own = { issuedAtMs, arrivedAtMs };
+    const attestation = await this.#trust.attestFast(SPACE_RECEIPT_TYPE, spaceReceipt(challenge, about, own));
     return {
       root,
       beacon,
       labels: base64(opening.labels),
       path: base64(opening.path),
-      receipts: [await attest(this.#trust, SPACE_RECEIPT_TYPE, receipt)],
+      receipts: [{ ...own, attestation }],
     };
   }
 
   /** What the ledger says about the account that asks. */
   async certifyStake(challenge: Challenge): Promise<StakeProof> {
     this.#issued(challenge);
-    const statement: StakeStatement = {
-      networkId: this.#networkId,
-      ...this.#ledger.account(challenge.operation.identity),
-      context: challenge.context,
-      issuedAtMs: this.#clock.nowMs(),
-    };
-    return { statements: [await attest(this.#trust, STAKE_STATEMENT_TYPE, statement)] };
+    const { balance, locked } = this.#ledger.account(challenge.operation.identity);
+    const own = { balance, locked, issuedAtMs: this.#clock.nowMs() };
+    const attestation = await this.#trust.attestFast(STAKE_STATEMENT_TYPE, stakeStatement(challenge, own));
+    return { statements: [{ ...own, attestation }] };
   }
 
   /**
@@ -313,7 +309,7 @@ export class Committee {
     const known = this.#admission(operation, digest);
     if (known !== undefined) {
       const endorsement = await this.#endorse(known);
-      return { endorsement, verdicts: await judge(set, this.#court(endorsement.admittedAtMs)) };
+      return { endorsement, verdicts: await judge(set, this.#court(admittedAtMs(endorsement))) };
     }
     const issued = this.#issued(challenge);
     if (issued.used !== 0) throw replayed();
@@ -338,19 +334,19 @@ export class Committee {
       );
     }
     const vote: Vote = {
-      formatVersion: 1,
+      formatVersion: 2,
       networkId: this.#networkId,
       epoch: this.#genesis.committee.epoch,
       operation,
       proofs: digest,
-      admittedAtMs: nowMs,
+      atMs: nowMs,
     };
     const endorsement = await this.#endorse(this.#decide(set, digest, vote));
     return { endorsement, verdicts: reported(verdicts) };
   }
 
   #court(atMs: number): Court {
-    return { trust: this.#trust, genesis: this.#genesis, networkId: this.#networkId, anchor: undefined, atMs };
+    return { trust: this.#trust, genesis: this.#genesis, networkId: this.#networkId, atMs };
   }
 
   /**
@@ -377,7 +373,7 @@ export class Committee {
         .prepare(
           'INSERT INTO admissions (identity, sequence, operation, proofs, vote, keep_until_ms) VALUES (?, ?, ?, ?, ?, ?)',
         )
-        .run(operation.identity, operation.sequence, row.operation, digest, row.vote, vote.admittedAtMs + keptMs);
+        .run(operation.identity, operation.sequence, row.operation, digest, row.vote, vote.atMs + keptMs);
       if (set.time !== null) {
         raw
           .prepare('INSERT OR REPLACE INTO tips (identity, kind, previous) VALUES (?, ?, ?)')
@@ -420,7 +416,9 @@ export class Committee {
   async #endorse(row: AdmissionRow): Promise<Endorsement> {
     if (row.endorsement !== null) return decodeEndorsement(JSON.parse(row.endorsement));
     const vote = JSON.parse(row.vote) as Vote;
-    const endorsement: Endorsement = { ...vote, votes: [await attest(this.#trust, VOTE_TYPE, vote)] };
+    const { atMs, ...admitted } = vote;
+    const attestation = await this.#trust.attest(VOTE_TYPE, vote);
+    const endorsement: Endorsement = { ...admitted, votes: [{ atMs, attestation }] };
     this.#store.raw
       .prepare('UPDATE admissions SET endorsement = ? WHERE identity = ? AND sequence = ? AND endorsement IS NULL')
       .run(canonicalJson(endorsement), vote.operation.identity, vote.operation.sequence);
@@ -469,7 +467,7 @@ export class Committee {
     if (row.context !== challenge.context || contextOf(challenge) !== challenge.context) {
       throw new HyperMeshError('proof-rejected', 'The challenge is not the one that was issued under its number.');
     }
-    if (anchorAgeMs(challenge, this.#clock.nowMs()) < -CLOCK_SKEW_MS) {
+    if (anchorAgeMs(challenge, this.#clock.nowMs()) < -this.#genesis.limits.clockSkewMs) {
       throw new HyperMeshError('proof-rejected', 'The anchor is from the future: the clock of this machine went back.');
     }
     return row;

@@ -10,7 +10,9 @@ import { type ErrorCode, isCoded } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
 import type { ProofVerdict } from '../../capabilities/consensus.ts';
 import type { Trust } from '../../capabilities/trust.ts';
+import { GENESIS_TYPE, type Genesis } from '../../wire/genesis.ts';
 import {
+  admittedAtMs,
   type Challenge,
   contextOf,
   type Endorsement,
@@ -18,9 +20,11 @@ import {
   type OperationKind,
   type ProofSet,
   type Requirements,
+  VOTE_TYPE,
 } from '../../wire/proof.ts';
 import type { TrustAnchor } from '../../wire/signature.ts';
 import { openTrust } from '../trustchain/index.ts';
+import { isApproved } from './attest.ts';
 import { foundNetwork } from './found.ts';
 import { checkEndorsement, type NKrypt, type NKryptOptions, openConsensus } from './index.ts';
 
@@ -103,12 +107,12 @@ test('a publish is proved, judged offline, admitted, and its endorsement verifie
   const steps = new Set<string>();
   const challenge = await nkrypt.challenge('publish', subject, 'ada/greeter@1.0.0');
   const set = await nkrypt.prove(challenge, { onProgress: ({ step }) => steps.add(step) });
-  assert.deepEqual(told(await nkrypt.verify(set, { genesis, anchor })), VALID);
+  assert.deepEqual(told(await nkrypt.verify(set, { genesis })), VALID);
   const { endorsement, verdicts } = await nkrypt.admit(set);
   assert.deepEqual(told(verdicts), VALID);
   assert.deepEqual(endorsement.operation, challenge.operation);
   await nkrypt.verifyEndorsement(endorsement, { genesis, anchor });
-  assert.deepEqual(told(await nkrypt.verify(set, { genesis, anchor, atMs: endorsement.admittedAtMs })), VALID);
+  assert.deepEqual(told(await nkrypt.verify(set, { genesis, atMs: admittedAtMs(endorsement) })), VALID);
   const again = await nkrypt.admit(structuredClone(set));
   assert.deepEqual([again.endorsement, told(again.verdicts)], [endorsement, VALID]);
   assert.equal((await nkrypt.space()).state, 'ready');
@@ -168,19 +172,20 @@ test('verify() refuses every altered field of every proof', async () => {
     ['space', 'space.path', (text: string) => `${text.slice(0, -1)} `],
     ['space', 'space.receipts', () => []],
     ['space', 'space.receipts', (list: unknown[]) => [...list, ...list]],
-    ['space', 'space.receipts.0.validator', digit],
-    ['space', 'space.receipts.0.chain', (chain: unknown[]) => chain.slice(1)],
-    ['space', 'space.receipts.0.envelope.payload', flip],
-    ['space', 'space.receipts.0.envelope.payloadType', () => 'application/vnd.hypermesh.vote.v1+json'],
-    ['space', 'space.receipts.0.envelope.signatures.0.sig', flip],
-    ['space', 'space.receipts.0.envelope.signatures.1.sig', flip],
-    ['space', 'space.receipts.0.envelope.signatures', (list: unknown[]) => list.slice(1)],
+    ['space', 'space.receipts.0.issuedAtMs', plus(-1)],
+    ['space', 'space.receipts.0.arrivedAtMs', plus(1)],
+    ['space', 'space.receipts.0.attestation.validator', digit],
+    ['space', 'space.receipts.0.attestation.ed25519', flip],
+    ['space', 'space.receipts.0.attestation', () => set.stake!.statements[0]!.attestation],
+    ['space', 'space.receipts.0.attestation', (word: object) => ({ ...word, path: [], index: 0, size: 1 })],
     ['space', 'space.receipts', () => set.stake!.statements],
     ['space', 'space', () => null],
     ['space', 'space', (body: object) => ({ ...body, more: 1 })],
-    ['stake', 'stake.statements.0.validator', digit],
-    ['stake', 'stake.statements.0.envelope.payload', flip],
-    ['stake', 'stake.statements.0.envelope.signatures.1.sig', flip],
+    ['stake', 'stake.statements.0.balance', plus(1)],
+    ['stake', 'stake.statements.0.locked', plus(1)],
+    ['stake', 'stake.statements.0.issuedAtMs', plus(1)],
+    ['stake', 'stake.statements.0.attestation.validator', digit],
+    ['stake', 'stake.statements.0.attestation.ed25519', flip],
     ['stake', 'stake.statements', () => set.space!.receipts],
     ['stake', 'stake.statements', () => []],
     ['stake', 'stake', () => null],
@@ -199,8 +204,8 @@ test('verify() refuses every altered field of every proof', async () => {
     ['time', 'time.quotient', () => set.time!.output],
     ['time', 'time', ({ squarings, output }: NonNullable<ProofSet['time']>) => ({ squarings, output, halvings: [] })],
     ['time', 'time', () => null],
-    ['all', 'formatVersion', () => 1],
-    ['all', 'formatVersion', () => 3],
+    ['all', 'formatVersion', () => 2],
+    ['all', 'formatVersion', () => 4],
     ['all', 'challenge.context', () => other],
     ['all', 'challenge.networkId', () => other],
     ['all', 'challenge.anchor.nonce', digit],
@@ -217,7 +222,7 @@ test('verify() refuses every altered field of every proof', async () => {
   ];
   for (const [proof, where, to] of cases) {
     const altered = alter(set, where, to);
-    const verdicts = told(await nkrypt.verify(altered, { genesis, anchor }));
+    const verdicts = told(await nkrypt.verify(altered, { genesis }));
     const expected =
       proof === 'all'
         ? Object.fromEntries(Object.keys(VALID).map((kind) => [kind, 'invalid']))
@@ -242,7 +247,7 @@ test('verify() refuses proofs whose altered challenge was sealed again: every bo
   ] as const) {
     const altered = alter(set, where, to as (old: never) => unknown);
     const sealed = alter(altered, 'challenge.context', () => contextOf(altered.challenge));
-    const verdicts = told(await nkrypt.verify(sealed, { genesis, anchor }));
+    const verdicts = told(await nkrypt.verify(sealed, { genesis }));
     assert.deepEqual(verdicts, { space: 'invalid', stake: 'invalid', work: 'invalid', time: 'invalid' }, where);
     await assert.rejects(
       nkrypt.admit(sealed),
@@ -307,7 +312,7 @@ test('an anchor that the committee did not issue is refused, with honest proofs 
   await assert.rejects(nkrypt.admit(set), coded('network-mismatch'));
   await assert.rejects(nkrypt.prove(set.challenge), coded('network-mismatch'));
   const { document } = await foreign.genesis();
-  assert.deepEqual(told(await nkrypt.verify(set, { genesis: document, anchor })), VALID);
+  assert.deepEqual(told(await nkrypt.verify(set, { genesis: document })), VALID);
 });
 
 test('verifyEndorsement() refuses altered, foreign, unsigned and doubled votes', async () => {
@@ -315,7 +320,21 @@ test('verifyEndorsement() refuses altered, foreign, unsigned and doubled votes',
   const refused = (bad: unknown, options: { genesis: Json; anchor: TrustAnchor } = { genesis, anchor }) =>
     assert.rejects(nkrypt.verifyEndorsement(bad as Endorsement, options), coded('endorsement-invalid'));
   await refused({ ...good, proofs: other });
-  await refused({ ...good, admittedAtMs: good.admittedAtMs + 1 });
+  const [vote] = good.votes;
+  const word = vote!.attestation;
+  const { falcon: _falcon, path: _path, index: _index, size: _size, ...fast } = word;
+  for (const attestation of [
+    fast,
+    { ...word, ed25519: word.ed25519.replace(/^./, (c) => (c === 'A' ? 'B' : 'A')) },
+    { ...word, falcon: Buffer.from(word.falcon, 'base64').fill(7, 600, 640).toString('base64') },
+    { ...word, path: ['00'.repeat(32)], size: 2 },
+    { ...word, index: 1 },
+    { ...word, validator: '00'.repeat(32) },
+  ]) {
+    await refused({ ...good, votes: [{ ...vote, attestation }] });
+  }
+  await refused({ ...good, formatVersion: 1 });
+  await refused({ ...good, votes: [{ ...vote, atMs: vote!.atMs + 1 }] });
   await refused({ ...good, epoch: 1 });
   await refused({ ...good, networkId: other });
   await refused({ ...good, operation: { ...good.operation, subject: other } });
@@ -332,36 +351,40 @@ test('verifyEndorsement() refuses altered, foreign, unsigned and doubled votes',
   await nkrypt.verifyEndorsement(good, { genesis, anchor });
 });
 
-test('a committee of four needs three distinct votes', async () => {
-  const trusts = [trust, stranger, await newTrust('third')];
+test('a committee of four needs three distinct votes, each with its own time; the median counts', async () => {
+  const trusts = [trust, stranger, await newTrust('third'), await newTrust('fourth')];
   const { endorsement: good } = await nkrypt.admit(await proofs());
-  const { votes, ...vote } = good;
-  const keys = await Promise.all(trusts.map(async (one) => (await one.identity('validator')).keyId));
-  keys.push('44'.repeat(32));
-  const four = {
-    ...(genesis as { committee: object }),
-    committee: { epoch: 0, validators: keys.map((key) => ({ key, certificate: 'AA==' })) },
-  } as unknown as Json;
-  const statement = { ...vote, networkId: digestOf(utf8(canonicalJson(four))) };
+  const { votes: _votes, ...admitted } = good;
+  const keys = await Promise.all(trusts.map((one) => one.validatorKeys()));
+  const order = [...keys.keys()].sort((a, b) => (keys[a]!.key < keys[b]!.key ? -1 : 1));
+  const { approvals: _approvals, ...document } = genesis as unknown as Genesis;
+  const unsigned = { ...document, committee: { epoch: 0, validators: order.map((i) => keys[i]!) } };
+  const approvals = await Promise.all(order.map((i) => trusts[i]!.attest(GENESIS_TYPE, unsigned)));
+  const four = { ...unsigned, approvals };
+  assert.equal(await isApproved(four, trust), true);
+  assert.equal(await isApproved({ ...four, createdAtMs: 5 }, trust), false);
+  const statement = { ...admitted, networkId: digestOf(utf8(canonicalJson(four))) };
   const signed = await Promise.all(
-    trusts.map(async (one, i) => ({
-      validator: keys[i]!,
-      chain: votes[0]!.chain,
-      envelope: await one.sign('validator', 'application/vnd.hypermesh.vote.v1+json', utf8(canonicalJson(statement))),
-    })),
+    order.map(async (i, at) => {
+      const atMs = 1_000 * at;
+      return { atMs, attestation: await trusts[i]!.attest(VOTE_TYPE, { ...statement, atMs }) };
+    }),
   );
-  // Each home has a root of its own: the signature is checked for real, the chain by the signer's own trust.
-  const verifier: Pick<Trust, 'verify'> = {
-    async verify(envelope, _chain, options) {
-      const one = trusts[keys.indexOf(envelope.signatures[0]!.keyid)]!;
-      return one.verify(envelope, (await one.identity('validator')).chain, { role: options.role, atMs: options.atMs! });
-    },
-  };
-  const check = (votes: unknown[]) => checkEndorsement(verifier, { ...statement, votes }, { genesis: four, anchor });
+  const check = (votes: typeof signed) =>
+    checkEndorsement(trust, { ...statement, votes }, { genesis: four as unknown as Json, anchor });
   await check(signed);
-  await assert.rejects(check(signed.slice(1)), coded('endorsement-invalid'));
-  await assert.rejects(check([signed[0], signed[1], signed[1]]), coded('endorsement-invalid'));
-  await assert.rejects(check([...signed, { ...signed[0]!, validator: keys[3] }]), coded('endorsement-invalid'));
+  for (const left of [0, 1, 2, 3]) await check(signed.filter((_, i) => i !== left));
+  const [a, b, c, d] = signed as [(typeof signed)[0], (typeof signed)[0], (typeof signed)[0], (typeof signed)[0]];
+  for (const bad of [
+    [a, b],
+    [a, b, b],
+    [b, a, c],
+    [a, b, { ...c, atMs: 7 }],
+    [a, b, { ...c, attestation: d.attestation }],
+  ]) {
+    await assert.rejects(check(bad), coded('endorsement-invalid'));
+  }
+  assert.deepEqual([admittedAtMs({ votes: signed }), admittedAtMs({ votes: [a, b, d] })], [1_000, 1_000]);
 });
 
 test('sequence numbers are taken for good, also across a restart and by two at once', async () => {

@@ -10,8 +10,10 @@ import type { Admission, Consensus, ProofVerdict, SpaceStatus, StakeAccount } fr
 import type { CommitteeAsk } from '../../capabilities/membership.ts';
 import type { StateSection } from '../../capabilities/state.ts';
 import type { Trust } from '../../capabilities/trust.ts';
+import type { ValidatorKeys } from '../../wire/attestation.ts';
 import { decodeGenesis, type Genesis, genesisDocument } from '../../wire/genesis.ts';
 import {
+  admittedAtMs,
   type Challenge,
   challenge as challengeSchema,
   decodeEndorsement,
@@ -22,9 +24,10 @@ import {
   type ProofSet,
   type Requirements,
   VOTE_TYPE,
+  voteOf,
 } from '../../wire/proof.ts';
 import { firstIssue, type TrustAnchor } from '../../wire/signature.ts';
-import { statementsOf } from './attest.ts';
+import { checkWords, isApproved } from './attest.ts';
 import { Committee } from './committee.ts';
 import { Desk, type DeskMethod } from './desk.ts';
 import { foundNetwork, type NetworkTerms } from './found.ts';
@@ -37,7 +40,10 @@ import { SpaceCommitment } from './space.ts';
 import { labelSeed } from './space-graph.ts';
 import { openStore, type Store } from './store.ts';
 
-type LentTrust = Pick<Trust, 'identity' | 'sign' | 'verify' | 'anchor' | 'certificates'>;
+type LentTrust = Pick<
+  Trust,
+  'identity' | 'anchor' | 'certificates' | 'attest' | 'attestFast' | 'attested' | 'validatorKeys'
+>;
 
 export interface NKryptOptions extends NetworkTerms {
   /** Holds `nkrypt.db` and the files of the space commitment. */
@@ -148,10 +154,9 @@ async function enter(trust: LentTrust, store: Store, options: NKryptOptions, ask
   const { genesis, networkId } = decodeGenesis(JSON.parse(document));
   // Also with expired certificates: a home must open to get new ones.
   const own = await trust.certificates();
-  const [identity, validator] = (['publisher', 'validator'] as const).map(
-    (role) => own.find((one) => one.role === role)!.keyId,
-  ) as [string, string];
-  const isCommittee = genesis.committee.validators.some(({ key }) => key === validator);
+  const identity = own.find(({ role }) => role === 'publisher')!.keyId;
+  const validator = await trust.validatorKeys();
+  const isCommittee = genesis.committee.validators.some(({ key }) => key === validator.key);
   const law = isCommittee ? genesis : withCourt(genesis, validator);
   const ledger = new Ledger(store);
   const committee = new Committee({ trust, store, ledger }, { clock: options.clock, genesis: law, networkId });
@@ -185,9 +190,9 @@ async function enter(trust: LentTrust, store: Store, options: NKryptOptions, ask
 }
 
 /** The same law with this home as the judge of what it serves to itself. */
-function withCourt(genesis: Genesis, validator: string): Genesis {
+function withCourt(genesis: Genesis, validator: ValidatorKeys): Genesis {
   const { epoch } = genesis.committee;
-  return { ...genesis, committee: { epoch, validators: [{ key: validator, certificate: '' }] } };
+  return { ...genesis, committee: { epoch, validators: [validator] } };
 }
 
 /** Named by the seed, so that labels of another identity or network are never taken for ours; those are removed. */
@@ -236,7 +241,10 @@ class Validator implements NKrypt {
       this.#member = await enter(trust, store, options, ask);
     };
     this.#prover = new Prover(options.threads === undefined ? {} : { threads: options.threads });
-    this.section = stateSection(store, options.directory, () => this.#switch());
+    this.section = stateSection(store, options.directory, {
+      approved: (genesis) => isApproved(genesis, trust),
+      replaced: () => this.#switch(),
+    });
   }
 
   get isCommittee(): boolean {
@@ -270,6 +278,7 @@ class Validator implements NKrypt {
   async adopt(document: Json): Promise<void> {
     const { genesis, networkId } = decodeGenesis(document);
     if (networkId === this.#member.networkId) return;
+    if (!(await isApproved(genesis, this.#trust))) throw notApproved();
     await this.#switch(async () =>
       this.#store.transact((raw) => {
         forget(raw);
@@ -334,14 +343,13 @@ class Validator implements NKrypt {
 
   async verify(
     proofs: ProofSet,
-    options: { readonly atMs?: number; readonly anchor?: TrustAnchor; readonly genesis?: Json } = {},
+    options: { readonly atMs?: number; readonly genesis?: Json } = {},
   ): Promise<readonly ProofVerdict[]> {
     const { genesis, networkId } = options.genesis === undefined ? this.#lawOf(proofs) : decodeGenesis(options.genesis);
     return judge(proofs, {
       trust: this.#trust,
       genesis,
       networkId,
-      anchor: options.anchor,
       atMs: options.atMs ?? this.#clock.nowMs(),
     });
   }
@@ -360,7 +368,7 @@ class Validator implements NKrypt {
     const endorsement = await remote.admit(set, options);
     const anchor = await this.#trust.anchor();
     await this.verifyEndorsement(endorsement, { genesis: document, anchor });
-    const court = { trust: this.#trust, genesis, networkId, anchor, atMs: endorsement.admittedAtMs };
+    const court = { trust: this.#trust, genesis, networkId, atMs: admittedAtMs(endorsement) };
     return { endorsement, verdicts: await judge(set, court) };
   }
 
@@ -413,20 +421,21 @@ class Validator implements NKrypt {
 
 /** Needs nothing but its arguments. Errors: `endorsement-invalid`. */
 export async function checkEndorsement(
-  trust: Pick<Trust, 'verify'>,
+  trust: Pick<Trust, 'attested'>,
   value: unknown,
   { genesis: document, anchor }: { readonly genesis: Json; readonly anchor: TrustAnchor },
 ): Promise<void> {
-  const { votes, ...vote } = decodeEndorsement(value);
+  const endorsement = decodeEndorsement(value);
   try {
     const { genesis, networkId } = decodeGenesis(document);
-    if (vote.networkId !== networkId) throw new Error('it belongs to another network');
-    if (vote.epoch !== genesis.committee.epoch) throw new Error('it names another committee');
+    if (endorsement.networkId !== networkId) throw new Error('it belongs to another network');
+    if (endorsement.epoch !== genesis.committee.epoch) throw new Error('it names another committee');
     checkRoot(genesis, anchor);
-    const by = { trust, genesis, anchor, atMs: vote.admittedAtMs, payloadType: VOTE_TYPE };
-    for (const signed of await statementsOf(votes, by)) {
-      if (canonicalJson(signed) !== canonicalJson(vote)) throw new Error('a vote is about something else');
-    }
+    const words = endorsement.votes.map(({ atMs, attestation }) => ({
+      attestation,
+      statement: voteOf(endorsement, atMs),
+    }));
+    await checkWords(words, { trust, validators: genesis.committee.validators, payloadType: VOTE_TYPE });
   } catch (error) {
     const why = isCoded(error) ? error.message : `${(error as Error).message}.`;
     throw new HyperMeshError('endorsement-invalid', `The endorsement is not the word of the committee: ${why}`, {
@@ -434,6 +443,12 @@ export async function checkEndorsement(
       cause: error,
     });
   }
+}
+
+function notApproved(): HyperMeshError {
+  return new HyperMeshError('network-mismatch', 'The validators that the genesis document names did not sign it.', {
+    hint: 'The document was altered, or the network was founded by an earlier version.',
+  });
 }
 
 function notConnected(): HyperMeshError {

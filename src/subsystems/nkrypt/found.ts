@@ -4,7 +4,7 @@ import type { Clock } from '../../base/clock.ts';
 import { sha256 } from '../../base/digest.ts';
 import { HyperMeshError } from '../../base/errors.ts';
 import type { Trust } from '../../capabilities/trust.ts';
-import { decodeGenesis, type Genesis } from '../../wire/genesis.ts';
+import { decodeGenesis, GENESIS_TYPE, type Genesis } from '../../wire/genesis.ts';
 import { OPERATION_KINDS, type OperationKind, type Requirements } from '../../wire/proof.ts';
 
 const MIB = 2 ** 20;
@@ -53,24 +53,24 @@ export interface NetworkTerms {
  * As many of them as the table ever asks for are locked from the start. Errors: `config-invalid`.
  */
 export async function foundNetwork(
-  trust: Pick<Trust, 'identity' | 'anchor'>,
+  trust: Pick<Trust, 'identity' | 'anchor' | 'attest' | 'validatorKeys'>,
   clock: Clock,
   terms: NetworkTerms,
 ): Promise<Genesis> {
   const requirements = { ...DEFAULT_REQUIREMENTS, ...terms.requirements };
   const [publisher, validator, anchor] = await Promise.all([
     trust.identity('publisher'),
-    trust.identity('validator'),
+    trust.validatorKeys(),
     trust.anchor(),
   ]);
   const balance = terms.stakeInitial ?? 1_000_000;
   const asked = OPERATION_KINDS.map((kind) => requirements[kind].stake?.amountMin ?? 0);
-  const document: Genesis = {
-    formatVersion: 1,
+  const unsigned: Omit<Genesis, 'approvals'> = {
+    formatVersion: 2,
     createdAtMs: clock.nowMs(),
     nonce: hex(randomBytes(32)),
     root: hex(sha256(fromBase64(anchor.root))),
-    committee: { epoch: 0, validators: [{ key: validator.keyId, certificate: validator.chain[0] ?? '' }] },
+    committee: { epoch: 0, validators: [validator] },
     requirements,
     space: {
       scheme: 'hm-pospace-v1',
@@ -85,9 +85,11 @@ export async function foundNetwork(
       ageMsMax: 3_600_000,
       accounts: [{ account: publisher.keyId, balance, locked: Math.min(balance, Math.max(...asked)) }],
     },
+    limits: { clockSkewMs: 5_000, audits: 3 },
   };
+  const approvals = [await trust.attest(GENESIS_TYPE, unsigned)];
   try {
-    return decodeGenesis(document).genesis;
+    return decodeGenesis({ ...unsigned, approvals }).genesis;
   } catch (error) {
     throw new HyperMeshError('config-invalid', `These terms make no network: ${(error as Error).message}`, {
       hint: 'Check the configured requirements and the size of the space commitment.',

@@ -7,7 +7,7 @@ import { fromUtf8, utf8 } from '../../base/bytes.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
 import type { StateSection } from '../../capabilities/state.ts';
-import { decodeGenesis } from '../../wire/genesis.ts';
+import { decodeGenesis, type Genesis } from '../../wire/genesis.ts';
 import { openStore, type Store } from './store.ts';
 
 /** 2 has the grants of a founder, and homes without a ledger; 3 has who owns which name. */
@@ -43,8 +43,17 @@ export function dropStaged(directory: string): void {
   for (const tail of ['', '-wal', '-shm']) rmSync(join(directory, STAGE + tail), { force: true });
 }
 
-/** The committee's memory and the ledger as a part of a state export. `replaced` is called after an import took effect. */
-export function stateSection(store: Store, directory: string, replaced: () => Promise<void>): StateSection {
+/** The committee's memory and the ledger as a part of a state export. */
+export function stateSection(
+  store: Store,
+  directory: string,
+  home: {
+    /** Whether the validators that a genesis document names signed it. */
+    approved(genesis: Genesis): Promise<boolean>;
+    /** Called after an import took effect. */
+    replaced(): Promise<void>;
+  },
+): StateSection {
   return {
     name: 'nkrypt',
     version: VERSION,
@@ -70,7 +79,7 @@ export function stateSection(store: Store, directory: string, replaced: () => Pr
           insert(staged, bytes);
           await turn();
         }
-        check(staged);
+        if (!(await home.approved(check(staged)))) throw invalid('nobody signed its genesis document');
       } catch (error) {
         await staged[Symbol.asyncDispose]();
         dropStaged(directory);
@@ -81,7 +90,7 @@ export function stateSection(store: Store, directory: string, replaced: () => Pr
         async commit() {
           replace(store, join(directory, STAGE));
           dropStaged(directory);
-          await replaced();
+          await home.replaced();
         },
         async abandon() {
           dropStaged(directory);
@@ -130,15 +139,16 @@ function parseJson(bytes: Uint8Array): unknown {
 }
 
 /** A network, and exactly the tokens that it was founded with; a home that is only a member has no ledger. */
-function check(staged: Store): void {
+function check(staged: Store): Genesis {
   const row = staged.raw.prepare('SELECT document FROM genesis').get() as { document: string } | undefined;
   if (row === undefined) throw invalid('it has no genesis document');
   const { genesis } = decodeGenesis(JSON.parse(row.document));
   const founded = genesis.stake.accounts.reduce((sum, { balance }) => sum + balance, 0);
   const { sum } = staged.raw.prepare('SELECT coalesce(sum(balance), 0) AS sum FROM accounts').get() as { sum: number };
   const isMember = staged.raw.prepare('SELECT 1 FROM joined').get() !== undefined;
-  if (isMember && sum === 0) return;
+  if (isMember && sum === 0) return genesis;
   if (sum !== founded) throw invalid(`it has ${sum} tokens; the network was founded with ${founded}`);
+  return genesis;
 }
 
 /**

@@ -1,6 +1,7 @@
 import { LRUCache } from 'lru-cache';
 import { fromBase64 } from '../../base/bytes.ts';
-import type { Certificate, DoubleSigned, PublicKeys, RevocationList } from '../../wire/certificate.ts';
+import type { Certificate, DoubleSigned, RevocationList } from '../../wire/certificate.ts';
+import type { PublicKeys } from '../../wire/key-id.ts';
 import type { ValidPath } from './path.ts';
 
 /** Characters of base64 whose decoded form is kept. */

@@ -20,7 +20,13 @@ export function generateEd25519(): Ed25519KeyPair {
 }
 
 export function signEd25519(message: Uint8Array, seed: Uint8Array): Uint8Array {
-  return new Uint8Array(sign(null, message, privateKey(seed)));
+  return signAllEd25519([message], seed)[0]!;
+}
+
+/** Opening the key takes as long as a signature: once for all. */
+export function signAllEd25519(messages: readonly Uint8Array[], seed: Uint8Array): readonly Uint8Array[] {
+  const key = privateKey(seed);
+  return messages.map((message) => new Uint8Array(sign(null, message, key)));
 }
 
 /** False for anything but a valid signature (with S below the group order); never throws on hostile bytes. */

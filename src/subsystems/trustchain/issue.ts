@@ -6,9 +6,9 @@ import {
   decodeRevocationList,
   issueCertificate,
   issueRevocationList,
-  type PublicKeys,
   type RevocationReason,
 } from '../../wire/certificate.ts';
+import type { PublicKeys } from '../../wire/key-id.ts';
 import type { CertificateRow, RevocationListRow } from './tables.ts';
 
 const DAY_MS = 86_400_000;

@@ -1,7 +1,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { HyperMeshError, type ProblemDocument, toProblem } from '../../base/errors.ts';
-import type { PublicKeys } from '../../wire/certificate.ts';
-import { generateEd25519, signEd25519 } from './ed25519.ts';
+import type { PublicKeys } from '../../wire/key-id.ts';
+import { generateEd25519, signAllEd25519, signEd25519 } from './ed25519.ts';
 import { createFalcon } from './falcon.ts';
 import { type KeyName, type SecretKeys, sealKeys, type Unlock, unsealKeys } from './keystore.ts';
 
@@ -24,12 +24,15 @@ export type KeyRequest =
       readonly algorithm: 'falcon' | 'ed25519' | 'both';
       readonly bytes: Uint8Array;
     }
+  /** Ed25519 alone, many at once. */
+  | { readonly id: number; readonly kind: 'sign-all'; readonly key: KeyName; readonly messages: readonly Uint8Array[] }
   | { readonly id: number; readonly kind: 'public' };
 
 export type KeyAnswer =
   | { readonly kind: 'seal'; readonly sealed: readonly string[] }
   | { readonly kind: 'open' }
   | { readonly kind: 'sign'; readonly falcon: Uint8Array | null; readonly ed25519: Uint8Array | null }
+  | { readonly kind: 'sign-all'; readonly signatures: readonly Uint8Array[] }
   | { readonly kind: 'public'; readonly keys: ReadonlyMap<KeyName, PublicKeys> };
 
 export type KeyReply =
@@ -67,18 +70,15 @@ function answer(request: KeyRequest): KeyAnswer {
       opened = open(request.sealed);
       return { kind: 'open' };
     case 'sign': {
-      const key = keys().get(request.key);
-      if (key === undefined) {
-        throw new HyperMeshError('key-locked', `The ${request.key} key is not in this home.`, {
-          hint: 'It is kept elsewhere on purpose, or was lost; bring it back to do this.',
-        });
-      }
+      const key = secretOf(request.key);
       return {
         kind: 'sign',
         falcon: request.algorithm === 'ed25519' ? null : falcon.sign(request.bytes, key.falconSecret),
         ed25519: request.algorithm === 'falcon' ? null : signEd25519(request.bytes, key.ed25519Seed),
       };
     }
+    case 'sign-all':
+      return { kind: 'sign-all', signatures: signAllEd25519(request.messages, secretOf(request.key).ed25519Seed) };
     case 'public':
       return {
         kind: 'public',
@@ -87,6 +87,14 @@ function answer(request: KeyRequest): KeyAnswer {
         ),
       };
   }
+}
+
+function secretOf(name: KeyName): SecretKeys {
+  const key = keys().get(name);
+  if (key !== undefined) return key;
+  throw new HyperMeshError('key-locked', `The ${name} key is not in this home.`, {
+    hint: 'It is kept elsewhere on purpose, or was lost; bring it back to do this.',
+  });
 }
 
 function generate(): SecretKeys {

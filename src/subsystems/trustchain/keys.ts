@@ -1,7 +1,8 @@
 import { Worker } from 'node:worker_threads';
 import { fromProblem, HyperMeshError } from '../../base/errors.ts';
 import { compiledBefore, siblingModule } from '../../base/module.ts';
-import type { CertificateSigner, PublicKeys } from '../../wire/certificate.ts';
+import type { CertificateSigner } from '../../wire/certificate.ts';
+import type { PublicKeys } from '../../wire/key-id.ts';
 import type { KeyAnswer, KeyReply, KeyRequest, KeyWorkerData } from './key-worker.ts';
 import type { KeyName, Unlock } from './keystore.ts';
 
@@ -52,6 +53,13 @@ export class Keys implements AsyncDisposable {
     if (answer.kind !== 'sign' || !answer.falcon || !answer.ed25519)
       throw new Error('the key worker gave another answer');
     return { falcon: answer.falcon, ed25519: answer.ed25519 };
+  }
+
+  /** Ed25519 alone, in the order of the messages. Errors: `key-locked` when that key is not here. */
+  async signAll(key: KeyName, messages: readonly Uint8Array[]): Promise<readonly Uint8Array[]> {
+    const answer = await this.#ask({ kind: 'sign-all', key, messages });
+    if (answer.kind !== 'sign-all') throw new Error('the key worker gave another answer');
+    return answer.signatures;
   }
 
   /** The key in the form in which certificates and lists are signed. */

@@ -3,7 +3,7 @@ import type { DatabaseSync } from 'node:sqlite';
 import { base64, hex } from '../../base/bytes.ts';
 import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError } from '../../base/errors.ts';
-import { keyIdOf, type PublicKeys, type RevocationReason } from '../../wire/certificate.ts';
+import type { RevocationReason } from '../../wire/certificate.ts';
 import {
   CERTIFIED_ROLES,
   type Certification,
@@ -12,6 +12,7 @@ import {
   secretHash,
 } from '../../wire/certification.ts';
 import { INVITE_LIMITS } from '../../wire/invite.ts';
+import { keyIdOf, type PublicKeys } from '../../wire/key-id.ts';
 import { openEnvelope } from '../../wire/signature.ts';
 import { verifyEd25519 } from './ed25519.ts';
 import { falconVerifier } from './falcon.ts';

@@ -1,6 +1,7 @@
 import { equal } from '../../base/bytes.ts';
 import { HyperMeshError } from '../../base/errors.ts';
-import type { Certificate, DoubleSigned, LeafRole, PublicKeys, RevocationList } from '../../wire/certificate.ts';
+import type { Certificate, DoubleSigned, LeafRole, RevocationList } from '../../wire/certificate.ts';
+import type { PublicKeys } from '../../wire/key-id.ts';
 
 /**
  * Path validation by RFC 5280 section 6, written out rule by rule. Stricter where the profile allows it: both signatures are required,

@@ -7,6 +7,7 @@ import { HyperMeshError, storageError } from '../../base/errors.ts';
 import { openSqlite, type SqliteStore } from '../../base/sqlite.ts';
 import type { StateSection } from '../../capabilities/state.ts';
 import type { CertificateInfo, Trust, Verified } from '../../capabilities/trust.ts';
+import type { Attestation, FastAttestation, ValidatorKeys } from '../../wire/attestation.ts';
 import type { CertificateRole, LeafRole, RevocationReason } from '../../wire/certificate.ts';
 import {
   CERTIFICATION_TYPE,
@@ -28,6 +29,7 @@ import {
   sealEnvelope,
   type TrustAnchor,
 } from '../../wire/signature.ts';
+import { Attester, wordHolds } from './attester.ts';
 import { ChainCache } from './chain-cache.ts';
 import { Keys } from './keys.ts';
 import {
@@ -149,6 +151,9 @@ export class TrustChain implements Trust, AsyncDisposable {
   readonly #options: Settled;
   readonly #cache: ChainCache;
   readonly #log: TransparencyLog;
+  readonly #attester: Attester;
+  /** Of this home's validator; null when they may have changed. */
+  #validator: Promise<ValidatorKeys> | null = null;
   #keys: Keys;
   #anchor: TrustAnchor | undefined;
   #authority: NetworkAuthority | undefined;
@@ -202,12 +207,16 @@ export class TrustChain implements Trust, AsyncDisposable {
       },
       { waitingMax: options.limits.logWaitingMax },
     );
+    this.#attester = new Attester({
+      ed25519: (messages) => this.#keys.signAll('validator', messages),
+      falcon: (message) => this.#keys.authority('validator').falcon(message),
+    });
     this.section = trustSection({
       store,
       directory: options.directory,
       checkKeys: (texts) => this.#unlockFor(texts),
       ownKeyIds: async () => {
-        const [keys, { keyIdOf }] = await Promise.all([this.#keys.publicKeys(), import('../../wire/certificate.ts')]);
+        const [keys, { keyIdOf }] = await Promise.all([this.#keys.publicKeys(), import('../../wire/key-id.ts')]);
         return new Map([...keys].map(([name, pair]) => [name, keyIdOf(pair)]));
       },
       switched: (unlock) => this.#switched(unlock),
@@ -242,6 +251,40 @@ export class TrustChain implements Trust, AsyncDisposable {
     }
     const { key_id } = await this.#current(role);
     return sealEnvelope(payloadType, payload, key_id, await this.#keys.sign(role, pae(payloadType, payload)));
+  }
+
+  async attest(payloadType: string, statement: unknown): Promise<Attestation> {
+    const { key } = await this.validatorKeys();
+    return this.#attester.attest(key, payloadType, statement);
+  }
+
+  async attestFast(payloadType: string, statement: unknown): Promise<FastAttestation> {
+    const { key } = await this.validatorKeys();
+    return this.#attester.attestFast(key, payloadType, statement);
+  }
+
+  async attested(
+    word: FastAttestation | Attestation,
+    payloadType: string,
+    statement: unknown,
+    keys: Pick<ValidatorKeys, 'falcon' | 'ed25519'>,
+  ): Promise<boolean> {
+    return wordHolds(word, payloadType, statement, keys);
+  }
+
+  validatorKeys(): Promise<ValidatorKeys> {
+    this.#validator ??= this.#readValidator().catch((error: unknown) => {
+      this.#validator = null;
+      throw error;
+    });
+    return this.#validator;
+  }
+
+  async #readValidator(): Promise<ValidatorKeys> {
+    const { validator: key, publisher: account } = this.keyIds();
+    const keys = (await this.#keys.publicKeys()).get('validator');
+    if (keys === undefined) throw new HyperMeshError('key-locked', 'The validator key is not in this home.');
+    return { key, falcon: base64(keys.falcon), ed25519: base64(keys.ed25519), account };
   }
 
   async verify(
@@ -989,6 +1032,7 @@ export class TrustChain implements Trust, AsyncDisposable {
   }
 
   async #switched(unlock: Unlock | undefined): Promise<void> {
+    this.#validator = null;
     this.#anchor = undefined;
     this.#cache.clear();
     if (unlock === undefined) return;

@@ -9,8 +9,8 @@ import {
   decodeCertificate,
   decodeRevocationList,
   type LeafRole,
-  type PublicKeys,
 } from '../../wire/certificate.ts';
+import type { PublicKeys } from '../../wire/key-id.ts';
 import { certificateChain, firstIssue, openEnvelope, trustAnchor } from '../../wire/signature.ts';
 import { ChainCache } from './chain-cache.ts';
 import { verifyEd25519 } from './ed25519.ts';
