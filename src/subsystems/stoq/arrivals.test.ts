@@ -3,8 +3,8 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, suite, test } from 'node:test';
-import { utf8 } from '../../base/bytes.ts';
-import { type Digest, digestOf } from '../../base/digest.ts';
+import { hex, utf8 } from '../../base/bytes.ts';
+import { type Digest, digestHex, digestOf } from '../../base/digest.ts';
 import type { Verdict } from '../../capabilities/transport.ts';
 import { Arrivals } from './arrivals.ts';
 import { Book } from './book.ts';
@@ -123,5 +123,16 @@ suite('records that arrive', () => {
     assert.deepEqual(told, [`accepted ${id}`, `retired ${id}`]);
     assert.equal(await at.collection().read(id), null);
     assert.deepEqual([...at.collection().ids], [id]);
+  });
+
+  test('are listed in order, page by page, when they count as known', async () => {
+    using at = arrivals();
+    const known: Digest[] = [];
+    for (let n = 0; n < 5; n++) known.push(await at.own(utf8(`own ${n}`)));
+    at.retire(known[0]!);
+    await arrive(at, 'waiting', ADA);
+    for (const page of [1, 2, 5, 6]) {
+      assert.equal(hex(book.recordIds(page)), known.map(digestHex).sort().join(''), `${page} at a time`);
+    }
   });
 });

@@ -62,7 +62,7 @@ export class Arrivals implements Disposable {
     const hasRoom = (from: NodeId) => book.arrivals() < waitingMax && book.arrivalsFrom(from) < waitingMax / SHARE;
     return {
       name: 'records',
-      ids: new IdSet(book.recordIds()),
+      ids: IdSet.ofSorted(book.recordIds()),
       knows: (id) => book.record(id) !== null,
       hasRoom,
       read: (id) => this.#read(id),

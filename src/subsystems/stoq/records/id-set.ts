@@ -13,6 +13,14 @@ export class IdSet {
   #ids = Buffer.alloc(64 * ID_BYTES);
   #size = 0;
 
+  /** Takes over ids that lie ascending, without repetition, one after the other. */
+  static ofSorted(ids: Uint8Array<ArrayBuffer>): IdSet {
+    const set = new IdSet();
+    set.#ids = Buffer.from(ids.buffer, ids.byteOffset, ids.byteLength);
+    set.#size = ids.length / ID_BYTES;
+    return set;
+  }
+
   constructor(ids: Iterable<Uint8Array> = []) {
     const sorted = [...ids].sort(Buffer.compare);
     this.#ids = Buffer.alloc(Math.max(64, sorted.length) * ID_BYTES);
@@ -39,7 +47,7 @@ export class IdSet {
     const at = this.#lowerBound(bytes);
     if (at < this.#size && this.#compare(bytes, at) === 0) return false;
     if ((this.#size + 1) * ID_BYTES > this.#ids.length) {
-      const grown = Buffer.alloc(Math.ceil((this.#ids.length * 1.25) / ID_BYTES) * ID_BYTES);
+      const grown = Buffer.alloc(Math.ceil(1 + (this.#size + 1) * 1.25) * ID_BYTES);
       this.#ids.copy(grown);
       this.#ids = grown;
     }

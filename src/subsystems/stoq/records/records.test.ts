@@ -224,6 +224,16 @@ suite('exchange of records', () => {
     );
   });
 
+  test('sorted ids make the set that they make in any order, and it grows', () => {
+    for (const count of [0, 1, 2, 63, 200]) {
+      const ids = Array.from({ length: count }, () => randomBytes(32));
+      const sorted = IdSet.ofSorted(Buffer.concat([...ids].sort(Buffer.compare)));
+      assert.deepEqual([...sorted], [...new IdSet(ids)]);
+      const more = digestOf(randomBytes(8));
+      assert.ok(sorted.add(more) && sorted.has(more) && sorted.size === count + 1);
+    }
+  });
+
   test('a record is found by the first bytes of its id', () => {
     const ids = Array.from({ length: 50 }, () => randomBytes(32));
     const set = new IdSet(ids);
