@@ -24,3 +24,23 @@ export interface CallOptions {
 export function checkCancelled(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw new HyperMeshError('cancelled', 'The operation was cancelled.', { cause: signal.reason });
 }
+
+/** The promise, or `cancelled` as soon as the caller gives up. The work behind the promise goes on. */
+export async function orCancelled<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return work;
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
+  const onAbort = () => {
+    try {
+      checkCancelled(signal);
+    } catch (error) {
+      reject(error as Error);
+    }
+  };
+  signal.addEventListener('abort', onAbort, { once: true });
+  onAbort();
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+  }
+}

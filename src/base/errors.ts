@@ -311,6 +311,12 @@ export const ERRORS = {
     retry: false,
     when: 'These proofs were used before for something else.',
   },
+  'access-needed': {
+    status: 403,
+    exit: EXIT.refused,
+    retry: true,
+    when: 'A node gives content to whoever proves that it may use it, and that was not proved, or a while ago.',
+  },
   equivocation: {
     status: 409,
     exit: EXIT.conflict,

@@ -1,6 +1,7 @@
 import type { CallOptions } from '../base/call.ts';
 import type { Digest } from '../base/digest.ts';
 import type { Json } from '../base/json.ts';
+import type { AccessChallenge, AccessProof, StandingWord, Use } from '../wire/access.ts';
 import type { Challenge, Endorsement, OperationKind, ProofSet, Requirements } from '../wire/proof.ts';
 import type { TrustAnchor } from '../wire/signature.ts';
 
@@ -19,6 +20,12 @@ export interface StakeAccount {
   /** All tokens of the account, locked ones included. */
   readonly balance: number;
   readonly locked: number;
+}
+
+/** A proof of access, with what makes its space commitment known. */
+export interface PresentedAccess {
+  readonly proof: AccessProof;
+  readonly standing: readonly StandingWord[];
 }
 
 /** What came of a submission. */
@@ -88,4 +95,16 @@ export interface Consensus {
    * Errors: `space-unavailable`, `storage-*`, `committee-unreachable`, `cancelled`.
    */
   commitSpace(options?: CallOptions): Promise<SpaceStatus>;
+  // Access by proof, at the node that gives content to others (docs/protocol/access.md). `identity`: key id of the publisher of who asks.
+  /** Whether a proof that was judged here a moment ago gives that publisher this package. */
+  canAccessPackage(identity: string, packageId: Digest): Promise<boolean>;
+  /** What has to be proved for these packages; null: nothing. Errors: `quota-exceeded`, `usage`. */
+  accessChallenge(identity: string, use: Use, packages: readonly Digest[]): Promise<AccessChallenge | null>;
+  /** Labels were read for a challenge, and this is the digest of what will be shown. Errors: `proof-expired`, `proof-rejected`, `proof-replayed`. */
+  accessOpened(identity: string, nonce: string, opening: Digest): Promise<void>;
+  /**
+   * Judges a proof; one that holds gives its packages for `forMs`. A challenge is good for one attempt.
+   * Errors: `proof-invalid`, `network-mismatch`, `not-permitted` (made for another publisher or node), `proof-replayed`, `proof-expired`, `proof-rejected`.
+   */
+  validateAccessProof(identity: string, presented: PresentedAccess): Promise<{ readonly forMs: number }>;
 }

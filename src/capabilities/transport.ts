@@ -1,5 +1,6 @@
 import type { CallOptions } from '../base/call.ts';
 import type { Digest } from '../base/digest.ts';
+import type { Use } from '../wire/access.ts';
 import type { BlobInfo } from './assets.ts';
 import type { BlobDescription } from './content.ts';
 
@@ -10,6 +11,13 @@ export interface Resource {
   readonly blobs: readonly BlobDescription[];
   /** Nodes that are to hold it. */
   readonly replication: number;
+}
+
+/** What content is fetched for. */
+export interface ContentUse {
+  readonly kind: Use;
+  /** All resources that are taken with it. */
+  readonly resources: readonly Digest[];
 }
 
 /** `unknown`: heard of, and not yet spoken to. */
@@ -105,10 +113,15 @@ export interface Transport {
   /** Nobody needs to hold it any more. */
   withdraw(id: Digest): Promise<void>;
   /**
-   * Brings a blob from whoever holds it, several at once, every shard checked. Nothing to do when it is here.
+   * Brings a blob from whoever holds it, several at once, every shard checked. Nothing to do when it is here. With `use`, each node that gives is
+   * shown a proof of access first, one for all packages of the use; without, only where it asks for one.
    * Errors: `content-unavailable`, `cancelled`, `storage-*`.
    */
-  fetch(resource: Digest, blob: BlobDescription, options?: CallOptions): Promise<BlobInfo>;
+  fetch(
+    resource: Digest,
+    blob: BlobDescription,
+    options?: CallOptions & { readonly use?: ContentUse },
+  ): Promise<BlobInfo>;
   /** Sees to it that a resource has its copies, and tells where they are. Errors: `cancelled`. */
   distribute(id: Digest, options?: CallOptions): Promise<Distribution>;
 }

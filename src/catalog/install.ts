@@ -182,9 +182,10 @@ async function bringAll(
   packages: readonly LockedPackage[],
   options: CallOptions,
 ): Promise<void> {
+  const use = { kind: 'install', resources: packages.map(({ digest }) => digest) } as const;
   await mapBounded(packages, context.settings.installConcurrency, async ({ id }) => {
     const record = await context.lent.assets.get(id);
-    if (record !== null) await bringContent(context, record, options);
+    if (record !== null) await bringContent(context, record, use, options);
   });
 }
 

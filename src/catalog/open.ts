@@ -17,6 +17,6 @@ export async function openPackage(
   await verifyRecord(context, record, options); // signature-*, certificate-*, endorsement-invalid, log-invalid
   const challenge = await lent.consensus.challenge('install', record.digest, `${record.name}@${record.version}`);
   await lent.consensus.admit(await lent.consensus.prove(challenge, options), options); // proof-*
-  await bringContent(context, record, options); // content-unavailable
+  await bringContent(context, record, { kind: 'install', resources: [record.digest] }, options); // content-unavailable
   return { ref: `${record.name}@${record.version}`, id: record.id, layer: record.layers[0]! };
 }

@@ -136,10 +136,11 @@ async function bringClosure(
   dependencies: readonly LockedPackage[],
   options: CallOptions,
 ): Promise<void> {
-  await bringContent(context, record, options);
+  const use = { kind: 'execute', resources: [record, ...dependencies].map(({ digest }) => digest) } as const;
+  await bringContent(context, record, use, options);
   for (const { id } of dependencies) {
     const dependency = await context.lent.assets.get(id);
-    if (dependency !== null) await bringContent(context, dependency, options);
+    if (dependency !== null) await bringContent(context, dependency, use, options);
   }
 }
 

@@ -4,7 +4,7 @@ import type { Digest } from '../base/digest.ts';
 import { collect } from '../base/streams.ts';
 import type { AssetRecord } from '../capabilities/assets.ts';
 import type { BlobDescription } from '../capabilities/content.ts';
-import type { Distribution } from '../capabilities/transport.ts';
+import type { ContentUse, Distribution } from '../capabilities/transport.ts';
 import { BUNDLE_BYTES_MAX, type Bundle, decodeBundle } from '../wire/bundle.ts';
 import { decodePackage } from '../wire/package.ts';
 import { readBundle } from './bundle.ts';
@@ -31,16 +31,20 @@ export async function hostContent(
   await lent.transport.announce({ id: manifest, blobs: layers, replication: REPLICATION });
 }
 
-/** Brings the layers of packages here that are not. Errors: `content-unavailable`, `cancelled`, `storage-*`. */
+/**
+ * Brings the layers of a package here that are not; each node that gives them is shown that they may be used, together with everything else of `use`.
+ * Errors: `content-unavailable`, `proof-*`, `space-unavailable`, `committee-unreachable`, `cancelled`, `storage-*`.
+ */
 export async function bringContent(
   context: CatalogContext,
   record: AssetRecord,
+  use: ContentUse,
   options: CallOptions = {},
 ): Promise<void> {
   const here = await Promise.all(record.layers.map((layer) => context.lent.assets.stat(layer)));
   if (here.every((blob) => blob !== null)) return;
   for (const layer of layersIn(await readBundle(context.lent.assets, record))) {
-    await context.lent.transport.fetch(record.digest, layer, options);
+    await context.lent.transport.fetch(record.digest, layer, { ...options, use });
   }
 }
 

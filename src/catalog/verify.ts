@@ -105,7 +105,7 @@ export async function verifyPublished(
   options: CallOptions = {},
 ): Promise<VerifyResult> {
   const result = await verifyRecord(context, record, options);
-  await bringContent(context, record, options);
+  await bringContent(context, record, { kind: 'install', resources: [record.digest] }, options);
   let done = 0;
   for (const layer of record.layers) {
     const hash = createHash('sha256');

@@ -56,6 +56,10 @@ export const CROSSINGS = {
     transferStake: call,
     space: call,
     commitSpace: { kind: 'long', options: 0 },
+    canAccessPackage: call,
+    accessChallenge: call,
+    accessOpened: call,
+    validateAccessProof: call,
   },
   trust: {
     identity: call,

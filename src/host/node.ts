@@ -20,6 +20,7 @@ import { type Method, openTransport, type Pace, type StoqLimits } from '../subsy
 import { openTrust } from '../subsystems/trustchain/index.ts';
 import { type GrantKeeper, type Languages, openExecution } from '../subsystems/vm/index.ts';
 import type { OperationKind, Requirements } from '../wire/proof.ts';
+import { accessMethods } from './access-methods.ts';
 import { Extensions, type ExtensionsOptions, type LoadedSummary } from './extensions.ts';
 import { type Home, openHome } from './home.ts';
 import { finishMove, NetworkMembership } from './membership.ts';
@@ -176,7 +177,10 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
   );
 
   const { peers = {}, log } = config;
-  const methods = membershipMethods({ trust, consensus, clock, addresses: () => side.addresses() });
+  const methods = new Map([
+    ...membershipMethods({ trust, consensus, clock, addresses: () => side.addresses() }),
+    ...accessMethods(consensus),
+  ]);
   const transport = stack.use(
     await openTransport(
       {
@@ -185,6 +189,12 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
         content: assets.exchange,
         read: (blob) => assets.read(blob),
         network: async () => (await consensus.genesis()).networkId,
+        access: {
+          has: (publisher, resource) => consensus.hasAccess(publisher, resource),
+          gain: async (node, { kind, resources }, ask) => {
+            await consensus.gainAccess(node, kind, resources, ask);
+          },
+        },
         seats: () => trust.membership()?.committee ?? [],
       },
       {

@@ -47,6 +47,7 @@ export class ContentNode implements AsyncDisposable, Place {
     const serving: ContentServing = {
       store: store.exchange,
       served: options.served ?? (() => true),
+      admit: () => undefined,
       uploads: new Shaper(options.uploadBytesPerSecond ?? null),
     };
     const channel = openChannel({

@@ -75,6 +75,7 @@ export const COMMITTEE_REQUESTS = {
     roots: z.array(hex32).length(3),
     layers: z.array(z.strictObject(opening)).length(3),
   }),
+  'committee/standing': z.strictObject({}),
   'committee/log': z.strictObject({ leaf: bytesUpTo(LEAF_BYTES_MAX) }),
   'committee/log-head': z.strictObject({}),
   'committee/log-consistency': z.strictObject({ from: z.int().nonnegative(), to: z.int().nonnegative() }),

@@ -210,7 +210,7 @@ function base64Of(unit: number, most: number, least = 0) {
 }
 
 /** Words of members of a committee: ascending by key id, so that each speaks once and there is one way to write the list. */
-function wordsOf<T extends { readonly attestation: FastAttestation }>(word: z.ZodType<T>) {
+export function wordsOf<T extends { readonly attestation: FastAttestation }>(word: z.ZodType<T>) {
   return z
     .array(word)
     .min(1)

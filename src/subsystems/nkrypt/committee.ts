@@ -7,6 +7,7 @@ import { HyperMeshError } from '../../base/errors.ts';
 import { canonicalJson } from '../../base/json.ts';
 import type { Admission, ProofVerdict } from '../../capabilities/consensus.ts';
 import type { Trust } from '../../capabilities/trust.ts';
+import type { StandingWord } from '../../wire/access.ts';
 import { inclusionLeaf } from '../../wire/bundle.ts';
 import type { Genesis } from '../../wire/genesis.ts';
 import {
@@ -44,6 +45,7 @@ import { type Opening, rootOf } from './merkle.ts';
 import { auditPositions, checkRegistration } from './registration.ts';
 import type { SpaceRegistry } from './space.ts';
 import { LABEL_BYTES, labelSeed } from './space-graph.ts';
+import { standFor } from './standing.ts';
 import type { Store } from './store.ts';
 
 /** An anchor is answerable for at least this long, also when the table asks for no time proof. */
@@ -217,6 +219,18 @@ export class Committee {
           .run(identity, registration.nonce);
       },
     };
+  }
+
+  /** What this committee says about the commitment of an identity. Errors: `space-unavailable` when none is registered. */
+  async standing(identity: string): Promise<readonly StandingWord[]> {
+    const root = this.registry(identity).registered();
+    if (root === undefined) {
+      throw new HyperMeshError('space-unavailable', 'The committee does not know the space commitment of this home.', {
+        hint: 'It is registered again; the next attempt waits for it.',
+      });
+    }
+    const terms = { genesis: this.#genesis, networkId: this.#networkId, clock: this.#clock };
+    return [await standFor(this.#trust, terms, identity, root)];
   }
 
   /** Asks for labels; the clock runs from now. Errors: `proof-rejected` after too many attempts for one operation. */

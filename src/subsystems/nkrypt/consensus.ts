@@ -6,10 +6,18 @@ import type { Clock } from '../../base/clock.ts';
 import { type Digest, isDigest } from '../../base/digest.ts';
 import { HyperMeshError, isCoded, storageError } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
-import type { Admission, Consensus, ProofVerdict, SpaceStatus, StakeAccount } from '../../capabilities/consensus.ts';
+import type {
+  Admission,
+  Consensus,
+  PresentedAccess,
+  ProofVerdict,
+  SpaceStatus,
+  StakeAccount,
+} from '../../capabilities/consensus.ts';
 import type { CommitteeAsk } from '../../capabilities/membership.ts';
 import type { StateSection } from '../../capabilities/state.ts';
 import type { Trust } from '../../capabilities/trust.ts';
+import type { AccessChallenge, Use } from '../../wire/access.ts';
 import type { ValidatorKeys } from '../../wire/attestation.ts';
 import { decodeGenesis, type Genesis, genesisDocument } from '../../wire/genesis.ts';
 import {
@@ -27,6 +35,8 @@ import {
   voteOf,
 } from '../../wire/proof.ts';
 import { firstIssue, type TrustAnchor } from '../../wire/signature.ts';
+import { type AccessAsk, gainAccess } from './access.ts';
+import { AccessCourt } from './access-court.ts';
 import { checkWords, isApproved } from './attest.ts';
 import { Committee } from './committee.ts';
 import { Desk, type DeskMethod } from './desk.ts';
@@ -38,6 +48,7 @@ import { RemoteCommittee } from './remote.ts';
 import { dropStaged, stateSection } from './section.ts';
 import { SpaceCommitment } from './space.ts';
 import { labelSeed } from './space-graph.ts';
+import { OwnStanding, Standings } from './standing.ts';
 import { openStore, type Store } from './store.ts';
 
 type LentTrust = Pick<
@@ -61,6 +72,19 @@ export interface NKrypt extends Consensus, AsyncDisposable {
   desk(method: DeskMethod, identity: string, body: unknown, options?: CallOptions): Promise<Json>;
   /** Whether this committee endorsed the publish, by that identity, that a leaf of the log is about. */
   endorsed(identity: string, leaf: Uint8Array): boolean;
+  /** {@link Consensus.canAccessPackage}, at once. */
+  hasAccess(identity: string, packageId: Digest): boolean;
+  /**
+   * Proves to another node that this home may use these packages, over `ask`: the methods `access/…` of that node. Resolves to how long the access
+   * lasts. Errors: `space-unavailable`, `committee-unreachable`, `cancelled`, and what the other node refuses with.
+   */
+  gainAccess(
+    node: string,
+    use: Use,
+    packages: readonly Digest[],
+    ask: AccessAsk,
+    options?: CallOptions,
+  ): Promise<{ readonly forMs: number }>;
   /** Gives tokens of this home, locked, to who joined: once for each id. Returns how many that are. */
   grant(id: string, to: string, amount: number): Promise<number>;
   /** From here on the committee is asked through this; undefined: it cannot be reached. */
@@ -147,6 +171,8 @@ interface Membership {
   readonly desk: Desk;
   readonly remote: RemoteCommittee;
   readonly space: SpaceCommitment;
+  readonly standing: OwnStanding;
+  readonly access: AccessCourt;
 }
 
 async function enter(trust: LentTrust, store: Store, options: NKryptOptions, ask: CommitteeAsk): Promise<Membership> {
@@ -154,7 +180,9 @@ async function enter(trust: LentTrust, store: Store, options: NKryptOptions, ask
   const { genesis, networkId } = decodeGenesis(JSON.parse(document));
   // Also with expired certificates: a home must open to get new ones.
   const own = await trust.certificates();
-  const identity = own.find(({ role }) => role === 'publisher')!.keyId;
+  const [identity, node] = (['publisher', 'node'] as const).map(
+    (role) => own.find((one) => one.role === role)!.keyId,
+  ) as [string, string];
   const validator = await trust.validatorKeys();
   const isCommittee = genesis.committee.validators.some(({ key }) => key === validator.key);
   const law = isCommittee ? genesis : withCourt(genesis, validator);
@@ -167,9 +195,20 @@ async function enter(trust: LentTrust, store: Store, options: NKryptOptions, ask
   });
   const seed = labelSeed(networkId, identity);
   const { bytes, iterations, registrationOpenings } = genesis.space;
+  const directory = commitmentFolder(options.directory, seed);
   const space = new SpaceCommitment(
     { registry: isCommittee ? registry : remote.registry(registry) },
-    { directory: commitmentFolder(options.directory, seed), seed, bytes, iterations, registrationOpenings },
+    { directory, seed, bytes, iterations, registrationOpenings },
+  );
+  const { clock } = options;
+  const standing = new OwnStanding(() => (isCommittee ? committee.standing(identity) : remote.standing()), {
+    directory,
+    clock,
+  });
+  const standings = new Standings(trust, { clock, genesis, networkId });
+  const access = new AccessCourt(
+    { standing: (...presented) => standings.check(...presented) },
+    { clock, genesis, networkId, node },
   );
   // In the background: who needs it waits for it and gets the error, if there is one.
   space.ready().catch(() => undefined);
@@ -186,6 +225,8 @@ async function enter(trust: LentTrust, store: Store, options: NKryptOptions, ask
     desk,
     remote,
     space,
+    standing,
+    access,
   };
 }
 
@@ -410,6 +451,40 @@ class Validator implements NKrypt {
     const { space } = this.#member;
     await space.ready(options);
     return space.status();
+  }
+
+  hasAccess(identity: string, packageId: Digest): boolean {
+    return this.#member.access.canAccess(identity, packageId);
+  }
+
+  async canAccessPackage(identity: string, packageId: Digest): Promise<boolean> {
+    return this.hasAccess(identity, packageId);
+  }
+
+  async accessChallenge(identity: string, use: Use, packages: readonly Digest[]): Promise<AccessChallenge | null> {
+    return this.#member.access.challenge(identity, use, packages);
+  }
+
+  async accessOpened(identity: string, nonce: string, opening: Digest): Promise<void> {
+    this.#member.access.opened(identity, nonce, opening);
+  }
+
+  async validateAccessProof(
+    identity: string,
+    { proof, standing }: PresentedAccess,
+  ): Promise<{ readonly forMs: number }> {
+    return { forMs: await this.#member.access.validate(identity, proof, standing) };
+  }
+
+  gainAccess(
+    ...[node, use, packages, ask, options]: Parameters<NKrypt['gainAccess']>
+  ): ReturnType<NKrypt['gainAccess']> {
+    const { identity, networkId, genesis, space, standing } = this.#member;
+    return gainAccess(
+      { prover: this.#prover, space, standing, ask },
+      { identity, networkId, genesis, node, use, packages },
+      options,
+    );
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

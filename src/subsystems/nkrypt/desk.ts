@@ -72,6 +72,7 @@ export class Desk {
       await this.#committee.registry(identity).finish(registration);
       return {};
     },
+    'committee/standing': async (identity) => ({ words: await this.#committee.standing(identity) }),
   };
 
   async #oneOfFew<T>(identity: string, work: () => Promise<T>): Promise<T> {

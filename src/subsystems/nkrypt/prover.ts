@@ -1,10 +1,18 @@
 import { availableParallelism } from 'node:os';
-import type { CallOptions } from '../../base/call.ts';
+import { type CallOptions, orCancelled } from '../../base/call.ts';
+import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import { siblingModule } from '../../base/module.ts';
 import type { StakeAccount } from '../../capabilities/consensus.ts';
-import type { Challenge, ProofSet, SpaceProof, StakeProof, TimeProof, WorkProof } from '../../wire/proof.ts';
-import { orCancelled } from './cancel.ts';
+import type {
+  Challenge,
+  ProofSet,
+  Requirements,
+  SpaceProof,
+  StakeProof,
+  TimeProof,
+  WorkProof,
+} from '../../wire/proof.ts';
 import { Lane, stopFlag } from './lane.ts';
 import type { Opening } from './merkle.ts';
 import { auditPositions } from './registration.ts';
@@ -62,8 +70,8 @@ export class Prover implements AsyncDisposable {
     const parts = [
       requirements.space === null ? unasked : this.#space(challenge, lent, call),
       requirements.stake === null ? unasked : this.#stake(challenge, lent.witness, call),
-      requirements.work === null ? unasked : this.#search(challenge, requirements.work.hexDigits, call),
-      requirements.time === null ? unasked : this.#square(challenge, requirements.time.squarings, call),
+      requirements.work === null ? unasked : this.#search(challenge.context, requirements.work.hexDigits, call),
+      requirements.time === null ? unasked : this.#square(challenge.context, requirements.time.squarings, call),
     ] as const;
     try {
       const [space, stake, work, time] = await Promise.all(parts);
@@ -73,6 +81,19 @@ export class Prover implements AsyncDisposable {
       await Promise.allSettled(parts);
       throw signal?.aborted === true ? cancelled() : error;
     }
+  }
+
+  /** The parts of a proof that take effort and nothing else, bound to any context. Errors: `cancelled`. */
+  async effort(
+    context: Digest,
+    { work, time }: Pick<Requirements, 'work' | 'time'>,
+    call: CallOptions = {},
+  ): Promise<{ readonly work: WorkProof | null; readonly time: TimeProof | null }> {
+    const [found, done] = await Promise.all([
+      work === null ? null : this.#search(context, work.hexDigits, call),
+      time === null ? null : this.#square(context, time.squarings, call),
+    ]);
+    return { work: found, time: done };
   }
 
   async #stake(challenge: Challenge, witness: Witness, { signal, onProgress }: CallOptions): Promise<StakeProof> {
@@ -113,7 +134,7 @@ export class Prover implements AsyncDisposable {
     }
   }
 
-  async #search(challenge: Challenge, hexDigits: number, { signal, onProgress }: CallOptions): Promise<WorkProof> {
+  async #search(context: Digest, hexDigits: number, { signal, onProgress }: CallOptions): Promise<WorkProof> {
     const stop = stopFlag();
     const shares = this.#work.length;
     const tried = Array<number>(shares).fill(0);
@@ -130,7 +151,7 @@ export class Prover implements AsyncDisposable {
     return withStop(stop, signal, async () => {
       const found = await Promise.all(
         this.#work.map(async (lane, share) => {
-          const job: WorkJob = { context: challenge.context, hexDigits, share, shares };
+          const job: WorkJob = { context, hexDigits, share, shares };
           const nonce = await lane.run(job, stop, (done) => report(share, done));
           // The first solution ends the search of the others.
           Atomics.store(stop, 0, 1);
@@ -144,10 +165,10 @@ export class Prover implements AsyncDisposable {
     });
   }
 
-  async #square(challenge: Challenge, squarings: number, { signal, onProgress }: CallOptions): Promise<TimeProof> {
+  async #square(context: Digest, squarings: number, { signal, onProgress }: CallOptions): Promise<TimeProof> {
     const stop = stopFlag();
     return withStop(stop, signal, async () => {
-      const proof = await this.#time.run({ context: challenge.context, squarings }, stop, (done) =>
+      const proof = await this.#time.run({ context, squarings }, stop, (done) =>
         onProgress?.({ step: 'time', done, total: squarings, unit: 'steps', note: 'squaring, one after the other' }),
       );
       if (proof === undefined) throw cancelled();

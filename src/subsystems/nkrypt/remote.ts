@@ -7,6 +7,7 @@ import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
 import type { StakeAccount } from '../../capabilities/consensus.ts';
 import type { CommitteeAsk } from '../../capabilities/membership.ts';
+import { type StandingWord, standingWord } from '../../wire/access.ts';
 import type { CommitteeMethod } from '../../wire/committee.ts';
 import type { Genesis } from '../../wire/genesis.ts';
 import {
@@ -36,6 +37,7 @@ const account = z.strictObject({
   locked: z.int().nonnegative().max(PROOF_LIMITS.tokensMax),
 });
 const audit = z.strictObject({ beacon: hex32, root: hex32.nullable() });
+const standing = z.strictObject({ words: z.array(standingWord).min(1).max(PROOF_LIMITS.committeeMax) });
 const nonce = z.strictObject({ nonce: hex32.nullable() });
 
 /** Judging a proof set takes the committee a moment, more when it is busy. */
@@ -145,6 +147,16 @@ export class RemoteCommittee implements Witness {
         memory.remember(registration.roots);
       },
     };
+  }
+
+  /** The committee's word for the space commitment of this home. */
+  async standing(): Promise<readonly StandingWord[]> {
+    try {
+      return (await this.#answer('committee/standing', {}, standing)).words;
+    } catch (error) {
+      if (isCoded(error, 'space-unavailable')) this.#forgotten();
+      throw error;
+    }
   }
 
   async #account(method: CommitteeMethod, body: Json): Promise<StakeAccount> {

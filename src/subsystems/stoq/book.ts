@@ -231,6 +231,11 @@ export class Book implements ResourceBook, AsyncDisposable {
     return this.#sql.sharing.get(blob) !== undefined;
   }
 
+  /** Resources that have this blob. */
+  resourcesWith(blob: Digest): Digest[] {
+    return (this.#sql.resourcesWith.all(blob) as { resource: Digest }[]).map(({ resource }) => resource);
+  }
+
   resourceTotals(): { readonly known: number; readonly held: number } {
     return { ...(this.#sql.resourceTotals.get() as { known: number; held: number }) };
   }
@@ -299,6 +304,7 @@ function statements(raw: SqliteStore['raw']) {
     setHeld: raw.prepare('UPDATE resources SET held = ? WHERE id = ?'),
     dropResource: raw.prepare('DELETE FROM resources WHERE id = ?'),
     share: raw.prepare('INSERT INTO shared (blob, resource) VALUES (?, ?) ON CONFLICT DO NOTHING'),
+    resourcesWith: raw.prepare('SELECT resource FROM shared WHERE blob = ?'),
     sharing: raw.prepare('SELECT 1 FROM shared WHERE blob = ? LIMIT 1'),
     resourceTotals: raw.prepare('SELECT count(*) AS known, coalesce(sum(held), 0) AS held FROM resources'),
   };

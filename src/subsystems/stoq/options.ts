@@ -1,7 +1,9 @@
 import type { Clock } from '../../base/clock.ts';
 import type { Digest } from '../../base/digest.ts';
 import type { ContentExchange } from '../../capabilities/content.ts';
+import type { ContentUse } from '../../capabilities/transport.ts';
 import type { Trust } from '../../capabilities/trust.ts';
+import type { AskOptions } from './ask.ts';
 import type { Method, NodeId } from './channel/index.ts';
 
 export interface StoqLimits {
@@ -41,6 +43,18 @@ export interface StoqOptions {
   readonly pace?: Partial<Pace>;
 }
 
+/** Who may take content to use it, and how this home gets to be one of those. */
+export interface ContentAccess {
+  /** Whether that publisher showed here a moment ago that it may use this resource. */
+  has(publisher: string, resource: Digest): boolean;
+  /** Shows it to another node, over its methods `access/…`. */
+  gain(
+    node: NodeId,
+    use: ContentUse,
+    ask: (method: string, body: Uint8Array, options: AskOptions) => Promise<Uint8Array>,
+  ): Promise<void>;
+}
+
 /** What STOQ is given of the home. */
 export interface StoqLent {
   /** Key id of this home's node, also while its certificates have run out. */
@@ -49,6 +63,7 @@ export interface StoqLent {
   readonly network: () => Promise<Digest>;
   readonly content: ContentExchange;
   readonly read: (blob: Digest) => AsyncIterable<Uint8Array>;
+  readonly access: ContentAccess;
   /** Nodes that are always to be found: the committee of the network. */
   readonly seats: () => readonly { readonly node: NodeId; readonly addresses: readonly string[] }[];
 }

@@ -11,6 +11,7 @@ import {
 import { OVERLAY_BYTES_MAX } from '../../wire/overlay.ts';
 import { RECORDS_LIMITS } from '../../wire/records.ts';
 import { encodeSigned } from '../../wire/signed.ts';
+import { Access } from './access.ts';
 import { isLoopback, type ListenAddress, reachableAt, splitAddress } from './addresses.ts';
 import type { Arrivals } from './arrivals.ts';
 import { type Answer, every, promptly, type Surroundings, sample, systemTimers } from './ask.ts';
@@ -86,6 +87,7 @@ export class Presence implements AsyncDisposable {
   readonly rounds: SyncRounds;
   readonly replication: Replication;
   readonly downloader: Downloader;
+  readonly access: Access;
   readonly #lent: PresenceLent;
   readonly #settings: Settings;
   readonly #around: Surroundings;
@@ -111,6 +113,7 @@ export class Presence implements AsyncDisposable {
     const serving: ContentServing = {
       store: lent.content,
       served: (blob) => book.isShared(blob),
+      admit: (blob, to) => this.access.admit(blob, to),
       uploads: new Shaper(limits.uploadBytesPerSecond),
     };
     // Those of the parts below are added: nobody is connected yet.
@@ -169,6 +172,7 @@ export class Presence implements AsyncDisposable {
         keeps: settings.stays,
       }),
     );
+    this.access = new Access(lent.access, { ask: this.reach.ask, book, replication: () => this.replication });
     this.downloader = new Downloader({
       ...{ store: lent.content, clock, random: Math.random, downloads: new Shaper(limits.downloadBytesPerSecond) },
       accuse: ({ node, what, evidence }) =>

@@ -53,6 +53,7 @@ const DEPUTIES = 2;
 /** An announcement is good for so many periods. */
 const PERIODS_GOOD = 3;
 const TRACKED_MAX = 200_000;
+const ASKED_PLACES_MAX = 100_000;
 const PAGE = 256;
 const ANNOUNCE_TIMEOUT_MS = 10_000;
 /** Once a holder is known, others are waited for so long. */
@@ -80,6 +81,8 @@ export class Replication implements Disposable {
   readonly #stop: () => void;
   /** Of the nodes that are alive; computed anew when they change. */
   #placement: Placement | null = null;
+  /** Answers of {@link isPlace} for that placement. */
+  readonly #isPlace = new Map<string, boolean>();
   #cancelSettle: (() => void) | null = null;
   #settling: Promise<void> | null = null;
 
@@ -100,6 +103,20 @@ export class Replication implements Disposable {
   /** Nodes that are to hold the resource, best first, this one perhaps among them. */
   places(resource: Pick<Resource, 'id' | 'replication'>): NodeId[] {
     return this.#ranking().top(resource.id, resource.replication);
+  }
+
+  /** Whether that node is asked to hold the resource, as far as this node sees; the deputies are, too. */
+  isPlace(node: NodeId, id: Digest): boolean {
+    const key = `${node} ${id}`;
+    let is = this.#isPlace.get(key);
+    if (is === undefined) {
+      is = this.#ranking()
+        .top(id, this.#replicationOf(id) + DEPUTIES)
+        .includes(node);
+      if (this.#isPlace.size >= ASKED_PLACES_MAX) this.#isPlace.clear();
+      this.#isPlace.set(key, is);
+    }
+    return is;
   }
 
   /** A resource became known, or is held here now. */
@@ -234,7 +251,10 @@ export class Replication implements Disposable {
 
   #ranking(): Placement {
     const { alive, self, keeps } = this.#options;
-    this.#placement ??= new Placement(keeps ? [self, ...alive()] : alive());
+    if (this.#placement === null) {
+      this.#placement = new Placement(keeps ? [self, ...alive()] : alive());
+      this.#isPlace.clear();
+    }
     return this.#placement;
   }
 

@@ -6,6 +6,7 @@ import type { BlobInfo } from '../../capabilities/assets.ts';
 import type { BlobDescription } from '../../capabilities/content.ts';
 import type {
   Arrival,
+  ContentUse,
   Distribution,
   PeerInfo,
   Resource,
@@ -247,7 +248,11 @@ export class Stoq implements Transport, AsyncDisposable {
     this.#book.dropResource(id);
   }
 
-  async fetch(resource: Digest, blob: BlobDescription, options: CallOptions = {}): Promise<BlobInfo> {
+  async fetch(
+    resource: Digest,
+    blob: BlobDescription,
+    options: CallOptions & { readonly use?: ContentUse } = {},
+  ): Promise<BlobInfo> {
     const here = await this.#lent.content.stat(blob.digest);
     if (here !== null) return here;
     const presence = this.#presence;
@@ -257,10 +262,11 @@ export class Stoq implements Transport, AsyncDisposable {
       });
     }
     const transfer = { blob: blob.digest, done: 0, total: blob.size, from: 0 };
+    const access = presence.access.for(resource, options);
     const sources = async (_blob: Digest, { signal }: { readonly signal: AbortSignal }) => {
       const found = await presence.sources(resource, signal);
       transfer.from = found.length;
-      return found;
+      return found.map(access.from);
     };
     this.#transfers.add(transfer);
     try {
@@ -275,6 +281,8 @@ export class Stoq implements Transport, AsyncDisposable {
           },
         },
       );
+    } catch (error) {
+      throw access.told(error);
     } finally {
       this.#transfers.delete(transfer);
     }

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type CallOptions, checkCancelled } from '../../../base/call.ts';
+import { type CallOptions, checkCancelled, orCancelled } from '../../../base/call.ts';
 import type { Clock } from '../../../base/clock.ts';
 import { type Digest, digestOf } from '../../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../../base/errors.ts';
@@ -84,7 +84,7 @@ export class Downloader {
       const running = this.#running.get(blob.digest);
       if (running === undefined) break;
       try {
-        return await until(running.done, options.signal);
+        return await orCancelled(running.done, options.signal);
       } catch (error) {
         // The other caller gave up; this one did not.
         if (!isCoded(error, 'cancelled')) throw error;
@@ -276,24 +276,4 @@ function unavailable(blob: Digest, asked: number): HyperMeshError {
   return new HyperMeshError('content-unavailable', `None of ${asked} nodes that were asked gave ${blob}.`, {
     hint: 'Try again when more nodes are connected. What came so far is kept.',
   });
-}
-
-/** Settles as `work` does, or with `cancelled` when the signal is aborted first. */
-async function until<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return work;
-  const { promise, reject } = Promise.withResolvers<never>();
-  const onAbort = () => {
-    try {
-      checkCancelled(signal);
-    } catch (error) {
-      reject(error as Error);
-    }
-  };
-  signal.addEventListener('abort', onAbort, { once: true });
-  onAbort();
-  try {
-    return await Promise.race([work, promise]);
-  } finally {
-    signal.removeEventListener('abort', onAbort);
-  }
 }

@@ -20,6 +20,8 @@ export interface ContentServing {
   readonly store: Pick<ContentExchange, 'holding' | 'shardList' | 'readHeld' | 'stat'>;
   /** Whether that node may have the blob: it belongs to something that was announced. */
   readonly served: (blob: Digest, to: RemoteNode) => boolean | Promise<boolean>;
+  /** Of a blob that is served, its list of shards and its bytes only to whom this lets have them. Errors: `access-needed`. */
+  readonly admit: (blob: Digest, to: RemoteNode) => void;
   /** The limit for everything that leaves; one for the whole node. */
   readonly uploads: Shaper;
 }
@@ -53,6 +55,7 @@ export function bulkSource(serving: ContentServing): BulkSource {
   return {
     async open(blob, from) {
       if (!(await serving.served(blob, from))) return null;
+      serving.admit(blob, from);
       const size = (await serving.store.stat(blob))?.size ?? (await serving.store.shardList(blob))?.size;
       if (size === undefined) return null;
       return {
@@ -123,6 +126,7 @@ async function* shaped(
 
 async function mayHave(serving: ContentServing, blob: Digest, from: RemoteNode): Promise<void> {
   if (!(await serving.served(blob, from))) throw notHere(blob);
+  serving.admit(blob, from);
 }
 
 function notHere(blob: Digest): HyperMeshError {
