@@ -3,9 +3,9 @@ import { suite, test } from 'node:test';
 import { base64, equal, fromBase64, fromUtf8, utf8 } from '../base/bytes.ts';
 import { isCoded } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
-import { batchOfOneHolds, envelopeHolds } from '../testing/signer.ts';
+import { signatureCheck } from '../testing/signer.ts';
 import { patched, readVectors } from '../testing/vectors.ts';
-import { publicKeysOf } from './attestation.ts';
+import { attestationHolds, publicKeysOf } from './attestation.ts';
 import type { Bundle } from './bundle.ts';
 import {
   CLOCK_TYPE,
@@ -24,6 +24,7 @@ import {
   type SelfSigned,
   SPACE_LOST_TYPE,
 } from './entry.ts';
+import { envelopeHolds } from './signature.ts';
 
 const valid = readVectors<{ why: string; entry: Entry; id: string }[]>('entry', 'valid');
 const invalid = readVectors<{
@@ -56,7 +57,7 @@ suite('entries', () => {
   test('hold signatures of the keys that they name', () => {
     for (const { why, entry } of valid) {
       if (entry.kind !== 'instruction') continue;
-      assert.ok(envelopeHolds(entry.signed.envelope, keyBytes(entry.signed.keys)), why);
+      assert.ok(envelopeHolds(entry.signed.envelope, keyBytes(entry.signed.keys), signatureCheck), why);
       const instruction = decodeInstruction(entry.signed);
       assert.ok(equal(encodeInstruction(instruction), fromBase64(entry.signed.envelope.payload)), why);
     }
@@ -72,11 +73,11 @@ suite('entries', () => {
       [SEQUENCER_TYPE, move, move.attestations[0]!],
     ] as const) {
       const signer = document.validators.find(({ key }) => key === attestation.validator)!;
-      assert.ok(batchOfOneHolds(attestation, type, statement, publicKeysOf(signer)), type);
+      assert.ok(attestationHolds(attestation, type, statement, publicKeysOf(signer), signatureCheck), type);
     }
     const { statement } = handover;
     const [order] = statement.orders as [SelfSigned];
-    assert.ok(envelopeHolds(order.envelope, keyBytes(order.keys)));
+    assert.ok(envelopeHolds(order.envelope, keyBytes(order.keys), signatureCheck));
     assert.ok(equal(encodeOrder(decodeOrder(order)), fromBase64(order.envelope.payload)));
   });
 

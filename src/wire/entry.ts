@@ -13,11 +13,13 @@ import { canonicalBase64, type Envelope, envelope, firstIssue } from './signatur
 
 export const ENTRY_LIMITS = {
   /** Canonical JSON of one entry. */
-  bytesMax: 2 ** 20,
+  bytesMax: 512 * 2 ** 10,
   /** Signed orders in one handover, and certificates in one entry: more make a further entry. */
   ordersMax: 256,
   certificatesMax: 256,
   nameLengthMax: 129,
+  /** Of a statement in evidence. */
+  depthMax: 16,
   endpointsMax: 16,
   endpointLengthMax: 256,
 } as const;
@@ -192,14 +194,14 @@ const order: z.ZodType<Order> = z.strictObject({ formatVersion: z.literal(1), ne
 
 const selfSigned: z.ZodType<SelfSigned> = z.strictObject({ keys: keyText, envelope });
 
-/** What of another format is signed: judged where it means something. */
-const anyJson = z.custom<Json>((value) => {
-  try {
-    return canonicalJson(value).length <= ENTRY_LIMITS.bytesMax;
-  } catch {
-    return false;
-  }
-}, 'expected a statement');
+/** What of another format is signed: judged where it means something. Not so deep that one machine's stack could hold it and another's not. */
+const anyJson = z.custom<Json>((value) => depthOf(value, 0) <= ENTRY_LIMITS.depthMax, 'expected a statement');
+
+function depthOf(value: unknown, above: number): number {
+  if (value === null || typeof value !== 'object' || above > ENTRY_LIMITS.depthMax) return above;
+  return Math.max(above + 1, ...Object.values(value).map((member) => depthOf(member, above + 1)));
+}
+
 const word: z.ZodType<Word> = z.strictObject({ statement: anyJson, attestation });
 
 const conflict: z.ZodType<Conflict> = z.discriminatedUnion('kind', [

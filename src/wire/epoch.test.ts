@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
 import { type ErrorCode, isCoded } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
-import { batchOfOneHolds, makeSigner, type Signer } from '../testing/signer.ts';
+import { makeSigner, type Signer, signatureCheck } from '../testing/signer.ts';
 import { patched, readVectors } from '../testing/vectors.ts';
 import {
   type Committee,
@@ -12,7 +12,9 @@ import {
   type EpochDocument,
   type EpochProposal,
   epochDigest,
+  noSuccessor,
   proposalOf,
+  quorumObjection,
   succeed,
 } from './epoch.ts';
 
@@ -23,12 +25,21 @@ const networkId = valid.document.networkId;
 const refused = (code: ErrorCode, act: () => unknown, why: string) =>
   assert.throws(act, (error) => isCoded(error, code), why);
 
+/** As everybody does who relies on a document. */
+function approved(before: Committee, document: EpochDocument): Committee {
+  const next = succeed(before, document, networkId);
+  const signed = { type: EPOCH_TYPE, statement: proposalOf(document), check: signatureCheck };
+  const objection = quorumObjection(before, document.approvals, signed);
+  if (objection !== undefined) throw noSuccessor(objection);
+  return next;
+}
+
 suite('epoch documents', () => {
   test('are read as in the vectors, and make the next committee of the one that approved', () => {
     const { first, document, digest } = valid;
     assert.deepEqual(decodeEpochDocument(JSON.parse(canonicalJson(document))), document);
     assert.deepEqual(decodeEpochProposal(proposalOf(document)), proposalOf(document));
-    const next = succeed(first, document, networkId, batchOfOneHolds);
+    const next = approved(first, document);
     assert.deepEqual(next, { epoch: 1, validators: document.validators, digest });
   });
 
@@ -57,11 +68,11 @@ suite('epoch documents', () => {
       ...what,
       approvals: all.map((one) => one.attest(EPOCH_TYPE, what)).sort((x, y) => (x.validator < y.validator ? -1 : 1)),
     });
-    const after = succeed(before, by([a, b, d]), networkId, batchOfOneHolds);
+    const after = approved(before, by([a, b, d]));
     assert.deepEqual(after, { epoch: 4, validators: proposal.validators, digest: epochDigest(proposal) });
     assert.equal(epochDigest(by([a, b, d])), epochDigest(by([b, c, d])));
     const no = (document: EpochDocument, why: string) =>
-      refused('epoch-invalid', () => succeed(before, document, networkId, batchOfOneHolds), why);
+      refused('epoch-invalid', () => approved(before, document), why);
     no(by([a, b]), 'two of four');
     no(by([a, b, e]), 'one who is only in the next committee');
     no({ ...by([a, b, c]), approvals: [...by([a, b]).approvals, by([a]).approvals[0]!] }, 'one twice');

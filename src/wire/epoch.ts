@@ -3,17 +3,24 @@ import { utf8 } from '../base/bytes.ts';
 import { type Digest, digestOf, isDigest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
-import { type Attestation, attestation, publicKeysOf, type ValidatorKeys, validatorKeys } from './attestation.ts';
+import {
+  type Attestation,
+  attestation,
+  attestationHolds,
+  publicKeysOf,
+  type SignatureCheck,
+  type ValidatorKeys,
+  validatorKeys,
+} from './attestation.ts';
 import { quorumOf } from './genesis.ts';
-import type { PublicKeys } from './key-id.ts';
 import { PROOF_LIMITS } from './proof.ts';
 import { firstIssue } from './signature.ts';
 
 /** What validators sign to approve the next committee: an {@link EpochDocument} without its approvals. */
 export const EPOCH_TYPE = 'application/vnd.hypermesh.epoch.v1+json';
 
-/** Of the canonical JSON of one document: a committee of 100 with all approvals is half of it. */
-export const EPOCH_BYTES_MAX = 2 ** 20;
+/** Of the canonical JSON of one document; it has to fit into an entry. A committee of 100 with all approvals is 410 KiB. */
+export const EPOCH_BYTES_MAX = 500 * 2 ** 10;
 
 /** One seat of a committee. */
 export type Seat = ValidatorKeys;
@@ -106,19 +113,15 @@ export function proposalOf(document: EpochProposal): EpochProposal {
   return { formatVersion, networkId, epoch, validators, previous };
 }
 
-/** Whether the attestation holds for a statement of that type and those keys. */
-export type Holds = (attestation: Attestation, type: string, statement: unknown, keys: PublicKeys) => boolean;
-
 /**
- * Whether distinct members of the committee signed the statement, a quorum of them. Strict: one bad attestation spoils the set.
- * Errors: `epoch-invalid` is not for here; a sentence says what is wrong.
+ * What speaks against a statement of the committee: who signed it are distinct members, a quorum of them. Strict: one bad attestation spoils the set.
+ * Undefined: nothing does.
  */
 export function quorumObjection(
-  committee: Pick<Committee, 'validators'>,
+  { validators }: Pick<Committee, 'validators'>,
   attestations: readonly Attestation[],
-  { type, statement, holds }: { readonly type: string; readonly statement: unknown; readonly holds: Holds },
+  signed: { readonly type: string; readonly statement: unknown; readonly check: SignatureCheck },
 ): string | undefined {
-  const { validators } = committee;
   const needed = quorumOf(validators.length);
   if (attestations.length < needed)
     return `${needed} of ${validators.length} validators must sign, not ${attestations.length}`;
@@ -127,14 +130,14 @@ export function quorumObjection(
     const signer = left.get(one.validator);
     if (signer === undefined) return 'a signer is not in the committee or signed twice';
     left.delete(one.validator);
-    if (!holds(one, type, statement, publicKeysOf(signer))) return 'a signature does not hold';
+    if (!attestationHolds(one, signed.type, signed.statement, publicKeysOf(signer), signed.check))
+      return 'a signature does not hold';
   }
   return undefined;
 }
 
-/** The committee that the document makes of the one before it. Errors: `epoch-invalid`. */
-export function succeed(before: Committee, document: EpochDocument, networkId: Digest, holds: Holds): Committee {
-  const proposal = proposalOf(document);
+/** The committee that the document makes of the one before it, if its approvals hold, which is not checked here. Errors: `epoch-invalid`. */
+export function succeed(before: Committee, document: EpochDocument, networkId: Digest): Committee {
   const objection =
     document.networkId !== networkId
       ? 'it is about another network'
@@ -142,11 +145,13 @@ export function succeed(before: Committee, document: EpochDocument, networkId: D
         ? `it is for epoch ${document.epoch}, and ${before.epoch + 1} is next`
         : document.previous !== before.digest
           ? 'it follows another committee'
-          : quorumObjection(before, document.approvals, { type: EPOCH_TYPE, statement: proposal, holds });
-  if (objection === undefined) {
-    return { epoch: document.epoch, validators: document.validators, digest: epochDigest(proposal) };
-  }
-  throw new HyperMeshError('epoch-invalid', `The document makes no committee: ${objection}.`, {
+          : undefined;
+  if (objection !== undefined) throw noSuccessor(objection);
+  return { epoch: document.epoch, validators: document.validators, digest: epochDigest(document) };
+}
+
+export function noSuccessor(objection: string): HyperMeshError {
+  return new HyperMeshError('epoch-invalid', `The document makes no committee: ${objection}.`, {
     hint: 'It was altered, or comes from another network.',
   });
 }

@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { base64, concat, fromBase64, utf8 } from '../base/bytes.ts';
 import { type Digest, isDigest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
+import type { PublicKeys } from './key-id.ts';
 
 /** Limits of every signed thing (docs/protocol/signature.md). Bytes are counted before base64. */
 export const SIGNATURE_LIMITS = {
@@ -149,6 +150,19 @@ export function openEnvelope(value: unknown): OpenEnvelope {
     falcon: fromBase64(signatures[0]!.sig),
     ed25519: fromBase64(signatures[1]!.sig),
   };
+}
+
+/** Whether these keys made both signatures of the envelope, without any certificate. Errors: `signature-invalid` for what is no envelope. */
+export function envelopeHolds(
+  value: unknown,
+  keys: PublicKeys,
+  check: {
+    ed25519(signature: Uint8Array, message: Uint8Array, publicKey: Uint8Array): boolean;
+    falcon(signature: Uint8Array, message: Uint8Array, publicKey: Uint8Array): boolean;
+  },
+): boolean {
+  const { signed, falcon, ed25519 } = openEnvelope(value);
+  return check.ed25519(ed25519, signed, keys.ed25519) && check.falcon(falcon, signed, keys.falcon);
 }
 
 export function sealEnvelope(

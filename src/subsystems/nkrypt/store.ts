@@ -58,6 +58,18 @@ const MIGRATIONS: readonly Migration[] = [
       CREATE TABLE versions (ref TEXT PRIMARY KEY, subject TEXT NOT NULL) STRICT;
     `,
   },
+  {
+    name: '004-ordered-state',
+    up: `
+      -- The ordered state (docs/protocol/ordered-state.md), and the sum over all of it.
+      CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+      CREATE TABLE fact_sum (id INTEGER PRIMARY KEY CHECK (id = 1), lanes BLOB NOT NULL) STRICT;
+      -- What came of each entry of the order; null: it was applied.
+      CREATE TABLE outcomes (idx INTEGER PRIMARY KEY, id TEXT NOT NULL, refused TEXT) STRICT;
+      CREATE INDEX outcomes_id ON outcomes (id);
+      CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, document TEXT NOT NULL) STRICT;
+    `,
+  },
 ];
 
 export type Store = SqliteStore;

@@ -1,0 +1,100 @@
+import { z } from 'zod';
+import { type Digest, isDigest } from '../../../base/digest.ts';
+import { canonicalJson } from '../../../base/json.ts';
+import { attestationHolds, publicKeysOf } from '../../../wire/attestation.ts';
+import { type Conflict, decodeOrder, keyBytes, type Word } from '../../../wire/entry.ts';
+import { operation, operationDigest, VOTE_TYPE } from '../../../wire/proof.ts';
+import { envelopeHolds } from '../../../wire/signature.ts';
+import { changeAccount, isKnown, slash } from './accounts.ts';
+import { presentOf } from './committees.ts';
+import { KEYS, type Place, refuse } from './law.ts';
+
+/** What a validator signs about the log (docs/protocol/entry.md). */
+const HEAD_TYPE = 'application/vnd.hypermesh.log-head.v1+json';
+
+/** Of the statements only what can contradict itself is read; the rest is covered by the signature. */
+const digest = z.custom<Digest>(isDigest);
+const vote = z.looseObject({ networkId: digest, epoch: z.int().nonnegative(), operation });
+const logHead = z.looseObject({
+  networkId: digest,
+  epoch: z.int().nonnegative(),
+  index: z.int().nonnegative(),
+  head: z.string(),
+});
+
+/**
+ * Two signed statements that contradict each other: who signed them is suspended until the epoch ends, and pays, once for each thing that it
+ * contradicted itself about. Errors: `entry-invalid` (no contradiction, or not signed), `network-mismatch`, `proof-replayed`.
+ */
+export function judgeConflict(place: Place, conflict: Conflict): void {
+  const { draft, terms } = place;
+  const { account, about } = conflict.kind === 'orders' ? byPublisher(place, conflict) : byValidator(place, conflict);
+  const key = KEYS.evidence(about);
+  if (draft.get(key) !== undefined) refuse('proof-replayed', 'This contradiction was answered for before.');
+  draft.set(key, account);
+  slash(draft, account, terms.equivocationPercent);
+  // An account that nobody knows has nothing to lose and can do nothing.
+  if (isKnown(draft, account)) changeAccount(draft, account, { suspended: presentOf(draft).epoch });
+}
+
+function byPublisher(
+  { terms, check }: Place,
+  { keys, first, second }: Extract<Conflict, { kind: 'orders' }>,
+): { readonly account: string; readonly about: string } {
+  const [a, b] = [first, second].map((envelope) => {
+    const { networkId, operation } = decodeOrder({ keys, envelope });
+    if (networkId !== terms.networkId) refuse('network-mismatch', 'An order is for another network.');
+    return operation;
+  }) as [z.infer<typeof operation>, z.infer<typeof operation>];
+  if (a.sequence !== b.sequence || operationDigest(a) === operationDigest(b)) {
+    refuse('entry-invalid', 'The two orders do not contradict each other.');
+  }
+  if (![first, second].every((envelope) => envelopeHolds(envelope, keyBytes(keys), check))) {
+    refuse('entry-invalid', 'The signatures of an order do not hold.');
+  }
+  return { account: a.identity, about: `order/${a.identity}/${a.sequence}` };
+}
+
+function byValidator(
+  place: Place,
+  { epoch, type, first, second }: Extract<Conflict, { kind: 'words' }>,
+): { readonly account: string; readonly about: string } {
+  const seat = place.committeeOf(epoch)?.validators.find(({ key }) => key === first.attestation.validator);
+  if (seat === undefined || second.attestation.validator !== seat.key) {
+    refuse('entry-invalid', 'The two statements are not of one validator of that epoch.');
+  }
+  const about = contradiction(place, epoch, type, first, second);
+  if (about === undefined) refuse('entry-invalid', 'The two statements do not contradict each other.');
+  const keys = publicKeysOf(seat);
+  const isSigned = ({ statement, attestation }: Word) =>
+    attestationHolds(attestation, type, statement, keys, place.check);
+  if (![first, second].every(isSigned)) refuse('entry-invalid', 'The signature of a statement does not hold.');
+  return { account: seat.account, about: `${seat.key}/${about}` };
+}
+
+/** What the two say different things about; undefined when both may be said. */
+function contradiction(place: Place, epoch: number, type: string, first: Word, second: Word): string | undefined {
+  const both = <T extends { networkId: Digest; epoch: number }>(schema: z.ZodType<T>) =>
+    [first, second].map(({ statement }) => {
+      const parsed = schema.safeParse(statement);
+      if (!parsed.success) refuse('entry-invalid', 'A statement is malformed.');
+      if (parsed.data.networkId !== place.terms.networkId) refuse('network-mismatch', 'It is about another network.');
+      if (parsed.data.epoch !== epoch) refuse('entry-invalid', 'A statement is about another epoch.');
+      return parsed.data;
+    }) as [T, T];
+  switch (type) {
+    case VOTE_TYPE: {
+      const [{ operation: a }, { operation: b }] = both(vote);
+      if (canonicalJson(a) === canonicalJson(b)) return undefined;
+      if (a.identity === b.identity && a.sequence === b.sequence) return `vote/${epoch}/${a.identity}/${a.sequence}`;
+      const isOneVersion = a.kind === 'publish' && b.kind === 'publish' && KEYS.version(a.ref) === KEYS.version(b.ref);
+      return isOneVersion && a.subject !== b.subject ? `vote/${epoch}/${KEYS.version(a.ref)}` : undefined;
+    }
+    case HEAD_TYPE: {
+      const [a, b] = both(logHead);
+      return a.index === b.index && a.head !== b.head ? `head/${epoch}/${a.index}` : undefined;
+    }
+    default:
+      return refuse('entry-invalid', 'Statements of that type cannot contradict each other.');
+  }
+}

@@ -1,0 +1,105 @@
+import type { DatabaseSync } from 'node:sqlite';
+import type { Digest } from '../../../base/digest.ts';
+import { canonicalJson, type Json } from '../../../base/json.ts';
+import { FactSum } from './sum.ts';
+
+/** What is stored of the ordered state: a map from keys to canonical JSON, and its sum. */
+export class Facts {
+  readonly #raw: DatabaseSync;
+
+  constructor(raw: DatabaseSync) {
+    this.#raw = raw;
+  }
+
+  get(key: string): string | undefined {
+    const row = this.#raw.prepare('SELECT value FROM facts WHERE key = ?').get(key) as { value: string } | undefined;
+    return row?.value;
+  }
+
+  /** By key. Keys are ASCII. */
+  list(prefix: string): readonly (readonly [string, string])[] {
+    const rows = this.#raw
+      .prepare('SELECT key, value FROM facts WHERE key >= ? AND key < ? ORDER BY key')
+      .all(prefix, `${prefix}\x7f`) as { key: string; value: string }[];
+    return rows.map(({ key, value }) => [key, value]);
+  }
+
+  root(): Digest {
+    return this.#sum().root();
+  }
+
+  /** Computed from the facts alone: what the stored sum has to be. */
+  recomputedRoot(): Digest {
+    const sum = new FactSum();
+    for (const row of this.#raw.prepare('SELECT key, value FROM facts').iterate()) {
+      const { key, value } = row as { key: string; value: string };
+      sum.add(key, value);
+    }
+    return sum.root();
+  }
+
+  /** Within a transaction of the caller. Null: the fact is gone. */
+  write(changes: ReadonlyMap<string, string | null>): void {
+    const sum = this.#sum();
+    const put = this.#raw.prepare(
+      'INSERT INTO facts (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value',
+    );
+    const drop = this.#raw.prepare('DELETE FROM facts WHERE key = ?');
+    for (const [key, value] of changes) {
+      const before = this.get(key);
+      if (before === (value ?? undefined)) continue;
+      if (before !== undefined) sum.remove(key, before);
+      if (value === null) {
+        drop.run(key);
+      } else {
+        sum.add(key, value);
+        put.run(key, value);
+      }
+    }
+    this.#raw
+      .prepare('INSERT INTO fact_sum (id, lanes) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET lanes = excluded.lanes')
+      .run(sum.bytes());
+  }
+
+  #sum(): FactSum {
+    const row = this.#raw.prepare('SELECT lanes FROM fact_sum').get() as { lanes: Uint8Array } | undefined;
+    return new FactSum(row?.lanes);
+  }
+}
+
+/** Changes that one entry makes, seen by its own rules at once and stored together, or not at all. */
+export class Draft {
+  readonly #facts: Pick<Facts, 'get' | 'list'>;
+  readonly #changes = new Map<string, string | null>();
+
+  constructor(facts: Pick<Facts, 'get' | 'list'>) {
+    this.#facts = facts;
+  }
+
+  get changes(): ReadonlyMap<string, string | null> {
+    return this.#changes;
+  }
+
+  /** The cast: what is under a key is what this folder put there. */
+  get<T>(key: string): T | undefined {
+    const text = this.#changes.has(key) ? this.#changes.get(key) : this.#facts.get(key);
+    return text == null ? undefined : (JSON.parse(text) as T);
+  }
+
+  list<T>(prefix: string): readonly (readonly [string, T])[] {
+    const all = new Map<string, string | null>(this.#facts.list(prefix));
+    for (const [key, value] of this.#changes) if (key.startsWith(prefix)) all.set(key, value);
+    return [...all]
+      .filter((fact): fact is [string, string] => fact[1] !== null)
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+      .map(([key, text]) => [key, JSON.parse(text) as T]);
+  }
+
+  set(key: string, value: Json): void {
+    this.#changes.set(key, canonicalJson(value));
+  }
+
+  delete(key: string): void {
+    this.#changes.set(key, null);
+  }
+}

@@ -1,0 +1,273 @@
+import type { DatabaseSync } from 'node:sqlite';
+import type { Digest } from '../../../base/digest.ts';
+import { isCoded, type ProblemDocument, toProblem } from '../../../base/errors.ts';
+import { canonicalJson } from '../../../base/json.ts';
+import type { SignatureCheck } from '../../../wire/attestation.ts';
+import { decodeEntry, type Entry, entryId } from '../../../wire/entry.ts';
+import { type Committee, type EpochDocument, epochDigest } from '../../../wire/epoch.ts';
+import type { Genesis } from '../../../wire/genesis.ts';
+import type { Operation } from '../../../wire/proof.ts';
+import { accountOf, changeAccount, instruct, isSuspended, ownerOf, type UnbondingFact } from './accounts.ts';
+import { forgetClocks, isClockAwaited, tellTime, timeOf } from './clock.ts';
+import {
+  checkOperation,
+  endEpoch,
+  handOver,
+  loseSpace,
+  moveSequencer,
+  presentOf,
+  recordCertified,
+  type SequencerFact,
+  sequencerOf,
+} from './committees.ts';
+import { judgeConflict } from './evidence.ts';
+import { Draft, Facts } from './facts.ts';
+import { KEYS, type LedgerTerms, type Place, refuse } from './law.ts';
+
+/** What came of an entry. */
+export interface Outcome {
+  /** Position in the order, from 1. */
+  readonly index: number;
+  readonly id: Digest;
+  /** Null: it was applied. Otherwise it changed nothing, and everybody says so. */
+  readonly refused: ProblemDocument | null;
+}
+
+export interface LedgerAccount {
+  readonly account: string;
+  /** All tokens: free, locked and unbonding. */
+  readonly balance: number;
+  readonly locked: number;
+  /** By when they began. `endsAtMs` is null until the clocks of the committee have told when that was. */
+  readonly unbonding: readonly { readonly amount: number; readonly endsAtMs: number | null }[];
+  /** Of its last instruction. */
+  readonly number: number;
+  readonly isSuspended: boolean;
+}
+
+/**
+ * The ordered state: who owns which tokens and names, what is certified, who sits in the committee. It follows from the entries alone: the same
+ * entries make the same state, and the same {@link stateRoot}, on every machine (docs/protocol/entry.md). The clock of this machine has no part in it.
+ */
+export class Ledger {
+  readonly #raw: DatabaseSync;
+  readonly #facts: Facts;
+  readonly #terms: LedgerTerms;
+  readonly #check: SignatureCheck;
+  readonly #first: Committee;
+  readonly #committees = new Map<number, Committee>();
+
+  constructor(
+    lent: { readonly raw: DatabaseSync; readonly check: SignatureCheck },
+    options: { readonly terms: LedgerTerms /** That of the genesis. */; readonly first: Committee },
+  ) {
+    this.#raw = lent.raw;
+    this.#facts = new Facts(lent.raw);
+    this.#check = lent.check;
+    this.#terms = options.terms;
+    this.#first = options.first;
+  }
+
+  /** How many entries were applied. */
+  get index(): number {
+    return this.#draft().get<number>(KEYS.index) ?? 0;
+  }
+
+  /** SHA-256 over everything that the state consists of. */
+  stateRoot(): Digest {
+    return this.#facts.root();
+  }
+
+  /**
+   * Applies the next entry; one that was applied before changes nothing and gives the outcome it had. Part of the transaction that is open, or one of its
+   * own: a crash leaves the entry applied whole, or not at all. Throws for nothing but a broken disk, and a gap before the entry.
+   */
+  apply(index: number, bytes: Uint8Array): Outcome {
+    return inTransaction(this.#raw, () => {
+      const done = this.outcomeAt(index);
+      if (done !== undefined) return done;
+      const next = this.index + 1;
+      if (index !== next) throw new Error(`entry ${index} was to be applied, and ${next} is next`);
+      const draft = this.#draft();
+      const refused = this.#try({ draft, index }, bytes);
+      const changes = refused === null ? draft : this.#draft();
+      changes.set(KEYS.index, index);
+      this.#facts.write(changes.changes);
+      const outcome: Outcome = { index, id: entryId(bytes), refused };
+      this.#raw
+        .prepare('INSERT INTO outcomes (idx, id, refused) VALUES (?, ?, ?)')
+        .run(index, outcome.id, refused === null ? null : canonicalJson(refused));
+      return outcome;
+    });
+  }
+
+  outcomeAt(index: number): Outcome | undefined {
+    return outcomeOf(this.#raw.prepare('SELECT idx, id, refused FROM outcomes WHERE idx = ?').get(index));
+  }
+
+  /** What came of the entry with that id, the first time it was in the order. */
+  outcomeOf(id: Digest): Outcome | undefined {
+    return outcomeOf(this.#raw.prepare('SELECT idx, id, refused FROM outcomes WHERE id = ? ORDER BY idx').get(id));
+  }
+
+  account(id: string): LedgerAccount {
+    const draft = this.#draft();
+    const { balance, locked, number } = accountOf(draft, id);
+    const unbonding = draft
+      .list<UnbondingFact>(`unbonding/${id}/`)
+      .map(([, { amount, endsAtMs }]) => ({ amount, endsAtMs }));
+    return { account: id, balance, locked, unbonding, number, isSuspended: isSuspended(draft, id) };
+  }
+
+  /** Who owns the name, or the scope it is in; undefined while nobody does. */
+  ownerOf(name: string): string | undefined {
+    return ownerOf(this.#draft(), name);
+  }
+
+  /** Tokens that were founded, and those that were burned since; the rest is what all accounts have together. */
+  supply(): { readonly founded: number; readonly burned: number } {
+    const draft = this.#draft();
+    return { founded: draft.get<number>(KEYS.supply) ?? 0, burned: draft.get<number>(KEYS.burned) ?? 0 };
+  }
+
+  /** What the order has against a vote for the operation. Errors: `not-owner`, `version-exists`, `equivocation`, `not-permitted`. */
+  checkOperation(operation: Operation): void {
+    checkOperation(this.#draft(), operation);
+  }
+
+  /** The epoch, and whether its committee votes: it stops when its successor is in the order. */
+  present(): { readonly epoch: number; readonly isVoting: boolean } {
+    const { epoch, next } = presentOf(this.#draft());
+    return { epoch, isVoting: next === null };
+  }
+
+  /** Who has handed over everything since the present epoch ended, by key id. */
+  handedOver(): readonly string[] {
+    return Object.entries(presentOf(this.#draft()).handed).flatMap(([key, { isWhole }]) => (isWhole ? [key] : []));
+  }
+
+  /** Undefined for an epoch that has not been approved. */
+  committeeOf(epoch: number): Committee | undefined {
+    if (epoch === this.#first.epoch) return this.#first;
+    const known = this.#committees.get(epoch);
+    if (known !== undefined) return known;
+    const document = this.epochDocument(epoch);
+    if (document === undefined) return undefined;
+    const committee = { epoch, validators: document.validators, digest: epochDigest(document) };
+    this.#committees.set(epoch, committee);
+    return committee;
+  }
+
+  epochDocument(epoch: number): EpochDocument | undefined {
+    const row = this.#raw.prepare('SELECT document FROM epochs WHERE epoch = ?').get(epoch) as
+      | { document: string }
+      | undefined;
+    return row === undefined ? undefined : (JSON.parse(row.document) as EpochDocument);
+  }
+
+  sequencer(): SequencerFact {
+    return sequencerOf(this.#draft());
+  }
+
+  /** What the clocks of the committee agree has passed; 0 while they have told nothing. */
+  timeMs(): number {
+    return timeOf(this.#draft());
+  }
+
+  /** Whether somebody's unbonding waits for this validator to tell its clock, by which it is `nowMs`. */
+  isClockAwaited(validator: string, nowMs: number): boolean {
+    return isClockAwaited(this.#draft(), validator, nowMs);
+  }
+
+  #draft(): Draft {
+    return new Draft(this.#facts);
+  }
+
+  #try(at: Pick<Place, 'draft' | 'index'>, bytes: Uint8Array): ProblemDocument | null {
+    const place: Place = {
+      ...at,
+      terms: this.#terms,
+      check: this.#check,
+      committeeOf: (epoch) => this.committeeOf(epoch),
+    };
+    try {
+      this.#rule(place, decodeEntry(bytes));
+      return null;
+    } catch (error) {
+      if (!isCoded(error)) throw error;
+      return toProblem(error);
+    }
+  }
+
+  #rule(place: Place, entry: Entry): void {
+    if (entry.networkId !== place.terms.networkId) refuse('network-mismatch', 'The entry is for another network.');
+    switch (entry.kind) {
+      case 'instruction':
+        instruct(place, entry.signed);
+        return;
+      case 'clock':
+        tellTime(place, entry.statement, entry.attestation);
+        return;
+      case 'evidence':
+        judgeConflict(place, entry.conflict);
+        return;
+      case 'space-lost':
+        loseSpace(place, entry.statement, entry.attestations);
+        return;
+      case 'certified':
+        recordCertified(place, entry.certificates);
+        return;
+      case 'epoch':
+        endEpoch(place, entry.document);
+        this.#keep(entry.document);
+        return;
+      case 'handover':
+        if (handOver(place, entry.statement, entry.attestation)) forgetClocks(place.draft);
+        return;
+      case 'sequencer':
+        moveSequencer(place, entry.statement, entry.attestations);
+        return;
+    }
+  }
+
+  /** The fact has its digest; the document itself lies beside, in the same transaction. */
+  #keep(document: EpochDocument): void {
+    this.#raw
+      .prepare('INSERT INTO epochs (epoch, document) VALUES (?, ?)')
+      .run(document.epoch, canonicalJson(document));
+  }
+}
+
+/** The state before the first entry. Within a transaction of the caller. */
+export function foundLedger(raw: DatabaseSync, genesis: Genesis, first: Committee): void {
+  const facts = new Facts(raw);
+  const draft = new Draft(facts);
+  let supply = 0;
+  for (const { account, balance, locked } of genesis.stake.accounts) {
+    changeAccount(draft, account, { balance, locked });
+    supply += balance;
+  }
+  draft.set(KEYS.supply, supply);
+  draft.set(KEYS.epoch, { epoch: first.epoch, digest: first.digest, next: null, handed: {} });
+  facts.write(draft.changes);
+}
+
+/** The caller's, or one of its own. */
+function inTransaction<T>(raw: DatabaseSync, write: () => T): T {
+  if (raw.isTransaction) return write();
+  raw.exec('BEGIN IMMEDIATE');
+  try {
+    const result = write();
+    raw.exec('COMMIT');
+    return result;
+  } catch (error) {
+    if (raw.isTransaction) raw.exec('ROLLBACK');
+    throw error;
+  }
+}
+
+function outcomeOf(row: unknown): Outcome | undefined {
+  if (row === undefined) return undefined;
+  const { idx, id, refused } = row as { idx: number; id: Digest; refused: string | null };
+  return { index: idx, id, refused: refused === null ? null : (JSON.parse(refused) as ProblemDocument) };
+}
