@@ -422,6 +422,12 @@ export const ERRORS = {
     retry: false,
     when: 'The engine that orders entries contradicts itself or what was certified; nothing more is ordered until its operator mends it or the network moves to another one.',
   },
+  'order-invalid': {
+    status: 422,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'A certificate, a vote or a part of the order of a network is malformed.',
+  },
   'anchor-stale': {
     status: 503,
     exit: EXIT.unavailable,

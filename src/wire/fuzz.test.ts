@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { base64, concat, equal, fromBase64, fromHex, fromUtf8, hex, utf8 } from '../base/bytes.ts';
 import { type ErrorCode, isCoded } from '../base/errors.ts';
-import { canonicalJson } from '../base/json.ts';
+import { canonicalJson, type Json } from '../base/json.ts';
 import { readVectors } from '../testing/vectors.ts';
 import { decodeBundle, encodeBundle } from './bundle.ts';
 import { decodeCertification, decodeJoinRequest } from './certification.ts';
@@ -38,6 +38,7 @@ import {
 } from './hello.ts';
 import { decodeInvite, encodeInvite } from './invite.ts';
 import { decodeSignedNodeRecord, encodeNodeRecord } from './node-record.ts';
+import { decodeCertifiedPart, decodeHeadCertificate, decodeVoteExchange } from './order.ts';
 import {
   aboutNode,
   aboutResource,
@@ -228,6 +229,24 @@ decoder(
 
 const entries = readVectors<{ entry: Entry }[]>('entry', 'valid').map(({ entry }) => entry);
 decoder('an entry of the ordered log', 'entry-invalid', [decodeEntry, encodeEntry], entries.map(encodeEntry), large);
+const order = readVectors<{ certificate: Json; votes: Json; part: Json }>('order', 'valid');
+for (const [kind, decode] of [
+  ['certificate', decodeHeadCertificate],
+  ['votes', decodeVoteExchange],
+  ['part', decodeCertifiedPart],
+] as const) {
+  const read = (bytes: Uint8Array) => {
+    // That the bytes are JSON at all is checked by whoever receives them.
+    let value: unknown;
+    try {
+      value = decodeBody(bytes);
+    } catch {
+      value = null;
+    }
+    return decode(value);
+  };
+  reader(`${kind} of the order`, 'order-invalid', read, [utf8(canonicalJson(order[kind]))]);
+}
 const instructed = entries.flatMap((entry) => (entry.kind === 'instruction' ? [entry.signed] : []));
 decoder(
   'what an instruction says',

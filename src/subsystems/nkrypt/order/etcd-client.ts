@@ -17,7 +17,7 @@ export interface EtcdAccess {
 }
 
 const TIMEOUT_MS = 3_000;
-/** 32 entries of the largest size, in base64, and their keys. */
+/** 16 entries of the largest size, in base64, and their keys. */
 const ANSWER_BYTES_MAX = 24 * 2 ** 20;
 const LOOPBACK = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/;
 

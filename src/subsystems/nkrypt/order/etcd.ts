@@ -9,7 +9,8 @@ const WAITING_MAX = 10_000;
 /** Of one transaction: etcd takes 128 operations and 1.5 MiB unless told otherwise; an entry needs two and the head one. */
 const GROUP_MAX = 60;
 const GROUP_BYTES_MAX = 2 ** 20;
-const READ_MAX = 32;
+/** Of one read, so that the largest of them fit into one answer. */
+const READ_MAX = 16;
 /** A watch of a machine that was cut off says nothing for ever. */
 const WATCH_MS = 10_000;
 

@@ -1,7 +1,8 @@
 import { HyperMeshError } from '../../../base/errors.ts';
+import { ENTRY_LIMITS } from '../../../wire/entry.ts';
 
 export const SEQUENCER_LIMITS = {
-  entryBytesMax: 512 * 2 ** 10,
+  entryBytesMax: ENTRY_LIMITS.bytesMax,
   /** Of one {@link Sequencer.read}. */
   entriesMax: 256,
   readBytesMax: 2 * 2 ** 20,

@@ -1,0 +1,132 @@
+import { fromHex, hex } from '../../../base/bytes.ts';
+import { sha256 } from '../../../base/digest.ts';
+import { canonicalJson, type Json } from '../../../base/json.ts';
+import type { SqliteStore } from '../../../base/sqlite.ts';
+import { decodeHeadCertificate, type HeadCertificate, ORDER_LIMITS } from '../../../wire/order.ts';
+
+/** Never emptied while the home is in one network: what a validator voted for binds it for ever. */
+export const LOG_SCHEMA = `
+  -- The entries that were applied, and after them those that this home voted for. Outcome: as soon as it was applied.
+  CREATE TABLE log_entries (
+    position INTEGER PRIMARY KEY, digest BLOB NOT NULL, entry BLOB NOT NULL, head BLOB NOT NULL, outcome TEXT
+  ) STRICT;
+  CREATE INDEX log_digests ON log_entries (digest);
+  -- Enough certificates that each covers what one answer may hold. Turn: what follows was certified by another committee or ordered elsewhere.
+  CREATE TABLE log_certificates (position INTEGER PRIMARY KEY, turn INTEGER NOT NULL, document TEXT NOT NULL) STRICT;
+  -- Voted: the highest index that this home voted for. Lost: up to there its votes are for something that is not in the order.
+  -- Origin: where the present engine began.
+  CREATE TABLE log_state (
+    id INTEGER PRIMARY KEY CHECK (id = 1), applied INTEGER NOT NULL, voted INTEGER NOT NULL, lost INTEGER NOT NULL, origin INTEGER NOT NULL
+  ) STRICT;
+`;
+
+export interface Marks {
+  readonly applied: number;
+  readonly voted: number;
+  readonly lost: number;
+  readonly origin: number;
+}
+
+/** An entry in its place. */
+export interface Row {
+  readonly entry: Uint8Array;
+  readonly head: string;
+}
+
+export interface Submitted {
+  readonly index: number;
+  readonly outcome: Json;
+}
+
+/** The tables of {@link LOG_SCHEMA}. What changes them is called in a transaction of the log. */
+export class LogStore {
+  readonly #store: SqliteStore;
+
+  constructor(store: SqliteStore) {
+    this.#store = store;
+  }
+
+  transact<T>(write: () => T): T {
+    return this.#store.transact(write);
+  }
+
+  marks(): Marks {
+    const row = this.#store.raw.prepare('SELECT applied, voted, lost, origin FROM log_state').get();
+    return (row as unknown as Marks | undefined) ?? { applied: 0, voted: 0, lost: 0, origin: 0 };
+  }
+
+  setMarks({ applied, voted, lost, origin }: Marks): void {
+    this.#store.raw
+      .prepare('INSERT OR REPLACE INTO log_state (id, applied, voted, lost, origin) VALUES (1, ?, ?, ?, ?)')
+      .run(applied, voted, lost, origin);
+  }
+
+  headAt(position: number): string | undefined {
+    const row = this.#store.raw.prepare('SELECT head FROM log_entries WHERE position = ?').get(position);
+    return row === undefined ? undefined : hex((row as { head: Uint8Array }).head);
+  }
+
+  /** The entries after one position, up to another. */
+  rows(after: number, to: number): readonly Row[] {
+    const rows = this.#store.raw
+      .prepare('SELECT entry, head FROM log_entries WHERE position > ? AND position <= ? ORDER BY position')
+      .all(after, to) as { entry: Uint8Array; head: Uint8Array }[];
+    return rows.map(({ entry, head }) => ({ entry, head: hex(head) }));
+  }
+
+  put(position: number, { entry, head }: Row, outcome: Json | undefined): void {
+    this.#store.raw
+      .prepare('INSERT OR REPLACE INTO log_entries (position, digest, entry, head, outcome) VALUES (?, ?, ?, ?, ?)')
+      .run(position, sha256(entry), entry, fromHex(head), outcome === undefined ? null : canonicalJson(outcome));
+  }
+
+  dropAfter(position: number): void {
+    this.#store.raw.prepare('DELETE FROM log_entries WHERE position > ?').run(position);
+  }
+
+  /** Where that entry was applied first. */
+  applied(entry: Uint8Array): Submitted | undefined {
+    const row = this.#store.raw
+      .prepare(
+        'SELECT position, outcome FROM log_entries WHERE digest = ? AND outcome IS NOT NULL ORDER BY position LIMIT 1',
+      )
+      .get(sha256(entry)) as { position: number; outcome: string } | undefined;
+    return row === undefined ? undefined : { index: row.position, outcome: JSON.parse(row.outcome) as Json };
+  }
+
+  /** Keeps it, and drops the one before where this one and the one before that are near enough. */
+  addCertificate(certificate: HeadCertificate, turn: boolean): void {
+    const { raw } = this.#store;
+    const { index } = certificate.statement;
+    const [last, before] = raw
+      .prepare('SELECT position, turn FROM log_certificates WHERE position < ? ORDER BY position DESC LIMIT 2')
+      .all(index) as { position: number; turn: number }[];
+    raw
+      .prepare('INSERT OR REPLACE INTO log_certificates (position, turn, document) VALUES (?, ?, ?)')
+      .run(index, turn ? 1 : 0, canonicalJson(certificate));
+    if (last === undefined || last.turn === 1) return;
+    const from = before?.position ?? 0;
+    const { bytes } = raw
+      .prepare('SELECT sum(length(entry)) AS bytes FROM log_entries WHERE position > ? AND position <= ?')
+      .get(from, index) as { bytes: number };
+    if (index - from > ORDER_LIMITS.windowEntriesMax || bytes > ORDER_LIMITS.windowBytesMax) return;
+    raw.prepare('DELETE FROM log_certificates WHERE position = ?').run(last.position);
+  }
+
+  /** The first kept certificate beyond that position. */
+  certificateAfter(position: number): HeadCertificate | undefined {
+    return this.#certificate('position > ? ORDER BY position', position);
+  }
+
+  /** The newest one. */
+  lastCertificate(): HeadCertificate | undefined {
+    return this.#certificate('position > ? ORDER BY position DESC', 0);
+  }
+
+  #certificate(which: string, position: number): HeadCertificate | undefined {
+    const row = this.#store.raw.prepare(`SELECT document FROM log_certificates WHERE ${which} LIMIT 1`).get(position) as
+      | { document: string }
+      | undefined;
+    return row === undefined ? undefined : decodeHeadCertificate(JSON.parse(row.document));
+  }
+}

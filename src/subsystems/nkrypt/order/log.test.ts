@@ -1,0 +1,423 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import fc from 'fast-check';
+import { fromBase64, fromUtf8, hex } from '../../../base/bytes.ts';
+import { HyperMeshError, isCoded } from '../../../base/errors.ts';
+import { openSqlite } from '../../../base/sqlite.ts';
+import {
+  NETWORK,
+  OrderedValidators,
+  testEntry,
+  testSeat,
+  testWord,
+  testWordHolds,
+} from '../../../testing/ordered-validators.ts';
+import type { SequencerPlace } from '../../../wire/entry.ts';
+import { quorumOf } from '../../../wire/genesis.ts';
+import {
+  decodeHeadCertificate,
+  firstHead,
+  HEAD_TYPE,
+  type HeadVote,
+  nextHead,
+  type VoteExchange,
+} from '../../../wire/order.ts';
+import { EMBEDDED_SCHEMA, EmbeddedSequencer } from './embedded.ts';
+import type { Sequencer } from './sequencer.ts';
+
+/** Orders in memory, one for each name: what one engine does, seen by all. */
+class Engines {
+  readonly #store = openSqlite(':memory:', [{ name: '001', up: EMBEDDED_SCHEMA }]);
+  readonly #open = new Map<string, EmbeddedSequencer>();
+
+  readonly engine = (place: SequencerPlace, log: string): Sequencer => {
+    const name = `${log}-${JSON.stringify(place)}`;
+    const handle = this.#open.get(name) ?? new EmbeddedSequencer(this.#store, name);
+    this.#open.set(name, handle);
+    return {
+      append: (...args) => handle.append(...args),
+      read: (after) => handle.read(after),
+      watch: (...args) => handle.watch(...args),
+      [Symbol.asyncDispose]: async () => undefined,
+    };
+  };
+}
+
+/** Everything that a validator applied, as text. */
+function applied(validators: OrderedValidators, who: number): readonly string[] {
+  const rows = validators.stores[who]!.raw.prepare(
+    'SELECT entry FROM log_entries WHERE outcome IS NOT NULL ORDER BY position',
+  ).all() as { entry: Uint8Array }[];
+  return rows.map(({ entry }) => fromUtf8(entry));
+}
+
+/** Certificates and what they are about: the committee's word, checked by somebody who only has the seats. */
+function checkCertified(validators: OrderedValidators, who: number, committee: readonly number[]): number {
+  const log = validators.logs[who]!;
+  const { certificate } = log.part(0);
+  if (certificate === null) return 0;
+  let head = firstHead(NETWORK);
+  let after = 0;
+  for (;;) {
+    const part = log.part(after);
+    if (part.certificate === null) return after;
+    for (const text of part.entries) head = nextHead(head, fromBase64(text));
+    const { statement, attestations } = decodeHeadCertificate(part.certificate);
+    assert.equal(statement.head, head);
+    assert.equal(statement.index, after + part.entries.length);
+    assert.ok(new Set(attestations.map(({ validator }) => validator)).size >= quorumOf(committee.length));
+    for (const word of attestations) {
+      const seat = committee.map(testSeat).find(({ key }) => key === word.validator);
+      assert.ok(seat !== undefined && testWordHolds(word, HEAD_TYPE, statement, seat));
+    }
+    after = statement.index;
+  }
+}
+
+const until = async (what: () => boolean, ms = 20_000) => {
+  for (const start = performance.now(); !what(); ) {
+    assert.ok(performance.now() - start < ms, 'it never happened');
+    await sleep(5);
+  }
+};
+
+test('alone: an entry is applied once, its outcome is given again, also after a restart', async () => {
+  const engines = new Engines();
+  await using validators = new OrderedValidators({ committee: [0], ...engines });
+  const log = validators.open(0);
+  const first = await log.submit(testEntry('a'));
+  assert.deepEqual(first, { index: 1, outcome: { at: 1 } });
+  const many = await Promise.all(['b', 'a', 'c', 'b'].map((entry) => log.submit(testEntry(entry))));
+  assert.deepEqual(many[1], first);
+  assert.deepEqual(many[0], many[3]);
+  await validators.close(0);
+  const again = validators.open(0);
+  assert.deepEqual(await again.submit(testEntry('a')), first);
+  assert.equal((await again.submit(testEntry('d'))).index, 4);
+  assert.equal(checkCertified(validators, 0, [0]), 4);
+  assert.deepEqual([again.status().waiting, again.status().trouble], [0, null]);
+});
+
+for (const n of [4, 7]) {
+  const committee = Array.from({ length: n }, (_, at) => at);
+
+  test(`${n} validators: all apply the same, whoever submits what at the same time`, async () => {
+    const engines = new Engines();
+    await using validators = new OrderedValidators({ committee, ...engines });
+    for (const who of committee) validators.open(who);
+    const results = await Promise.all(
+      Array.from({ length: 60 }, (_, at) => validators.logs[at % n]!.submit(testEntry(`entry ${at % 40}`))),
+    );
+    await until(() => committee.every((who) => applied(validators, who).length === 40));
+    for (const who of committee) {
+      assert.deepEqual(applied(validators, who), applied(validators, 0));
+      assert.equal(checkCertified(validators, who, committee), 40);
+    }
+    for (const [at, { index }] of results.entries())
+      assert.equal(applied(validators, 0)[index - 1], JSON.stringify(`entry ${at % 40}`));
+  });
+
+  test(`${n} validators: goes on while f are silent, not with one more, and again when they are back`, async () => {
+    const engines = new Engines();
+    await using validators = new OrderedValidators({ committee, ...engines, submitMs: 1_500 });
+    const f = n - quorumOf(n);
+    for (const who of committee.slice(f)) validators.open(who);
+    const last = validators.logs[n - 1]!;
+    await last.submit(testEntry('with f silent'));
+    await validators.close(f);
+    await assert.rejects(last.submit(testEntry('with f + 1')), (error) => isCoded(error, 'timeout'));
+    assert.equal(applied(validators, n - 1).length, 1);
+    for (const who of committee.slice(0, f + 1)) validators.open(who);
+    assert.equal((await last.submit(testEntry('with f + 1'))).index, 2);
+    await until(() => committee.every((who) => applied(validators, who).length === 2));
+  });
+}
+
+/** Shows each validator an order of its own: the first entries alike, then what it likes. */
+class LyingEngine {
+  readonly #orders = new Map<number, Uint8Array[]>();
+  readonly #grown = new Set<() => void>();
+
+  show(who: number, entries: readonly string[]): void {
+    const order = this.#orders.get(who) ?? [];
+    order.push(...entries.map((entry) => testEntry(entry)));
+    this.#orders.set(who, order);
+    for (const wake of [...this.#grown]) wake();
+  }
+
+  readonly engine = (_place: SequencerPlace, _log: string, who: number): Sequencer => {
+    const grown = this.#grown;
+    const order = () => this.#orders.get(who) ?? [];
+    return {
+      append: async () => 1,
+      read: async (after) => order().slice(after),
+      async *watch(after, signal) {
+        for (let said = after; !signal.aborted; ) {
+          if (order().length > said) {
+            said = order().length;
+            yield said;
+            continue;
+          }
+          await new Promise<void>((resolve) => {
+            grown.add(resolve);
+            signal.addEventListener('abort', () => resolve());
+          });
+        }
+      },
+      [Symbol.asyncDispose]: async () => undefined,
+    };
+  };
+}
+
+test('an engine that shows two halves different entries stops the order, and everybody can see why', async () => {
+  const engine = new LyingEngine();
+  const committee = [0, 1, 2, 3];
+  await using validators = new OrderedValidators({ committee, ...engine, submitMs: 500 });
+  for (const who of committee) {
+    engine.show(who, ['a', 'b']);
+    validators.open(who);
+  }
+  await until(() => committee.every((who) => applied(validators, who).length === 2));
+  for (const who of committee) engine.show(who, who < 2 ? ['c', 'd'] : ['d', 'c']);
+  await until(() => committee.every((who) => validators.logs[who]!.status().trouble !== null));
+  await sleep(200);
+  for (const who of committee) {
+    assert.equal(applied(validators, who).length, 2);
+    const { split, trouble } = validators.logs[who]!.status();
+    assert.deepEqual(
+      split,
+      [0, 1, 2, 3]
+        .filter((at) => at < 2 !== who < 2)
+        .map((at) => testSeat(at).key)
+        .sort(),
+    );
+    assert.match(trouble!, /shown other entries to 2 of 4/);
+  }
+  await assert.rejects(validators.logs[0]!.submit(testEntry('e')), (error) =>
+    isCoded(error, 'timeout', 'order-stopped'),
+  );
+});
+
+test('an engine that lies to one validator does not stop the others, and that one follows their certificates and votes again', async () => {
+  const engine = new LyingEngine();
+  const committee = [0, 1, 2, 3];
+  await using validators = new OrderedValidators({ committee, ...engine });
+  for (const who of committee) {
+    engine.show(who, who === 3 ? ['x', 'y', 'z'] : ['a', 'b', 'c']);
+    validators.open(who);
+  }
+  await until(() => committee.every((who) => applied(validators, who).length === 3));
+  assert.deepEqual(applied(validators, 3), applied(validators, 0));
+  // Now it is needed.
+  await validators.close(0);
+  for (const who of committee) engine.show(who, ['d']);
+  await until(() => [1, 2, 3].every((who) => applied(validators, who).length === 4));
+  assert.deepEqual(applied(validators, 3), applied(validators, 1));
+  assert.equal(checkCertified(validators, 3, committee), 4);
+});
+
+/** Everything that may be said wrongly, under keys that are right. */
+function lies(who: number, about: VoteExchange): VoteExchange[] {
+  const { key } = testSeat(who);
+  const votes = about.votes.flatMap(({ statement }): HeadVote[] =>
+    [
+      { ...statement, head: hex(new Uint8Array(32).fill(who)) },
+      { ...statement, stateRoot: 'f'.repeat(64) },
+      { ...statement, index: statement.index + 1 },
+      { ...statement, epoch: statement.epoch + 1 },
+      { ...statement, index: Number.MAX_SAFE_INTEGER },
+    ].map((lie) => ({ statement: lie, attestation: testWord(key, HEAD_TYPE, lie) })),
+  );
+  const forged = about.votes.map(({ statement, attestation }) => ({
+    statement: { ...statement, head: 'a'.repeat(64) },
+    attestation,
+  }));
+  return [
+    ...votes.map((vote) => ({ applied: 0, votes: [vote] })),
+    { applied: Number.MAX_SAFE_INTEGER, votes: [...about.votes, ...forged].slice(0, 100) },
+  ];
+}
+
+test('a validator that says everything wrong, and two things at once, harms nobody and is caught', async () => {
+  const engines = new Engines();
+  const committee = [0, 1, 2, 3];
+  let count = 0;
+  await using validators = new OrderedValidators({
+    committee,
+    ...engines,
+    liar: (who, method, body) => {
+      if (who !== 0) return undefined;
+      const told = method === 'committee/order-votes' ? (body as unknown as VoteExchange) : { applied: 0, votes: [] };
+      const answers: unknown[] = [
+        ...lies(0, told),
+        { certificate: null, entries: [] },
+        null,
+        { applied: -1, votes: 'many' },
+        validators.logs[1]?.part(1),
+        { ...validators.logs[1]?.part(0), entries: ['AAAA'] },
+      ];
+      count += 1;
+      for (const log of validators.logs) {
+        for (const lie of lies(0, told)) void log?.exchange(lie, testSeat(0).key).catch(() => undefined);
+      }
+      return Promise.resolve(answers[count % answers.length]);
+    },
+  });
+  for (const who of [1, 2, 3]) validators.open(who);
+  for (let at = 0; at < 20; at += 1) await validators.logs[1 + (at % 3)]!.submit(testEntry(`entry ${at}`));
+  await until(() => [1, 2, 3].every((who) => applied(validators, who).length === 20));
+  for (const who of [1, 2, 3]) {
+    assert.deepEqual(applied(validators, who), applied(validators, 1));
+    assert.equal(checkCertified(validators, who, committee), 20);
+  }
+  assert.deepEqual(new Set(validators.caught), new Set([testSeat(0).key]));
+});
+
+for (const value of [
+  null,
+  7,
+  {},
+  { applied: 0 },
+  { applied: 0, votes: [{}] },
+  { applied: 0, votes: Array(101).fill(null) },
+]) {
+  test(`votes that are ${JSON.stringify(value).slice(0, 40)} are refused`, async () => {
+    await using validators = new OrderedValidators({ committee: [0, 1], ...new Engines() });
+    await assert.rejects(validators.open(0).exchange(value, testSeat(1).key), (error) =>
+      isCoded(error, 'order-invalid'),
+    );
+  });
+}
+
+test('the committee and the engine change by entries: nothing is lost or doubled on the way, and who is new catches up', async () => {
+  const engines = new Engines();
+  await using validators = new OrderedValidators({ committee: [0, 1, 2, 3], ...engines });
+  for (const who of [0, 1, 2, 3, 4, 5, 6]) validators.open(who);
+  const submits: Promise<unknown>[] = [];
+  const some = (name: string) => {
+    for (let at = 0; at < 12; at += 1) submits.push(validators.logs[at % 4]!.submit(testEntry(`${name} ${at}`)));
+  };
+  some('first');
+  submits.push(validators.logs[0]!.submit(testEntry({ committee: [0, 1, 2, 3, 4, 5, 6] })));
+  some('second');
+  submits.push(validators.logs[1]!.submit(testEntry({ move: { kind: 'etcd', endpoints: ['http://a:1'] } })));
+  some('third');
+  submits.push(validators.logs[2]!.submit(testEntry({ move: { kind: 'embedded', validator: testSeat(5).key } })));
+  some('fourth');
+  await Promise.all(submits);
+  await until(() => [0, 1, 2, 3, 4, 5, 6].every((who) => new Set(applied(validators, who)).size === 51));
+  for (const who of [1, 2, 3, 4, 5, 6]) assert.deepEqual(applied(validators, who), applied(validators, 0));
+  // The new ones are needed now: 5 of 7.
+  for (const who of [0, 1]) await validators.close(who);
+  await validators.logs[4]!.submit(testEntry('with the new ones'));
+  // Somebody who has seen nothing follows it all from the genesis.
+  validators.open(7);
+  await until(() => new Set(applied(validators, 7)).size === 52);
+  assert.deepEqual(applied(validators, 7), applied(validators, 4));
+  assert.deepEqual(validators.logs[7]!.status().engine, { kind: 'embedded', validator: testSeat(5).key });
+});
+
+test('whatever is lost, late or doubled, whoever crashes when, and whatever an engine shows: one order, and all of it in the end', async () => {
+  const crash = fc.record({
+    who: fc.nat(3),
+    at: fc.integer({ min: 1, max: 12 }),
+    late: fc.boolean(),
+    afterMs: fc.nat(60),
+  });
+  await fc.assert(
+    fc.asyncProperty(fc.array(crash, { maxLength: 6 }), fc.integer(), async (crashes, seed) => {
+      let random = seed >>> 0;
+      const chance = (share: number) => {
+        random = (Math.imul(random, 1_664_525) + 1_013_904_223) >>> 0;
+        return random / 2 ** 32 < share;
+      };
+      const engines = new Engines();
+      const committee = [0, 1, 2, 3];
+      const seen = new Map<string, Set<string>>();
+      let isBad = true;
+      await using validators = new OrderedValidators({
+        committee,
+        ...engines,
+        wires: {
+          carry: async (call, body) => {
+            for (const { statement, attestation } of (body as unknown as VoteExchange).votes ?? []) {
+              const at = `${attestation.validator} ${statement.index}`;
+              seen.set(at, (seen.get(at) ?? new Set()).add(statement.head));
+            }
+            const lost = () => new HyperMeshError('peer-unreachable', 'It got lost.');
+            if (!isBad) return call();
+            if (chance(0.2)) await sleep(chance(0.5) ? 1 : 15);
+            if (chance(0.15)) throw lost();
+            if (chance(0.1)) void call().catch(() => undefined);
+            const answer = await call();
+            if (chance(0.15)) throw lost();
+            return answer;
+          },
+        },
+      });
+      for (const who of committee) validators.open(who);
+      const entries = Array.from({ length: 16 }, (_, at) => `entry ${at}`);
+      const submitted = entries.map(async (entry, at) => {
+        for (;;) {
+          await sleep(at * 8);
+          const result = await validators.logs[at % 4]?.submit(testEntry(entry)).catch((error: unknown) => {
+            assert.ok(isCoded(error), String(error));
+          });
+          if (result !== undefined) return;
+        }
+      });
+      for (const { who, at, late, afterMs } of crashes) {
+        await validators.close(who);
+        validators.open(who, { at, late });
+        await sleep(afterMs);
+        await validators.close(who);
+        validators.open(who);
+      }
+      await Promise.all(submitted);
+      isBad = false;
+      await until(() => committee.every((who) => applied(validators, who).length === entries.length));
+      for (const who of committee) {
+        assert.deepEqual([...applied(validators, who)].sort(), entries.map((entry) => JSON.stringify(entry)).sort());
+        assert.deepEqual(applied(validators, who), applied(validators, 0));
+        assert.equal(checkCertified(validators, who, committee), entries.length);
+      }
+      for (const [at, heads] of seen) assert.equal(heads.size, 1, `${at} was voted for twice`);
+      assert.deepEqual(validators.caught, []);
+    }),
+    { numRuns: Number(process.env['HYPERMESH_FUZZ'] ?? 1) * 8 },
+  );
+});
+
+test('whatever a lying engine shows to whom: never two certified heads of one index', async () => {
+  const shown = fc.array(
+    fc.record({ who: fc.nat(3), entries: fc.array(fc.constantFrom('a', 'b', 'c', 'd'), { maxLength: 3 }) }),
+    {
+      minLength: 4,
+      maxLength: 16,
+    },
+  );
+  await fc.assert(
+    fc.asyncProperty(shown, fc.array(fc.nat(3), { maxLength: 3 }), async (shows, restarts) => {
+      const engine = new LyingEngine();
+      const committee = [0, 1, 2, 3];
+      await using validators = new OrderedValidators({ committee, ...engine });
+      for (const who of committee) validators.open(who);
+      for (const [at, { who, entries }] of shows.entries()) {
+        // Mostly the same for all, so that something is certified at all.
+        for (const to of at % 3 === 0 ? [who] : committee) engine.show(to, entries);
+        await sleep(2);
+        const restarted = restarts[at];
+        if (restarted === undefined) continue;
+        await validators.close(restarted);
+        validators.open(restarted);
+      }
+      await sleep(60);
+      const orders = committee.map((who) => applied(validators, who)).sort((a, b) => a.length - b.length);
+      for (const order of orders) assert.deepEqual(order, orders.at(-1)!.slice(0, order.length));
+      for (const who of committee) checkCertified(validators, who, committee);
+      assert.deepEqual(validators.caught, []);
+    }),
+    { numRuns: Number(process.env['HYPERMESH_FUZZ'] ?? 1) * 15 },
+  );
+});

@@ -1,0 +1,659 @@
+import { base64, fromBase64, hex } from '../../../base/bytes.ts';
+import type { CallOptions } from '../../../base/call.ts';
+import { type Digest, sha256 } from '../../../base/digest.ts';
+import { HyperMeshError, isCoded } from '../../../base/errors.ts';
+import { canonicalJson, type Json } from '../../../base/json.ts';
+import type { SqliteStore } from '../../../base/sqlite.ts';
+import type { Attestation } from '../../../wire/attestation.ts';
+import type { SequencerPlace } from '../../../wire/entry.ts';
+import type { Seat } from '../../../wire/epoch.ts';
+import { quorumOf } from '../../../wire/genesis.ts';
+import {
+  type CertifiedPart,
+  decodeCertifiedPart,
+  decodeVoteExchange,
+  firstHead,
+  HEAD_TYPE,
+  type HeadCertificate,
+  type HeadStatement,
+  type HeadVote,
+  nextHead,
+  ORDER_LIMITS,
+  type VoteExchange,
+} from '../../../wire/order.ts';
+import { LogStore, type Marks, type Row, type Submitted } from './log-store.ts';
+import type { Sequencer } from './sequencer.ts';
+
+/** What entries mean. All of it belongs to one network, and lives in the database of the log: a transaction of the log is one of the state. */
+export interface OrderedState {
+  /** Whose votes certify what comes next. */
+  committee(): { readonly epoch: number; readonly validators: readonly Seat[] };
+  /** Where the next entries are put in order, and how often that has changed. */
+  engine(): { readonly moves: number; readonly place: SequencerPlace };
+  /** 64 hex digits that are equal where the state is. */
+  root(): string;
+  /** Whether the entry may change committee or engine: votes wait until it was applied. */
+  turns(entry: Uint8Array): boolean;
+  /**
+   * Called in a transaction, once for each position, in order. Deterministic. What makes no sense changes nothing and has that as its outcome; so does an
+   * entry that was applied before (an old engine had it too late, and the next one got it again).
+   */
+  apply(entry: Uint8Array, index: number): Json;
+}
+
+export interface LogLent {
+  readonly store: SqliteStore;
+  readonly state: OrderedState;
+  readonly trust: {
+    attest(payloadType: string, statement: unknown): Promise<Attestation>;
+    attested(word: Attestation, payloadType: string, statement: unknown, keys: Seat): Promise<boolean>;
+  };
+  /** The engine at that place; `log` names this network's order in it. Errors: `config-invalid`. */
+  engine(place: SequencerPlace, log: string): Sequencer;
+  /** Asks another validator. Errors: `peer-*`, `timeout`. */
+  ask(validator: Seat, method: 'committee/order-votes' | 'committee/order-part', body: Json): Promise<unknown>;
+  /** Called when a validator voted for two heads of one index. */
+  caught?(first: HeadVote, second: HeadVote): void;
+}
+
+export interface LogStatus {
+  readonly applied: number;
+  /** Entries that this node sees and that are not certified yet. */
+  readonly waiting: number;
+  readonly head: string;
+  readonly engine: SequencerPlace;
+  /** Validators to whom the engine seems to have shown other entries than to this one. */
+  readonly split: readonly string[];
+  /** Why the order does not go on; null when nothing is known to be wrong. */
+  readonly trouble: string | null;
+}
+
+/** How often others are asked when nothing comes from them by itself, as long as something waits; then rarer, and rarely when nothing does. */
+const AGAIN_MS = 250;
+const AGAIN_MS_MAX = 10_000;
+const IDLE_MS = 15_000;
+const SUBMIT_MS = 30_000;
+const SUBMITTED_MAX = 10_000;
+/** Parts of the order that are fetched from one validator before the others are heard again. */
+const PARTS_MAX = 1_000;
+/** Who sends no part for so long is not the only one to be asked. */
+const SLOW_MS = 1_000;
+
+interface Peer {
+  busy: boolean;
+  again: boolean;
+}
+
+interface OpenEngine {
+  /** How often the network had changed its engine before. */
+  readonly moves: number;
+  readonly sequencer: Sequencer;
+  readonly ends: AbortController;
+  /** Of its order, as far as this node knows. */
+  length: number;
+}
+
+interface Proposed extends Row {
+  readonly turns: boolean;
+}
+
+/**
+ * The order of a network as one validator has it (docs/protocol/order.md). The engine proposes entries; this validator votes for a head of their hash
+ * chain, and stores the entries and the vote before it signs. With a quorum of votes for one head everything up to it is applied, in one transaction.
+ * A vote goes beyond all earlier ones and continues them, unless a certificate overruled them: so no two certificates contradict each other,
+ * whatever the engine shows to whom (docs/protocol/admission.md has the argument, test/model/ explores it).
+ */
+export class OrderedLog implements AsyncDisposable {
+  readonly #lent: LogLent;
+  readonly #networkId: Digest;
+  readonly #self: string;
+  readonly #submitMs: number;
+  readonly #againMs: number;
+  readonly #store: LogStore;
+  readonly #closing = new AbortController();
+  readonly #peers = new Map<string, Peer>();
+  readonly #waiting = new Map<string, Set<() => void>>();
+  readonly #split = new Map<string, number>();
+  /** The newest vote of each validator, this one included. */
+  readonly #votes = new Map<string, HeadVote>();
+  #marks: Marks;
+  #head: string;
+  /** What follows the applied part, as far as it was proposed: the first of them voted for. */
+  #window: Proposed[];
+  #engine: OpenEngine | undefined;
+  #trouble: string | null = null;
+  #running: Promise<void> | undefined;
+  #dirty = false;
+  /** Catching up: with how many, and when it last brought something. */
+  #catching = { count: 0, atMs: 0 };
+  /** How far others say to be: true or not, it is worth asking. */
+  #claimed = 0;
+  #turn = 0;
+  #timer: NodeJS.Timeout | undefined;
+  #pause: number;
+
+  /** `self`: key id of this home's validator; it votes while it sits in the committee. */
+  constructor(
+    lent: LogLent,
+    options: {
+      readonly networkId: Digest;
+      readonly self: string;
+      /** How long an entry may take. */
+      readonly submitMs?: number;
+      /** How soon others are asked again at first. */
+      readonly againMs?: number;
+    },
+  ) {
+    this.#lent = lent;
+    this.#networkId = options.networkId;
+    this.#self = options.self;
+    this.#submitMs = options.submitMs ?? SUBMIT_MS;
+    this.#againMs = options.againMs ?? AGAIN_MS;
+    this.#pause = this.#againMs;
+    this.#store = new LogStore(lent.store);
+    this.#marks = this.#store.marks();
+    const { applied, voted } = this.#marks;
+    this.#head = this.#store.headAt(applied) ?? firstHead(this.#networkId);
+    const rows = this.#store.rows(applied, Math.max(applied, voted));
+    this.#window = rows.map((row) => ({ ...row, turns: lent.state.turns(row.entry) }));
+  }
+
+  /** Begins to follow the engine and the other validators. */
+  start(): void {
+    this.#open();
+    this.#kick();
+    this.#tellAll();
+  }
+
+  /**
+   * Puts an entry into the order and says what became of it. Safe to repeat: one entry is applied once.
+   * Errors: `sequencer-unreachable`, `timeout` (it may still happen), `order-stopped`, `limit-exceeded`, `cancelled`, `storage-*`.
+   */
+  async submit(entry: Uint8Array, { signal }: CallOptions = {}): Promise<Submitted> {
+    if (this.#waiting.size >= SUBMITTED_MAX) {
+      throw new HyperMeshError('quota-exceeded', `${SUBMITTED_MAX} entries wait for the order.`, {
+        hint: 'Try again in a moment.',
+      });
+    }
+    const late = AbortSignal.timeout(this.#submitMs);
+    const ends = AbortSignal.any([late, this.#closing.signal, ...(signal === undefined ? [] : [signal])]);
+    const id = hex(sha256(entry));
+    let moves: number | undefined;
+    let refused: unknown;
+    for (;;) {
+      const done = this.#store.applied(entry);
+      if (done !== undefined) return done;
+      if (ends.aborted) break;
+      const engine = this.#open();
+      // Once for each engine: an entry that the old one had too late is given to the new one.
+      if (engine !== undefined && moves !== engine.moves) {
+        try {
+          const position = await engine.sequencer.append(entry, { signal: ends });
+          moves = engine.moves;
+          this.#grew(engine.moves, position);
+          continue;
+        } catch (error) {
+          if (!isCoded(error, 'sequencer-unreachable', 'timeout', 'quota-exceeded', 'cancelled')) throw error;
+          refused = error;
+        }
+      }
+      await this.#applied(id, engine !== undefined && moves === engine.moves ? undefined : this.#againMs, ends);
+    }
+    if (signal?.aborted === true)
+      throw new HyperMeshError('cancelled', 'The operation was cancelled.', { cause: signal.reason });
+    if (moves === undefined && isCoded(refused)) throw refused;
+    throw new HyperMeshError(
+      this.#trouble === null ? 'timeout' : 'order-stopped',
+      `The committee did not certify the entry within ${this.#submitMs} ms${this.#trouble === null ? '' : `: ${this.#trouble}`}.`,
+      { hint: 'It may still happen; asking again for the same is safe.' },
+    );
+  }
+
+  status(): LogStatus {
+    return {
+      applied: this.#marks.applied,
+      waiting: this.#window.length,
+      head: this.#head,
+      engine: this.#lent.state.engine().place,
+      split: [...this.#split.keys()].sort(),
+      trouble: this.#trouble ?? this.#splitTrouble(),
+    };
+  }
+
+  /** The proof that the order up to where this node applied it never changes; undefined before the first entry. */
+  certificate(): HeadCertificate | undefined {
+    return this.#store.lastCertificate();
+  }
+
+  /** What another validator tells, and asks. `from`: its key id, as the channel proved it. Errors: `order-invalid`. */
+  async exchange(value: unknown, from: string): Promise<VoteExchange> {
+    const told = decodeVoteExchange(value);
+    await this.#learn(told.votes);
+    this.#claimed = Math.max(this.#claimed, told.applied);
+    const seat = this.#lent.state.committee().validators.find(({ key }) => key === from);
+    // Only who says that he is further is asked about it: a lie costs the liar as much as this node.
+    if (seat !== undefined && told.applied > this.#marks.applied) void this.#talk(seat, () => this.#catchUp(seat));
+    return this.#told();
+  }
+
+  /** What follows that position, up to a certificate. */
+  part(after: number): CertifiedPart {
+    const certificate = after < this.#marks.applied ? this.#store.certificateAfter(after) : undefined;
+    if (certificate === undefined) return { certificate: null, entries: [] };
+    const rows = this.#store.rows(after, certificate.statement.index);
+    return { certificate, entries: rows.map(({ entry }) => base64(entry)) };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closing.abort();
+    clearTimeout(this.#timer);
+    await this.#running;
+    await this.#leaveEngine();
+  }
+
+  // One thing at a time: fetch proposals, vote, count, apply; again while something changed.
+
+  #kick(): void {
+    this.#dirty = true;
+    this.#running ??= this.#run().finally(() => {
+      this.#running = undefined;
+    });
+  }
+
+  async #run(): Promise<void> {
+    while (this.#dirty && !this.#closing.signal.aborted) {
+      this.#dirty = false;
+      try {
+        await this.#fetch();
+        const voted = await this.#vote();
+        if (this.#count()) this.#dirty = true;
+        if (voted) this.#tellAll();
+      } catch (error) {
+        if (this.#closing.signal.aborted) return;
+        // What is wrong with this node or its engine is said by the status; the timer tries again.
+        this.#trouble = isCoded(error) ? error.message : `an unexpected error: ${String(error)}`;
+        if (!isCoded(error)) throw error;
+      }
+    }
+    this.#schedule();
+  }
+
+  /** Proposals of the engine, up to what one certificate may cover. */
+  async #fetch(): Promise<void> {
+    const engine = this.#open();
+    if (engine === undefined) return;
+    const { signal } = this.#closing;
+    for (;;) {
+      if (this.#window.at(-1)?.turns === true) return;
+      const tip = this.#tip();
+      if (engine.length <= tip - this.#marks.origin) return;
+      const entries = await engine.sequencer.read(tip - this.#marks.origin, { signal }).catch((error: unknown) => {
+        if (isCoded(error, 'sequencer-unreachable', 'timeout', 'cancelled')) return [];
+        throw error;
+      });
+      if (this.#tip() !== tip) continue;
+      if (entries.length === 0 || !this.#propose(entries)) return;
+    }
+  }
+
+  /** False when the window is full, or ends with a turn. */
+  #propose(entries: readonly Uint8Array[]): boolean {
+    let bytes = this.#window.reduce((sum, { entry }) => sum + entry.length, 0);
+    for (const entry of entries) {
+      bytes += entry.length;
+      if (this.#window.length >= ORDER_LIMITS.windowEntriesMax) return false;
+      if (this.#window.length > 0 && bytes > ORDER_LIMITS.windowBytesMax) return false;
+      const turns = this.#lent.state.turns(entry);
+      this.#window.push({ entry, head: nextHead(this.#window.at(-1)?.head ?? this.#head, entry), turns });
+      if (turns) return false;
+    }
+    return true;
+  }
+
+  /** Whether there is a new vote of this validator. */
+  async #vote(): Promise<boolean> {
+    const { epoch, validators } = this.#lent.state.committee();
+    if (!validators.some(({ key }) => key === this.#self)) return false;
+    const { applied, voted, lost } = this.#marks;
+    const index = this.#nextVote();
+    // Votes that a certificate overruled: nothing is voted for until the order is beyond them.
+    if (index <= applied || applied < lost) return false;
+    const own = this.#votes.get(this.#self)?.statement;
+    if (own?.index === index && own.base === applied && own.epoch === epoch) return false;
+    const head = this.#window[index - applied - 1]!.head;
+    if (index > voted) {
+      // Commit point: from here on the validator is bound. After a crash it signs the same again.
+      this.#mark(() => {
+        for (let at = Math.max(voted, applied) + 1; at <= index; at += 1)
+          this.#store.put(at, this.#window[at - applied - 1]!, undefined);
+        return { ...this.#marks, voted: index };
+      });
+    }
+    const statement: HeadStatement = {
+      ...{ formatVersion: 1, networkId: this.#networkId, epoch, index, head },
+      ...{ base: applied, stateRoot: this.#lent.state.root() },
+    };
+    const attestation = await this.#lent.trust.attest(HEAD_TYPE, statement);
+    if (this.#marks.applied !== applied) this.#dirty = true;
+    if (this.#marks.applied < index) this.#votes.set(this.#self, { statement, attestation });
+    return true;
+  }
+
+  /** Everything that was proposed; while a vote waits for others, no more than others voted for, so that votes meet. */
+  #nextVote(): number {
+    const { applied, voted } = this.#marks;
+    if (voted <= applied) return this.#tip();
+    const others = [...this.#votes.values()].map(({ statement }) => statement);
+    return Math.max(voted, ...others.filter((one) => this.#agrees(one)).map(({ index }) => index));
+  }
+
+  /** Whether that head is the one that this node was shown. */
+  #agrees({ index, head }: HeadStatement): boolean {
+    return this.#window[index - this.#marks.applied - 1]?.head === head;
+  }
+
+  /** Applies what has a quorum of votes, if this node has the entries. Whether it did. */
+  #count(): boolean {
+    const { epoch, validators } = this.#lent.state.committee();
+    const seats = new Set(validators.map(({ key }) => key));
+    const groups = new Map<string, HeadVote[]>();
+    for (const vote of this.#votes.values()) {
+      const { statement, attestation } = vote;
+      if (statement.epoch !== epoch || statement.index <= this.#marks.applied) continue;
+      if (!seats.has(attestation.validator)) continue;
+      const text = canonicalJson(statement);
+      groups.set(text, [...(groups.get(text) ?? []), vote]);
+    }
+    const [best] = [...groups.values()]
+      .filter((votes) => votes.length >= quorumOf(validators.length) && this.#agrees(votes[0]!.statement))
+      .sort((a, b) => b[0]!.statement.index - a[0]!.statement.index);
+    if (best === undefined) return false;
+    const attestations = best
+      .map(({ attestation }) => attestation)
+      .sort((a, b) => (a.validator < b.validator ? -1 : 1))
+      .slice(0, quorumOf(validators.length));
+    const { statement } = best[0]!;
+    this.#apply({ statement, attestations }, this.#window.slice(0, statement.index - this.#marks.applied));
+    return true;
+  }
+
+  /** `rows`: exactly those from the applied part to the certified head. */
+  #apply(certificate: HeadCertificate, rows: readonly Row[]): void {
+    const { index, base, stateRoot } = certificate.statement;
+    const { state } = this.#lent;
+    const { applied, voted, lost, origin } = this.#marks;
+    const isOurs = rows.every(({ head }, at) => (this.#window[at]?.head ?? head) === head);
+    const { moves } = state.engine();
+    // Commit point: certificate, entries, and everything that they change.
+    this.#mark(() => {
+      if (!isOurs) this.#store.dropAfter(applied);
+      for (const [at, row] of rows.entries()) {
+        if (applied + at === base && state.root() !== stateRoot) throw diverged(base);
+        this.#store.put(applied + at + 1, row, state.apply(row.entry, applied + at + 1));
+      }
+      this.#store.addCertificate(certificate, state.turns(rows.at(-1)!.entry));
+      return {
+        applied: index,
+        voted,
+        lost: isOurs ? lost : Math.max(lost, voted),
+        origin: state.engine().moves === moves ? origin : index,
+      };
+    });
+    this.#head = rows.at(-1)!.head;
+    this.#window = isOurs ? this.#window.slice(rows.length) : [];
+    for (const [validator, { statement }] of this.#votes) if (statement.index <= index) this.#votes.delete(validator);
+    for (const [validator, at] of this.#split) if (at <= index) this.#split.delete(validator);
+    this.#trouble = null;
+    this.#pause = this.#againMs;
+    for (const { entry } of rows) {
+      for (const wake of this.#waiting.get(hex(sha256(entry))) ?? []) wake();
+    }
+    if (state.engine().moves !== moves) {
+      void this.#leaveEngine();
+      for (const waiters of this.#waiting.values()) for (const wake of waiters) wake();
+    }
+  }
+
+  // The other validators.
+
+  #told(): VoteExchange {
+    return { applied: this.#marks.applied, votes: [...this.#votes.values()] };
+  }
+
+  #tellAll(): void {
+    const { validators } = this.#lent.state.committee();
+    if (validators.some(({ key }) => key === this.#self)) {
+      for (const seat of validators) if (seat.key !== this.#self) void this.#talk(seat, () => this.#tell(seat));
+      return;
+    }
+    // Who has no seat follows what is certified, from one after the other.
+    this.#turn += 1;
+    const seat = validators[this.#turn % validators.length]!;
+    void this.#talk(seat, () => this.#catchUp(seat));
+  }
+
+  /** One conversation at a time with each, and at most one that waits; who is silent holds nobody up. */
+  async #talk(seat: Seat, talk: () => Promise<void>): Promise<void> {
+    const peer = this.#peers.get(seat.key) ?? { busy: false, again: false };
+    this.#peers.set(seat.key, peer);
+    peer.again = true;
+    if (peer.busy) return;
+    peer.busy = true;
+    try {
+      while (peer.again && !this.#closing.signal.aborted) {
+        peer.again = false;
+        await talk();
+      }
+    } catch (error) {
+      // Silent, or not one of us: the timer asks again.
+      if (!isCoded(error)) throw error;
+      if (error.code === 'order-stopped' || error.code.startsWith('storage-')) this.#trouble = error.message;
+    } finally {
+      peer.busy = false;
+    }
+  }
+
+  async #tell(seat: Seat): Promise<void> {
+    const told = this.#told() as unknown as Json;
+    const answer = decodeVoteExchange(await this.#lent.ask(seat, 'committee/order-votes', told));
+    await this.#learn(answer.votes);
+    this.#claimed = Math.max(this.#claimed, answer.applied);
+    if (answer.applied > this.#marks.applied) await this.#catchUp(seat);
+  }
+
+  async #learn(votes: readonly HeadVote[]): Promise<void> {
+    for (const vote of votes) {
+      const { statement, attestation } = vote;
+      const { epoch, validators } = this.#lent.state.committee();
+      const seat = validators.find(({ key }) => key === attestation.validator);
+      if (seat === undefined || seat.key === this.#self) continue;
+      if (statement.networkId !== this.#networkId || statement.epoch !== epoch) continue;
+      const known = this.#votes.get(seat.key);
+      if (statement.index <= this.#marks.applied) continue;
+      const isOther = known?.statement.index === statement.index && known.statement.head !== statement.head;
+      if (known !== undefined && !isOther && !isNewer(statement, known.statement)) continue;
+      if (!(await this.#lent.trust.attested(attestation, HEAD_TYPE, statement, seat))) continue;
+      if (known !== undefined && isOther) {
+        this.#lent.caught?.(known, vote);
+        continue;
+      }
+      if (this.#votes.get(seat.key) !== known || statement.index <= this.#marks.applied) continue;
+      this.#votes.set(seat.key, vote);
+      this.#compare(seat.key, statement);
+      this.#kick();
+    }
+  }
+
+  /** Entries that were shown to both have to be the same. */
+  #compare(validator: string, statement: HeadStatement): void {
+    const shown = this.#window[statement.index - this.#marks.applied - 1];
+    if (shown === undefined) return;
+    if (shown.head === statement.head) this.#split.delete(validator);
+    else this.#split.set(validator, statement.index);
+  }
+
+  #splitTrouble(): string | null {
+    for (const { attestation, statement } of this.#votes.values()) this.#compare(attestation.validator, statement);
+    const { length } = this.#lent.state.committee().validators;
+    // So few may be liars themselves.
+    if (this.#split.size <= length - quorumOf(length)) return null;
+    return `the engine seems to have shown other entries to ${this.#split.size} of ${length} validators than to this one`;
+  }
+
+  /** Certified parts from one validator, until it has no more. Nothing is believed: certificate, chain and state have to fit. */
+  async #catchUp(seat: Seat): Promise<void> {
+    // From one of them at a time, unless that one is slow.
+    const catching = this.#catching;
+    if (catching.count > 0 && performance.now() - catching.atMs < SLOW_MS) return;
+    catching.count += 1;
+    catching.atMs = performance.now();
+    try {
+      for (let parts = 0; parts < PARTS_MAX && !this.#closing.signal.aborted; parts += 1) {
+        const after = this.#marks.applied;
+        const { certificate, entries } = decodeCertifiedPart(
+          await this.#lent.ask(seat, 'committee/order-part', { after }),
+        );
+        if (certificate === null) return;
+        const first = this.#head;
+        if (!(await this.#holds(certificate))) throw lied(seat);
+        // Votes may have brought this node further meanwhile.
+        if (this.#marks.applied !== after) continue;
+        const rows: Row[] = [];
+        for (const text of entries) {
+          const entry = fromBase64(text);
+          rows.push({ entry, head: nextHead(rows.at(-1)?.head ?? first, entry) });
+        }
+        const { index, head } = certificate.statement;
+        const hasTurnWithin = rows.slice(0, -1).some(({ entry }) => this.#lent.state.turns(entry));
+        if (index !== after + rows.length || rows.at(-1)!.head !== head || hasTurnWithin) throw lied(seat);
+        this.#apply(certificate, rows);
+        catching.atMs = performance.now();
+        this.#kick();
+      }
+    } finally {
+      catching.count -= 1;
+    }
+  }
+
+  async #holds({ statement, attestations }: HeadCertificate): Promise<boolean> {
+    const { epoch, validators } = this.#lent.state.committee();
+    if (statement.networkId !== this.#networkId || statement.epoch !== epoch) return false;
+    if (attestations.length < quorumOf(validators.length)) return false;
+    const seats = new Map(validators.map((seat) => [seat.key, seat]));
+    for (const attestation of attestations) {
+      const seat = seats.get(attestation.validator);
+      if (seat === undefined) return false;
+      if (!(await this.#lent.trust.attested(attestation, HEAD_TYPE, statement, seat))) return false;
+    }
+    return true;
+  }
+
+  // The engine.
+
+  /** The present one, followed; undefined when it cannot be used from this machine, which the status says. */
+  #open(): OpenEngine | undefined {
+    if (this.#closing.signal.aborted) return undefined;
+    const { moves, place } = this.#lent.state.engine();
+    if (this.#engine?.moves === moves) return this.#engine;
+    try {
+      const sequencer = this.#lent.engine(place, `${this.#networkId.slice(7)}-${moves}`);
+      const engine = { moves, sequencer, ends: new AbortController(), length: 0 };
+      this.#engine = engine;
+      void this.#follow(engine);
+      return engine;
+    } catch (error) {
+      if (!isCoded(error)) throw error;
+      this.#trouble = error.message;
+      return undefined;
+    }
+  }
+
+  async #follow(engine: OpenEngine): Promise<void> {
+    const from = this.#tip() - this.#marks.origin;
+    for await (const length of engine.sequencer.watch(from, engine.ends.signal)) this.#grew(engine.moves, length);
+  }
+
+  #grew(moves: number, length: number): void {
+    const engine = this.#engine;
+    if (engine === undefined || engine.moves !== moves || engine.length >= length) return;
+    engine.length = length;
+    this.#kick();
+  }
+
+  async #leaveEngine(): Promise<void> {
+    const engine = this.#engine;
+    this.#engine = undefined;
+    engine?.ends.abort();
+    await engine?.sequencer[Symbol.asyncDispose]();
+  }
+
+  #tip(): number {
+    return this.#marks.applied + this.#window.length;
+  }
+
+  /** One transaction; what this object remembers changes after it. */
+  #mark(write: () => Marks): void {
+    this.#marks = this.#store.transact(() => {
+      const marks = write();
+      this.#store.setMarks(marks);
+      return marks;
+    });
+  }
+
+  /** Resolves when that entry was applied, or the engine changed, or after that time, or at the end. */
+  #applied(id: string, ms: number | undefined, ends: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const waiters = this.#waiting.get(id) ?? new Set();
+      this.#waiting.set(id, waiters);
+      const wake = () => {
+        clearTimeout(timer);
+        ends.removeEventListener('abort', wake);
+        waiters.delete(wake);
+        if (waiters.size === 0) this.#waiting.delete(id);
+        resolve();
+      };
+      const timer = ms === undefined ? undefined : setTimeout(wake, ms);
+      ends.addEventListener('abort', wake);
+      waiters.add(wake);
+      if (ends.aborted) wake();
+    });
+  }
+
+  /** Asks again, in case something got lost; alone with nothing to wait for there is nobody to ask. */
+  #schedule(): void {
+    clearTimeout(this.#timer);
+    if (this.#closing.signal.aborted) return;
+    const isBehind = (this.#engine?.length ?? 0) > this.#tip() - this.#marks.origin;
+    const isWaiting =
+      isBehind || this.#claimed > this.#marks.applied || this.#window.length > 0 || this.#waiting.size > 0;
+    const isAlone = this.#lent.state.committee().validators.every(({ key }) => key === this.#self);
+    if (isAlone && !isWaiting) return;
+    this.#timer = setTimeout(
+      () => {
+        this.#pause = isWaiting ? Math.min(2 * this.#pause, AGAIN_MS_MAX) : this.#againMs;
+        this.#tellAll();
+        this.#kick();
+      },
+      isWaiting ? this.#pause : IDLE_MS,
+    );
+    this.#timer.unref();
+  }
+}
+
+function isNewer(one: HeadStatement, than: HeadStatement): boolean {
+  return one.index > than.index || (one.index === than.index && one.base > than.base);
+}
+
+function diverged(base: number): HyperMeshError {
+  return new HyperMeshError(
+    'order-stopped',
+    `This node computed another state up to entry ${base} than the committee.`,
+    {
+      hint: 'It runs another version of HyperMesh than the others, or its database was altered: restore it from a state export.',
+    },
+  );
+}
+
+function lied({ key }: Seat): HyperMeshError {
+  return new HyperMeshError('peer-lied', `Validator ${key.slice(0, 12)} sent a part of the order that does not fit.`);
+}

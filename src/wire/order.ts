@@ -1,0 +1,142 @@
+import { z } from 'zod';
+import { concat, fromHex, hex, utf8 } from '../base/bytes.ts';
+import { type Digest, isDigest, sha256 } from '../base/digest.ts';
+import { HyperMeshError } from '../base/errors.ts';
+import { canonicalJson } from '../base/json.ts';
+import { type Attestation, attestation } from './attestation.ts';
+import { ENTRY_LIMITS } from './entry.ts';
+import { PROOF_LIMITS } from './proof.ts';
+import { canonicalBase64, firstIssue } from './signature.ts';
+
+/** How the order of a network is certified (docs/protocol/order.md): heads of a hash chain, votes for them, certificates. */
+
+export const ORDER_LIMITS = {
+  /** Entries, and their bytes, that one certificate goes beyond the last one; a single entry may be larger. */
+  windowEntriesMax: 256,
+  windowBytesMax: 2 * 2 ** 20,
+  certificateBytesMax: 512 * 2 ** 10,
+} as const;
+
+/** Payload type of a {@link HeadStatement}. */
+export const HEAD_TYPE = 'application/vnd.hypermesh.head.v1+json';
+
+/** What a validator signs: the first `index` entries of the order are those that lead to `head`. */
+export interface HeadStatement {
+  readonly formatVersion: 1;
+  readonly networkId: Digest;
+  readonly epoch: number;
+  readonly index: number;
+  /** 64 hex digits. */
+  readonly head: string;
+  /** How much of the order this validator has applied, and the digest of the state that it has since. */
+  readonly base: number;
+  readonly stateRoot: string;
+}
+
+/** A validator's vote as it travels. */
+export interface HeadVote {
+  readonly statement: HeadStatement;
+  readonly attestation: Attestation;
+}
+
+/** A quorum of the committee of that epoch signed one statement: the order up to `index` never changes any more. */
+export interface HeadCertificate {
+  readonly statement: HeadStatement;
+  /** By ascending key id. */
+  readonly attestations: readonly Attestation[];
+}
+
+const hex32 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hex digits');
+const digest = z.custom<Digest>(isDigest, 'expected sha256: and 64 lower-case hex digits');
+const position = z.int().nonnegative();
+
+export const headStatement: z.ZodType<HeadStatement> = z
+  .strictObject({
+    formatVersion: z.literal(1),
+    networkId: digest,
+    epoch: z.int().nonnegative(),
+    index: z.int().positive(),
+    head: hex32,
+    base: position,
+    stateRoot: hex32,
+  })
+  .refine(({ index, base }) => base < index, 'expected a base below the index');
+
+export const headVote: z.ZodType<HeadVote> = z.strictObject({ statement: headStatement, attestation });
+
+export const headCertificate: z.ZodType<HeadCertificate> = z.strictObject({
+  statement: headStatement,
+  attestations: z
+    .array(attestation)
+    .min(1)
+    .max(PROOF_LIMITS.committeeMax)
+    .refine(
+      (all) => all.every(({ validator }, at) => at === 0 || all[at - 1]!.validator < validator),
+      'expected distinct validators by ascending key id',
+    ),
+});
+
+/** Checks the form; says nothing about signatures. Errors: `order-invalid`. */
+export function decodeHeadCertificate(value: unknown): HeadCertificate {
+  const parsed = headCertificate.safeParse(value);
+  if (!parsed.success) throw invalid('a certificate of the order', firstIssue(parsed.error));
+  if (canonicalJson(parsed.data).length <= ORDER_LIMITS.certificateBytesMax) return parsed.data;
+  throw invalid('a certificate of the order', `it has more than ${ORDER_LIMITS.certificateBytesMax} bytes`);
+}
+
+/** What validators tell each other: how far they have applied the order, and the newest vote of each that they know. */
+export interface VoteExchange {
+  readonly applied: number;
+  readonly votes: readonly HeadVote[];
+}
+
+export const voteExchange: z.ZodType<VoteExchange> = z.strictObject({
+  applied: position,
+  votes: z.array(headVote).max(PROOF_LIMITS.committeeMax),
+});
+
+/** The entries that follow some position, up to one that is certified; null: nothing further is. */
+export interface CertifiedPart {
+  readonly certificate: HeadCertificate | null;
+  /** Base64. */
+  readonly entries: readonly string[];
+}
+
+const certifiedPart: z.ZodType<CertifiedPart> = z
+  .strictObject({
+    certificate: headCertificate.nullable(),
+    entries: z.array(canonicalBase64(1, ENTRY_LIMITS.bytesMax)).max(ORDER_LIMITS.windowEntriesMax),
+  })
+  .refine(({ certificate, entries }) => (certificate === null) === (entries.length === 0), 'expected both or neither');
+
+/** Errors: `order-invalid`. */
+export function decodeVoteExchange(value: unknown): VoteExchange {
+  return decoded(voteExchange, value, 'votes for the order');
+}
+
+/** Errors: `order-invalid`. */
+export function decodeCertifiedPart(value: unknown): CertifiedPart {
+  return decoded(certifiedPart, value, 'a part of the order');
+}
+
+/** The head of an order without entries. */
+export function firstHead(networkId: Digest): string {
+  return hex(sha256(utf8(`hm-order-v1\0${networkId}`)));
+}
+
+/** The head after one more entry: SHA-256 over the head before it and the SHA-256 of the entry. */
+export function nextHead(head: string, entry: Uint8Array): string {
+  return hex(sha256(concat(fromHex(head), sha256(entry))));
+}
+
+function decoded<T>(schema: z.ZodType<T>, value: unknown, what: string): T {
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  throw invalid(what, firstIssue(parsed.error));
+}
+
+function invalid(what: string, why: string): HyperMeshError {
+  return new HyperMeshError('order-invalid', `Expected ${what}, but ${why}.`, {
+    hint: 'The machine that sent it runs another version of HyperMesh, or is no validator.',
+  });
+}
