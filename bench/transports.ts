@@ -59,7 +59,7 @@ async function serveStoq({ networkId, secrets }: Certified): Promise<string> {
       ['bench/object', { access: 'member', requestBytesMax: 0, handle: async () => OBJECT }],
       ['bench/echo', { access: 'member', requestBytesMax: 1 << 20, handle: async (body: Uint8Array) => body }],
     ]),
-    blobs: { open: async () => ({ size: Number.MAX_SAFE_INTEGER, read: (_, length) => pieces(length) }) },
+    blobs: { open: async () => ({ size: Number.MAX_SAFE_INTEGER, read: async (_, into) => into }) },
   });
   const { port } = await channel.listen('127.0.0.1', 0);
   return `127.0.0.1:${port}`;

@@ -24,14 +24,10 @@ export interface ContentExchange {
   /** How a blob is cut that is here, or that has begun to arrive; else null. The second kind was true when it came, and is to be checked again. */
   shardList(digest: Digest): Promise<ShardList | null>;
   /**
-   * Bytes of a blob that is here, or of those shards of an arriving one that were verified. Pieces of at most 1 MiB, each valid until the second next
-   * is asked for. Errors: `blob-not-found` when any byte of the range is not here, `cancelled`.
+   * Fills `into` with bytes of a blob that is here, or of those shards of an arriving one that were verified.
+   * Errors: `blob-not-found` when any of them is not here, `storage-*`.
    */
-  readHeld(
-    digest: Digest,
-    range: { readonly offset: number; readonly length: number },
-    options?: CallOptions,
-  ): AsyncIterable<Uint8Array>;
+  readHeld(digest: Digest, offset: number, into: Uint8Array): Promise<void>;
   /**
    * Begins or goes on with an arrival: what came before a crash is checked and counts. One at a time for each blob.
    * `list` must be the one of the blob's `shards.root`. Errors: `limit-exceeded`, `storage-*`, `cancelled`.

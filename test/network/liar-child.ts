@@ -78,6 +78,12 @@ async function* bytes(length: number): AsyncGenerator<Uint8Array, void, undefine
   }
 }
 
+async function some(into: Uint8Array): Promise<Uint8Array> {
+  if (lie === 'silent') await never();
+  if (lie === 'slow') await sleep(200);
+  return randomBytes(Math.min(into.length, lie === 'slow' ? 512 : 65_536));
+}
+
 const answers: Record<string, (body: Uint8Array) => Promise<Awaited<ReturnType<Method['handle']>>>> = {
   'overlay/ping': async () => EMPTY,
   'overlay/doubt': async () => EMPTY,
@@ -123,7 +129,7 @@ const methods = new Map<string, Method>(
   Object.entries(answers).map(([name, handle]) => [name, { access: 'member', requestBytesMax: 2 ** 20, handle }]),
 );
 const blobs = {
-  open: async () => (lie === 'absent' ? null : { size: 2 ** 40, read: (_: number, length: number) => bytes(length) }),
+  open: async () => (lie === 'absent' ? null : { size: 2 ** 40, read: (_: number, into: Uint8Array) => some(into) }),
 };
 const channel = openChannel({ networkId, clock, trust, methods, blobs });
 await channel.listen('127.0.0.1', Number(port));

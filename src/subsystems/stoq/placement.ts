@@ -13,8 +13,13 @@ export class Placement {
 
   constructor(nodes: readonly NodeId[]) {
     this.#nodes = nodes;
-    this.#high = Uint32Array.from(nodes, (node) => mix(Number.parseInt(node.slice(0, 8), 16)));
-    this.#low = Uint32Array.from(nodes, (node) => mix(Number.parseInt(node.slice(8, 16), 16)));
+    this.#high = new Uint32Array(nodes.length);
+    this.#low = new Uint32Array(nodes.length);
+    for (let at = 0; at < nodes.length; at++) {
+      const [high, low] = wordsOf(nodes[at]!);
+      this.#high[at] = high;
+      this.#low[at] = low;
+    }
   }
 
   get size(): number {
@@ -29,6 +34,8 @@ export class Placement {
     for (let at = 0; at < this.#nodes.length; at++) {
       const first = mix(high ^ this.#high[at]!);
       const weight = first * 2 ** 21 + (mix(low ^ this.#low[at]! ^ first) >>> 11);
+      // Most nodes: far from the first ones.
+      if (best.length === count && weight < best.at(-1)!.weight) continue;
       const node = this.#nodes[at]!;
       let place = best.length;
       while (place > 0 && isBefore(weight, node, best[place - 1]!)) place -= 1;
@@ -38,6 +45,22 @@ export class Placement {
     }
     return best.map(({ node }) => node);
   }
+}
+
+type Words = readonly [high: number, low: number];
+
+/** Of nodes whose ids were read before: places are computed anew whenever one comes or goes, and the others are the same. */
+const known = new Map<NodeId, Words>();
+const KNOWN_MAX = 20_000;
+
+function wordsOf(node: NodeId): Words {
+  let words = known.get(node);
+  if (words === undefined) {
+    words = [mix(Number.parseInt(node.slice(0, 8), 16)), mix(Number.parseInt(node.slice(8, 16), 16))];
+    if (known.size >= KNOWN_MAX) known.clear();
+    known.set(node, words);
+  }
+  return words;
 }
 
 function isBefore(weight: number, node: NodeId, other: { readonly node: NodeId; readonly weight: number }): boolean {

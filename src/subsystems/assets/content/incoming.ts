@@ -11,14 +11,17 @@ import type { BlobInfo } from '../../../capabilities/assets.ts';
 import type { BlobDescription, IncomingBlob, ShardRun } from '../../../capabilities/content.ts';
 import { bitBytes, decodeShardList, encodeShardList, hasBit, type ShardList, setBit } from '../../../wire/content.ts';
 import type { Blake3, Shard } from '../../../wire/shards.ts';
+import { DataFile, PAGE, PageBuffers } from './data-file.ts';
 
 /** Bytes of an arriving blob that are written before the disk is asked to keep up: the last sync is then short. */
 const SYNC_BYTES = 128 * 2 ** 20;
 /** A run that is at most this many shards ahead of the hash over the whole waits for it, and then feeds it from memory. */
 const CATCH_UP_SHARDS = 8;
-const PIECE = 2 ** 20;
+const EMPTY = new Uint8Array(0);
 /** Handing work to the threads that write costs as much as the writing when it is little at a time. */
 const WRITE_BYTES = 2 ** 20;
+/** Buffers of that length for all runs of a blob: two for each is enough, and further ones are made when there are more runs. */
+const WRITE_BUFFERS = 8;
 
 /** The three files of an arriving blob, in `incoming/`: `HEX.list`, `HEX.have`, `HEX.data`. */
 export function incomingPath(folder: string, digest: Digest, part: 'list' | 'have' | 'data'): string {
@@ -72,7 +75,8 @@ export async function openIncoming(
     });
   }
   const flags = constants.O_RDWR | constants.O_CREAT | (constants.O_NOFOLLOW ?? 0);
-  const data = await storing('starting to receive a blob', () => open(path('data'), flags, 0o600));
+  const buffers = new PageBuffers(WRITE_BYTES, WRITE_BUFFERS);
+  const data = await storing('starting to receive a blob', () => DataFile.open(path('data'), list.size, buffers));
   try {
     const have = await storing('starting to receive a blob', () => open(path('have'), flags, 0o600));
     try {
@@ -102,7 +106,7 @@ export class Incoming implements IncomingBlob {
   readonly list: ShardList;
   readonly #lent: IncomingLent;
   readonly #blob: BlobDescription;
-  readonly #data: FileHandle;
+  readonly #data: DataFile;
   readonly #haveFile: FileHandle;
   readonly #have: Uint8Array;
   /** A shard that occurred before -> where it did first. */
@@ -126,7 +130,7 @@ export class Incoming implements IncomingBlob {
     lent: IncomingLent,
     blob: BlobDescription,
     list: ShardList,
-    files: { readonly data: FileHandle; readonly have: FileHandle },
+    files: { readonly data: DataFile; readonly have: FileHandle },
   ) {
     this.#lent = lent;
     this.#blob = blob;
@@ -176,18 +180,11 @@ export class Incoming implements IncomingBlob {
     return true;
   }
 
-  /** Reads what counts: a range that {@link covers} says is here. A piece is valid until the second next is asked for. */
-  async *read(offset: number, length: number, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array> {
-    const fresh = () => new Uint8Array(Math.min(PIECE, length));
-    let buffer = fresh();
-    let other = buffer.length < length ? fresh() : buffer;
-    for (let at = offset; at < offset + length; ) {
-      checkCancelled(signal);
-      const piece = await this.#readAt(at, buffer.subarray(0, Math.min(buffer.length, offset + length - at)));
-      yield piece;
-      at += piece.length;
-      [buffer, other] = [other, buffer];
-    }
+  /** Reads what counts: a range that {@link covers} says is here. */
+  async read(offset: number, into: Uint8Array): Promise<void> {
+    const { length } = await this.#readAt(offset, into);
+    if (length < into.length)
+      throw new HyperMeshError('storage-failed', `The disk does not have what came of ${this.#blob.digest}.`);
   }
 
   /** Once, before anything else: what was noted before counts again when it has its hash. */
@@ -273,6 +270,10 @@ export class Incoming implements IncomingBlob {
 
   // For runs.
 
+  get buffers(): PageBuffers {
+    return this.#data.buffers;
+  }
+
   get blake3(): Blake3 {
     return this.#lent.blake3;
   }
@@ -311,10 +312,7 @@ export class Incoming implements IncomingBlob {
   }
 
   async write(bytes: Uint8Array, offset: number): Promise<void> {
-    await storing('writing a blob', async () => {
-      for (let at = 0; at < bytes.length; )
-        at += (await this.#data.write(bytes, at, bytes.length - at, offset + at)).bytesWritten;
-    });
+    await storing('writing a blob', () => this.#data.write(bytes, offset));
     this.#unsynced += bytes.length;
     if (this.#unsynced < SYNC_BYTES) return;
     this.#unsynced = 0;
@@ -435,16 +433,8 @@ export class Incoming implements IncomingBlob {
       });
   }
 
-  async #readAt(offset: number, into: Uint8Array): Promise<Uint8Array> {
-    let at = 0;
-    await storing('reading what came', async () => {
-      while (at < into.length) {
-        const { bytesRead } = await this.#data.read(into, at, into.length - at, offset + at);
-        if (bytesRead === 0) return;
-        at += bytesRead;
-      }
-    });
-    return into.subarray(0, at);
+  #readAt(offset: number, into: Uint8Array): Promise<Uint8Array> {
+    return storing('reading what came', () => this.#data.read(into, offset));
   }
 
   #checkUsable(): void {
@@ -466,6 +456,8 @@ class Run implements ShardRun {
   #spare: Uint8Array | null = null;
   #filled = 0;
   #offset = 0;
+  /** Where in the buffer its first byte is: as far from a page as in the file. */
+  #start = 0;
   /** The shards in the buffer, in order, and how many of its bytes are theirs. */
   #parts: { readonly index: number; length: number }[] = [];
   /** Verified, but not all of it written. */
@@ -500,6 +492,9 @@ class Run implements ShardRun {
     // What cannot be written does not count; whoever completes the blob sees it.
     if (this.#next < this.#to) this.#incoming.giveUp(this.#next, this);
     await this.#finish().catch(() => {});
+    for (const buffer of [this.#buffer, this.#spare]) if (buffer !== null) this.#incoming.buffers.give(buffer);
+    this.#buffer = null;
+    this.#spare = null;
   }
 
   async #push(bytes: Uint8Array): Promise<void> {
@@ -543,29 +538,35 @@ class Run implements ShardRun {
   async #gather(bytes: Uint8Array, offset: number): Promise<void> {
     if (this.#filled > 0 && offset !== this.#offset + this.#filled) await this.#flush();
     for (let at = 0; at < bytes.length; ) {
-      this.#buffer ??= Buffer.allocUnsafeSlow(WRITE_BYTES);
-      if (this.#filled === 0) this.#offset = offset + at;
-      const part = bytes.subarray(at, at + WRITE_BYTES - this.#filled);
-      this.#buffer.set(part, this.#filled);
+      this.#buffer ??= this.#incoming.buffers.take();
+      if (this.#filled === 0) {
+        this.#offset = offset + at;
+        this.#start = this.#offset % PAGE;
+      }
+      const free = WRITE_BYTES - this.#start - this.#filled;
+      const part = bytes.subarray(at, at + free);
+      this.#buffer.set(part, this.#start + this.#filled);
       this.#filled += part.length;
       at += part.length;
       const last = this.#parts.at(-1);
       if (last?.index === this.#next) last.length += part.length;
       else this.#parts.push({ index: this.#next, length: part.length });
-      if (this.#filled === WRITE_BYTES) await this.#flush();
+      if (part.length === free) await this.#flush();
     }
   }
 
   /** Starts to write what was gathered, after what is being written. */
   async #flush(): Promise<void> {
     await this.#writing;
-    const [buffer, parts, offset, whole] = [this.#buffer, this.#parts, this.#offset, this.#whole];
+    const [parts, offset, whole] = [this.#parts, this.#offset, this.#whole];
+    const buffer = this.#buffer;
+    const bytes = buffer?.subarray(this.#start) ?? EMPTY;
     this.#buffer = this.#spare;
     this.#spare = buffer;
     this.#filled = 0;
     this.#parts = [];
     this.#whole = [];
-    this.#writing = this.#write(buffer, parts, offset).then(() => {
+    this.#writing = this.#write(bytes, parts, offset).then(() => {
       this.#incoming.mark(whole.filter((index) => this.#incoming.owns(index, this)));
     });
     // The next flush learns of a failure.
@@ -579,7 +580,7 @@ class Run implements ShardRun {
 
   /** Leaves out the shards that are not this run's any more. */
   async #write(
-    buffer: Uint8Array | null,
+    bytes: Uint8Array,
     parts: readonly { readonly index: number; readonly length: number }[],
     offset: number,
   ): Promise<void> {
@@ -587,7 +588,7 @@ class Run implements ShardRun {
     let from = 0;
     let to = 0;
     const write = () => {
-      if (from < to) writes.push(this.#incoming.write(buffer!.subarray(from, to), offset + from));
+      if (from < to) writes.push(this.#incoming.write(bytes.subarray(from, to), offset + from));
       from = to;
     };
     for (const { index, length } of parts) {

@@ -64,8 +64,6 @@ export interface ScrubReport {
 const PIECE = 2 ** 20;
 /** Blobs that others are given parts of. */
 const OPEN_FILES_MAX = 32;
-/** Of reads whose buffers are used again: many go on at the same time, each with two of them. */
-const REUSED_PIECE = 2 ** 18;
 /** Bytes that are checked, hashed and cut in one go: many small files make that slow. */
 const INGEST_BYTES = 2 ** 18;
 
@@ -292,14 +290,10 @@ export class ContentStore implements ContentExchange, AsyncDisposable {
     return { size: row.size, averageBytes: row.averageBytes, shards };
   }
 
-  async *readHeld(
-    digest: Digest,
-    range: { readonly offset: number; readonly length: number },
-    options: CallOptions = {},
-  ): AsyncGenerator<Uint8Array, void, undefined> {
-    const { offset, length } = range;
+  async readHeld(digest: Digest, offset: number, into: Uint8Array): Promise<void> {
+    const { length } = into;
     const incoming = this.#incoming.get(digest);
-    if (incoming?.covers(offset, length)) return yield* incoming.read(offset, length, options.signal);
+    if (incoming?.covers(offset, length)) return incoming.read(offset, into);
     const path = this.#path(digest);
     // While it is open it is there; its row says how long it is.
     const row = this.#openFiles.has(path) ? (this.#sql.find.get(digest) as BlobRow | undefined) : undefined;
@@ -310,21 +304,20 @@ export class ContentStore implements ContentExchange, AsyncDisposable {
         `${digest} has ${size} bytes; ${offset} to ${offset + length} are not there.`,
       );
     }
-    if (size <= this.#limits.memoryItemBytesMax) return yield* this.read(digest, { ...options, offset, length });
-    const fresh = () => new Uint8Array(Math.min(REUSED_PIECE, length));
-    let buffer = fresh();
-    let other = buffer.length < length ? fresh() : buffer;
-    for (let at = offset; at < offset + length; ) {
-      checkCancelled(options.signal);
-      const piece = buffer.subarray(0, Math.min(buffer.length, offset + length - at));
-      const { bytesRead } = await this.#openFiles.use(path, (file) =>
-        storing('reading a blob', () => file.read(piece, 0, piece.length, at)),
-      );
-      if (bytesRead === 0) throw damagedBlob(digest);
-      yield piece.subarray(0, bytesRead);
-      at += bytesRead;
-      [buffer, other] = [other, buffer];
+    if (size <= this.#limits.memoryItemBytesMax) {
+      const bytes = await this.#small(digest, () => this.#readWhole(digest, size));
+      into.set(bytes.subarray(offset, offset + length));
+      return;
     }
+    await this.#openFiles.use(path, (file) =>
+      storing('reading a blob', async () => {
+        for (let at = 0; at < length; ) {
+          const { bytesRead } = await file.read(into, at, length - at, offset + at);
+          if (bytesRead === 0) throw damagedBlob(digest);
+          at += bytesRead;
+        }
+      }),
+    );
   }
 
   async receive(blob: BlobDescription, list: ShardList, options: CallOptions = {}): Promise<Incoming> {

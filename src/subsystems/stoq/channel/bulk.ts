@@ -13,9 +13,9 @@ import {
   type RangeRequest,
 } from '../../../wire/channel.ts';
 import { cancelled, gone, told } from './endings.ts';
-import { openRange } from './range.ts';
+import { openRange, readPiece } from './range.ts';
 import { SLAB_BYTES, type Slabs } from './slabs.ts';
-import type { BulkSource, RemoteNode } from './types.ts';
+import type { BulkSource, RemoteNode, ServedBlob } from './types.ts';
 
 /** Requests that may wait on a socket while one is served. */
 const PIPELINED_MAX = 4;
@@ -219,6 +219,7 @@ export class BulkServer {
   readonly #socket: TLSSocket;
   readonly #remote: RemoteNode;
   readonly #source: BulkSource;
+  readonly #slabs: Slabs;
   readonly #count: (bytesIn: number, bytesOut: number) => void;
   readonly #onDefect: (error: unknown) => void;
   #pending = new Uint8Array(0);
@@ -231,6 +232,7 @@ export class BulkServer {
     remote: RemoteNode,
     lent: {
       readonly source: BulkSource;
+      readonly slabs: Slabs;
       count(bytesIn: number, bytesOut: number): void;
       onDefect(error: unknown): void;
     },
@@ -238,6 +240,7 @@ export class BulkServer {
     this.#socket = socket;
     this.#remote = remote;
     this.#source = lent.source;
+    this.#slabs = lent.slabs;
     this.#count = lent.count;
     this.#onDefect = lent.onDefect;
     socket.on('data', (chunk: Uint8Array) => this.#receive(chunk));
@@ -275,9 +278,9 @@ export class BulkServer {
 
   async #answer(request: RangeRequest): Promise<void> {
     this.#movedAtMs = performance.now();
-    let pieces: AsyncIterable<Uint8Array>;
+    let served: ServedBlob;
     try {
-      pieces = await openRange(this.#source, request, this.#remote);
+      served = await openRange(this.#source, request, this.#remote);
     } catch (error) {
       if (!isCoded(error)) this.#onDefect(error);
       const problem = encodeProblem(toProblem(error));
@@ -285,16 +288,22 @@ export class BulkServer {
       return this.#write(problem);
     }
     this.#socket.write(encodeRangeAnswer({ kind: 'bytes', length: request.length }));
-    // Two pieces are under way: one in the socket, one that the source fills.
+    // Two pieces are under way: one in the socket, one that is read.
+    let [slab, other] = [this.#slabs.take(), this.#slabs.take()];
     let before: Promise<void> | undefined;
-    for await (const piece of pieces) {
-      const now = this.#write(piece);
-      // Whoever waits for it learns of a failure.
-      now.catch(() => undefined);
+    for (let at = 0; at < request.length; ) {
+      const piece = await readPiece(served, request.offset + at, slab.subarray(0, request.length - at));
       await before;
-      before = now;
+      before = this.#write(piece);
+      // Whoever waits for it learns of a failure.
+      before.catch(() => undefined);
+      at += piece.length;
+      [slab, other] = [other, slab];
     }
     await before;
+    // After a failure they may still be in use, and are left to themselves.
+    this.#slabs.give(slab);
+    this.#slabs.give(other);
   }
 
   #write(piece: Uint8Array): Promise<void> {

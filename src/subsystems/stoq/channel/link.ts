@@ -13,7 +13,7 @@ import { BulkClient, BulkServer, type OnRead } from './bulk.ts';
 import { transportOf } from './certificate.ts';
 import { cancelled, gone } from './endings.ts';
 import type { Mux } from './mux.ts';
-import { openRange } from './range.ts';
+import { openRange, pieces } from './range.ts';
 import type { Responder } from './served.ts';
 import type { Slabs } from './slabs.ts';
 import type { BulkSource, ChannelLimits, Connection, Method, RemoteNode, RequestOptions } from './types.ts';
@@ -92,10 +92,10 @@ export class Link implements Connection, Responder {
     this.#range = {
       access: 'member',
       requestBytesMax: RANGE_REQUEST_BYTES,
-      handle: async (body) => ({
-        head: EMPTY,
-        body: await openRange(lent.blobs, decodeRangeRequest(body), this.remote),
-      }),
+      handle: async (body) => {
+        const request = decodeRangeRequest(body);
+        return { head: EMPTY, body: pieces(await openRange(lent.blobs, request, this.remote), request) };
+      },
     };
     void mux.closed.then(() => this.#endBulk());
   }
@@ -176,6 +176,7 @@ export class Link implements Connection, Responder {
     if (this.#servers.size >= this.#lent.limits.bulkSocketsMax || !this.mux.isOpen) return void socket.destroy();
     const server = new BulkServer(socket, this.remote, {
       source: this.#lent.blobs,
+      slabs: this.#lent.slabs,
       count: (bytesIn, bytesOut) => {
         this.#bulkIn += bytesIn;
         this.#bulkOut += bytesOut;

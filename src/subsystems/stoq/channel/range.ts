@@ -1,13 +1,16 @@
 import { HyperMeshError } from '../../../base/errors.ts';
 import type { RangeRequest } from '../../../wire/channel.ts';
-import type { BulkSource, RemoteNode } from './types.ts';
+import type { BulkSource, RemoteNode, ServedBlob } from './types.ts';
 
-/** The bytes of a range, exactly as many as were asked for. Errors: `blob-not-found`, `usage`, and those of the source. */
+/** Of a piece that may be kept for as long as a window is closed. */
+const PIECE_BYTES = 65_536;
+
+/** The blob of a range that it has. Errors: `blob-not-found`, `usage`, and those of the source. */
 export async function openRange(
   source: BulkSource,
   { blob, offset, length }: RangeRequest,
   remote: RemoteNode,
-): Promise<AsyncIterable<Uint8Array>> {
+): Promise<ServedBlob> {
   const served = await source.open(blob, remote);
   if (served === null) throw new HyperMeshError('blob-not-found', `This node serves no ${blob}.`);
   if (offset + length > served.size) {
@@ -16,18 +19,25 @@ export async function openRange(
       `The blob has ${served.size} bytes, so it has no range of ${length} at ${offset}.`,
     );
   }
-  return exactly(served.read(offset, length), length);
+  return served;
 }
 
-async function* exactly(
-  pieces: AsyncIterable<Uint8Array>,
-  length: number,
+/** The bytes of a range, exactly as many as were asked for, each piece in a buffer of its own. */
+export async function* pieces(
+  served: ServedBlob,
+  { offset, length }: RangeRequest,
 ): AsyncGenerator<Uint8Array, void, undefined> {
-  let left = length;
-  for await (const piece of pieces) {
-    left -= piece.length;
-    if (left < 0) break;
+  for (let at = 0; at < length; ) {
+    const piece = await readPiece(served, offset + at, new Uint8Array(Math.min(PIECE_BYTES, length - at)));
     yield piece;
+    at += piece.length;
   }
-  if (left !== 0) throw new HyperMeshError('storage-failed', `A blob gave other than the ${length} bytes that it has.`);
+}
+
+/** Errors: `storage-failed`. */
+export async function readPiece(served: ServedBlob, offset: number, into: Uint8Array): Promise<Uint8Array> {
+  const piece = await served.read(offset, into);
+  if (piece.length === 0 || piece.length > into.length)
+    throw new HyperMeshError('storage-failed', 'A blob gave other than the bytes that it has.');
+  return piece;
 }

@@ -21,7 +21,7 @@ process.once('message', ({ secrets, networkId }: Extract<Order, { secrets: unkno
       { access: 'member' as const, requestBytesMax: 0, handle: () => new Promise<Uint8Array>(() => undefined) },
     ],
   ]);
-  const blobs = { open: async () => ({ size: 2 ** 40, read: (_: number, length: number) => endless(length) }) };
+  const blobs = { open: async () => ({ size: 2 ** 40, read: async (_: number, into: Uint8Array) => into }) };
   const channel = openChannel({ networkId, clock: systemClock, trust, methods, blobs });
   void channel.listen('127.0.0.1', 0).then(({ port }) => process.send?.({ port }));
   process.on('message', (order: Extract<Order, { address: string }>) => {
@@ -41,7 +41,7 @@ process.once('message', ({ secrets, networkId }: Extract<Order, { secrets: unkno
   }
 });
 
-async function* endless(length = Number.POSITIVE_INFINITY): AsyncGenerator<Uint8Array, void, undefined> {
+async function* endless(): AsyncGenerator<Uint8Array, void, undefined> {
   const piece = new Uint8Array(100_000);
-  for (let left = length; left > 0; left -= piece.length) yield piece.subarray(0, left);
+  for (;;) yield piece;
 }

@@ -36,8 +36,8 @@ export interface BulkSource {
 
 export interface ServedBlob {
   readonly size: number;
-  /** Exactly `length` bytes. A piece stays as it is until the second next one is asked for, so two buffers in turn are enough. */
-  read(offset: number, length: number): AsyncIterable<Uint8Array>;
+  /** The bytes at `offset`: as many as fit into `into`, or fewer when that is what may leave at once, but never none. */
+  read(offset: number, into: Uint8Array): Promise<Uint8Array>;
 }
 
 export interface ChannelLimits {

@@ -1,4 +1,3 @@
-import { concat } from '../../../base/bytes.ts';
 import type { Digest } from '../../../base/digest.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
 import type { ContentExchange } from '../../../capabilities/content.ts';
@@ -26,7 +25,7 @@ export interface ContentServing {
   readonly uploads: Shaper;
 }
 
-/** A small range is sent together with its neighbours. */
+/** Of a piece: a small range is sent together with its neighbours. */
 const GATHER_BYTES = 64 * 2 ** 10;
 
 /** `content/have`, `content/shards`, `content/read` (docs/protocol/content.md). */
@@ -60,9 +59,11 @@ export function bulkSource(serving: ContentServing): BulkSource {
       if (size === undefined) return null;
       return {
         size,
-        async *read(offset, length) {
-          for await (const piece of serving.store.readHeld(blob, { offset, length }))
-            yield* shaped(serving, piece, from, undefined);
+        async read(offset, into) {
+          const piece = into.subarray(0, serving.uploads.pieceBytes);
+          await serving.uploads.pass(from.node ?? from.address, piece.length);
+          await serving.store.readHeld(blob, offset, piece);
+          return piece;
         },
       };
     },
@@ -87,40 +88,30 @@ async function shards(serving: ContentServing, body: Uint8Array, from: RemoteNod
   return encodeShardList(list);
 }
 
-/** The ranges one after the other, small ones gathered. */
+/** The ranges one after the other, small ones gathered. The channel may keep a piece for as long as its window is closed, so each is a buffer of its own. */
 async function* read(
-  serving: ContentServing,
+  { store, uploads }: ContentServing,
   ranges: readonly BlobRange[],
   from: RemoteNode,
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array> {
-  let gathered: Uint8Array[] = [];
-  let bytes = 0;
+  let left = ranges.reduce((sum, { length }) => sum + length, 0);
+  const fresh = () => new Uint8Array(Math.min(left, GATHER_BYTES, uploads.pieceBytes));
+  let piece = fresh();
+  let filled = 0;
   for (const { blob, offset, length } of ranges) {
-    for await (const piece of serving.store.readHeld(blob, { offset, length }, { signal })) {
-      // The channel may keep a piece for as long as its window is closed.
-      gathered.push(new Uint8Array(piece));
-      bytes += piece.length;
-      if (bytes < GATHER_BYTES) continue;
-      yield* shaped(serving, concat(...gathered), from, signal);
-      gathered = [];
-      bytes = 0;
+    for (let at = 0; at < length; ) {
+      const part = piece.subarray(filled, filled + length - at);
+      await store.readHeld(blob, offset + at, part);
+      at += part.length;
+      filled += part.length;
+      if (filled < piece.length) continue;
+      await uploads.pass(from.node ?? from.address, filled, signal);
+      yield piece;
+      left -= filled;
+      piece = fresh();
+      filled = 0;
     }
-  }
-  if (bytes > 0) yield* shaped(serving, concat(...gathered), from, signal);
-}
-
-async function* shaped(
-  { uploads }: ContentServing,
-  bytes: Uint8Array,
-  to: RemoteNode,
-  signal: AbortSignal | undefined,
-): AsyncGenerator<Uint8Array> {
-  const most = uploads.pieceBytes;
-  for (let at = 0; at < bytes.length; at += most) {
-    const piece = bytes.subarray(at, at + most);
-    await uploads.pass(to.node ?? to.address, piece.length, signal);
-    yield piece;
   }
 }
 

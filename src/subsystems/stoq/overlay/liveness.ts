@@ -171,13 +171,17 @@ export class Liveness implements Disposable {
     return (await Promise.all(answers)).includes(true);
   }
 
-  /** Some others that answer, found by chance: looking at all of a large network for each doubt would be too much. */
+  /**
+   * Some others that are not known to be gone, found by chance: looking at all of a large network for each doubt would be too much. In one most
+   * nodes were never spoken to; a doubt that passed them by would die out.
+   */
   #witnesses(node: NodeId): NodeId[] {
     const nodes = this.#options.nodes();
     const found = new Set<NodeId>();
     for (let tries = 0; tries < 8 * WITNESSES && found.size < WITNESSES && nodes.length > 0; tries++) {
       const other = nodes[Math.floor(this.#around.random() * nodes.length)]!;
-      if (other !== node && this.vitality(other) === 'alive') found.add(other);
+      const vitality = this.vitality(other);
+      if (other !== node && (vitality === 'alive' || vitality === 'unknown')) found.add(other);
     }
     return [...found];
   }
