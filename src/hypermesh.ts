@@ -1,4 +1,5 @@
 import { join, resolve } from 'node:path';
+import { Auditor } from './audit/auditor.ts';
 import type { CallOptions } from './base/call.ts';
 import { type Clock, systemClock } from './base/clock.ts';
 import type { Digest } from './base/digest.ts';
@@ -11,7 +12,7 @@ import { verifyBundle } from './catalog/verify.ts';
 import { packFolder } from './client/folder.ts';
 import type { LoadOptions } from './host/extensions.ts';
 import { type HostNode, type NodeConfig, openNode } from './host/node.ts';
-import { type OfflineJudges, offlineJudges } from './host/offline.ts';
+import { type OfflineJudges, offlineJudges, signatureCheck } from './host/offline.ts';
 import type { Bundle } from './wire/bundle.ts';
 
 export interface HyperMeshConfig extends NodeConfig {
@@ -102,6 +103,11 @@ export async function verifyBundleOffline(
 ): Promise<VerifyResult> {
   const { content: _content, ...result } = await verifyBundle(bundle, options.judges ?? offlineJudges(), options);
   return result;
+}
+
+/** Judges what became of a network by signed statements alone; `network`: that one only. */
+export function openAuditor(network?: Digest): Auditor {
+  return new Auditor(signatureCheck, network === undefined ? {} : { network });
 }
 
 export { changePassphraseOf } from './host/passphrase.ts';

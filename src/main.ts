@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { rename, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { ApiLog } from './api/node.ts';
+import type { Auditor } from './audit/auditor.ts';
 import type { Digest } from './base/digest.ts';
 import type { VerifyResult } from './catalog/api.ts';
 import type { Loaded } from './config.ts';
@@ -90,4 +91,10 @@ async function writePrivate(file: string, content: string): Promise<void> {
 export async function verifyOffline(bundle: Bundle, network?: Digest): Promise<VerifyResult> {
   const { verifyBundleOffline } = await import('./hypermesh.ts');
   return verifyBundleOffline(bundle, network === undefined ? {} : { network });
+}
+
+/** For statements of validators, wherever they come from. */
+export async function openAuditor(network?: Digest): Promise<Auditor> {
+  const { openAuditor: open } = await import('./hypermesh.ts');
+  return open(network);
 }

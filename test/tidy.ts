@@ -13,6 +13,7 @@ export type Sources = ReadonlyMap<string, string>;
 export const ARROWS: Readonly<Record<string, readonly string[]>> = {
   base: [],
   wire: ['base'],
+  audit: ['wire', 'base'],
   capabilities: ['wire', 'base'],
   'subsystems/*': ['capabilities', 'wire', 'base'],
   catalog: ['capabilities', 'wire', 'base'],
@@ -26,6 +27,7 @@ export const ARROWS: Readonly<Record<string, readonly string[]>> = {
     'main.ts',
     'daemon.ts',
     'hypermesh.ts',
+    'audit',
     'catalog/api.ts',
     'capabilities',
     'wire',
@@ -35,8 +37,8 @@ export const ARROWS: Readonly<Record<string, readonly string[]>> = {
   testing: ['hypermesh.ts', 'host', 'catalog', 'subsystems/*', 'capabilities', 'wire', 'base'],
   // the assembly, in order of who composes whom
   'config.ts': ['capabilities', 'wire', 'base'],
-  'hypermesh.ts': ['host', 'catalog', 'client', 'capabilities', 'wire', 'base'],
-  'main.ts': ['config.ts', 'hypermesh.ts', 'catalog/api.ts', 'api', 'wire', 'base'],
+  'hypermesh.ts': ['audit', 'host', 'catalog', 'client', 'capabilities', 'wire', 'base'],
+  'main.ts': ['audit', 'config.ts', 'hypermesh.ts', 'catalog/api.ts', 'api', 'wire', 'base'],
   'daemon.ts': ['config.ts', 'main.ts', 'log-file.ts', 'base'],
   'log-file.ts': ['base'],
   'index.ts': ['hypermesh.ts', 'catalog/api.ts', 'host', 'capabilities', 'wire', 'base'],

@@ -255,6 +255,12 @@ export const ERRORS = {
     retry: false,
     when: 'A signature is missing, re-encoded, or does not match the bytes and the key; both algorithms are required.',
   },
+  'audit-conflict': {
+    status: 422,
+    exit: EXIT.integrity,
+    retry: false,
+    when: 'An audit found two certified statements that contradict each other: more than a third of a committee was dishonest, or a rule is wrong.',
+  },
   'certificate-invalid': {
     status: 422,
     exit: EXIT.integrity,

@@ -321,6 +321,15 @@ export const COMMANDS: readonly CommandSpec[] = [
       (await import('./commands/network.ts')).remove(context, node, options),
   },
   {
+    name: 'network audit',
+    summary: 'Look for certified statements that contradict each other, in files or in what the node holds.',
+    args: '[files...]',
+    options: [['--genesis <digest>', 'Only this network.']],
+    example: 'hypermesh network audit bundles/*.json transcript.jsonl',
+    run: async (context, files: string[], options: { genesis?: string }) =>
+      (await import('./commands/audit.ts')).audit(context, files, options),
+  },
+  {
     name: 'peers list',
     isDefault: true,
     summary: 'List the other nodes of the network: where they are, whether they answer, who is banned.',

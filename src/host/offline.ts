@@ -3,7 +3,7 @@ import { systemClock } from '../base/clock.ts';
 import type { Consensus } from '../capabilities/consensus.ts';
 import type { Trust } from '../capabilities/trust.ts';
 import { checkEndorsement, judge } from '../subsystems/nkrypt/index.ts';
-import { ChainCache, verifyEnvelope, wordHolds } from '../subsystems/trustchain/index.ts';
+import { ChainCache, signatureCheck, verifyEnvelope, wordHolds } from '../subsystems/trustchain/index.ts';
 import { decodeGenesis } from '../wire/genesis.ts';
 
 /** The judges of signatures and proofs without a home: everything they rely on arrives as an argument. */
@@ -33,3 +33,5 @@ export function offlineJudges(): OfflineJudges {
     },
   };
 }
+
+export { signatureCheck };

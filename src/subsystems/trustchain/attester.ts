@@ -8,6 +8,7 @@ import {
   batchBytes,
   type FastAttestation,
   publicKeysOf,
+  type SignatureCheck,
   sealed,
   type ValidatorKeys,
 } from '../../wire/attestation.ts';
@@ -118,7 +119,8 @@ function pathOf(levels: readonly (readonly Uint8Array[])[], index: number): read
   return levels.slice(0, -1).flatMap((level, height) => level[Math.floor(index / 2 ** height) ^ 1] ?? []);
 }
 
-const check = {
+/** The arithmetic of both signatures, for whoever has his own idea of what they should say. */
+export const signatureCheck: SignatureCheck = {
   ed25519: verifyEd25519,
   falcon: (signature: Uint8Array, message: Uint8Array, publicKey: Uint8Array) =>
     falconVerifier().verify(signature, message, publicKey),
@@ -146,5 +148,5 @@ export function wordHolds(
   statement: unknown,
   keys: Pick<ValidatorKeys, 'falcon' | 'ed25519'>,
 ): boolean {
-  return attestationHolds(word, payloadType, statement, keysOf(keys), check);
+  return attestationHolds(word, payloadType, statement, keysOf(keys), signatureCheck);
 }

@@ -1,4 +1,4 @@
-export { wordHolds } from './attester.ts';
+export { signatureCheck, wordHolds } from './attester.ts';
 export { ChainCache } from './chain-cache.ts';
 export { verifyEnvelope } from './offline.ts';
 export { changePassphrase, type PassphraseChange } from './passphrase.ts';
