@@ -43,6 +43,13 @@ export const networkRoutes: readonly AnyRoute[] = [
     handle: (_input, { node }) => node.membership.members(),
   }),
   route({
+    method: 'GET',
+    path: '/v1/network/validators',
+    summary: 'Who sits in the committee, since when, and what is known of each.',
+    access: 'read',
+    handle: (_input, { node }) => node.membership.validators(),
+  }),
+  route({
     method: 'POST',
     path: '/v1/network/leave',
     summary: 'Go back to a network of its own.',

@@ -35,6 +35,35 @@ export interface NewInvite {
   readonly tokens: number;
 }
 
+/** One validator of the committee, as this home knows it. */
+export interface ValidatorInfo {
+  /** Key id of the validator. */
+  readonly validator: string;
+  /** Key id of the publisher whose tokens answer for it. */
+  readonly account: string;
+  /** The member it belongs to; null when nobody says. */
+  readonly node: string | null;
+  readonly subject: string | null;
+  readonly isSelf: boolean;
+  /** Whether its node answers this one. */
+  readonly isReachable: boolean;
+  /** Locked tokens of the account; null where only the committee knows. */
+  readonly locked: number | null;
+}
+
+/** Who votes now. */
+export interface CommitteeInfo {
+  readonly networkId: Digest;
+  readonly epoch: number;
+  /** When the epoch began, by the word of the committee before it; null when that is not known. */
+  readonly sinceMs: number | null;
+  /** Votes that it takes. */
+  readonly quorum: number;
+  /** Documents, genesis included, that this home checked to know the committee. */
+  readonly documents: number;
+  readonly validators: readonly ValidatorInfo[];
+}
+
 /** Growing a network: what the operator of a home does, never lent to extensions. */
 export interface Membership {
   place(): Promise<NetworkPlace>;
@@ -61,6 +90,8 @@ export interface Membership {
       readonly forget?: boolean | undefined;
     },
   ): Promise<NetworkPlace>;
+  /** Who sits in the committee, and what is known of them. */
+  validators(): Promise<CommitteeInfo>;
   /** As the committee has them. Errors: `network-state`, `committee-unreachable`. */
   members(): Promise<readonly NetworkMember[]>;
   /**

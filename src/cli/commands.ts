@@ -304,6 +304,18 @@ export const COMMANDS: readonly CommandSpec[] = [
     run: async (context) => (await import('./commands/network.ts')).members(context),
   },
   {
+    name: 'network validators',
+    summary: 'Show who sits in the committee.',
+    example: 'hypermesh network validators',
+    run: async (context) => (await import('./commands/network.ts')).validators(context),
+  },
+  {
+    name: 'network epoch',
+    summary: 'Show which committee votes now, since when, and by what that is known.',
+    example: 'hypermesh network epoch --json',
+    run: async (context) => (await import('./commands/network.ts')).epoch(context),
+  },
+  {
     name: 'network leave',
     summary: 'Go back to a network of its own, with the same keys.',
     options: [['--forget', 'Drop the packages of the network from this home.']],

@@ -11,7 +11,7 @@ import type {
   InstalledPackage,
 } from '../capabilities/assets.ts';
 import type { ProofVerdict, SpaceStatus, StakeAccount } from '../capabilities/consensus.ts';
-import type { NetworkMember, NetworkPlace, NewInvite } from '../capabilities/membership.ts';
+import type { CommitteeInfo, NetworkMember, NetworkPlace, NewInvite } from '../capabilities/membership.ts';
 import type { Event, MetricSample } from '../capabilities/monitoring.ts';
 import type { Distribution, PeerInfo, SyncSummary } from '../capabilities/transport.ts';
 import type { CertificateInfo } from '../capabilities/trust.ts';
@@ -226,6 +226,10 @@ export class Client {
 
   networkMembers(options?: CallOptions): Promise<readonly NetworkMember[]> {
     return this.#get('/v1/network/members', {}, options);
+  }
+
+  networkValidators(options?: CallOptions): Promise<CommitteeInfo> {
+    return this.#get('/v1/network/validators', {}, options);
   }
 
   leaveNetwork(request: LeaveRequest, options?: CallOptions): Promise<NetworkPlace> {

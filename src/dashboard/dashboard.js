@@ -3,6 +3,7 @@
 
 /** @import { NodeStatus } from '../wire/http.ts' */
 /** @import { Event as NodeEvent } from '../wire/event.ts' */
+/** @import { CommitteeInfo } from '../capabilities/membership.ts' */
 /** @import { PeerInfo } from '../capabilities/transport.ts' */
 
 /**
@@ -13,6 +14,7 @@
 
 const STATUS_EVERY_MS = 3_000;
 const EVENTS_SHOWN_MAX = 100;
+const COMMITTEE_EVERY_MS = 10_000;
 const TYPING_PAUSE_MS = 200;
 const PEERS_SHOWN_MAX = 100;
 
@@ -147,6 +149,31 @@ async function showNetwork({ state, problem, peers, transfers, resources, arriva
   at('no-transfers').hidden = transfers.length > 0;
   at('transfers').replaceChildren(...transfers.map(transferRow));
   showPeers(await get('/v1/peers'));
+  if (performance.now() > committeeDueMs) {
+    committeeDueMs = performance.now() + COMMITTEE_EVERY_MS;
+    // Not waited for: names come from the committee, which may be away.
+    void get('/v1/network/validators').then(showCommittee, () => undefined);
+  }
+}
+
+let committeeDueMs = 0;
+
+/** @param {CommitteeInfo} committee */
+function showCommittee({ epoch, quorum, validators }) {
+  at('committee-text').textContent =
+    `Epoch ${epoch.toLocaleString()}: ${quorum} of ${count(validators.length, 'validator')} must agree.`;
+  at('committee').replaceChildren(
+    ...validators.map(({ subject, validator, isSelf, isReachable, locked }) => {
+      const row = element('li');
+      const head = element('p');
+      const state = isSelf ? 'this node' : isReachable ? 'answers' : 'not reached';
+      head.append(element('span', subject ?? validator, subject === null ? 'code' : ''));
+      head.append(element('span', state, `tag${isReachable ? ' good' : ' error'}`));
+      row.append(head);
+      if (locked !== null) row.append(element('p', `${locked.toLocaleString()} tokens answer for it`, 'quiet'));
+      return row;
+    }),
+  );
 }
 
 /** @param {NodeStatus['transport']['transfers'][number]} transfer */

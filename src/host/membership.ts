@@ -6,7 +6,15 @@ import type { Clock } from '../base/clock.ts';
 import type { Digest } from '../base/digest.ts';
 import { HyperMeshError, isCoded, storageError } from '../base/errors.ts';
 import type { Json } from '../base/json.ts';
-import type { CommitteeAsk, Membership, NetworkMember, NetworkPlace, NewInvite } from '../capabilities/membership.ts';
+import type {
+  CommitteeAsk,
+  CommitteeInfo,
+  Membership,
+  NetworkMember,
+  NetworkPlace,
+  NewInvite,
+} from '../capabilities/membership.ts';
+import type { PeerInfo } from '../capabilities/transport.ts';
 import type { NKrypt } from '../subsystems/nkrypt/index.ts';
 import type { NetworkAuthority, TrustChain } from '../subsystems/trustchain/index.ts';
 import {
@@ -20,7 +28,7 @@ import {
   type NetworkMove,
 } from '../wire/certification.ts';
 import { COMMITTEE_LIMITS, decodeBody, encodeBody } from '../wire/committee.ts';
-import { decodeGenesis } from '../wire/genesis.ts';
+import { decodeGenesis, quorumOf } from '../wire/genesis.ts';
 import { checkAddress, decodeInvite, encodeInvite, INVITE_LIMITS, type Invite } from '../wire/invite.ts';
 import { logInclusion, signedTreeHead, trustAnchor } from '../wire/signature.ts';
 import { membersOf } from './membership-methods.ts';
@@ -64,6 +72,8 @@ export interface MembershipLent {
   readonly consensus: NKrypt;
   readonly assets: { totals(): Promise<{ readonly versions: number }>; forget(): Promise<void> };
   readonly network: NetworkSide;
+  /** Other nodes, as this one sees them. */
+  peers(): Promise<readonly PeerInfo[]>;
   /** Runs without calls of extensions in between. */
   whilePaused<T>(work: () => Promise<T>): Promise<T>;
 }
@@ -264,6 +274,32 @@ export class NetworkMembership implements Membership, AsyncDisposable {
       }
       return this.place();
     });
+  }
+
+  async validators(): Promise<CommitteeInfo> {
+    const { consensus, trust, peers } = this.#lent;
+    const [{ networkId }, committee, members, known] = await Promise.all([
+      consensus.genesis(),
+      consensus.committee(),
+      // Names are a courtesy: who sits in the committee is known without asking it.
+      this.members().catch(() => []),
+      peers(),
+    ]);
+    const { validators, ...epoch } = committee;
+    const own = trust.keyIds();
+    const alive = new Set(known.filter(({ state }) => state === 'alive').map(({ node }) => node));
+    return {
+      networkId,
+      ...epoch,
+      quorum: quorumOf(validators.length),
+      validators: validators.map(({ key, account, locked }) => {
+        const member = members.find(({ publisher, leftAtMs }) => publisher === account && leftAtMs === null);
+        const isSelf = key === own.validator;
+        const node = isSelf ? own.node : (member?.node ?? null);
+        const isReachable = isSelf || (node !== null && alive.has(node));
+        return { validator: key, account, node, subject: member?.subject ?? null, isSelf, isReachable, locked };
+      }),
+    };
   }
 
   async members(): Promise<readonly NetworkMember[]> {

@@ -242,7 +242,14 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
 
   const membership = stack.use(
     new NetworkMembership(
-      { trust, consensus, assets, network: side, whilePaused: (work) => extensions.whilePaused(work) },
+      {
+        trust,
+        consensus,
+        assets,
+        network: side,
+        peers: () => transport.peers(),
+        whilePaused: (work) => extensions.whilePaused(work),
+      },
       { directory: moves, clock },
     ),
   );

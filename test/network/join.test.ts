@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import type { Clock } from '../../src/base/clock.ts';
 import { type ErrorCode, isCoded } from '../../src/base/errors.ts';
+import type { CommitteeInfo } from '../../src/capabilities/membership.ts';
 import { HyperMesh } from '../../src/index.ts';
 import { decodeInvite, encodeInvite } from '../../src/wire/invite.ts';
 import { type Folder, freshHome, SMALL_NETWORK, temporaryFolder, writePackage } from '../system/support.ts';
@@ -43,6 +44,13 @@ test('by command: two machines become one network, and what one publishes the ot
   assert.equal(place['role'], 'member');
   const { members } = await bob.json<{ members: unknown[] }>(['network', 'members']);
   assert.equal(members.length, 2);
+  const committee = await bob.json<CommitteeInfo>(['network', 'validators']);
+  const [seat] = committee.validators;
+  assert.deepEqual([committee.quorum, committee.validators.length, seat!.isReachable], [1, 1, true]);
+  const epoch = await bob.json<{ epoch: number; validators: string[] }>(['network', 'epoch']);
+  assert.deepEqual([epoch.epoch, epoch.validators], [committee.epoch, [seat!.validator]]);
+  assert.match((await bob.run('network', 'validators')).stdout, /answers/);
+  assert.match((await bob.run('network', 'epoch')).stdout, /1 validator, of whom 1 must agree/);
   const source = await writePackage(join(bob.folder, 'notes'), {
     name: 'bob/notes',
     version: '1.0.0',

@@ -52,6 +52,8 @@ test('the status page of a member shows the other nodes, what moves between them
   await peers.filter({ hasText: first.id }).filter({ hasText: 'alive' }).waitFor();
   await peers.filter({ hasText: second.id }).filter({ hasText: 'this node' }).waitFor();
   await page.getByText('1 of 1other nodes answer').waitFor();
+  const committee = page.getByRole('list', { name: 'Committee' }).getByRole('listitem');
+  await committee.filter({ hasText: 'answers' }).waitFor();
 
   const files = { 'large.bin': randomBytes(8 * 2 ** 20) };
   await first.publish(

@@ -53,6 +53,31 @@ export async function members(context: Context): Promise<Outcome> {
   return { data: { members: list }, text: table([['Name', 'Node', '', 'Joined', ''], ...rows]) };
 }
 
+export async function validators(context: Context): Promise<Outcome> {
+  const committee = await context.withNode((client) => client.networkValidators(context));
+  const rows = committee.validators.map(({ subject, node, validator, account, isSelf, isReachable, locked }) => [
+    oneLine(subject ?? '-'),
+    node ?? '-',
+    validator,
+    account,
+    locked === null ? '-' : `${locked}`,
+    isSelf ? 'this home' : isReachable ? 'answers' : 'not reached',
+  ]);
+  return { data: committee, text: table([['Name', 'Node', 'Validator', 'Account', 'Locked', ''], ...rows]) };
+}
+
+export async function epoch(context: Context): Promise<Outcome> {
+  const committee = await context.withNode((client) => client.networkValidators(context));
+  const { networkId, epoch: number, sinceMs, quorum, documents, validators: seats } = committee;
+  const text = fields({
+    Network: networkId,
+    Epoch: `${number}${sinceMs === null ? '' : `, since ${date(sinceMs)}`}`,
+    Committee: `${count(seats.length, 'validator')}, of whom ${quorum} must agree`,
+    Verified: `${count(documents, 'document')}, from the genesis on`,
+  });
+  return { data: { ...committee, validators: seats.map(({ validator }) => validator) }, text };
+}
+
 export async function leave(context: Context, options: { readonly forget?: boolean }): Promise<Outcome> {
   const place = await context.withNode((client) => client.leaveNetwork(options, context));
   return shown(place, 'This home is in a network of its own again.');

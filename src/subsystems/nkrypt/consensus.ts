@@ -70,6 +70,13 @@ export interface NKrypt extends Consensus, AsyncDisposable {
   readonly isCommittee: boolean;
   /** What a member asks of this committee. Errors: `committee-only`, and those of the committee. */
   desk(method: DeskMethod, identity: string, body: unknown, options?: CallOptions): Promise<Json>;
+  /** Who votes now, the locked tokens that answer for them where this home keeps the ledger, and how many documents say so. */
+  committee(): Promise<{
+    readonly epoch: number;
+    readonly sinceMs: number | null;
+    readonly documents: number;
+    readonly validators: readonly (Pick<ValidatorKeys, 'key' | 'account'> & { readonly locked: number | null })[];
+  }>;
   /** Whether this committee endorsed the publish, by that identity, that a leaf of the log is about. */
   endorsed(identity: string, leaf: Uint8Array): boolean;
   /** {@link Consensus.canAccessPackage}, at once. */
@@ -295,6 +302,19 @@ class Validator implements NKrypt {
   async desk(method: DeskMethod, identity: string, body: unknown, options?: CallOptions): Promise<Json> {
     if (this.#member.isCommittee) return this.#member.desk.answer(method, identity, body, options);
     throw new HyperMeshError('committee-only', 'This home does not sit in the committee of its network.');
+  }
+
+  async committee(): ReturnType<NKrypt['committee']> {
+    const { genesis, isCommittee, ledger } = this.#member;
+    const { epoch, validators } = genesis.committee;
+    return {
+      epoch,
+      sinceMs: genesis.createdAtMs,
+      documents: 1,
+      validators: validators.map(({ key, account }) => {
+        return { key, account, locked: isCommittee ? ledger.account(account).locked : null };
+      }),
+    };
   }
 
   endorsed(identity: string, leaf: Uint8Array): boolean {
