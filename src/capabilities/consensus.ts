@@ -41,6 +41,8 @@ export interface SpaceStatus {
   readonly bytes: number;
   /** 0 to 1. */
   readonly fraction: number;
+  /** When labels of it were last opened for somebody who asked, since the node was started. */
+  readonly auditedAtMs: number | null;
 }
 
 /**

@@ -110,6 +110,7 @@ async function answer(
       await trust.removeMember(node, 'cessation-of-operation');
       return {};
     default:
+      consensus.seen(publisher, node);
       return consensus.desk(name, publisher, body, options);
   }
 }

@@ -28,6 +28,7 @@ import { membershipMethods } from './membership-methods.ts';
 import type { NetworkSide } from './network-side.ts';
 import { ownAssets } from './own-assets.ts';
 import { Snapshots } from './snapshots.ts';
+import { spaceMethods } from './space-methods.ts';
 
 /** Everything that a node is made from. Only `home` is required. */
 export interface NodeConfig {
@@ -180,6 +181,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
   const methods = new Map([
     ...membershipMethods({ trust, consensus, clock, addresses: () => side.addresses() }),
     ...accessMethods(consensus),
+    ...spaceMethods(consensus),
   ]);
   const transport = stack.use(
     await openTransport(
@@ -207,6 +209,10 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
       },
     ),
   );
+  consensus.watchSpace({
+    ask: (node, method, body, options) => transport.ask(node, method, body, options),
+    seats: () => trust.membership()?.committee ?? [],
+  });
   const side: NetworkSide = config.networkSide?.(methods) ?? transport;
 
   const snapshots = new Snapshots(await home.folder('extensions'));

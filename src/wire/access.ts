@@ -87,7 +87,7 @@ const accessChallenge: z.ZodType<AccessChallenge> = z.strictObject({
 });
 
 /** Canonical base64 of hashes of 32 bytes. */
-function hashes(most: number) {
+export function hashes(most: number) {
   return z
     .string()
     .max(Math.ceil((32 * most) / 3) * 4)

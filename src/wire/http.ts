@@ -190,6 +190,7 @@ export interface NodeStatus {
     readonly bytes: number;
     /** 0 to 1. */
     readonly fraction: number;
+    readonly auditedAtMs: number | null;
   };
   readonly totals: {
     readonly packages: number;

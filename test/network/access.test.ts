@@ -8,9 +8,18 @@ import type { CatalogExtension } from '../../src/catalog/extension.ts';
 import { HyperMesh } from '../../src/index.ts';
 import type { AccessAsk } from '../../src/subsystems/nkrypt/access.ts';
 import type { NKrypt } from '../../src/subsystems/nkrypt/index.ts';
+import { rootOf } from '../../src/subsystems/nkrypt/merkle.ts';
+import { auditPositions } from '../../src/subsystems/nkrypt/registration.ts';
 import type { Ask } from '../../src/subsystems/stoq/ask.ts';
 import { ACCESS_LIMITS, accessProve, decodeAccess, encodeAccess } from '../../src/wire/access.ts';
 import { encodeHaveAsk, SHARD_LIST_BYTES_MAX } from '../../src/wire/content.ts';
+import {
+  auditAnswer,
+  auditContext,
+  decodeSpaceAudit,
+  encodeSpaceAudit,
+  SPACE_AUDIT_LIMITS,
+} from '../../src/wire/space-audit.ts';
 import { type Folder, SMALL_NETWORK, temporaryFolder, writePackage } from '../system/support.ts';
 import { QUICK_PACE, until } from './mesh.ts';
 
@@ -255,5 +264,32 @@ describe('content at the node that gives it', () => {
     const publisher = (await founder.hypermesh.node.trust.identity('publisher')).keyId;
     for (const { digest } of packages)
       assert.equal(await giver.hypermesh.node.consensus.canAccessPackage(publisher, digest), false);
+  });
+});
+
+describe('a space commitment', () => {
+  const ask = (from: Node, method: string, body: unknown) =>
+    transportOf(from).ask(giver.id, method, encodeSpaceAudit(body), {
+      replyBytesMax: SPACE_AUDIT_LIMITS.answerBytesMax,
+    });
+
+  it('is opened for a validator that asks, and for nobody else', async () => {
+    const nonce = 'ab'.repeat(32);
+    await refused(ask(taker, 'space/audit', { nonce }), 'not-permitted');
+    const { root, labels, path } = decodeSpaceAudit(auditAnswer, await ask(founder, 'space/audit', { nonce }));
+    const { networkId } = await founder.hypermesh.node.membership.place();
+    const identity = (await giver.hypermesh.node.trust.identity('publisher')).keyId;
+    const n = SMALL_NETWORK.space.bytes / 32;
+    const positions = auditPositions(nonce, auditContext(networkId, identity, nonce), root, n, 16);
+    const opening = { labels: Buffer.from(labels, 'base64'), path: Buffer.from(path, 'base64') };
+    assert.equal(Buffer.from(rootOf(n, positions, opening)!).toString('hex'), root);
+    const { auditedAtMs } = await giver.hypermesh.node.consensus.space();
+    assert.ok(auditedAtMs !== null && Math.abs(auditedAtMs - giver.aheadMs - Date.now()) < 60_000);
+  });
+
+  it('is not said to be lost by who has no seat, or to who has none', async () => {
+    const about = { account: 'ab'.repeat(32), root: 'cd'.repeat(32) };
+    await refused(ask(taker, 'space/lost', about), 'not-permitted');
+    await refused(ask(founder, 'space/lost', about), 'committee-only');
   });
 });

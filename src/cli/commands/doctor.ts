@@ -9,6 +9,7 @@ import type { Config } from '../../config.ts';
 import type { Context, Outcome } from '../command.ts';
 import { findNode } from '../connect.ts';
 import { bytes, date, plain } from '../terminal.ts';
+import { spaceLine } from './status.ts';
 
 interface Finding {
   readonly check: string;
@@ -122,7 +123,7 @@ async function checkRunning(client: Client): Promise<Finding[]> {
       : fail('keys', `the publisher certificate is ${keys.publisher.status}`, 'Run `hypermesh cert renew publisher`.'),
     space.state === 'damaged'
       ? fail('space', 'the space commitment is damaged', 'Leave the node up: it builds it again.')
-      : ok('space', `${space.state}, ${bytes(space.bytes)}, ${Math.floor(space.fraction * 100)}%`),
+      : ok('space', spaceLine(space)),
     ...runtimes.map(
       ({ kind, available, version, reason }): Finding =>
         available

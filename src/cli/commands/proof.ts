@@ -9,6 +9,7 @@ import type { Context, Outcome } from '../command.ts';
 import { parseJson, readTextFile, writeWhole } from '../files.ts';
 import { bytes, duration, fields, oneLine, table } from '../terminal.ts';
 import { wholeNumber } from './search.ts';
+import { spaceLine } from './status.ts';
 import { oneOf } from './trust.ts';
 
 const PROOFS_BYTES_MAX = 8 * 2 ** 20;
@@ -24,8 +25,7 @@ export async function proofStatus(context: Context): Promise<Outcome> {
   );
   const { networkId, requirements } = network;
   const rows = [['', 'space', 'stake', 'work', 'time'], ...requirements.map(row)];
-  const progress = space.state === 'building' ? `, ${Math.floor(space.fraction * 100)}%` : '';
-  const head = fields({ Network: networkId, Space: `${space.state}, ${bytes(space.bytes)}${progress}` });
+  const head = fields({ Network: networkId, Space: spaceLine(space) });
   return { data: { networkId, space, requirements }, text: `${head}\n\n${table(rows)}` };
 }
 

@@ -22,7 +22,7 @@ export async function status(context: Context): Promise<Outcome> {
     Up: duration(state.uptimeMs),
     Network: state.networkId,
     Publisher: `${publisher.subject}, key ${publisher.keyId.slice(0, 16)}, certificate until ${date(publisher.notAfterMs)}`,
-    Space: `${space.state}, ${bytes(space.bytes)}${space.state === 'building' ? `, ${Math.floor(space.fraction * 100)}%` : ''}`,
+    Space: spaceLine(space),
     Packages: `${count(totals.packages, 'package')}, ${count(totals.versions, 'version')}`,
     Content: `${count(totals.blobs, 'blob')}, ${bytes(totals.bytes)}`,
     ...networkFields(state.transport),
@@ -31,6 +31,13 @@ export async function status(context: Context): Promise<Outcome> {
     Extensions: state.extensions.map(({ id, version, state: is }) => `${id}@${version} (${is})`).join(', '),
   });
   return { data: { running: true, http: found.http, ...state }, text };
+}
+
+/** State and size of the commitment, and when somebody last asked for labels of it. */
+export function spaceLine({ state, bytes: size, fraction, auditedAtMs }: NodeStatus['space']): string {
+  const progress = state === 'building' ? `, ${Math.floor(fraction * 100)}%` : '';
+  const audited = auditedAtMs === null ? '' : `, audited ${duration(Math.max(0, Date.now() - auditedAtMs))} ago`;
+  return `${state}, ${bytes(size)}${progress}${audited}`;
 }
 
 /** Nothing for a home that is in a network of its own. */

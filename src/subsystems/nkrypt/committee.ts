@@ -221,6 +221,15 @@ export class Committee {
     };
   }
 
+  /** Every commitment that is registered here. */
+  registrations(): readonly { readonly identity: string; readonly root: string }[] {
+    const rows = this.#store.raw.prepare('SELECT identity, roots FROM commitments WHERE registered = 1').all();
+    return (rows as { identity: string; roots: string }[]).map(({ identity, roots }) => ({
+      identity,
+      root: (JSON.parse(roots) as string[]).at(-1)!,
+    }));
+  }
+
   /** What this committee says about the commitment of an identity. Errors: `space-unavailable` when none is registered. */
   async standing(identity: string): Promise<readonly StandingWord[]> {
     const root = this.registry(identity).registered();

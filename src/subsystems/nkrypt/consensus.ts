@@ -1,6 +1,6 @@
 import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { hex } from '../../base/bytes.ts';
+import { base64, hex } from '../../base/bytes.ts';
 import type { CallOptions } from '../../base/call.ts';
 import type { Clock } from '../../base/clock.ts';
 import { type Digest, isDigest } from '../../base/digest.ts';
@@ -18,7 +18,8 @@ import type { CommitteeAsk } from '../../capabilities/membership.ts';
 import type { StateSection } from '../../capabilities/state.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import type { AccessChallenge, Use } from '../../wire/access.ts';
-import type { ValidatorKeys } from '../../wire/attestation.ts';
+import type { Attestation, ValidatorKeys } from '../../wire/attestation.ts';
+import { SPACE_LOST_TYPE } from '../../wire/entry.ts';
 import { decodeGenesis, type Genesis, genesisDocument } from '../../wire/genesis.ts';
 import {
   admittedAtMs,
@@ -35,6 +36,7 @@ import {
   voteOf,
 } from '../../wire/proof.ts';
 import { firstIssue, type TrustAnchor } from '../../wire/signature.ts';
+import { auditContext, type SpaceOpening } from '../../wire/space-audit.ts';
 import { type AccessAsk, gainAccess } from './access.ts';
 import { AccessCourt } from './access-court.ts';
 import { checkWords, isApproved } from './attest.ts';
@@ -44,10 +46,13 @@ import { foundNetwork, type NetworkTerms } from './found.ts';
 import { checkRoot, judge } from './judge.ts';
 import { accountId, Ledger, tokenAmount } from './ledger.ts';
 import { Prover } from './prover.ts';
+import { auditPositions } from './registration.ts';
 import { RemoteCommittee } from './remote.ts';
 import { dropStaged, stateSection } from './section.ts';
 import { SpaceCommitment } from './space.ts';
-import { labelSeed } from './space-graph.ts';
+import { type AuditsLent, SpaceAudits } from './space-audits.ts';
+import { LABEL_BYTES, labelSeed } from './space-graph.ts';
+import { type LossLent, lossEntry } from './space-loss.ts';
 import { OwnStanding, Standings } from './standing.ts';
 import { openStore, type Store } from './store.ts';
 
@@ -55,6 +60,9 @@ type LentTrust = Pick<
   Trust,
   'identity' | 'anchor' | 'certificates' | 'attest' | 'attestFast' | 'attested' | 'validatorKeys'
 >;
+
+/** How often a validator looks whether an audit is due. */
+const AUDIT_ROUND_MS = 10_000;
 
 export interface NKryptOptions extends NetworkTerms {
   /** Holds `nkrypt.db` and the files of the space commitment. */
@@ -92,6 +100,14 @@ export interface NKrypt extends Consensus, AsyncDisposable {
     ask: AccessAsk,
     options?: CallOptions,
   ): Promise<{ readonly forMs: number }>;
+  /** Opens labels of this home's commitment for a validator that asks. Errors: `not-permitted`, `space-unavailable`, `quota-exceeded`. */
+  openForAudit(publisher: string, nonce: string): Promise<SpaceOpening>;
+  /** This validator's word that it saw a commitment fail; null when it did not. Errors: `not-permitted`, `committee-only`. */
+  lossSeen(publisher: string, account: string, root: string): Promise<Attestation | null>;
+  /** That identity is at that node: where its audits go. */
+  seen(identity: string, node: string): void;
+  /** From here on the members of this committee are audited, at times that they cannot foresee. */
+  watchSpace(lent: Omit<LossLent, 'trust'>): void;
   /** Gives tokens of this home, locked, to who joined: once for each id. Returns how many that are. */
   grant(id: string, to: string, amount: number): Promise<number>;
   /** From here on the committee is asked through this; undefined: it cannot be reached. */
@@ -180,9 +196,17 @@ interface Membership {
   readonly space: SpaceCommitment;
   readonly standing: OwnStanding;
   readonly access: AccessCourt;
+  /** Of other members' commitments; null in a home without a seat, and where nobody has to commit space. */
+  readonly audits: SpaceAudits | null;
 }
 
-async function enter(trust: LentTrust, store: Store, options: NKryptOptions, ask: CommitteeAsk): Promise<Membership> {
+async function enter(
+  trust: LentTrust,
+  store: Store,
+  options: NKryptOptions,
+  ask: CommitteeAsk,
+  audited: Pick<AuditsLent, 'ask' | 'lost'>,
+): Promise<Membership> {
   const { document } = store.raw.prepare('SELECT document FROM genesis').get() as { document: string };
   const { genesis, networkId } = decodeGenesis(JSON.parse(document));
   // Also with expired certificates: a home must open to get new ones.
@@ -200,14 +224,14 @@ async function enter(trust: LentTrust, store: Store, options: NKryptOptions, ask
     registry.forget();
     space.registerAgain();
   });
+  const { clock } = options;
   const seed = labelSeed(networkId, identity);
   const { bytes, iterations, registrationOpenings } = genesis.space;
   const directory = commitmentFolder(options.directory, seed);
   const space = new SpaceCommitment(
     { registry: isCommittee ? registry : remote.registry(registry) },
-    { directory, seed, bytes, iterations, registrationOpenings },
+    { directory, seed, bytes, iterations, registrationOpenings, clock },
   );
-  const { clock } = options;
   const standing = new OwnStanding(() => (isCommittee ? committee.standing(identity) : remote.standing()), {
     directory,
     clock,
@@ -217,6 +241,14 @@ async function enter(trust: LentTrust, store: Store, options: NKryptOptions, ask
     { standing: (...presented) => standings.check(...presented) },
     { clock, genesis, networkId, node },
   );
+  const asked = genesis.requirements.publish.space ?? genesis.requirements.default.space;
+  const audits =
+    isCommittee && asked !== null
+      ? new SpaceAudits(
+          { ...audited, registered: () => committee.registrations().filter((one) => one.identity !== identity) },
+          { directory: options.directory, clock, terms: { networkId, bytes, ...asked } },
+        )
+      : null;
   // In the background: who needs it waits for it and gets the error, if there is one.
   space.ready().catch(() => undefined);
   const desk = new Desk({ committee, ledger }, { clock: options.clock });
@@ -234,6 +266,7 @@ async function enter(trust: LentTrust, store: Store, options: NKryptOptions, ask
     space,
     standing,
     access,
+    audits,
   };
 }
 
@@ -268,26 +301,41 @@ class Validator implements NKrypt {
   readonly #found: () => Promise<void>;
   #member: Membership;
   #ask: CommitteeAsk | undefined;
+  #watching: Omit<LossLent, 'trust'> | undefined;
+  readonly #rounds: NodeJS.Timeout;
 
   static async open(trust: LentTrust, store: Store, options: NKryptOptions): Promise<Validator> {
     let validator: Validator | undefined;
     const ask: CommitteeAsk = (...question) => validator?.askCommittee(...question) ?? Promise.reject(notConnected());
-    const member = await enter(trust, store, options, ask);
-    validator = new Validator(trust, store, options, member, ask);
+    const audited: Pick<AuditsLent, 'ask' | 'lost'> = {
+      ask: (...question) => validator?.askNode(...question) ?? Promise.reject(notConnected()),
+      lost: async (identity, root) => validator?.lost(identity, root),
+    };
+    const entering = () => enter(trust, store, options, ask, audited);
+    validator = new Validator(trust, store, options, await entering(), entering);
     return validator;
   }
 
-  private constructor(trust: LentTrust, store: Store, options: NKryptOptions, member: Membership, ask: CommitteeAsk) {
+  private constructor(
+    trust: LentTrust,
+    store: Store,
+    options: NKryptOptions,
+    member: Membership,
+    entering: () => Promise<Membership>,
+  ) {
     this.#trust = trust;
     this.#store = store;
     this.#clock = options.clock;
     this.#member = member;
     this.#found = () => found(store, trust, options);
     this.#switch = async (change) => {
+      await this.#member.audits?.[Symbol.asyncDispose]();
       await this.#member.space[Symbol.asyncDispose]();
       await change?.();
-      this.#member = await enter(trust, store, options, ask);
+      this.#member = await entering();
     };
+    this.#rounds = setInterval(() => void this.#auditRound(), AUDIT_ROUND_MS);
+    this.#rounds.unref();
     this.#prover = new Prover(options.threads === undefined ? {} : { threads: options.threads });
     this.section = stateSection(store, options.directory, {
       approved: (genesis) => isApproved(genesis, trust),
@@ -334,6 +382,73 @@ class Validator implements NKrypt {
   /** For {@link RemoteCommittee}. */
   askCommittee(...question: Parameters<CommitteeAsk>): Promise<unknown> {
     return this.#ask?.(...question) ?? Promise.reject(notConnected());
+  }
+
+  watchSpace(lent: Omit<LossLent, 'trust'>): void {
+    this.#watching = lent;
+  }
+
+  seen(identity: string, node: string): void {
+    this.#member.audits?.seen(identity, node);
+  }
+
+  /** For {@link SpaceAudits}. */
+  askNode(...question: Parameters<AuditsLent['ask']>): Promise<Uint8Array> {
+    return this.#watching?.ask(...question) ?? Promise.reject(notConnected());
+  }
+
+  async openForAudit(publisher: string, nonce: string): Promise<SpaceOpening> {
+    const { genesis, networkId, identity, space } = this.#member;
+    this.#checkValidator(publisher);
+    const asked = genesis.requirements.publish.space ?? genesis.requirements.default.space;
+    const { state, root } = { ...space.status(), root: space.root };
+    if (asked === null || root === undefined) {
+      throw new HyperMeshError('space-unavailable', `The space commitment of this home is ${state}.`);
+    }
+    const context = auditContext(networkId, identity, nonce);
+    const n = genesis.space.bytes / LABEL_BYTES;
+    const { labels, path } = await space.open(auditPositions(nonce, context, root, n, asked.openings));
+    return { root, labels: base64(labels), path: base64(path) };
+  }
+
+  async lossSeen(publisher: string, account: string, root: string): Promise<Attestation | null> {
+    this.#checkValidator(publisher);
+    const { isCommittee, audits, networkId, genesis } = this.#member;
+    if (!isCommittee) throw new HyperMeshError('committee-only', 'This home does not sit in the committee.');
+    if (audits?.isLost(account, root) !== true) return null;
+    const { epoch } = genesis.committee;
+    return this.#trust.attest(SPACE_LOST_TYPE, { networkId, epoch, account, root });
+  }
+
+  /** A commitment failed here again and again: when a quorum saw the same, the order is told, and its registration ends. */
+  async lost(identity: string, root: string): Promise<void> {
+    const { genesis, networkId, committee } = this.#member;
+    const watching = this.#watching;
+    if (watching === undefined) return;
+    const { epoch, validators } = genesis.committee;
+    const { key: self } = await this.#trust.validatorKeys();
+    const entry = await lossEntry(
+      { ...watching, trust: this.#trust },
+      { networkId, epoch, validators, self },
+      identity,
+      root,
+    );
+    if (entry === undefined) return;
+    // Commit point is the order's. A crash between the two audits, and says, the same again.
+    await watching.submit?.(entry);
+    committee.registry(identity).forget();
+  }
+
+  async #auditRound(): Promise<void> {
+    if (this.#watching === undefined) return;
+    // What fails now is looked at again in the next round.
+    await this.#member.audits?.round().catch(() => undefined);
+  }
+
+  /** Audits answer whoever sits in the committee: the channel proved his publisher, the genesis names it. */
+  #checkValidator(publisher: string): void {
+    if (this.#member.genesis.committee.validators.some(({ account }) => account === publisher)) return;
+    throw new HyperMeshError('not-permitted', 'Only the validators of the network ask that.');
   }
 
   async adopt(document: Json): Promise<void> {
@@ -508,6 +623,8 @@ class Validator implements NKrypt {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#rounds);
+    await this.#member.audits?.[Symbol.asyncDispose]();
     await this.#prover[Symbol.asyncDispose]();
     await this.#member.space[Symbol.asyncDispose]();
     await this.#store[Symbol.asyncDispose]();

@@ -8,6 +8,7 @@ import { after, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import fc from 'fast-check';
 import { hex } from '../../base/bytes.ts';
+import { systemClock } from '../../base/clock.ts';
 import { isCoded } from '../../base/errors.ts';
 import { ascending, openLabels, rootOf, treeBytes, widths } from './merkle.ts';
 import { checkRegistration, type Registration, registrationPositions } from './registration.ts';
@@ -38,7 +39,10 @@ function registry(): SpaceRegistry & { root: string | undefined; last: Registrat
 function commitment(directory: string, lent: SpaceRegistry) {
   return new SpaceCommitment(
     { registry: lent },
-    { directory, seed, bytes: terms.bytes, iterations: terms.iterations, registrationOpenings: terms.openings },
+    {
+      ...{ directory, seed, bytes: terms.bytes, iterations: terms.iterations, registrationOpenings: terms.openings },
+      clock: systemClock,
+    },
   );
 }
 

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { hex } from '../../base/bytes.ts';
 import { type CallOptions, orCancelled } from '../../base/call.ts';
+import type { Clock } from '../../base/clock.ts';
 import { HyperMeshError, isCoded, storageError } from '../../base/errors.ts';
 import { compiledBefore, siblingModule } from '../../base/module.ts';
 import type { SpaceStatus } from '../../capabilities/consensus.ts';
@@ -32,9 +33,12 @@ export class SpaceCommitment implements AsyncDisposable {
   readonly #registry: SpaceRegistry;
   readonly #job: SpaceJob;
   readonly #openings: number;
+  readonly #clock: Clock;
   readonly #watchers = new Set<(fraction: number) => void>();
   #state: SpaceStatus['state'] = 'absent';
   #fraction = 0;
+  #root: string | undefined;
+  #auditedAtMs: number | null = null;
   #building: Promise<string> | undefined;
   #worker: Worker | undefined;
   #closed = false;
@@ -42,18 +46,26 @@ export class SpaceCommitment implements AsyncDisposable {
   constructor(
     lent: { readonly registry: SpaceRegistry },
     options: SpaceJob & {
+      readonly clock: Clock;
       /** Labels that the registration opens in all layers together. */
       readonly registrationOpenings: number;
     },
   ) {
     this.#registry = lent.registry;
-    const { registrationOpenings, ...job } = options;
+    const { registrationOpenings, clock, ...job } = options;
+    this.#clock = clock;
     this.#job = job;
     this.#openings = registrationOpenings;
   }
 
+  /** Of what is ready to be opened now. */
+  get root(): string | undefined {
+    return this.#root;
+  }
+
   status(): SpaceStatus {
-    return { state: this.#state, bytes: this.#job.bytes, fraction: this.#state === 'ready' ? 1 : this.#fraction };
+    const fraction = this.#state === 'ready' ? 1 : this.#fraction;
+    return { state: this.#state, bytes: this.#job.bytes, fraction, auditedAtMs: this.#auditedAtMs };
   }
 
   /** The root, when the commitment is on the disk and registered. Starts or resumes the making of it. Errors: `space-unavailable`, `storage-*`, `cancelled`. */
@@ -86,10 +98,13 @@ export class SpaceCommitment implements AsyncDisposable {
   /** Opens labels of the last layer. A damaged file is noticed here: the commitment is dropped and made again. Errors: `space-unavailable`. */
   async open(positions: readonly number[]): Promise<Opening> {
     try {
-      return await this.#open(LAYERS, positions);
+      const opening = await this.#open(LAYERS, positions);
+      this.#auditedAtMs = this.#clock.nowMs();
+      return opening;
     } catch (error) {
       if (!isCoded(error, 'space-unavailable') && (error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
       this.#state = 'damaged';
+      this.#root = undefined;
       this.#building = undefined;
       await rm(this.#path('tree', LAYERS), { force: true });
       throw new HyperMeshError('space-unavailable', 'The space commitment on this disk is damaged.', {
@@ -126,6 +141,7 @@ export class SpaceCommitment implements AsyncDisposable {
       await rm(this.#path('layer', layer), { force: true });
     }
     this.#state = 'ready';
+    this.#root = root;
     this.#fraction = 1;
     return root;
   }
