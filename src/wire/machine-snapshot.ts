@@ -21,6 +21,8 @@ const origin = z.strictObject({
   accelerator: z.enum(['kvm', 'tcg']),
   /** Of the emulator's own file. */
   emulator: digest,
+  /** Of all that the emulator is told about the machine and its devices. */
+  arrangement: digest,
   /** Name of the processor of this computer, as its kernel has it. */
   processor: z.string().max(256),
 });

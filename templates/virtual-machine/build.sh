@@ -53,9 +53,9 @@ for name in virtio_ring virtio virtio_mmio virtio_console virtio_blk; do
   echo "$name"
 done >"$initrd/modules/order"
 
-# A program of 248 bytes, for which there is no package. It reads 80 bytes from standard input: seconds and nanoseconds, to which it sets
-# the clock (clock_settime), and 64 random bytes, which it adds to the randomness of the kernel (RNDADDENTROPY) to be used at
-# once (RNDRESEEDCRNG).
+# A program of 248 bytes, for which there is no package. It reads 88 bytes from standard input: the line `wake 80`, seconds and
+# nanoseconds, to which it sets the clock (clock_settime), and 64 random bytes, which it adds to the randomness of the
+# kernel (RNDADDENTROPY) to be used at once (RNDRESEEDCRNG).
 octal() { for byte in $1; do printf "\\$(printf %03o "0x$byte")"; done; }
 {
   # ELF, 64 bits, x86-64, one segment at 0x400000 that is read, written and executed; it starts at 0x400078.
@@ -63,8 +63,8 @@ octal() { for byte in $1; do printf "\\$(printf %03o "0x$byte")"; done; }
   octal '40 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 40 00 38 00 01 00 00 00 00 00 00 00'
   octal '01 00 00 00 07 00 00 00 00 00 00 00 00 00 00 00 00 00 40 00 00 00 00 00 00 00 40 00 00 00 00 00'
   octal 'f8 00 00 00 00 00 00 00 00 10 00 00 00 00 00 00 00 10 00 00 00 00 00 00'
-  octal 'bb 00 02 40 00 31 ed 8d 74 2b 08 ba 50 00 00 00 29 ea 31 ff 31 c0 0f 05'
-  octal '85 c0 7e 51 01 c5 83 fd 50 72 e4 48 8d 73 08 b8 e3 00 00 00 0f 05 48 8d'
+  octal 'bb 00 02 40 00 31 ed 8d 74 2b 00 ba 58 00 00 00 29 ea 31 ff 31 c0 0f 05'
+  octal '85 c0 7e 51 01 c5 83 fd 58 72 e4 48 8d 73 08 b8 e3 00 00 00 0f 05 48 8d'
   octal '3d 3f 00 00 00 be 01 00 00 00 b8 02 00 00 00 0f 05 89 c7 8d 53 10 c7 02'
   octal '00 02 00 00 c7 42 04 40 00 00 00 be 03 52 08 40 b8 10 00 00 00 0f 05 be'
   octal '07 52 00 00 b8 10 00 00 00 0f 05 31 ff b8 3c 00 00 00 0f 05 2f 64 65 76'

@@ -1,6 +1,8 @@
 import { existsSync } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
-import type { Digest } from '../../../base/digest.ts';
+import { utf8 } from '../../../base/bytes.ts';
+import { type Digest, digestOf } from '../../../base/digest.ts';
+import { canonicalJson } from '../../../base/json.ts';
 import type { SnapshotOrigin } from '../../../wire/machine-snapshot.ts';
 import { findImage, type Recipe } from '../julia/provision.ts';
 import { digestOfFile } from './snapshots.ts';
@@ -28,6 +30,8 @@ export const QEMU: Recipe = {
 };
 /** Code that was translated, where the processor does not run it itself. */
 const TRANSLATED_MIB = 64;
+/** All that can be emulated but what is slow then: instructions that go through memory byte by byte, page tables of five levels. */
+const TRANSLATED_PROCESSOR = 'max,-erms,-fsrm,-la57';
 /** What the emulator may take beside the memory of the machine, and what it takes at least. */
 export const EMULATOR_BYTES = 192 * 2 ** 20;
 export const EMULATOR_BYTES_LEAST = 48 * 2 ** 20;
@@ -60,13 +64,20 @@ export function machineArguments(accelerator: Accelerator, memoryMiB: number, pr
     ...['-machine', 'microvm,x-option-roms=off,isa-serial=on,rtc=off'],
     ...(accelerator === 'kvm'
       ? ['-accel', 'kvm', '-cpu', 'host']
-      : ['-accel', `tcg,thread=multi,tb-size=${TRANSLATED_MIB}`, '-cpu', 'max']),
+      : ['-accel', `tcg,thread=multi,tb-size=${TRANSLATED_MIB}`, '-cpu', TRANSLATED_PROCESSOR]),
     ...['-m', String(memoryMiB), '-smp', String(processors)],
   ];
 }
 
+type Arranged = Omit<SnapshotOrigin, 'arrangement'>;
+
+/** By what snapshots of a machine are known that is made in another way by another version of this program. */
+export function arrangementOf(origin: Arranged): Digest {
+  return digestOf(utf8(canonicalJson(guestArguments(origin, null))));
+}
+
 /** Kernel and devices as the guest contract has them; `from`: the folder of the package and that of the snapshot in the box. */
-export function guestArguments(origin: SnapshotOrigin, khz: number | null): string[] {
+export function guestArguments(origin: Arranged, khz: number | null): string[] {
   const inPackage = (file: string) => `/package/${file}`;
   // Without it a kernel measures its clock against another one, which can take forever on a busy computer.
   const clock = khz === null ? '' : ` tsc_early_khz=${khz}`;

@@ -34,9 +34,9 @@ const SCRIPTS = {
 const HOSTILE = `
 echo 'ready 1' >&3
 set --
+/bin/wake <&3
 while read -r word first second <&3; do
   case "$word" in
-    wake) /bin/wake <&3 ;;
     argument) value=$(printf '%s' "$first" | /bin/base64 -d) ;;
     start) break ;;
   esac

@@ -29,6 +29,7 @@ import { type AcceleratorStatus, KVM, probeAccelerator } from './accelerator.ts'
 import { boot, SCRATCH } from './boot.ts';
 import {
   type Accelerator,
+  arrangementOf,
   EMULATOR_BYTES,
   EMULATOR_PATH,
   EMULATOR_PIDS,
@@ -424,7 +425,7 @@ function originOf(
   machine: MachineFile,
   computer: Pick<SnapshotOrigin, 'accelerator' | 'emulator' | 'processor'>,
 ): SnapshotOrigin {
-  return {
+  const origin = {
     layer,
     kernel: machine.kernel,
     initrd: machine.initrd ?? null,
@@ -436,6 +437,7 @@ function originOf(
     scratchBytes: policy.tmpBytes - (policy.tmpBytes % SECTOR),
     ...computer,
   };
+  return { ...origin, arrangement: arrangementOf(origin) };
 }
 
 function boxLimits({ cpuCores, wallMs, outputBytes, tmpBytes }: SandboxPolicy, origin: SnapshotOrigin): BoxLimits {

@@ -10,6 +10,7 @@ import type { AheadBox, Box, BoxExit, BoxLimits } from './box.ts';
 import { type Cgroup, killQuietly } from './cgroups.ts';
 import type { Launcher } from './launcher.ts';
 import { measureTree } from './process-tree.ts';
+import { Scratch } from './scratch.ts';
 
 const WATCH_MS = 50;
 const STARTING_MS_MAX = 2_000;
@@ -49,6 +50,7 @@ export class RunningBox implements Box, AheadBox {
   readonly #cgroup: Cgroup | null;
   readonly #enforcedBy: Readonly<Record<string, string>>;
   readonly #limit: (limits: BoxLimits, yields: boolean) => Promise<void>;
+  readonly #scratch: Scratch;
   #limiting = Promise.resolve();
   #hasBegun = false;
   #startMs = performance.now();
@@ -79,6 +81,7 @@ export class RunningBox implements Box, AheadBox {
     this.#cgroup = cgroup;
     this.#enforcedBy = options.enforcedBy;
     this.#limit = options.limit;
+    this.#scratch = new Scratch(limits.tmpBytes);
     if (!options.isAhead) this.#startClock();
     const [stdin, stdout, stderr, control, , status] = child.stdio as unknown as Duplex[];
     this.stdin = stdin!;
@@ -145,6 +148,7 @@ export class RunningBox implements Box, AheadBox {
 
   #startClock(): void {
     this.#startMs = performance.now();
+    this.#scratch.follow(() => this.#init());
     this.#wall = setTimeout(
       () => this.stop('timeout', `The program ran longer than its ${this.#limits.wallMs} ms.`),
       this.#limits.wallMs,
@@ -198,6 +202,8 @@ export class RunningBox implements Box, AheadBox {
     });
     status.on('error', () => {});
     const failure = await ended;
+    using scratch = this.#scratch;
+    const wasFull = scratch.wasFull();
     isSetUp();
     clearTimeout(this.#wall);
     clearInterval(watch);
@@ -209,7 +215,7 @@ export class RunningBox implements Box, AheadBox {
     if (this.control.readableFlowing === null && this.control.listenerCount('readable') === 0) this.control.resume();
     this.control.end();
     return {
-      ...this.#judge(failure, kernel?.oomKills ?? 0),
+      ...this.#judge(failure, kernel?.oomKills ?? 0, wasFull),
       usage: {
         wallMs,
         cpuMs: Math.max(0, (kernel?.cpuMs ?? this.#cpuMs) - this.#cpuMsAhead),
@@ -219,7 +225,7 @@ export class RunningBox implements Box, AheadBox {
     };
   }
 
-  #judge(failure: Error | null, oomKills: number): Omit<BoxExit, 'usage' | 'enforcedBy'> {
+  #judge(failure: Error | null, oomKills: number, wasFull: boolean): Omit<BoxExit, 'usage' | 'enforcedBy'> {
     const none = { exitCode: null, signal: null };
     if (this.#stopped !== undefined) return { ...this.#stopped, ...none };
     const code = /"exit-code": (\d+)/.exec(this.#report)?.[1];
@@ -236,8 +242,21 @@ export class RunningBox implements Box, AheadBox {
       const why = failure?.message ?? (this.#complaint.trim().slice(0, 500) || 'it ended at once');
       return { termination: 'sandbox', reason: `The box could not be set up: ${why}`, ...none };
     }
+    if (wasFull && exitCode !== 0)
+      return {
+        termination: 'disk',
+        reason: `The program failed after it filled the ${this.#limits.tmpBytes} bytes of /tmp.`,
+        ...(signal === null ? { exitCode, signal } : { exitCode: null, signal }),
+      };
     if (signal === null) return { termination: 'exit', reason: null, exitCode, signal: null };
-    return { termination: 'error', reason: reasonFor(signal, this.#limits), exitCode: null, signal };
+    if (signal === 'SIGXFSZ')
+      return {
+        termination: 'disk',
+        reason: `The program made a file larger than ${this.#limits.fileBytes} bytes.`,
+        exitCode: null,
+        signal,
+      };
+    return { termination: 'error', reason: reasonFor(signal), exitCode: null, signal };
   }
 
   #watch(): void {
@@ -288,8 +307,7 @@ function scratchBytes(init: number | null, tmpBytes: number): number {
   return sum;
 }
 
-function reasonFor(signal: string, limits: BoxLimits): string {
-  if (signal === 'SIGXFSZ') return `The program made a file larger than ${limits.fileBytes} bytes.`;
+function reasonFor(signal: string): string {
   if (signal === 'SIGXCPU') return 'The program used up its processor time.';
   return `The program was ended by ${signal}.`;
 }

@@ -99,12 +99,34 @@ for (const cgroups of [true, false]) {
           ['output', null],
           ['output', null],
           ['memory', null],
-          ['error', null],
+          ['disk', null],
           ['error', null],
         ],
       );
       assert.equal(ends[1]!.printed.length, LIMITS.outputBytes);
       assert.match(ends[4]!.exit.reason ?? '', /a file larger than/);
+    });
+
+    it('says that a program failed after it filled /tmp, and only then', async () => {
+      const fill = 'for i in 1 2 3; do head -c 900000 /dev/zero > /tmp/$i; done';
+      const ends = await Promise.all([
+        run(`${fill} || exit 9`),
+        run(`${fill}; sleep 0.2; kill -ABRT $$`),
+        run(`${fill}; sleep 0.3; rm /tmp/*; exit 8`),
+        run(`${fill}; exit 0`),
+        run('head -c 900000 /dev/zero > /tmp/some; exit 7'),
+      ]);
+      assert.deepEqual(
+        ends.map(({ exit }) => [exit.termination, exit.exitCode, exit.signal]),
+        [
+          ['disk', 9, null],
+          ['disk', null, 'SIGABRT'],
+          ['disk', 8, null],
+          ['exit', 0, null],
+          ['exit', 7, null],
+        ],
+      );
+      assert.match(ends[0]!.exit.reason ?? '', /filled the 1048576 bytes of \/tmp/);
     });
 
     it('bounds what is in /tmp, the processes and where can be written', async () => {

@@ -10,6 +10,7 @@ import { lendFolder } from './lend.ts';
 import { examine, HOST_FOLDERS, isRoot, type Machine, missingTools, seen, UIDS, WINDOW } from './machine.ts';
 import { checkBox } from './probe.ts';
 import { RunningBox, SHM_BYTES, WATCHDOG } from './running-box.ts';
+import { tmpSize } from './scratch.ts';
 import { boxesName, markOf, sweepBoxes } from './sweep.ts';
 
 export interface ProcessSandbox extends AsyncDisposable {
@@ -210,7 +211,7 @@ class Sandbox implements ProcessSandbox {
         ...['--hostname', 'box', '--proc', '/proc', '--dev', '/dev', '--perms', '0755', '--dir', '/etc'],
         ...devices.flatMap((device) => ['--dev-bind', device, device]),
         ...files,
-        ...['--size', String(Math.max(4096, spec.limits.tmpBytes)), '--perms', '1777', '--tmpfs', '/tmp'],
+        ...['--size', String(tmpSize(spec.limits.tmpBytes)), '--perms', '1777', '--tmpfs', '/tmp'],
         ...['--size', String(SHM_BYTES), '--perms', '1777', '--tmpfs', '/dev/shm', '--remount-ro', '/dev'],
         ...machine.masks.flatMap((file) => ['--ro-bind', '/dev/null', file]),
         // Nothing is there, and nothing is shown: the words are a mark by which the next node finds what this one left.
