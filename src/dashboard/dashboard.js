@@ -262,7 +262,8 @@ async function showPackages(more) {
     const rows = page.hits.map(packageRow);
     if (more) at('packages').append(...rows);
     else at('packages').replaceChildren(...rows);
-    found.textContent = count(page.total, 'package');
+    found.textContent =
+      page.total === 0 && text === '' ? 'None yet: hypermesh publish DIR' : count(page.total, 'package');
     found.className = 'quiet';
     at('more').hidden = cursor === null;
   } catch (error) {
@@ -298,6 +299,14 @@ function followEvents() {
   };
 }
 
+/** What an event says, as name and value. @param {NodeEvent['data']} data */
+function facts(data) {
+  if (data === null || typeof data !== 'object' || Array.isArray(data)) return JSON.stringify(data);
+  return Object.entries(data)
+    .map(([name, value]) => `${name}: ${typeof value === 'object' ? JSON.stringify(value, null, 1) : value}`)
+    .join(' · ');
+}
+
 /** @param {NodeEvent} event */
 function eventRow({ atMs, type, severity, source, data }) {
   const row = element('li');
@@ -305,7 +314,7 @@ function eventRow({ atMs, type, severity, source, data }) {
   const time = element('time', new Date(atMs).toLocaleString());
   time.setAttribute('datetime', new Date(atMs).toISOString());
   head.append(element('strong', type, severity === 'info' ? '' : 'error'), element('span', source, 'tag'), ' ', time);
-  row.append(head, element('p', JSON.stringify(data).slice(0, 400), 'quiet code'));
+  row.append(head, element('p', facts(data).slice(0, 400), 'quiet code'));
   return row;
 }
 

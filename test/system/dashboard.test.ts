@@ -29,6 +29,7 @@ test('the status page shows the node, finds packages, follows events, and breaks
 
   await home.json(['publish', await writePackage(`${home.folder}/second`, { ...manifest, name: 'page/second' })]);
   await page.getByText('page/second').first().waitFor();
+  await shots(page, 'alone');
 
   await page.getByRole('searchbox').or(page.getByRole('textbox')).first().fill('second');
   await page.getByText('1 package', { exact: true }).waitFor();
