@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { base64, fromBase64, utf8 } from '../src/base/bytes.ts';
 import type { Json } from '../src/base/json.ts';
 import { openConsensus } from '../src/subsystems/nkrypt/index.ts';
-import { openTrust } from '../src/subsystems/trustchain/index.ts';
+import { openTrust, signatureCheck } from '../src/subsystems/trustchain/index.ts';
 import type { Attestation } from '../src/wire/attestation.ts';
 import { CERTIFICATION_TYPE } from '../src/wire/certification.ts';
 import type { Genesis } from '../src/wire/genesis.ts';
@@ -32,7 +32,7 @@ const requirements = {
   default: row('default'),
 };
 await using nkrypt = await openConsensus(
-  { trust: ada },
+  { trust: ada, check: signatureCheck },
   {
     directory: join(folder, 'consensus'),
     clock,

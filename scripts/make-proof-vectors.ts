@@ -7,7 +7,7 @@ import type { ProofVerdict } from '../src/capabilities/consensus.ts';
 import { openConsensus } from '../src/subsystems/nkrypt/index.ts';
 import { encodeElement, fromBytes, N } from '../src/subsystems/nkrypt/rsa-group.ts';
 import { proveTime } from '../src/subsystems/nkrypt/time.ts';
-import { openTrust } from '../src/subsystems/trustchain/index.ts';
+import { openTrust, signatureCheck } from '../src/subsystems/trustchain/index.ts';
 import { OPERATION_KINDS, type OperationKind, type Requirements } from '../src/wire/proof.ts';
 
 /**
@@ -40,7 +40,7 @@ const trustFolder = join(folder, 'trust');
 await mkdir(trustFolder, { mode: 0o700 });
 await using trust = await openTrust({ directory: trustFolder, clock });
 await using nkrypt = await openConsensus(
-  { trust },
+  { trust, check: signatureCheck },
   {
     requirements: Object.fromEntries(OPERATION_KINDS.map((kind) => [kind, tiny(kind)])) as Record<
       OperationKind,

@@ -20,6 +20,10 @@ export interface StakeAccount {
   /** All tokens of the account, locked ones included. */
   readonly balance: number;
   readonly locked: number;
+  /** Unlocked and not free yet: they answer for the account until they are. `endsAtMs`: null until the committee's clocks have told when the unlock was. */
+  readonly unbonding: readonly { readonly amount: number; readonly endsAtMs: number | null }[];
+  /** It contradicted itself: until the epoch ends it can neither publish nor claim. */
+  readonly isSuspended: boolean;
 }
 
 /** A proof of access, with what makes its space commitment known. */
@@ -85,11 +89,14 @@ export interface Consensus {
   ): Promise<void>;
   /** The account of this home's publisher. */
   stake(): Promise<StakeAccount>;
-  /** Errors: `stake-insufficient`. */
+  /**
+   * Changes of the account are entries of the network's order: done when they return, safe to repeat after a lost answer. Errors of all three:
+   * `stake-insufficient`, `usage`, `not-a-member`, and `committee-unreachable`, `timeout`, `order-stopped`, `sequencer-unreachable` while it is not known what became of it.
+   */
   lockStake(amount: number): Promise<StakeAccount>;
-  /** Errors: `stake-insufficient`. */
+  /** Begins the unbonding: the tokens are free seven days later, and answer for the account until then. */
   unlockStake(amount: number): Promise<StakeAccount>;
-  /** Free tokens only; `to` is a key id. Errors: `stake-insufficient`, `usage`. */
+  /** Free tokens only; `to` is a key id. */
   transferStake(to: string, amount: number): Promise<StakeAccount>;
   space(): Promise<SpaceStatus>;
   /**

@@ -416,7 +416,7 @@ export const COMMANDS: readonly CommandSpec[] = [
   },
   {
     name: 'stake unlock',
-    summary: 'Unlock tokens.',
+    summary: 'Unlock tokens: they are free a week later.',
     args: '<amount>',
     example: 'hypermesh stake unlock 1000',
     run: async (context, amount: string) =>

@@ -456,19 +456,29 @@ test('the committee serves everybody for himself only', async () => {
   // Without tokens there is no publish; somebody can give them.
   await refused(publish(eve), 'stake-insufficient');
   const eveId = (await eve.hypermesh.node.trust.identity('publisher')).keyId;
-  assert.deepEqual(await eve.hypermesh.node.consensus.stake(), { account: eveId, balance: 0, locked: 0 });
+  assert.deepEqual(await eve.hypermesh.node.consensus.stake(), {
+    ...{ account: eveId, balance: 0, locked: 0 },
+    ...{ unbonding: [], isSuspended: false },
+  });
   await refused(bob.hypermesh.node.consensus.transferStake(eveId, 1), 'stake-insufficient');
-  await bob.hypermesh.node.consensus.unlockStake(50);
+  const bobId = (await bob.hypermesh.node.trust.identity('publisher')).keyId;
+  await ada.hypermesh.node.consensus.transferStake(bobId, 50);
   // An answer that is lost and asked for again moves the tokens once.
   let lose = true;
   network.onAnswer = (_from, method) => {
-    if (method !== 'committee/ledger' || !lose) return undefined;
+    if (method !== 'committee/entry' || !lose) return undefined;
     lose = false;
     throw new HyperMeshError('peer-unreachable', 'lost');
   };
   await bob.hypermesh.node.consensus.transferStake(eveId, 50);
   assert.equal((await eve.hypermesh.node.consensus.stake()).balance, 50);
-  assert.equal((await bob.hypermesh.node.consensus.stake()).balance, 50);
+  const { balance, locked } = await bob.hypermesh.node.consensus.stake();
+  // Unlocked tokens go on answering for a week, in which nobody can spend them.
+  const { unbonding, ...account } = await bob.hypermesh.node.consensus.unlockStake(locked);
+  assert.deepEqual([account.balance, account.locked, unbonding.length], [balance, 0, 1]);
+  assert.equal(unbonding[0]?.amount, locked);
+  assert.ok(unbonding[0].endsAtMs !== null);
+  await refused(bob.hypermesh.node.consensus.transferStake(eveId, 1), 'stake-insufficient');
 });
 
 test('an export carries the place in the network, for a member and for the founder', async () => {

@@ -17,7 +17,7 @@ import { openConsensus } from '../subsystems/nkrypt/index.ts';
 import { openResources } from '../subsystems/resources/index.ts';
 import { exportState, importState, openState, recoverImport } from '../subsystems/state/index.ts';
 import { type Method, openTransport, type Pace, type StoqLimits } from '../subsystems/stoq/index.ts';
-import { openTrust } from '../subsystems/trustchain/index.ts';
+import { openTrust, signatureCheck } from '../subsystems/trustchain/index.ts';
 import { type GrantKeeper, type Languages, openExecution } from '../subsystems/vm/index.ts';
 import type { OperationKind, Requirements } from '../wire/proof.ts';
 import { accessMethods } from './access-methods.ts';
@@ -156,7 +156,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
   }
   const consensus = stack.use(
     await openConsensus(
-      { trust },
+      { trust, check: signatureCheck },
       {
         directory: await home.folder('consensus'),
         clock,

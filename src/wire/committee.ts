@@ -3,6 +3,7 @@ import { base64, fromBase64, fromUtf8, utf8 } from '../base/bytes.ts';
 import { type Digest, isDigest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
+import { claimable, ENTRY_LIMITS } from './entry.ts';
 import { LEAF_BYTES_MAX } from './log.ts';
 import { challenge, operationKind, PROOF_LIMITS } from './proof.ts';
 import { firstIssue } from './signature.ts';
@@ -56,19 +57,8 @@ export const COMMITTEE_REQUESTS = {
   'committee/statement': z.strictObject({ challenge }),
   'committee/admit': z.strictObject({ proofs: z.unknown() }),
   'committee/account': z.strictObject({}),
-  'committee/ledger': z.discriminatedUnion('action', [
-    z.strictObject({
-      action: z.enum(['lock', 'unlock']),
-      amount: z.int().positive().max(PROOF_LIMITS.tokensMax),
-      id: hex32,
-    }),
-    z.strictObject({
-      action: z.literal('transfer'),
-      amount: z.int().positive().max(PROOF_LIMITS.tokensMax),
-      to: hex32,
-      id: hex32,
-    }),
-  ]),
+  'committee/name': z.strictObject({ name: claimable }),
+  'committee/entry': z.strictObject({ entry: bytesUpTo(ENTRY_LIMITS.bytesMax) }),
   'committee/register': z.strictObject({ roots: z.array(hex32).length(3) }),
   'committee/registration': z.strictObject({
     nonce: hex32,
@@ -91,6 +81,7 @@ const LARGER: Partial<Record<CommitteeMethod, number>> = {
   'committee/opening': COMMITTEE_LIMITS.proofsBytesMax,
   'committee/admit': COMMITTEE_LIMITS.proofsBytesMax,
   'committee/registration': COMMITTEE_LIMITS.registrationBytesMax,
+  'committee/entry': 2 * ENTRY_LIMITS.bytesMax,
   'committee/log': 2 * LEAF_BYTES_MAX,
 };
 

@@ -163,7 +163,8 @@ const keyText: z.ZodType<KeyText> = z.strictObject({
   ed25519: canonicalBase64(32, 32),
 });
 const WORD = '[a-z0-9][a-z0-9._-]{0,63}';
-const claimable = z
+/** A scope, or `scope/name`. */
+export const claimable = z
   .string()
   .max(ENTRY_LIMITS.nameLengthMax)
   .regex(new RegExp(`^${WORD}(?:/${WORD})?$`), 'expected scope or scope/name in lower case');

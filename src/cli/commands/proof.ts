@@ -92,6 +92,25 @@ export async function stakeChange(
 }
 
 function account(stake: StakeAccount): Outcome {
-  const { account: id, balance, locked } = stake;
-  return { data: stake, text: fields({ Account: id, Balance: `${balance} tokens`, Locked: `${locked} tokens` }) };
+  const { account: id, balance, locked, unbonding, isSuspended } = stake;
+  const open = unbonding.reduce((sum, { amount }) => sum + amount, 0);
+  const text = fields({
+    ...{
+      Account: id,
+      Balance: `${balance} tokens`,
+      Free: `${balance - locked - open} tokens`,
+      Locked: `${locked} tokens`,
+    },
+    ...(open === 0 ? {} : { Unbonding: unbonding.map(whenFree).join('; ') }),
+    ...(isSuspended
+      ? { Suspended: 'two of its statements contradict each other; it can publish in the next epoch' }
+      : {}),
+  });
+  return { data: stake, text };
+}
+
+function whenFree({ amount, endsAtMs }: StakeAccount['unbonding'][number]): string {
+  const when =
+    endsAtMs === null ? 'seven days after the committee has told the time' : new Date(endsAtMs).toISOString();
+  return `${amount} tokens, free ${when}`;
 }

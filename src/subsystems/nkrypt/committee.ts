@@ -40,7 +40,7 @@ import {
   spaceReceipt,
   stakeStatement,
 } from './judge.ts';
-import type { Ledger } from './ledger.ts';
+import type { Ledger } from './ledger/ledger.ts';
 import { type Opening, rootOf } from './merkle.ts';
 import { auditPositions, checkRegistration } from './registration.ts';
 import type { SpaceRegistry } from './space.ts';
@@ -91,7 +91,7 @@ interface AdmissionRow {
 export class Committee {
   readonly #trust: Pick<Trust, 'attest' | 'attestFast' | 'attested'>;
   readonly #store: Store;
-  readonly #ledger: Ledger;
+  readonly #ledger: Pick<Ledger, 'account'>;
   readonly #clock: Clock;
   readonly #genesis: Genesis;
   readonly #networkId: Digest;
@@ -102,7 +102,7 @@ export class Committee {
     lent: {
       readonly trust: Pick<Trust, 'attest' | 'attestFast' | 'attested'>;
       readonly store: Store;
-      readonly ledger: Ledger;
+      readonly ledger: Pick<Ledger, 'account'>;
     },
     options: { readonly clock: Clock; readonly genesis: Genesis; readonly networkId: Digest },
   ) {
@@ -290,7 +290,8 @@ export class Committee {
   /** What the ledger says about the account that asks. */
   async certifyStake(challenge: Challenge): Promise<StakeProof> {
     this.#issued(challenge);
-    const { balance, locked } = this.#ledger.account(challenge.operation.identity);
+    const { balance, ...account } = this.#ledger.account(challenge.operation.identity);
+    const locked = account.isSuspended ? 0 : account.locked;
     const own = { balance, locked, issuedAtMs: this.#clock.nowMs() };
     const attestation = await this.#trust.attestFast(STAKE_STATEMENT_TYPE, stakeStatement(challenge, own));
     return { statements: [{ ...own, attestation }] };

@@ -18,8 +18,8 @@ import type { CommitteeAsk } from '../../capabilities/membership.ts';
 import type { StateSection } from '../../capabilities/state.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import type { AccessChallenge, Use } from '../../wire/access.ts';
-import type { Attestation, ValidatorKeys } from '../../wire/attestation.ts';
-import { SPACE_LOST_TYPE } from '../../wire/entry.ts';
+import type { Attestation, SignatureCheck, ValidatorKeys } from '../../wire/attestation.ts';
+import { type Action, claimable, SPACE_LOST_TYPE } from '../../wire/entry.ts';
 import { decodeGenesis, type Genesis, genesisDocument } from '../../wire/genesis.ts';
 import {
   admittedAtMs,
@@ -44,10 +44,14 @@ import { Committee } from './committee.ts';
 import { Desk, type DeskMethod } from './desk.ts';
 import { foundNetwork, type NetworkTerms } from './found.ts';
 import { checkRoot, judge } from './judge.ts';
-import { accountId, Ledger, tokenAmount } from './ledger.ts';
+import { termsOf } from './ledger/law.ts';
+import { firstCommittee, foundLedger, Ledger } from './ledger/ledger.ts';
+import { nobodyToAsk, OrderedHome } from './ordered.ts';
+import { accountId, OwnAccount, tokenAmount } from './own-account.ts';
 import { Prover } from './prover.ts';
 import { auditPositions } from './registration.ts';
 import { RemoteCommittee } from './remote.ts';
+import { RemoteOffice } from './remote-office.ts';
 import { dropStaged, stateSection } from './section.ts';
 import { SpaceCommitment } from './space.ts';
 import { type AuditsLent, SpaceAudits } from './space-audits.ts';
@@ -58,11 +62,17 @@ import { openStore, type Store } from './store.ts';
 
 type LentTrust = Pick<
   Trust,
-  'identity' | 'anchor' | 'certificates' | 'attest' | 'attestFast' | 'attested' | 'validatorKeys'
+  'identity' | 'sign' | 'anchor' | 'certificates' | 'attest' | 'attestFast' | 'attested' | 'validatorKeys'
 >;
 
 /** How often a validator looks whether an audit is due. */
 const AUDIT_ROUND_MS = 10_000;
+
+interface Lent {
+  readonly trust: LentTrust;
+  /** Judges signatures at once: what the order says must not wait between its entries. */
+  readonly check: SignatureCheck;
+}
 
 export interface NKryptOptions extends NetworkTerms {
   /** Holds `nkrypt.db` and the files of the space commitment. */
@@ -108,8 +118,8 @@ export interface NKrypt extends Consensus, AsyncDisposable {
   seen(identity: string, node: string): void;
   /** From here on the members of this committee are audited, at times that they cannot foresee. */
   watchSpace(lent: Omit<LossLent, 'trust'>): void;
-  /** Gives tokens of this home, locked, to who joined: once for each id. Returns how many that are. */
-  grant(id: string, to: string, amount: number): Promise<number>;
+  /** Gives tokens of this home, locked, to who joined: once for each id. Nothing makes an account of who joined all the same. Errors: `stake-insufficient`, and those of the order. */
+  grant(id: string, to: string, amount: number): Promise<void>;
   /** From here on the committee is asked through this; undefined: it cannot be reached. */
   follow(ask: CommitteeAsk | undefined): void;
   /**
@@ -127,7 +137,7 @@ export interface NKrypt extends Consensus, AsyncDisposable {
  * Opens the folder; in a fresh one it founds a network by the given terms, which are never read again.
  * Starts to make the space commitment in the background. Errors: `config-invalid`, `key-locked`, `home-too-new`, `storage-*`.
  */
-export async function openConsensus(lent: { readonly trust: LentTrust }, options: NKryptOptions): Promise<NKrypt> {
+export async function openConsensus(lent: Lent, options: NKryptOptions): Promise<NKrypt> {
   try {
     mkdirSync(options.directory, { recursive: true, mode: 0o700 });
     dropStaged(options.directory);
@@ -137,7 +147,7 @@ export async function openConsensus(lent: { readonly trust: LentTrust }, options
   const store = openStore(options.directory);
   try {
     await ensureGenesis(store, lent.trust, options);
-    return await Validator.open(lent.trust, store, options);
+    return await Validator.open(lent, store, options);
   } catch (error) {
     await store[Symbol.asyncDispose]();
     throw error;
@@ -155,8 +165,6 @@ async function found(store: Store, trust: LentTrust, options: NKryptOptions): Pr
   store.transact((raw) => {
     forget(raw);
     raw.prepare('INSERT INTO genesis (id, document) VALUES (1, ?)').run(canonicalJson(genesis));
-    const account = raw.prepare('INSERT INTO accounts (account, balance, locked) VALUES (?, ?, ?)');
-    for (const { account: key, balance, locked } of genesis.stake.accounts) account.run(key, balance, locked);
   });
 }
 
@@ -168,10 +176,15 @@ function forget(raw: Store['raw']): void {
     'challenges',
     'admissions',
     'tips',
-    'accounts',
+    'facts',
+    'fact_sum',
+    'epochs',
+    'instructions',
+    'log_entries',
+    'log_certificates',
+    'log_state',
+    'sequenced',
     'commitments',
-    'grants',
-    'asked',
     'joined',
     'names',
     'versions',
@@ -190,7 +203,11 @@ interface Membership {
   /** By whose signatures the court's proofs hold: the genesis, with this home in the place of the committee where it has no seat. */
   readonly law: Genesis;
   readonly committee: Committee;
+  /** All that the order says; of a home without a seat only what the genesis says. */
   readonly ledger: Ledger;
+  readonly account: OwnAccount;
+  /** Where this home has a seat. */
+  readonly order: OrderedHome | undefined;
   readonly desk: Desk;
   readonly remote: RemoteCommittee;
   readonly space: SpaceCommitment;
@@ -201,7 +218,7 @@ interface Membership {
 }
 
 async function enter(
-  trust: LentTrust,
+  { trust, check }: Lent,
   store: Store,
   options: NKryptOptions,
   ask: CommitteeAsk,
@@ -217,7 +234,9 @@ async function enter(
   const validator = await trust.validatorKeys();
   const isCommittee = genesis.committee.validators.some(({ key }) => key === validator.key);
   const law = isCommittee ? genesis : withCourt(genesis, validator);
-  const ledger = new Ledger(store);
+  const first = firstCommittee(genesis, networkId);
+  const ledger = new Ledger({ raw: store.raw, check }, { terms: termsOf(genesis, networkId), first });
+  if (ledger.isEmpty) store.transact((raw) => foundLedger(raw, genesis, first));
   const committee = new Committee({ trust, store, ledger }, { clock: options.clock, genesis: law, networkId });
   const registry = committee.registry(identity);
   const remote = new RemoteCommittee(ask, { genesis, networkId, identity }, () => {
@@ -251,7 +270,12 @@ async function enter(
       : null;
   // In the background: who needs it waits for it and gets the error, if there is one.
   space.ready().catch(() => undefined);
-  const desk = new Desk({ committee, ledger }, { clock: options.clock });
+  const order = isCommittee
+    ? new OrderedHome({ trust, store, ledger, ask: nobodyToAsk }, { clock, networkId, self: validator.key })
+    : undefined;
+  const office = order ?? new RemoteOffice(ask);
+  const account = new OwnAccount({ trust, store, office }, { networkId, account: identity });
+  const desk = new Desk({ committee, office });
   return {
     genesis,
     document: genesisDocument(genesis),
@@ -261,6 +285,8 @@ async function enter(
     law,
     committee,
     ledger,
+    account,
+    order,
     desk,
     remote,
     space,
@@ -304,15 +330,15 @@ class Validator implements NKrypt {
   #watching: Omit<LossLent, 'trust'> | undefined;
   readonly #rounds: NodeJS.Timeout;
 
-  static async open(trust: LentTrust, store: Store, options: NKryptOptions): Promise<Validator> {
+  static async open(lent: Lent, store: Store, options: NKryptOptions): Promise<Validator> {
     let validator: Validator | undefined;
     const ask: CommitteeAsk = (...question) => validator?.askCommittee(...question) ?? Promise.reject(notConnected());
     const audited: Pick<AuditsLent, 'ask' | 'lost'> = {
       ask: (...question) => validator?.askNode(...question) ?? Promise.reject(notConnected()),
       lost: async (identity, root) => validator?.lost(identity, root),
     };
-    const entering = () => enter(trust, store, options, ask, audited);
-    validator = new Validator(trust, store, options, await entering(), entering);
+    const entering = () => enter(lent, store, options, ask, audited);
+    validator = new Validator(lent.trust, store, options, await entering(), entering);
     return validator;
   }
 
@@ -331,6 +357,7 @@ class Validator implements NKrypt {
     this.#switch = async (change) => {
       await this.#member.audits?.[Symbol.asyncDispose]();
       await this.#member.space[Symbol.asyncDispose]();
+      await this.#member.order?.[Symbol.asyncDispose]();
       await change?.();
       this.#member = await entering();
     };
@@ -369,8 +396,16 @@ class Validator implements NKrypt {
     return this.#member.isCommittee && this.#member.committee.endorsed(identity, leaf);
   }
 
-  async grant(id: string, to: string, amount: number): Promise<number> {
-    return this.#member.ledger.grant(id, this.#member.identity, to, amount);
+  async grant(id: string, to: string, amount: number): Promise<void> {
+    const { account, identity } = this.#member;
+    if (to === identity) return;
+    try {
+      await account.instruct({ kind: 'grant', to, amount, id });
+    } catch (error) {
+      // They were spent since the invite was made: who joined is a member all the same.
+      if (!isCoded(error, 'stake-insufficient')) throw error;
+      await account.instruct({ kind: 'grant', to, amount: 0, id });
+    }
   }
 
   follow(ask: CommitteeAsk | undefined): void {
@@ -435,7 +470,7 @@ class Validator implements NKrypt {
     );
     if (entry === undefined) return;
     // Commit point is the order's. A crash between the two audits, and says, the same again.
-    await watching.submit?.(entry);
+    await this.#member.order?.submit(entry);
     committee.registry(identity).forget();
   }
 
@@ -492,7 +527,9 @@ class Validator implements NKrypt {
     if (typeof ref !== 'string' || ref.length > 512) {
       throw new HyperMeshError('usage', 'Expected the reference to be text of at most 512 characters.');
     }
-    const { committee, remote, identity } = this.#member;
+    const { committee, remote, identity, account } = this.#member;
+    // Who publishes under a name first in the order owns it.
+    if (kind === 'publish' && claimable.safeParse(nameOf(ref)).success) await account.claim(nameOf(ref));
     return this.#isJudgedHere(kind)
       ? committee.issue(identity, kind, subject, ref)
       : remote.challenge(kind, subject, ref);
@@ -508,7 +545,7 @@ class Validator implements NKrypt {
       throw new HyperMeshError('proof-invalid', 'The challenge was issued to another identity than this home has.');
     }
     const { kind } = parsed.data.operation;
-    const nothing = { account: identity, balance: 0, locked: 0 };
+    const nothing = { account: identity, balance: 0, locked: 0, unbonding: [], isSuspended: false };
     const account = parsed.data.requirements.stake === null ? nothing : await this.stake();
     return this.#prover.prove(
       parsed.data,
@@ -556,26 +593,25 @@ class Validator implements NKrypt {
   }
 
   async stake(): Promise<StakeAccount> {
-    const { isCommittee, ledger, remote, identity } = this.#member;
-    return isCommittee ? ledger.account(identity) : remote.account();
+    return this.#member.account.read();
   }
 
   async lockStake(amount: number): Promise<StakeAccount> {
-    const { isCommittee, ledger, remote, identity } = this.#member;
-    return isCommittee ? ledger.lock(identity, amount) : remote.change({ action: 'lock', amount: tokenAmount(amount) });
+    return this.#instruct({ kind: 'lock', amount: tokenAmount(amount) });
   }
 
   async unlockStake(amount: number): Promise<StakeAccount> {
-    const { isCommittee, ledger, remote, identity } = this.#member;
-    return isCommittee
-      ? ledger.unlock(identity, amount)
-      : remote.change({ action: 'unlock', amount: tokenAmount(amount) });
+    return this.#instruct({ kind: 'unlock', amount: tokenAmount(amount) });
   }
 
   async transferStake(to: string, amount: number): Promise<StakeAccount> {
-    const { isCommittee, ledger, remote, identity } = this.#member;
-    if (isCommittee) return ledger.transfer(identity, to, amount);
-    return remote.change({ action: 'transfer', amount: tokenAmount(amount), to: accountId(to) });
+    return this.#instruct({ kind: 'transfer', amount: tokenAmount(amount), to: accountId(to) });
+  }
+
+  async #instruct(action: Action): Promise<StakeAccount> {
+    const { account } = this.#member;
+    await account.instruct(action);
+    return account.read();
   }
 
   async space(): Promise<SpaceStatus> {
@@ -627,6 +663,7 @@ class Validator implements NKrypt {
     await this.#member.audits?.[Symbol.asyncDispose]();
     await this.#prover[Symbol.asyncDispose]();
     await this.#member.space[Symbol.asyncDispose]();
+    await this.#member.order?.[Symbol.asyncDispose]();
     await this.#store[Symbol.asyncDispose]();
   }
 }
@@ -674,4 +711,9 @@ function operationOf(kind: unknown): OperationKind {
   if (!parsed.success)
     throw new HyperMeshError('usage', `Expected ${operationKind.options.join(', ')} as the operation.`);
   return parsed.data;
+}
+
+/** `scope/name` of `scope/name@version`. */
+function nameOf(ref: string): string {
+  return ref.split('@')[0]!;
 }

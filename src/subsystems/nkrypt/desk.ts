@@ -1,12 +1,11 @@
 import type { CallOptions } from '../../base/call.ts';
-import type { Clock } from '../../base/clock.ts';
 import { HyperMeshError } from '../../base/errors.ts';
 import type { Json } from '../../base/json.ts';
 import { type CommitteeMethod, type CommitteeRequest, decodeRequest } from '../../wire/committee.ts';
 import type { Challenge } from '../../wire/proof.ts';
 import { decodeProofSet } from '../../wire/proof.ts';
 import type { Committee } from './committee.ts';
-import type { Ledger } from './ledger.ts';
+import type { LedgerOffice } from './own-account.ts';
 
 /** Admissions that are judged at the same time for one identity; each costs some ten milliseconds of a processor. */
 const ADMISSIONS_EACH_MAX = 4;
@@ -23,14 +22,12 @@ type Handler<M extends CommitteeMethod> = (
  */
 export class Desk {
   readonly #committee: Committee;
-  readonly #ledger: Ledger;
-  readonly #clock: Clock;
+  readonly #office: LedgerOffice;
   readonly #admitting = new Map<string, number>();
 
-  constructor(lent: { readonly committee: Committee; readonly ledger: Ledger }, options: { readonly clock: Clock }) {
+  constructor(lent: { readonly committee: Committee; readonly office: LedgerOffice }) {
     this.#committee = lent.committee;
-    this.#ledger = lent.ledger;
-    this.#clock = options.clock;
+    this.#office = lent.office;
   }
 
   /** `identity`: key id of the publisher of the home that asks. Errors: `usage`, and those of the committee and the ledger. */
@@ -52,17 +49,11 @@ export class Desk {
       ownChallenge(identity, decodeProofSet(proofs).challenge);
       return this.#oneOfFew(identity, async () => (await this.#committee.admit(proofs, options)).endorsement);
     },
-    'committee/account': (identity) => this.#ledger.account(identity),
-    'committee/ledger': (identity, request) => {
-      const once = { id: request.id, nowMs: this.#clock.nowMs() };
-      switch (request.action) {
-        case 'lock':
-          return this.#ledger.lock(identity, request.amount, once);
-        case 'unlock':
-          return this.#ledger.unlock(identity, request.amount, once);
-        case 'transfer':
-          return this.#ledger.transfer(identity, request.to, request.amount, once);
-      }
+    'committee/account': (identity) => this.#office.account(identity),
+    'committee/name': async (_identity, { name }) => ({ owner: await this.#office.ownerOf(name) }),
+    'committee/entry': async (_identity, { entry }, options) => {
+      await this.#office.submit(entry, options);
+      return {};
     },
     'committee/register': async (identity, { roots }) => {
       const registry = this.#committee.registry(identity);

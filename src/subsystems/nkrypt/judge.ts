@@ -139,7 +139,7 @@ function workHolds(
 ): string {
   const proof = parsed<WorkProof>(workProof, body);
   refuse(checkWork(challenge.context, asked.hexDigits, proof));
-  return `About ${figure(16 ** asked.hexDigits)} hashes were tried for this operation.`;
+  return `About ${16 ** asked.hexDigits} hashes were tried for this operation.`;
 }
 
 async function stakeHolds(
@@ -161,7 +161,7 @@ async function stakeHolds(
   }));
   await checkWords(words, { ...lawOf(court), payloadType: STAKE_STATEMENT_TYPE });
   if (least < asked.amountMin) throw new Error(`${asked.amountMin} locked tokens are needed, ${least} are.`);
-  return `${figure(least)} tokens of the account are locked, by the committee's ledger.`;
+  return `${least} tokens of the account are locked, by the committee's ledger.`;
 }
 
 async function spaceHolds(
@@ -195,7 +195,7 @@ async function spaceHolds(
     statement: spaceReceipt(challenge, about, own) satisfies SpaceReceipt,
   }));
   await checkWords(words, { ...lawOf(court), payloadType: SPACE_RECEIPT_TYPE });
-  return `${positions.length} labels of a commitment of ${figure(bytes)} bytes were opened within ${figure(slowest)} ms.`;
+  return `${positions.length} labels of a commitment of ${bytes} bytes were opened within ${slowest} ms.`;
 }
 
 function timeHolds(
@@ -209,7 +209,7 @@ function timeHolds(
   if (ageMs > asked.windowMs) throw new Error(`The anchor was ${ageMs} ms old; the window is ${asked.windowMs} ms.`);
   if (ageMs < -skewMs(court)) throw new Error('The anchor is from the future.');
   refuse(checkTime(challenge.context, asked.squarings, proof));
-  return `${figure(asked.squarings)} squarings were done one after the other since the anchor, which was ${figure(Math.max(0, ageMs))} ms old.`;
+  return `${asked.squarings} squarings were done one after the other since the anchor, which was ${Math.max(0, ageMs)} ms old.`;
 }
 
 /** What a validator says about the account of a challenge. */
@@ -243,11 +243,6 @@ export function anchorAgeMs(challenge: Challenge, atMs: number): number {
 
 export function openingDigest(opening: { readonly labels: Uint8Array; readonly path: Uint8Array }): Digest {
   return digestOf(Buffer.concat([opening.labels, opening.path]));
-}
-
-/** As people read it: 1,048,576. */
-function figure(value: number): string {
-  return value.toLocaleString('en-US');
 }
 
 function refuse(why: string | undefined): void {

@@ -1,11 +1,9 @@
-import { randomBytes } from 'node:crypto';
 import { z } from 'zod';
-import { base64, hex } from '../../base/bytes.ts';
+import { base64 } from '../../base/bytes.ts';
 import type { CallOptions } from '../../base/call.ts';
 import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
-import type { StakeAccount } from '../../capabilities/consensus.ts';
 import type { CommitteeAsk } from '../../capabilities/membership.ts';
 import { type StandingWord, standingWord } from '../../wire/access.ts';
 import type { CommitteeMethod } from '../../wire/committee.ts';
@@ -31,11 +29,6 @@ import type { Witness } from './prover.ts';
 import type { SpaceRegistry } from './space.ts';
 
 const hex32 = z.string().regex(/^[0-9a-f]{64}$/);
-const account = z.strictObject({
-  account: hex32,
-  balance: z.int().nonnegative().max(PROOF_LIMITS.tokensMax),
-  locked: z.int().nonnegative().max(PROOF_LIMITS.tokensMax),
-});
 const audit = z.strictObject({ beacon: hex32, root: hex32.nullable() });
 const standing = z.strictObject({ words: z.array(standingWord).min(1).max(PROOF_LIMITS.committeeMax) });
 const nonce = z.strictObject({ nonce: hex32.nullable() });
@@ -113,25 +106,6 @@ export class RemoteCommittee implements Witness {
     return endorsement;
   }
 
-  account(): Promise<StakeAccount> {
-    return this.#account('committee/account', {});
-  }
-
-  /** When the answer is lost, it is asked for once more: under its id a change happens once. */
-  async change(
-    change:
-      | { readonly action: 'lock' | 'unlock'; readonly amount: number }
-      | { readonly action: 'transfer'; readonly amount: number; readonly to: string },
-  ): Promise<StakeAccount> {
-    const request = { ...change, id: hex(randomBytes(32)) };
-    try {
-      return await this.#account('committee/ledger', request);
-    } catch (error) {
-      if (!isCoded(error, 'committee-unreachable')) throw error;
-      return this.#account('committee/ledger', request);
-    }
-  }
-
   /** Registration with the committee; that it happened is remembered in `memory`, so that a start needs no network. */
   registry(memory: { registered(): string | undefined; remember(roots: readonly string[]): void }): SpaceRegistry {
     return {
@@ -157,12 +131,6 @@ export class RemoteCommittee implements Witness {
       if (isCoded(error, 'space-unavailable')) this.#forgotten();
       throw error;
     }
-  }
-
-  async #account(method: CommitteeMethod, body: Json): Promise<StakeAccount> {
-    const answer = await this.#answer(method, body, account);
-    if (answer.account !== this.#network.identity) throw senseless('it answered about another account');
-    return answer;
   }
 
   async #answer<T>(method: CommitteeMethod, body: unknown, schema: z.ZodType<T>): Promise<T> {

@@ -1,17 +1,17 @@
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import type { SQLInputValue } from 'node:sqlite';
 import { setImmediate as turn } from 'node:timers/promises';
 import { z } from 'zod';
-import { fromUtf8, utf8 } from '../../base/bytes.ts';
+import { base64, fromBase64, fromUtf8, utf8 } from '../../base/bytes.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
 import type { StateSection } from '../../capabilities/state.ts';
 import { decodeGenesis, type Genesis } from '../../wire/genesis.ts';
+import { ledgerObjection } from './ledger/ledger.ts';
 import { openStore, type Store } from './store.ts';
 
-/** 2 has the grants of a founder, and homes without a ledger; 3 has who owns which name. */
-const VERSION = 3;
+/** 2 has the grants of a founder, and homes without a ledger; 3 has who owns which name; 4 has the order and what follows from it. */
+const VERSION = 4;
 const STAGE = 'nkrypt-import.db';
 /** Bytes of rows after which a piece is closed; the largest row is a genesis document or an endorsement. */
 const PIECE_BYTES = 64 * 2 ** 10;
@@ -24,13 +24,30 @@ const TABLES = {
   challenges: ['nonce', 'identity', 'sequence', 'operation', 'context', 'issued_at_ms', 'keep_until_ms', 'used'],
   admissions: ['identity', 'sequence', 'operation', 'proofs', 'vote', 'endorsement', 'keep_until_ms'],
   tips: ['identity', 'kind', 'previous'],
-  accounts: ['account', 'balance', 'locked'],
   commitments: ['identity', 'roots', 'nonce', 'registered'],
-  grants: ['id', 'account', 'amount'],
   joined: ['id'],
   names: ['name', 'identity'],
   versions: ['ref', 'subject'],
+  facts: ['key', 'value'],
+  fact_sum: ['id', 'lanes'],
+  epochs: ['epoch', 'document'],
+  log_entries: ['position', 'digest', 'entry', 'head', 'outcome'],
+  log_certificates: ['position', 'turn', 'document'],
+  log_state: ['id', 'applied', 'voted', 'lost', 'origin'],
+  sequenced: ['log', 'position', 'digest', 'entry'],
 } as const;
+/** What follows from the order of the network: it is taken as a whole, and never goes back. */
+const ORDERED: readonly string[] = [
+  'facts',
+  'fact_sum',
+  'epochs',
+  'log_entries',
+  'log_certificates',
+  'log_state',
+  'sequenced',
+];
+/** Columns of bytes: they travel as base64. */
+const BYTES: readonly string[] = ['lanes', 'digest', 'entry', 'head'];
 type Table = keyof typeof TABLES;
 
 const piece = z.strictObject({
@@ -63,8 +80,10 @@ export function stateSection(
       try {
         reader.raw.exec('BEGIN');
         for (const [table, columns] of Object.entries(TABLES)) {
-          const rows = reader.raw.prepare(`SELECT ${columns.join(', ')} FROM ${table} ORDER BY rowid`).iterate();
-          yield* cut(table, columns, rows as Iterable<Record<string, Json>>);
+          const rows = reader.raw
+            .prepare(`SELECT ${columns.join(', ')} FROM ${table} ORDER BY ${columns.slice(0, 2).join(', ')}`)
+            .iterate();
+          yield* cut(table, columns, rows as Iterable<Record<string, Json | Uint8Array>>);
         }
       } finally {
         await reader[Symbol.asyncDispose]();
@@ -100,11 +119,18 @@ export function stateSection(
   };
 }
 
-function* cut(table: string, columns: readonly string[], rows: Iterable<Record<string, Json>>): Iterable<Uint8Array> {
+function* cut(
+  table: string,
+  columns: readonly string[],
+  rows: Iterable<Record<string, Json | Uint8Array>>,
+): Iterable<Uint8Array> {
   let batch: Json[][] = [];
   let size = 0;
   for (const row of rows) {
-    const values = columns.map((column) => row[column] ?? null);
+    const values = columns.map((column) => {
+      const value = row[column] ?? null;
+      return value instanceof Uint8Array ? base64(value) : value;
+    });
     batch.push(values);
     size += canonicalJson(values).length;
     if (size <= PIECE_BYTES && batch.length < PIECE_ROWS) continue;
@@ -125,9 +151,17 @@ function insert(staged: Store, bytes: Uint8Array): void {
     const prepared = raw.prepare(statement);
     for (const row of rows) {
       if (row.length !== columns.length) throw invalid(`a row of ${table} has ${row.length} values`);
-      prepared.run(...(row as SQLInputValue[]));
+      prepared.run(...row.map((value, at) => (BYTES.includes(columns[at]!) ? bytesOf(value) : value)));
     }
   });
+}
+
+function bytesOf(value: Json): Uint8Array {
+  try {
+    return fromBase64(value as string);
+  } catch (error) {
+    throw invalid('bytes are not base64', error);
+  }
 }
 
 function parseJson(bytes: Uint8Array): unknown {
@@ -138,16 +172,13 @@ function parseJson(bytes: Uint8Array): unknown {
   }
 }
 
-/** A network, and exactly the tokens that it was founded with; a home that is only a member has no ledger. */
+/** A network, and a state of its order that belongs together: exactly the tokens that it was founded with. */
 function check(staged: Store): Genesis {
   const row = staged.raw.prepare('SELECT document FROM genesis').get() as { document: string } | undefined;
   if (row === undefined) throw invalid('it has no genesis document');
   const { genesis } = decodeGenesis(JSON.parse(row.document));
-  const founded = genesis.stake.accounts.reduce((sum, { balance }) => sum + balance, 0);
-  const { sum } = staged.raw.prepare('SELECT coalesce(sum(balance), 0) AS sum FROM accounts').get() as { sum: number };
-  const isMember = staged.raw.prepare('SELECT 1 FROM joined').get() !== undefined;
-  if (isMember && sum === 0) return genesis;
-  if (sum !== founded) throw invalid(`it has ${sum} tokens; the network was founded with ${founded}`);
+  const objection = ledgerObjection(staged.raw, genesis);
+  if (objection !== undefined) throw invalid(objection);
   return genesis;
 }
 
@@ -163,7 +194,9 @@ function replace(store: Store, path: string): void {
         CREATE TEMP TABLE given AS SELECT identity, sequence FROM main.identities
           WHERE (SELECT document FROM main.genesis) = (SELECT document FROM staged.genesis);
       `);
+      const kept = isFurther(raw) ? ORDERED : [];
       for (const [table, columns] of Object.entries(TABLES)) {
+        if (kept.includes(table)) continue;
         const names = columns.join(', ');
         raw.exec(
           `DELETE FROM main.${table}; INSERT INTO main.${table} (${names}) SELECT ${names} FROM staged.${table};`,
@@ -178,6 +211,17 @@ function replace(store: Store, path: string): void {
   } finally {
     store.raw.exec('DETACH staged');
   }
+}
+
+/** Whether this home is in the same network, and its order further on, or its validator bound beyond what comes. */
+function isFurther(raw: Store['raw']): boolean {
+  const row = raw
+    .prepare(
+      `SELECT (SELECT document FROM main.genesis) = (SELECT document FROM staged.genesis) AS same,
+         max(applied, voted) >= (SELECT coalesce(max(applied), 0) FROM staged.log_state) AS further FROM main.log_state`,
+    )
+    .get() as { same: number; further: number } | undefined;
+  return row?.same === 1 && row.further === 1;
 }
 
 function invalid(why: string, cause?: unknown): HyperMeshError {

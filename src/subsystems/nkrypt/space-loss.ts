@@ -22,8 +22,6 @@ export interface LossLent {
     body: Uint8Array,
     options: { readonly replyBytesMax: number; readonly timeoutMs?: number },
   ) => Promise<Uint8Array>;
-  /** Puts an entry into the order of the network, where it has one. Errors: those of the order. */
-  readonly submit?: (entry: Uint8Array) => Promise<unknown>;
 }
 
 export interface LossTerms {
@@ -39,7 +37,7 @@ export interface LossTerms {
  * fewer did. Safe to repeat: the same validators give the same entry, which the order applies once.
  */
 export async function lossEntry(
-  { trust, seats, ask }: Omit<LossLent, 'submit'>,
+  { trust, seats, ask }: LossLent,
   { networkId, epoch, validators, self }: LossTerms,
   account: string,
   root: string,

@@ -1,5 +1,7 @@
 import { join } from 'node:path';
 import { type Migration, openSqlite, type SqliteStore } from '../../base/sqlite.ts';
+import { EMBEDDED_SCHEMA } from './order/embedded.ts';
+import { LOG_SCHEMA } from './order/log-store.ts';
 
 /** Never edited after release: add the next number. */
 const MIGRATIONS: readonly Migration[] = [
@@ -64,10 +66,15 @@ const MIGRATIONS: readonly Migration[] = [
       -- The ordered state (docs/protocol/ordered-state.md), and the sum over all of it.
       CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
       CREATE TABLE fact_sum (id INTEGER PRIMARY KEY CHECK (id = 1), lanes BLOB NOT NULL) STRICT;
-      -- What came of each entry of the order; null: it was applied.
-      CREATE TABLE outcomes (idx INTEGER PRIMARY KEY, id TEXT NOT NULL, refused TEXT) STRICT;
-      CREATE INDEX outcomes_id ON outcomes (id);
       CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, document TEXT NOT NULL) STRICT;
+      -- Instructions of this home's account that were signed, and of which it is not known yet what became of them.
+      CREATE TABLE instructions (number INTEGER PRIMARY KEY, action TEXT NOT NULL, entry BLOB NOT NULL) STRICT;
+      ${LOG_SCHEMA}
+      ${EMBEDDED_SCHEMA}
+      -- What follows from the order alone has its place above.
+      DROP TABLE accounts;
+      DROP TABLE grants;
+      DROP TABLE asked;
     `,
   },
 ];

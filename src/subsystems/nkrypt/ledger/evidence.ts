@@ -3,14 +3,12 @@ import { type Digest, isDigest } from '../../../base/digest.ts';
 import { canonicalJson } from '../../../base/json.ts';
 import { attestationHolds, publicKeysOf } from '../../../wire/attestation.ts';
 import { type Conflict, decodeOrder, keyBytes, type Word } from '../../../wire/entry.ts';
+import { HEAD_TYPE } from '../../../wire/order.ts';
 import { operation, operationDigest, VOTE_TYPE } from '../../../wire/proof.ts';
 import { envelopeHolds } from '../../../wire/signature.ts';
 import { changeAccount, isKnown, slash } from './accounts.ts';
 import { presentOf } from './committees.ts';
 import { KEYS, type Place, refuse } from './law.ts';
-
-/** What a validator signs about the log (docs/protocol/entry.md). */
-const HEAD_TYPE = 'application/vnd.hypermesh.log-head.v1+json';
 
 /** Of the statements only what can contradict itself is read; the rest is covered by the signature. */
 const digest = z.custom<Digest>(isDigest);

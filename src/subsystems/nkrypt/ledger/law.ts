@@ -2,6 +2,7 @@ import type { Digest } from '../../../base/digest.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
 import type { SignatureCheck } from '../../../wire/attestation.ts';
 import type { Committee } from '../../../wire/epoch.ts';
+import type { Genesis } from '../../../wire/genesis.ts';
 import type { Draft } from './facts.ts';
 
 /** What the rules of a network count with. */
@@ -14,6 +15,18 @@ export interface LedgerTerms {
   /** Of what answers for an account, in percent, rounded up: burned for two conflicting statements, and for a lost commitment. */
   readonly equivocationPercent: number;
   readonly spaceLostPercent: number;
+}
+
+const DAY_MS = 86_400_000;
+
+export function termsOf(genesis: Genesis, networkId: Digest): LedgerTerms {
+  return {
+    networkId,
+    claimLockedMin: genesis.requirements.publish.stake?.amountMin ?? 0,
+    unbondingMs: 7 * DAY_MS,
+    equivocationPercent: 50,
+    spaceLostPercent: 5,
+  };
 }
 
 /** Where one entry is applied. */

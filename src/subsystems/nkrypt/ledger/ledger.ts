@@ -1,13 +1,22 @@
 import type { DatabaseSync } from 'node:sqlite';
-import type { Digest } from '../../../base/digest.ts';
-import { isCoded, type ProblemDocument, toProblem } from '../../../base/errors.ts';
+import { type Digest, digestHex } from '../../../base/digest.ts';
+import { type ErrorCode, isCoded } from '../../../base/errors.ts';
 import { canonicalJson } from '../../../base/json.ts';
 import type { SignatureCheck } from '../../../wire/attestation.ts';
-import { decodeEntry, type Entry, entryId } from '../../../wire/entry.ts';
+import { decodeEntry, type Entry, type SequencerPlace } from '../../../wire/entry.ts';
 import { type Committee, type EpochDocument, epochDigest } from '../../../wire/epoch.ts';
 import type { Genesis } from '../../../wire/genesis.ts';
 import type { Operation } from '../../../wire/proof.ts';
-import { accountOf, changeAccount, instruct, isSuspended, ownerOf, type UnbondingFact } from './accounts.ts';
+import type { OrderedState } from '../order/log.ts';
+import {
+  type AccountFact,
+  accountOf,
+  changeAccount,
+  instruct,
+  isSuspended,
+  ownerOf,
+  type UnbondingFact,
+} from './accounts.ts';
 import { forgetClocks, isClockAwaited, tellTime, timeOf } from './clock.ts';
 import {
   checkOperation,
@@ -17,21 +26,14 @@ import {
   moveSequencer,
   presentOf,
   recordCertified,
-  type SequencerFact,
   sequencerOf,
 } from './committees.ts';
 import { judgeConflict } from './evidence.ts';
 import { Draft, Facts } from './facts.ts';
 import { KEYS, type LedgerTerms, type Place, refuse } from './law.ts';
 
-/** What came of an entry. */
-export interface Outcome {
-  /** Position in the order, from 1. */
-  readonly index: number;
-  readonly id: Digest;
-  /** Null: it was applied. Otherwise it changed nothing, and everybody says so. */
-  readonly refused: ProblemDocument | null;
-}
+/** Why an entry changed nothing. A type and not an interface, so that it is plain data for the log. */
+export type Refusal = { readonly code: ErrorCode; readonly message: string; readonly hint?: string };
 
 export interface LedgerAccount {
   readonly account: string;
@@ -49,7 +51,7 @@ export interface LedgerAccount {
  * The ordered state: who owns which tokens and names, what is certified, who sits in the committee. It follows from the entries alone: the same
  * entries make the same state, and the same {@link stateRoot}, on every machine (docs/protocol/entry.md). The clock of this machine has no part in it.
  */
-export class Ledger {
+export class Ledger implements OrderedState {
   readonly #raw: DatabaseSync;
   readonly #facts: Facts;
   readonly #terms: LedgerTerms;
@@ -73,41 +75,47 @@ export class Ledger {
     return this.#draft().get<number>(KEYS.index) ?? 0;
   }
 
-  /** SHA-256 over everything that the state consists of. */
-  stateRoot(): Digest {
-    return this.#facts.root();
+  /** Whether nothing was founded here yet. */
+  get isEmpty(): boolean {
+    return this.#facts.get(KEYS.supply) === undefined;
+  }
+
+  /** SHA-256 over everything that the state consists of, 64 hex digits. */
+  root(): string {
+    return digestHex(this.#facts.root());
+  }
+
+  /** Of the present epoch: its votes certify what comes next, also after it has ended, until the next one is open. */
+  committee(): Committee {
+    return this.committeeOf(presentOf(this.#draft()).epoch)!;
+  }
+
+  engine(): { readonly moves: number; readonly place: SequencerPlace } {
+    const { moves, to } = sequencerOf(this.#draft());
+    return { moves, place: to ?? { kind: 'embedded', validator: this.#first.validators[0]!.key } };
+  }
+
+  turns(entry: Uint8Array): boolean {
+    try {
+      return ['epoch', 'handover', 'sequencer'].includes(decodeEntry(entry).kind);
+    } catch (error) {
+      if (isCoded(error)) return false;
+      throw error;
+    }
   }
 
   /**
-   * Applies the next entry; one that was applied before changes nothing and gives the outcome it had. Part of the transaction that is open, or one of its
-   * own: a crash leaves the entry applied whole, or not at all. Throws for nothing but a broken disk, and a gap before the entry.
+   * Applies the next entry: that each one is applied once, and in its turn, is the caller's affair, who does it in a transaction together with what
+   * says so. Null: it was applied. Otherwise it changed nothing but the position, and everybody says so.
    */
-  apply(index: number, bytes: Uint8Array): Outcome {
-    return inTransaction(this.#raw, () => {
-      const done = this.outcomeAt(index);
-      if (done !== undefined) return done;
-      const next = this.index + 1;
-      if (index !== next) throw new Error(`entry ${index} was to be applied, and ${next} is next`);
-      const draft = this.#draft();
-      const refused = this.#try({ draft, index }, bytes);
-      const changes = refused === null ? draft : this.#draft();
-      changes.set(KEYS.index, index);
-      this.#facts.write(changes.changes);
-      const outcome: Outcome = { index, id: entryId(bytes), refused };
-      this.#raw
-        .prepare('INSERT INTO outcomes (idx, id, refused) VALUES (?, ?, ?)')
-        .run(index, outcome.id, refused === null ? null : canonicalJson(refused));
-      return outcome;
-    });
-  }
-
-  outcomeAt(index: number): Outcome | undefined {
-    return outcomeOf(this.#raw.prepare('SELECT idx, id, refused FROM outcomes WHERE idx = ?').get(index));
-  }
-
-  /** What came of the entry with that id, the first time it was in the order. */
-  outcomeOf(id: Digest): Outcome | undefined {
-    return outcomeOf(this.#raw.prepare('SELECT idx, id, refused FROM outcomes WHERE id = ? ORDER BY idx').get(id));
+  apply(bytes: Uint8Array, index: number): Refusal | null {
+    if (index !== this.index + 1) throw new Error(`entry ${index} was to be applied, and ${this.index + 1} is next`);
+    const draft = this.#draft();
+    const refused = this.#try({ draft, index }, bytes);
+    const changes = refused === null ? draft : this.#draft();
+    changes.set(KEYS.index, index);
+    this.#facts.write(changes.changes);
+    return refused;
   }
 
   account(id: string): LedgerAccount {
@@ -165,10 +173,6 @@ export class Ledger {
     return row === undefined ? undefined : (JSON.parse(row.document) as EpochDocument);
   }
 
-  sequencer(): SequencerFact {
-    return sequencerOf(this.#draft());
-  }
-
   /** What the clocks of the committee agree has passed; 0 while they have told nothing. */
   timeMs(): number {
     return timeOf(this.#draft());
@@ -183,7 +187,7 @@ export class Ledger {
     return new Draft(this.#facts);
   }
 
-  #try(at: Pick<Place, 'draft' | 'index'>, bytes: Uint8Array): ProblemDocument | null {
+  #try(at: Pick<Place, 'draft' | 'index'>, bytes: Uint8Array): Refusal | null {
     const place: Place = {
       ...at,
       terms: this.#terms,
@@ -195,7 +199,8 @@ export class Ledger {
       return null;
     } catch (error) {
       if (!isCoded(error)) throw error;
-      return toProblem(error);
+      const { code, message, hint } = error;
+      return { code, message, ...(hint === undefined ? {} : { hint }) };
     }
   }
 
@@ -238,6 +243,11 @@ export class Ledger {
   }
 }
 
+/** The committee that the genesis names. */
+export function firstCommittee({ committee }: Genesis, networkId: Digest): Committee {
+  return { ...committee, digest: networkId };
+}
+
 /** The state before the first entry. Within a transaction of the caller. */
 export function foundLedger(raw: DatabaseSync, genesis: Genesis, first: Committee): void {
   const facts = new Facts(raw);
@@ -252,22 +262,16 @@ export function foundLedger(raw: DatabaseSync, genesis: Genesis, first: Committe
   facts.write(draft.changes);
 }
 
-/** The caller's, or one of its own. */
-function inTransaction<T>(raw: DatabaseSync, write: () => T): T {
-  if (raw.isTransaction) return write();
-  raw.exec('BEGIN IMMEDIATE');
-  try {
-    const result = write();
-    raw.exec('COMMIT');
-    return result;
-  } catch (error) {
-    if (raw.isTransaction) raw.exec('ROLLBACK');
-    throw error;
+/** What does not belong together in a state that came from elsewhere; undefined when everything does. */
+export function ledgerObjection(raw: DatabaseSync, genesis: Genesis): string | undefined {
+  const facts = new Facts(raw);
+  if (facts.recomputedRoot() !== facts.root()) return 'the sum of its facts is another one';
+  const draft = new Draft(facts);
+  const founded = genesis.stake.accounts.reduce((sum, { balance }) => sum + balance, 0);
+  const owned = draft.list<AccountFact>('account/').reduce((sum, [, { balance }]) => sum + balance, 0);
+  const burned = draft.get<number>(KEYS.burned) ?? 0;
+  if (owned + burned !== founded) {
+    return `it has ${owned} tokens and ${burned} burned ones; the network was founded with ${founded}`;
   }
-}
-
-function outcomeOf(row: unknown): Outcome | undefined {
-  if (row === undefined) return undefined;
-  const { idx, id, refused } = row as { idx: number; id: Digest; refused: string | null };
-  return { index: idx, id, refused: refused === null ? null : (JSON.parse(refused) as ProblemDocument) };
+  return undefined;
 }

@@ -1,0 +1,122 @@
+import type { CallOptions } from '../../base/call.ts';
+import type { Clock } from '../../base/clock.ts';
+import type { Digest } from '../../base/digest.ts';
+import { fromProblem, HyperMeshError, isCoded } from '../../base/errors.ts';
+import type { Json } from '../../base/json.ts';
+import type { Trust } from '../../capabilities/trust.ts';
+import { CLOCK_TYPE, type ClockStatement, encodeEntry } from '../../wire/entry.ts';
+import type { Ledger, Refusal } from './ledger/ledger.ts';
+import { EmbeddedSequencer } from './order/embedded.ts';
+import { EtcdSequencer } from './order/etcd.ts';
+import { type LogLent, OrderedLog } from './order/log.ts';
+import type { LedgerOffice, OfficeAccount } from './own-account.ts';
+import type { Store } from './store.ts';
+
+/** How often a validator looks whether an unbonding waits for its clock. */
+const CLOCK_MS = 15_000;
+
+export interface OrderedLent {
+  readonly trust: Pick<Trust, 'attest' | 'attested'>;
+  readonly store: Store;
+  readonly ledger: Ledger;
+  readonly ask: LogLent['ask'];
+}
+
+/** The order of the network in the home of a validator: its ledger goes on with the log, and it tells its clock where somebody waits for it. */
+export class OrderedHome implements LedgerOffice, AsyncDisposable {
+  readonly #trust: OrderedLent['trust'];
+  readonly #ledger: Ledger;
+  readonly #log: OrderedLog;
+  readonly #clock: Clock;
+  readonly #networkId: Digest;
+  readonly #self: string;
+  readonly #timer: NodeJS.Timeout;
+  #telling: Promise<void> | undefined;
+
+  /** `self`: key id of this home's validator. */
+  constructor(
+    { trust, store, ledger, ask }: OrderedLent,
+    options: { readonly clock: Clock; readonly networkId: Digest; readonly self: string },
+  ) {
+    this.#trust = trust;
+    this.#ledger = ledger;
+    this.#clock = options.clock;
+    this.#networkId = options.networkId;
+    this.#self = options.self;
+    const { networkId, self } = options;
+    this.#log = new OrderedLog(
+      {
+        ...{ store, state: ledger, trust, ask },
+        engine(place, log) {
+          if (place.kind === 'etcd') return new EtcdSequencer({ endpoints: place.endpoints }, log);
+          if (place.validator === self) return new EmbeddedSequencer(store, log);
+          throw new HyperMeshError('sequencer-unreachable', 'The engine that orders entries is on another machine.');
+        },
+      },
+      { networkId, self },
+    );
+    this.#log.start();
+    this.#timer = setInterval(() => void this.#tellClock().catch(() => undefined), CLOCK_MS);
+    this.#timer.unref();
+  }
+
+  async submit(entry: Uint8Array, options: CallOptions = {}): Promise<void> {
+    const { outcome } = await this.#log.submit(entry, options);
+    // The cast: the ledger says nothing else.
+    const refusal = outcome as Refusal | null;
+    if (refusal !== null) throw fromProblem(refusal);
+    await this.#tellClock(options);
+  }
+
+  async account(account: string): Promise<OfficeAccount> {
+    await this.#tellClock();
+    return this.#ledger.account(account);
+  }
+
+  async ownerOf(name: string): Promise<string | null> {
+    return this.#ledger.ownerOf(name) ?? null;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#timer);
+    await this.#log[Symbol.asyncDispose]();
+    await this.#telling?.catch(() => undefined);
+  }
+
+  /** Not an error when it cannot be told now: the timer tries again. */
+  async #tellClock(options: CallOptions = {}): Promise<void> {
+    if (!this.#isAwaited()) return;
+    this.#telling ??= this.#tell(options).finally(() => {
+      this.#telling = undefined;
+    });
+    await this.#telling.catch((error: unknown) => {
+      if (!isCoded(error)) throw error;
+    });
+  }
+
+  #isAwaited(): boolean {
+    const { validators } = this.#ledger.committee();
+    return (
+      validators.some(({ key }) => key === this.#self) && this.#ledger.isClockAwaited(this.#self, this.#clock.nowMs())
+    );
+  }
+
+  async #tell(options: CallOptions): Promise<void> {
+    const { epoch } = this.#ledger.committee();
+    const statement: ClockStatement = {
+      ...{ networkId: this.#networkId, epoch, validator: this.#self },
+      atMs: this.#clock.nowMs(),
+    };
+    const attestation = await this.#trust.attest(CLOCK_TYPE, statement);
+    const entry = encodeEntry({
+      ...{ formatVersion: 1, networkId: this.#networkId, kind: 'clock' },
+      ...{ statement, attestation },
+    });
+    await this.#log.submit(entry, options);
+  }
+}
+
+/** Nobody can be asked: alone, there is nobody. */
+export function nobodyToAsk(): Promise<Json> {
+  return Promise.reject(new HyperMeshError('peer-unreachable', 'The validators of the network cannot be asked now.'));
+}
