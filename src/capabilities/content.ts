@@ -29,6 +29,11 @@ export interface ContentExchange {
    */
   readHeld(digest: Digest, offset: number, into: Uint8Array): Promise<void>;
   /**
+   * Removes blobs unless an installation refers to one of them, or somebody put, fetched or held it a short while ago; that records name them does not count.
+   * Returns whether they are gone. Errors: `storage-*`.
+   */
+  release(digests: readonly Digest[]): Promise<boolean>;
+  /**
    * Begins or goes on with an arrival: what came before a crash is checked and counts. One at a time for each blob.
    * `list` must be the one of the blob's `shards.root`. Errors: `limit-exceeded`, `storage-*`, `cancelled`.
    */

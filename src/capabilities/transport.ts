@@ -11,6 +11,8 @@ export interface Resource {
   readonly blobs: readonly BlobDescription[];
   /** Nodes that are to hold it. */
   readonly replication: number;
+  /** This node keeps its copy whatever others hold, as the one who published it does. */
+  readonly pinned?: boolean;
 }
 
 /** What content is fetched for. */

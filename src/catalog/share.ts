@@ -18,7 +18,8 @@ export async function share(context: CatalogContext, record: AssetRecord): Promi
   if (record.privacy === 'private') return;
   const { assets, transport } = context.lent;
   const bytes = await collect(assets.read(record.bundle), BUNDLE_BYTES_MAX);
-  await hostContent(context, record.digest, layersIn(decodeBundle(bytes)));
+  const blobs = layersIn(decodeBundle(bytes));
+  await context.lent.transport.announce({ id: record.digest, blobs, replication: REPLICATION, pinned: true });
   await transport.broadcast(bytes);
 }
 

@@ -73,6 +73,11 @@ export class SimulatedNode {
         }
         throw new HyperMeshError('content-unavailable', 'Nobody has it.');
       },
+      audit: async (node, { id }) => {
+        const answer = await around.ask(node, 'test/content', utf8(id), { replyBytesMax: 16 }).catch(() => null);
+        return answer !== null && fromUtf8(answer) === 'here';
+      },
+      release: async () => true,
       periodMs: 120_000,
       concurrency: 4,
       keeps: true,
@@ -114,7 +119,7 @@ export class SimulatedNode {
     const bytes = utf8(JSON.stringify({ name, replication }));
     const id = digestOf(bytes);
     this.records.set(id, bytes);
-    this.resources.set(id, { id, blobs: [], replication, held: true });
+    this.resources.set(id, { id, blobs: [], replication, held: true, pinned: true });
     this.exchange.accepted('records', id);
     void this.replication.arrived(id);
     return id;
@@ -134,7 +139,7 @@ export class SimulatedNode {
       receive: async (id, bytes) => {
         this.records.set(id, bytes);
         const { replication } = JSON.parse(fromUtf8(bytes)) as Pick<Resource, 'replication'>;
-        this.resources.set(id, { id, blobs: [], replication, held: false });
+        this.resources.set(id, { id, blobs: [], replication, held: false, pinned: false });
         void this.replication.arrived(id);
         return 'accepted';
       },

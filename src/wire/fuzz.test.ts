@@ -42,6 +42,8 @@ import { decodeCertifiedPart, decodeHeadCertificate, decodeVoteExchange } from '
 import {
   aboutNode,
   aboutResource,
+  auditAnswer,
+  auditQuestion,
   decodeMessage,
   encodeMessage,
   holders,
@@ -152,7 +154,16 @@ decoder(
 );
 
 const { messages } = readVectors<{ messages: (Text & { schema: string })[] }>('overlay', 'valid');
-for (const [name, schema] of Object.entries({ aboutNode, reached, resourceIds, aboutResource, holders, keeping })) {
+for (const [name, schema] of Object.entries({
+  aboutNode,
+  reached,
+  resourceIds,
+  aboutResource,
+  holders,
+  keeping,
+  auditQuestion,
+  auditAnswer,
+})) {
   const seeds = texts(messages.filter((message) => message.schema === name));
   decoder(
     `a message of the overlay: ${name}`,

@@ -6,6 +6,8 @@ import { readVectors } from '../testing/vectors.ts';
 import {
   aboutNode,
   aboutResource,
+  auditAnswer,
+  auditQuestion,
   decodeMessage,
   encodeMessage,
   HOLDERS_MAX,
@@ -17,7 +19,16 @@ import {
   resourceIds,
 } from './overlay.ts';
 
-const SCHEMAS = { aboutNode, reached, resourceIds, aboutResource, holders, keeping } as const;
+const SCHEMAS = {
+  aboutNode,
+  reached,
+  resourceIds,
+  aboutResource,
+  holders,
+  keeping,
+  auditQuestion,
+  auditAnswer,
+} as const;
 interface Text {
   readonly why: string;
   readonly schema: keyof typeof SCHEMAS;

@@ -27,6 +27,30 @@ export const aboutResource: z.ZodType<{ readonly id: Digest }> = z.strictObject(
 export const holders: z.ZodType<{ readonly nodes: readonly string[] }> = z.strictObject({
   nodes: z.array(keyId).max(HOLDERS_MAX),
 });
+/** `resources/audit`: bytes of a blob that the other side says it holds. */
+export interface AuditQuestion {
+  readonly blob: Digest;
+  readonly offset: number;
+  readonly length: number;
+  /** Fresh for each question: an answer is good for no other. */
+  readonly nonce: string;
+}
+/** Bytes that one audit is about. */
+export const AUDIT_BYTES_MAX = 65_536;
+export const auditQuestion: z.ZodType<AuditQuestion> = z.strictObject({
+  blob: digest,
+  offset: z.int().min(0),
+  length: z.int().min(1).max(AUDIT_BYTES_MAX),
+  nonce: z.string().regex(/^[0-9a-f]{32}$/, 'expected 16 bytes'),
+});
+/** SHA-256 over the nonce and the bytes; null: they are not there. */
+export const auditAnswer: z.ZodType<{ readonly proof: string | null }> = z.strictObject({
+  proof: z
+    .string()
+    .regex(/^[0-9a-f]{64}$/, 'expected a SHA-256')
+    .nullable(),
+});
+
 export const keeping: z.ZodType<{ readonly state: 'held' | 'coming' | 'unknown' | 'refused' }> = z.strictObject({
   state: z.enum(['held', 'coming', 'unknown', 'refused']),
 });

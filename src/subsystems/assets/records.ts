@@ -278,6 +278,13 @@ export class Records implements Disposable {
     }
   }
 
+  /** Whether an installation, any generation of it that is kept, has one of these. */
+  areInstalled(blobs: readonly Digest[]): boolean {
+    return (this.#sql.allInstallations.all() as unknown as InstallationRow[]).some(({ lock }) =>
+      (JSON.parse(lock) as Lock).packages.some(({ layers }) => layers.some((layer) => blobs.includes(layer))),
+    );
+  }
+
   /** Protects what `lock` refers to, before the first byte of that generation is written. */
   registerInstallation(root: string, generation: number, lock: Lock): void {
     this.#transact('registering an installation', () => {

@@ -169,6 +169,24 @@ test('collect() keeps every blob of a record', async (t) => {
   assert.equal((await store.collect()).blobsRemoved, 4);
 });
 
+test('the exchange releases what is not leased and not installed, whatever records name it', async (t) => {
+  const directory = await mkdtemp(join(tmpdir(), 'hm-assets-'));
+  t.after(() => rm(directory, { recursive: true, force: true }));
+  const clock = { ms: 0, nowMs: () => clock.ms };
+  await using store = await openAssets({ directory, clock });
+  const [mine, other] = [await publish(store, 'ada/x@1.0.0'), await store.put(once('another layer'))];
+  const layer = mine.layers[0]!;
+  assert.equal(await store.exchange.release([layer, other.digest]), false, 'it was put a moment ago');
+  clock.ms += 3_600_001;
+  await store.put(once('another layer'));
+  assert.equal(await store.exchange.release([layer, other.digest]), false, 'somebody is about to use one of them');
+  assert.notEqual(await store.stat(layer), null);
+  clock.ms += 3_600_001;
+  assert.equal(await store.exchange.release([layer, other.digest]), true);
+  assert.deepEqual([await store.stat(layer), await store.stat(other.digest)], [null, null]);
+  assert.deepEqual((await store.get(mine.id))?.layers, [layer], 'its record is as before');
+});
+
 // --- search ---
 
 async function library(t: TestContext): Promise<Store> {

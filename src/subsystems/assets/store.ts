@@ -74,7 +74,16 @@ export class AssetStore implements Assets, AsyncDisposable {
 
   constructor(lent: { readonly content: ContentStore; readonly clock: Clock; readonly path: string }) {
     this.#content = lent.content;
-    this.exchange = lent.content;
+    const { content } = lent;
+    this.exchange = {
+      stat: (digest) => content.stat(digest),
+      put: (bytes, options) => content.put(bytes, options),
+      holding: (digest) => content.holding(digest),
+      shardList: (digest) => content.shardList(digest),
+      readHeld: (digest, offset, into) => content.readHeld(digest, offset, into),
+      release: (digests) => content.release(digests, () => this.#records.areInstalled(digests)),
+      receive: (blob, list, options) => content.receive(blob, list, options),
+    };
     this.#clock = lent.clock;
     this.#records = new Records(lent.path, lent.clock);
     this.#installations = new Installations({

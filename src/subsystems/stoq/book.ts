@@ -64,6 +64,12 @@ const MIGRATIONS = [
     // All of them are read at every start, in this order.
     up: "CREATE INDEX records_known ON records (id) WHERE state IN ('accepted', 'retired');",
   },
+  {
+    name: '004-pinned',
+    // Nothing said so far who wants to keep what is here.
+    up: `ALTER TABLE resources ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
+         UPDATE resources SET pinned = held;`,
+  },
 ];
 
 /** Of what was sent by somebody who is banned for it. */
@@ -208,12 +214,14 @@ export class Book implements ResourceBook, AsyncDisposable {
 
   page(after: string, limit: number): ResourceLine[] {
     const rows = this.#sql.resources.all(after, limit) as unknown as Omit<ResourceRow, 'blobs'>[];
-    return rows.map(({ id, replication, held }) => ({ id, replication, held: held === 1 }));
+    return rows.map(({ id, replication, held, pinned }) => {
+      return { id, replication, held: held === 1, pinned: pinned === 1 };
+    });
   }
 
-  keepResource({ id, blobs: list, replication }: Resource, held: boolean): void {
+  keepResource({ id, blobs: list, replication, pinned = false }: Resource, held: boolean): void {
     this.#store.transact(() => {
-      this.#sql.keepResource.run(id, canonicalJson(list), replication, held ? 1 : 0);
+      this.#sql.keepResource.run(id, canonicalJson(list), replication, held ? 1 : 0, pinned ? 1 : 0);
       for (const { digest } of list) this.#sql.share.run(digest, id);
     });
   }
@@ -257,6 +265,7 @@ interface ResourceRow {
   readonly blobs: string;
   readonly replication: number;
   readonly held: number;
+  readonly pinned: number;
 }
 
 function statements(raw: SqliteStore['raw']) {
@@ -296,10 +305,10 @@ function statements(raw: SqliteStore['raw']) {
     countArrivals: raw.prepare("SELECT count(*) AS n FROM records WHERE state = 'waiting'"),
     countArrivalsFrom: raw.prepare("SELECT count(*) AS n FROM records WHERE state = 'waiting' AND from_node = ?"),
     resource: raw.prepare('SELECT * FROM resources WHERE id = ?'),
-    resources: raw.prepare('SELECT id, replication, held FROM resources WHERE id > ? ORDER BY id LIMIT ?'),
+    resources: raw.prepare('SELECT id, replication, held, pinned FROM resources WHERE id > ? ORDER BY id LIMIT ?'),
     keepResource: raw.prepare(
-      `INSERT INTO resources (id, blobs, replication, held) VALUES (?, ?, ?, ?)
-       ON CONFLICT (id) DO UPDATE SET replication = excluded.replication, held = max(held, excluded.held)`,
+      `INSERT INTO resources (id, blobs, replication, held, pinned) VALUES (?, ?, ?, ?, ?)
+       ON CONFLICT (id) DO UPDATE SET replication = excluded.replication, held = max(held, excluded.held), pinned = max(pinned, excluded.pinned)`,
     ),
     setHeld: raw.prepare('UPDATE resources SET held = ? WHERE id = ?'),
     dropResource: raw.prepare('DELETE FROM resources WHERE id = ?'),
@@ -320,8 +329,8 @@ function storedRecord(row: RecordRow): StoredRecord {
 }
 
 function keptResource(row: ResourceRow): KeptResource {
-  const { id, replication, held } = row;
-  return { id, blobs: blobs.parse(JSON.parse(row.blobs)), replication, held: held === 1 };
+  const { id, replication, held, pinned } = row;
+  return { id, blobs: blobs.parse(JSON.parse(row.blobs)), replication, held: held === 1, pinned: pinned === 1 };
 }
 
 function bytesOf(id: Digest): Uint8Array {

@@ -15,6 +15,7 @@ import { Access } from './access.ts';
 import { isLoopback, type ListenAddress, reachableAt, splitAddress } from './addresses.ts';
 import type { Arrivals } from './arrivals.ts';
 import { type Answer, every, promptly, type Surroundings, sample, systemTimers } from './ask.ts';
+import { Audit } from './audit.ts';
 import type { Bans } from './bans.ts';
 import type { Book } from './book.ts';
 import type { Channel, ChannelOptions, Method, NodeId } from './channel/index.ts';
@@ -59,8 +60,9 @@ export interface PresenceLent extends StoqLent {
   readonly arrivals: Arrivals;
   /** A node broke the rules. */
   readonly accuse: (node: NodeId, why: string, evidence: Uint8Array | string) => void;
-  /** Brings every blob of a resource here. */
+  /** Brings every blob of a resource here, and gives the copy that is here up; see {@link ReplicationOptions}. */
   readonly bring: (resource: Resource, signal?: AbortSignal) => Promise<void>;
+  readonly release: (resource: Resource) => Promise<boolean>;
   readonly warn: (message: string, error: unknown) => void;
 }
 
@@ -92,6 +94,7 @@ export class Presence implements AsyncDisposable {
   readonly #settings: Settings;
   readonly #around: Surroundings;
   readonly #stack = new AsyncDisposableStack();
+  readonly #audit: Audit;
   readonly #sourceOf: Parts['sourceOf'];
   /** Where nodes said they are on the local link. */
   readonly #nearby = new Map<NodeId, string>();
@@ -167,18 +170,27 @@ export class Presence implements AsyncDisposable {
         alive: () => this.#presumed().filter((node) => this.directory.get(node) !== undefined),
         isAway: (node) => ['away', 'banned'].includes(this.stateOf(node)),
         bring: lent.bring,
+        audit: (node, resource) => this.#audit.holds(node, resource),
+        release: lent.release,
         periodMs: pace.replicationMs,
         concurrency: limits.bringingMax,
         keeps: settings.stays,
       }),
     );
+    this.#audit = new Audit(this.#around, {
+      content: lent.content,
+      isShared: (blob) => book.isShared(blob),
+      missed: (blob) => {
+        for (const id of book.resourcesWith(blob)) void this.replication.lost(id);
+      },
+    });
     this.access = new Access(lent.access, { ask: this.reach.ask, book, replication: () => this.replication });
     this.downloader = new Downloader({
       ...{ store: lent.content, clock, random: Math.random, downloads: new Shaper(limits.downloadBytesPerSecond) },
       accuse: ({ node, what, evidence }) =>
         lent.accuse(node, `sent content that is not what was signed for (${what})`, evidence),
     });
-    for (const part of [this.liveness, this.exchange, this.replication]) {
+    for (const part of [this.liveness, this.exchange, this.replication, this.#audit]) {
       for (const [name, answer] of part.answers()) {
         methods.set(
           name,

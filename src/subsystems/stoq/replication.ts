@@ -19,10 +19,11 @@ import { Placement } from './placement.ts';
 export interface KeptResource extends Resource {
   /** Every blob of it is here. */
   readonly held: boolean;
+  readonly pinned: boolean;
 }
 
 /** A resource without its blobs. */
-export type ResourceLine = Pick<KeptResource, 'id' | 'replication' | 'held'>;
+export type ResourceLine = Pick<KeptResource, 'id' | 'replication' | 'held' | 'pinned'>;
 
 /** Where resources are remembered: the book of the node, or the memory of a simulated one. */
 export interface ResourceBook {
@@ -40,6 +41,10 @@ export interface ReplicationOptions {
   readonly isAway: (node: NodeId) => boolean;
   /** Brings every blob of a resource here; resolves when it is whole. */
   readonly bring: (resource: Resource, signal?: AbortSignal) => Promise<void>;
+  /** Whether a node that says it holds the resource, which is held here, shows that it does. */
+  readonly audit: (node: NodeId, resource: Resource) => Promise<boolean>;
+  /** Gives the copy that is here up, unless something on this node needs it. Returns whether it is gone. */
+  readonly release: (resource: Resource) => Promise<boolean>;
   /** How often places are computed anew, and what is held is announced again. */
   readonly periodMs: number;
   /** Resources that are brought at the same time. */
@@ -60,6 +65,11 @@ const ANNOUNCE_TIMEOUT_MS = 10_000;
 const FIND_MOMENT_MS = 500;
 /** How often a node may answer that it has not heard of a resource yet, before another one is asked. */
 const UNKNOWN_MAX = 40;
+/** Claims of others that are looked into in one period, and copies that are given up. */
+const AUDITS_MAX = 32;
+const RELEASES_MAX = 16;
+/** A claim that did not hold is not believed again for so many periods. */
+const PERIODS_DOUBTED = 3;
 /** Nodes come and go in groups. */
 const SETTLE_DELAY_MS = 3_000;
 /** After a resource could not be brought. */
@@ -77,6 +87,10 @@ export class Replication implements Disposable {
   readonly #bringing = new Map<Digest, Promise<boolean>>();
   readonly #retryAtMs = new Map<Digest, number>();
   readonly #queue = new Set<Digest>();
+  /** `node resource` of claims that did not hold -> until when they do not count. */
+  readonly #doubted = new Map<string, number>();
+  /** Held here without being a place of it, as of the last look. */
+  #surplus: ReadonlySet<Digest> = new Set();
   readonly #closing = new AbortController();
   readonly #stop: () => void;
   /** Of the nodes that are alive; computed anew when they change. */
@@ -126,6 +140,14 @@ export class Replication implements Disposable {
     if (resource === null) return;
     if (resource.held) await this.#announce([resource]);
     else this.#consider(resource);
+  }
+
+  /** Not all of a resource is here after all. */
+  async lost(id: Digest): Promise<void> {
+    const resource = this.#isClosed ? null : this.#options.book.get(id);
+    if (resource?.held !== true) return;
+    this.#options.book.setHeld(id, false);
+    this.#consider(resource);
   }
 
   /** Membership changed: places are computed anew soon, once for many changes. */
@@ -185,7 +207,7 @@ export class Replication implements Disposable {
         candidates.slice(0, wanted - held.size).map(async (node) => [node, await this.#askToKeep(node, id)] as const),
       );
       for (const [node, state] of states) {
-        if (state === 'held') held.add(node);
+        if (state === 'held') (await this.#isTrue(node, resource)) ? held.add(node) : hopeless.add(node);
         else if (state === 'refused') hopeless.add(node);
         else if (state === 'unknown') {
           const times = (puzzled.get(node) ?? 0) + 1;
@@ -229,15 +251,68 @@ export class Replication implements Disposable {
       if (nodes.size === 0) this.#holders.delete(id);
     }
     for (const [id, atMs] of this.#retryAtMs) if (atMs < nowMs) this.#retryAtMs.delete(id);
+    for (const [claim, untilMs] of this.#doubted) if (untilMs < nowMs) this.#doubted.delete(claim);
     let held: ResourceLine[] = [];
+    const surplus = new Set<Digest>();
+    const own: Digest[] = [];
     for (const resource of this.#all()) {
-      if (!resource.held) this.#consider(resource);
-      else if (held.push(resource) >= PAGE) {
+      if (!resource.held) {
+        this.#consider(resource);
+        continue;
+      }
+      if (this.places(resource).includes(this.#options.self)) own.push(resource.id);
+      else if (!resource.pinned) surplus.add(resource.id);
+      if (held.push(resource) >= PAGE) {
         await this.#announce(held);
         held = [];
       }
     }
     await this.#announce(held);
+    await this.#auditSome(own);
+    // What was too much a period ago, and is still: nodes that only went for a moment get their copies back.
+    const lasting = [...surplus].filter((id) => this.#surplus.has(id));
+    this.#surplus = surplus;
+    if (this.#options.keeps) for (const id of lasting.slice(0, RELEASES_MAX)) await this.#release(id);
+  }
+
+  /** Looks into what others say of resources that this node is to hold with them. */
+  async #auditSome(ids: readonly Digest[]): Promise<void> {
+    const { book, self } = this.#options;
+    for (const id of sample(ids, AUDITS_MAX, this.#around.random)) {
+      const resource = this.#isClosed ? null : book.get(id);
+      if (resource?.held !== true) continue;
+      const [node] = sample(
+        this.#known(id).filter((other) => other !== self),
+        1,
+        this.#around.random,
+      );
+      if (node !== undefined) await this.#isTrue(node, resource);
+    }
+  }
+
+  /** Whether a node holds what it says; if not, its word on that does not count for a while. */
+  async #isTrue(node: NodeId, resource: KeptResource): Promise<boolean> {
+    // Only who has the bytes can tell.
+    if (node === this.#options.self || !resource.held) return true;
+    if (await this.#options.audit(node, resource)) return true;
+    const untilMs = this.#around.clock.nowMs() + PERIODS_DOUBTED * this.#options.periodMs;
+    this.#doubted.set(claimOf(node, resource.id), untilMs);
+    this.#holders.get(resource.id)?.delete(node);
+    return false;
+  }
+
+  /** Gives up a copy that nobody asked this node for, once every node that was asked has shown that it holds its own. */
+  async #release(id: Digest): Promise<void> {
+    const { book, isAway, self, release } = this.#options;
+    const resource = this.#isClosed ? null : book.get(id);
+    if (resource === null || !resource.held || resource.pinned) return;
+    const places = this.places(resource);
+    if (places.length < resource.replication || places.includes(self) || places.some(isAway)) return;
+    for (const node of places) if (!(await this.#isTrue(node, resource))) return;
+    if (this.#isClosed || this.places(resource).join() !== places.join()) return;
+    // Whoever asks for it from here on is sent to the others; a crash before the bytes are gone leaves them for the next collection.
+    book.setHeld(id, false);
+    if (!(await release(resource)) && !this.#isClosed) book.setHeld(id, true);
   }
 
   *#all(): Generator<ResourceLine> {
@@ -343,6 +418,7 @@ export class Replication implements Disposable {
         nodes = new Map();
         this.#holders.set(id, nodes);
       }
+      if (this.#doubted.has(claimOf(from, id))) continue;
       if (nodes.size < HOLDERS_MAX || nodes.has(from)) nodes.set(from, untilMs);
     }
     return new Uint8Array();
@@ -384,4 +460,8 @@ export class Replication implements Disposable {
   #wait(ms: number): Promise<void> {
     return new Promise((resolve) => this.#around.timers.after(ms, resolve));
   }
+}
+
+function claimOf(node: NodeId, id: Digest): string {
+  return `${node} ${id}`;
 }

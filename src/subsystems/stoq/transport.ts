@@ -344,6 +344,7 @@ export class Stoq implements Transport, AsyncDisposable {
       bring: async ({ id, blobs }, signal) => {
         for (const blob of blobs) await this.fetch(id, blob, { signal });
       },
+      release: (resource) => this.#release(resource),
       warn: (message, error) => {
         this.#settings.log?.('warn', message, { error: isCoded(error) ? error.message : String(error) });
       },
@@ -363,6 +364,16 @@ export class Stoq implements Transport, AsyncDisposable {
     this.#bans.add(node, why, evidence, this.#settings.clock.nowMs());
     this.#settings.log?.('warn', 'node banned', { node, why });
     this.#presence?.banned(node);
+  }
+
+  /** A blob that something else here has as well stays. */
+  async #release({ id, blobs }: Resource): Promise<boolean> {
+    const isShared = (blob: Digest) =>
+      this.#book.resourcesWith(blob).some((other) => other !== id && this.#book.get(other)?.held === true);
+    const alone = blobs.map(({ digest }) => digest).filter((digest) => !isShared(digest));
+    const gone = alone.length > 0 && (await this.#lent.content.release(alone));
+    if (gone) this.#settings.log?.('info', 'gave up a copy that others hold', { resource: id });
+    return gone;
   }
 
   async #isHere({ blobs }: Resource): Promise<boolean> {

@@ -102,7 +102,7 @@ export async function openContentStore(options: {
  * next open removes; a crash between it and the database row leaves a file without a row, which the first use of that digest checks and adopts
  * (and a collection removes when nothing refers to it). A removal deletes the row first: a crash after that again leaves a file without a row.
  */
-export class ContentStore implements ContentExchange, AsyncDisposable {
+export class ContentStore implements Omit<ContentExchange, 'release'>, AsyncDisposable {
   readonly #directory: string;
   readonly #clock: Clock;
   readonly #database: SqliteStore;
@@ -404,6 +404,16 @@ export class ContentStore implements ContentExchange, AsyncDisposable {
   /** Removes a blob whatever refers to it, and its lease. Returns whether it was there. */
   async delete(digest: Digest): Promise<boolean> {
     return this.#inTurn(digest, () => this.#remove(digest));
+  }
+
+  /** Removes blobs unless one of them is leased or `areNeeded`, looked at again right before each goes. Returns whether all are gone. Errors: `storage-*`. */
+  async release(digests: readonly Digest[], areNeeded: () => boolean): Promise<boolean> {
+    if (digests.some((digest) => this.#sql.leased.get(digest, this.#clock.nowMs()) !== undefined)) return false;
+    for (const digest of digests) {
+      const remove = async () => !areNeeded() && (await this.#removeUnleased(digest)) !== null;
+      if (!(await this.#inTurn(digest, remove))) return false;
+    }
+    return true;
   }
 
   /**

@@ -1,0 +1,91 @@
+import { equal, fromHex, hex } from '../../base/bytes.ts';
+import { type Digest, sha256 } from '../../base/digest.ts';
+import { HyperMeshError, isCoded } from '../../base/errors.ts';
+import type { ContentExchange } from '../../capabilities/content.ts';
+import type { Resource } from '../../capabilities/transport.ts';
+import {
+  AUDIT_BYTES_MAX,
+  type AuditQuestion,
+  auditAnswer,
+  auditQuestion,
+  decodeMessage,
+  encodeMessage,
+  OVERLAY_BYTES_MAX,
+} from '../../wire/overlay.ts';
+import type { Answer, Surroundings } from './ask.ts';
+import type { NodeId } from './channel/index.ts';
+
+const AUDIT_TIMEOUT_MS = 10_000;
+
+export interface AuditLent {
+  readonly content: Pick<ContentExchange, 'readHeld'>;
+  /** Whether the blob belongs to something that the network was told of. */
+  readonly isShared: (blob: Digest) => boolean;
+  /** A blob that this node was asked to show is not here. */
+  readonly missed: (blob: Digest) => void;
+}
+
+/**
+ * Whether who says that it holds something does: it hashes bytes of a random place, which the one who asks has as well, together with a fresh number.
+ * That shows that it can get at them now, and moves no content. It does not show that the copy is its own: it may have asked another holder.
+ */
+export class Audit {
+  readonly #around: Pick<Surroundings, 'ask' | 'random'>;
+  readonly #lent: AuditLent;
+
+  constructor(around: Pick<Surroundings, 'ask' | 'random'>, lent: AuditLent) {
+    this.#around = around;
+    this.#lent = lent;
+  }
+
+  answers(): ReadonlyMap<string, Answer> {
+    return new Map<string, Answer>([
+      ['resources/audit', async (body) => this.#show(decodeMessage(auditQuestion, body))],
+    ]);
+  }
+
+  /** Asks about one range, a blob being chosen by its size. False also when it does not answer. Errors: those of reading what is held here. */
+  async holds(node: NodeId, { blobs }: Pick<Resource, 'blobs'>): Promise<boolean> {
+    const total = blobs.reduce((sum, { size }) => sum + size, 0);
+    let at = Math.floor(this.#around.random() * total);
+    const blob = blobs.find(({ size }) => {
+      at -= size;
+      return at < 0;
+    });
+    // There is nothing in it.
+    if (blob === undefined) return true;
+    const length = Math.min(AUDIT_BYTES_MAX, blob.size);
+    const offset = Math.floor(this.#around.random() * (blob.size - length + 1));
+    const nonce = hex(Uint8Array.from({ length: 16 }, () => Math.floor(this.#around.random() * 256)));
+    const question: AuditQuestion = { blob: blob.digest, offset, length, nonce };
+    const options = { replyBytesMax: OVERLAY_BYTES_MAX, timeoutMs: AUDIT_TIMEOUT_MS };
+    try {
+      const answer = await this.#around.ask(node, 'resources/audit', encodeMessage({ ...question }), options);
+      const { proof } = decodeMessage(auditAnswer, answer);
+      return proof !== null && equal(fromHex(proof), await this.#proof(question));
+    } catch (error) {
+      if (!isCoded(error, 'peer-unreachable', 'peer-lied', 'timeout', 'quota-exceeded', 'operation-unsupported'))
+        throw error;
+      return false;
+    }
+  }
+
+  async #show(question: AuditQuestion): Promise<Uint8Array> {
+    const { blob } = question;
+    try {
+      if (!this.#lent.isShared(blob)) throw new HyperMeshError('blob-not-found', `This node shares no ${blob}.`);
+      return encodeMessage({ proof: hex(await this.#proof(question)) });
+    } catch (error) {
+      if (!isCoded(error, 'blob-not-found', 'storage-failed')) throw error;
+      this.#lent.missed(blob);
+      return encodeMessage({ proof: null });
+    }
+  }
+
+  async #proof({ blob, offset, length, nonce }: AuditQuestion): Promise<Uint8Array> {
+    const bytes = new Uint8Array(16 + length);
+    bytes.set(fromHex(nonce));
+    await this.#lent.content.readHeld(blob, offset, bytes.subarray(16));
+    return sha256(bytes);
+  }
+}
