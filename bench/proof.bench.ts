@@ -1,15 +1,16 @@
-import { constants, createPublicKey, hash, publicEncrypt } from 'node:crypto';
+import { constants, hash, publicEncrypt } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { HyperMesh, offlineJudges } from '../src/index.ts';
-import { N, STEP, toBytes } from '../src/subsystems/nkrypt/rsa-group.ts';
+import { N, toBytes } from '../src/subsystems/nkrypt/rsa-group.ts';
 import { generateEd25519, signEd25519, verifyEd25519 } from '../src/subsystems/trustchain/ed25519.ts';
 import { createFalcon } from '../src/subsystems/trustchain/falcon.ts';
 import type { OperationKind, ProofSet } from '../src/wire/proof.ts';
 import { type Bench, BLOCK_MS_MAX, blocked, type Comparison, timed } from './harness.ts';
 import { DEFAULT_PROOFS } from './networks.ts';
+import { rsaKey, squarer } from './squarings.ts';
 
 const VERIFY_ROUNDS = 30;
 const PROVE_ROUNDS = 5;
@@ -122,20 +123,4 @@ function bareChecks({ space }: ProofSet): Record<'space' | 'stake' | 'work' | 't
       },
     },
   };
-}
-
-function squarer(): (squarings: number) => Promise<void> {
-  const key = rsaKey(1n << BigInt(STEP));
-  return async (squarings) => {
-    let value = toBytes(N / 3n);
-    for (let done = 0; done < squarings; done += STEP) {
-      value = publicEncrypt({ key, padding: constants.RSA_NO_PADDING }, value);
-    }
-  };
-}
-
-function rsaKey(exponent: bigint) {
-  const digits = exponent.toString(16);
-  const e = Buffer.from(digits.padStart(digits.length + (digits.length % 2), '0'), 'hex').toString('base64url');
-  return createPublicKey({ key: { kty: 'RSA', n: Buffer.from(toBytes(N)).toString('base64url'), e }, format: 'jwk' });
 }
