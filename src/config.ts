@@ -105,6 +105,19 @@ const peers = z.strictObject({
     .optional(),
 });
 
+const pemFile = z.string().min(1).max(4_096).refine(path.isAbsolute, 'expected an absolute path');
+
+/** How this machine gets into a cluster of etcd; where that is the order of the network says. */
+const etcd = z.strictObject({
+  /** PEM files. */
+  ca: pemFile.optional(),
+  cert: pemFile.optional(),
+  key: pemFile.optional(),
+  user: z.string().min(1).max(256).optional(),
+  /** Read by nobody but its owner; HYPERMESH_ETCD_PASSWORD wins. */
+  passwordFile: pemFile.optional(),
+});
+
 /** `HOME/config.yaml`. Every key is optional; an unknown one is refused. */
 const configFile = z.strictObject({
   http: z.string().max(300).optional(),
@@ -114,6 +127,7 @@ const configFile = z.strictObject({
   keptBoxes: z.int().min(0).max(64).optional(),
   network: network.optional(),
   peers: peers.optional(),
+  etcd: etcd.optional(),
   extensions: z.array(extension).max(100).optional(),
 });
 
@@ -163,6 +177,13 @@ export interface Config {
 export interface Secrets {
   /** Opens the key store. `--passphrase-file`, HYPERMESH_PASSPHRASE; else asked for on a terminal when it is needed. */
   readonly passphrase?: string;
+  /** `etcd:` with what its files hold. */
+  readonly etcd?: EtcdSecrets;
+}
+
+interface EtcdSecrets {
+  readonly tls?: { readonly ca?: string; readonly cert?: string; readonly key?: string };
+  readonly user?: { readonly name: string; readonly password: string };
 }
 
 /** What the command line contributes; each is the text as typed. */
@@ -200,7 +221,31 @@ export function loadConfig(flags: Flags = {}, env: NodeJS.ProcessEnv = process.e
   };
   const passphrase =
     flags.passphraseFile === undefined ? env['HYPERMESH_PASSPHRASE'] : readPassphrase(flags.passphraseFile);
-  return { config, secrets: passphrase === undefined || passphrase === '' ? {} : { passphrase } };
+  const secrets: Secrets = {
+    ...(passphrase === undefined || passphrase === '' ? {} : { passphrase }),
+    ...(file.etcd === undefined ? {} : { etcd: etcdOf(file.etcd, env['HYPERMESH_ETCD_PASSWORD']) }),
+  };
+  return { config, secrets };
+}
+
+/** Errors: `config-invalid`, `storage-*`. */
+function etcdOf({ user, passwordFile, ...files }: z.infer<typeof etcd>, fromEnv: string | undefined): EtcdSecrets {
+  const read = (file: string) => {
+    const text = readText(file, 'reading a file of `etcd:`');
+    if (text !== undefined) return text;
+    throw new HyperMeshError('config-invalid', `The file ${file} of \`etcd:\` does not exist.`);
+  };
+  const tls = Object.fromEntries(
+    Object.entries(plain(files)).map(([name, file]) => [name, read(file)]),
+  ) as EtcdSecrets['tls'] & object;
+  if (user === undefined) return Object.keys(tls).length === 0 ? {} : { tls };
+  const password = fromEnv ?? (passwordFile === undefined ? undefined : read(passwordFile).replace(/\r?\n$/, ''));
+  if (password === undefined) {
+    throw new HyperMeshError('config-invalid', '`etcd:` names a user and no password.', {
+      hint: 'Set `passwordFile:`, or HYPERMESH_ETCD_PASSWORD.',
+    });
+  }
+  return { ...(Object.keys(tls).length === 0 ? {} : { tls }), user: { name: user, password } };
 }
 
 /** `127.0.0.1:4000`, `[::1]:4000`, `localhost`, `4000`, `:4000`. Errors: `config-invalid`. */

@@ -1,4 +1,11 @@
-import { createNetworkRequest, inviteRequest, joinRequest, leaveRequest, removeMemberRequest } from '../wire/http.ts';
+import {
+  createNetworkRequest,
+  inviteRequest,
+  joinRequest,
+  leaveRequest,
+  moveSequencerRequest,
+  removeMemberRequest,
+} from '../wire/http.ts';
 import { type AnyRoute, route } from './route.ts';
 
 export const networkRoutes: readonly AnyRoute[] = [
@@ -48,6 +55,22 @@ export const networkRoutes: readonly AnyRoute[] = [
     summary: 'Who sits in the committee, since when, and what is known of each.',
     access: 'read',
     handle: (_input, { node }) => node.membership.validators(),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/network/sequencer',
+    summary: 'Where the order of names, tokens and committees is made, and what is the matter with it.',
+    access: 'read',
+    handle: (_input, { node }) => node.membership.sequencer(),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/network/sequencer',
+    summary: "Approve, for this home's validator, that the order is made elsewhere.",
+    access: 'token',
+    body: moveSequencerRequest,
+    long: true,
+    handle: ({ body }, { node, ...options }) => node.membership.moveSequencer(body, options),
   }),
   route({
     method: 'POST',

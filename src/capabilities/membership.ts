@@ -1,6 +1,7 @@
 import type { CallOptions } from '../base/call.ts';
 import type { Digest } from '../base/digest.ts';
 import type { Json } from '../base/json.ts';
+import type { SequencerPlace } from '../wire/entry.ts';
 
 /** A home's place in a network: alone in one of its own, founder of one with others, or a member of somebody else's. */
 export type NetworkRole = 'alone' | 'founder' | 'member';
@@ -64,6 +65,29 @@ export interface CommitteeInfo {
   readonly validators: readonly ValidatorInfo[];
 }
 
+/** Where the order of names, tokens and committees is made, and what is the matter with it. */
+export interface SequencerInfo {
+  readonly networkId: Digest;
+  readonly engine: SequencerPlace;
+  /** How often the network had another engine. */
+  readonly moves: number;
+  /** Entries that are certified and applied here, and those that are proposed and not certified yet. */
+  readonly applied: number;
+  readonly waiting: number;
+  /** Of the hash chain of the applied entries. */
+  readonly head: string;
+  /** Validators to whom the engine seems to have shown other entries than to this one. */
+  readonly split: readonly string[];
+  /** Moves that validators have approved and that still lack others. */
+  readonly approved: readonly {
+    readonly to: SequencerPlace;
+    readonly by: readonly string[];
+    readonly needed: number;
+  }[];
+  /** Why the order does not go on; null when nothing is known to be wrong. */
+  readonly trouble: string | null;
+}
+
 /** Growing a network: what the operator of a home does, never lent to extensions. */
 export interface Membership {
   place(): Promise<NetworkPlace>;
@@ -90,6 +114,19 @@ export interface Membership {
       readonly forget?: boolean | undefined;
     },
   ): Promise<NetworkPlace>;
+  /** Errors: `committee-only`. */
+  sequencer(): Promise<SequencerInfo>;
+  /**
+   * Approves, for this home's validator, that the order is made elsewhere: in the home of one of the validators (its key id; this one when absent), or in a
+   * cluster of etcd. It is as soon as a quorum of the committee approved the same. Safe to repeat.
+   * Errors: `committee-only`, `usage`, `sequencer-unreachable`, `not-permitted`, `timeout`.
+   */
+  moveSequencer(
+    to:
+      | { readonly kind: 'embedded'; readonly validator?: string | undefined }
+      | { readonly kind: 'etcd'; readonly endpoints: readonly string[] },
+    options?: CallOptions,
+  ): Promise<SequencerInfo>;
   /** Who sits in the committee, and what is known of them. */
   validators(): Promise<CommitteeInfo>;
   /** As the committee has them. Errors: `network-state`, `committee-unreachable`. */

@@ -316,6 +316,19 @@ export const COMMANDS: readonly CommandSpec[] = [
     run: async (context) => (await import('./commands/network.ts')).epoch(context),
   },
   {
+    name: 'network sequencer',
+    summary: 'Show where the order of names, tokens and committees is made, or approve that it is made elsewhere.',
+    args: '[endpoints...]',
+    options: [
+      ['--to-etcd', 'In the cluster of etcd with these endpoints (https://HOST:PORT).'],
+      ['--to-home [validator]', 'In the home of that validator; in this one when no key id is given.'],
+    ],
+    example:
+      'hypermesh network sequencer --to-etcd https://192.0.2.1:2379 https://192.0.2.2:2379 https://192.0.2.3:2379',
+    run: async (context, endpoints: string[], options: { toEtcd?: boolean; toHome?: string | true }) =>
+      (await import('./commands/network.ts')).sequencer(context, endpoints, options),
+  },
+  {
     name: 'network leave',
     summary: 'Go back to a network of its own, with the same keys.',
     options: [['--forget', 'Drop the packages of the network from this home.']],

@@ -11,7 +11,13 @@ import type {
   InstalledPackage,
 } from '../capabilities/assets.ts';
 import type { ProofVerdict, SpaceStatus, StakeAccount } from '../capabilities/consensus.ts';
-import type { CommitteeInfo, NetworkMember, NetworkPlace, NewInvite } from '../capabilities/membership.ts';
+import type {
+  CommitteeInfo,
+  NetworkMember,
+  NetworkPlace,
+  NewInvite,
+  SequencerInfo,
+} from '../capabilities/membership.ts';
 import type { Event, MetricSample } from '../capabilities/monitoring.ts';
 import type { Distribution, PeerInfo, SyncSummary } from '../capabilities/transport.ts';
 import type { CertificateInfo } from '../capabilities/trust.ts';
@@ -27,6 +33,7 @@ import {
   type InviteRequest,
   type JoinRequest,
   type LeaveRequest,
+  type MoveSequencerRequest,
   NDJSON,
   type NodeStatus,
   type ProofRequest,
@@ -230,6 +237,14 @@ export class Client {
 
   networkValidators(options?: CallOptions): Promise<CommitteeInfo> {
     return this.#get('/v1/network/validators', {}, options);
+  }
+
+  networkSequencer(options?: CallOptions): Promise<SequencerInfo> {
+    return this.#get('/v1/network/sequencer', {}, options);
+  }
+
+  moveSequencer(request: MoveSequencerRequest, options?: CallOptions): Promise<SequencerInfo> {
+    return this.#long('/v1/network/sequencer', request, options);
   }
 
   leaveNetwork(request: LeaveRequest, options?: CallOptions): Promise<NetworkPlace> {

@@ -17,6 +17,7 @@ import {
   requestBytesMax,
 } from '../wire/committee.ts';
 import { decodeGenesis } from '../wire/genesis.ts';
+import { ORDER_BYTES_MAX, ORDER_METHODS } from '../wire/order.ts';
 
 export interface MethodsLent {
   readonly trust: TrustChain;
@@ -36,6 +37,16 @@ export function membershipMethods(lent: MethodsLent): ReadonlyMap<string, Method
       access,
       requestBytesMax: requestBytesMax(name),
       handle: async (body, from, options) => encodeBody(await answer(lent, name, decodeBody(body), from, options)),
+    });
+  }
+  for (const name of ORDER_METHODS) {
+    methods.set(name, {
+      access: 'member',
+      requestBytesMax: ORDER_BYTES_MAX[name],
+      handle: async (body, from, options) => {
+        const { publisher } = await memberFrom(lent.trust, from);
+        return encodeBody(await lent.consensus.order(name, publisher, decodeBody(body), options));
+      },
     });
   }
   for (const name of ['network/join', 'network/renew'] as const) {

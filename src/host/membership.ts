@@ -13,6 +13,7 @@ import type {
   NetworkMember,
   NetworkPlace,
   NewInvite,
+  SequencerInfo,
 } from '../capabilities/membership.ts';
 import type { PeerInfo } from '../capabilities/transport.ts';
 import type { NKrypt } from '../subsystems/nkrypt/index.ts';
@@ -158,6 +159,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     clearTimeout(this.#news);
     trust.follow(isMember ? this.#authority() : undefined);
     consensus.follow(isMember ? this.#ask : undefined);
+    consensus.meet((...question) => this.#askValidator(...question));
     if (!isMember) return;
     // The first time soon after the start, which a node that ends with its one command does not live to see.
     const ask = (afterMs: number): void => {
@@ -274,6 +276,18 @@ export class NetworkMembership implements Membership, AsyncDisposable {
       }
       return this.place();
     });
+  }
+
+  sequencer(): Promise<SequencerInfo> {
+    return this.#lent.consensus.sequencer();
+  }
+
+  moveSequencer(to: Parameters<Membership['moveSequencer']>[0], options?: CallOptions): Promise<SequencerInfo> {
+    const { trust, consensus } = this.#lent;
+    return consensus.moveSequencer(
+      to.kind === 'etcd' ? to : { kind: 'embedded', validator: to.validator ?? trust.keyIds().validator },
+      options,
+    );
   }
 
   async validators(): Promise<CommitteeInfo> {
@@ -473,6 +487,25 @@ export class NetworkMembership implements Membership, AsyncDisposable {
       decodeBody(await this.#lent.network.ask(node, method, request, { replyBytesMax, timeoutMs, signal })),
     );
   };
+
+  /** Another validator, on the machine of the member who answers for it with his tokens. */
+  async #askValidator(
+    validator: string,
+    method: string,
+    body: Json,
+    { signal, timeoutMs = ASK_TIMEOUT_MS }: { readonly signal?: AbortSignal | undefined; readonly timeoutMs?: number },
+  ): Promise<unknown> {
+    const { validators } = await this.#lent.consensus.committee();
+    const account = validators.find(({ key }) => key === validator)?.account;
+    const member = (await this.members()).find(({ publisher, leftAtMs }) => publisher === account && leftAtMs === null);
+    if (member === undefined) {
+      throw new HyperMeshError('peer-unreachable', `No node is known for the validator ${validator}.`);
+    }
+    const replyBytesMax = COMMITTEE_LIMITS.answerBytesMax;
+    return decodeBody(
+      await this.#lent.network.ask(member.node, method, encodeBody(body), { replyBytesMax, timeoutMs, signal }),
+    );
+  }
 
   /** The same without saying who asks: for those whose certificates or lists have run out. */
   #askAsGuest(method: string, body: (asked: string) => Promise<unknown>): Promise<unknown> {

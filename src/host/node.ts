@@ -13,7 +13,7 @@ import type { Trust } from '../capabilities/trust.ts';
 import type { Execution } from '../capabilities/vm.ts';
 import { openAssets } from '../subsystems/assets/index.ts';
 import { type MonitoringSubsystem, openMonitoring } from '../subsystems/monitoring/index.ts';
-import { openConsensus } from '../subsystems/nkrypt/index.ts';
+import { type NKryptOptions, openConsensus } from '../subsystems/nkrypt/index.ts';
 import { openResources } from '../subsystems/resources/index.ts';
 import { exportState, importState, openState, recoverImport } from '../subsystems/state/index.ts';
 import { type Method, openTransport, type Pace, type StoqLimits } from '../subsystems/stoq/index.ts';
@@ -57,6 +57,8 @@ export interface NodeConfig {
   /** In the place of the node's own sockets, for tests: answers other nodes with these methods. */
   readonly networkSide?: (methods: ReadonlyMap<string, Method>) => NetworkSide;
   readonly peers?: PeersConfig;
+  /** How this machine gets into a cluster of etcd, where the network's order is made in one. */
+  readonly etcd?: NonNullable<NKryptOptions['etcd']>;
   /** What happens without anybody asking: nodes that come and go, a port that is taken. */
   readonly log?: (level: 'info' | 'warn', message: string, details?: Readonly<Record<string, unknown>>) => void;
 }
@@ -162,6 +164,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
         clock,
         ...config.network,
         ...(config.threads === undefined ? {} : { threads: config.threads }),
+        ...(config.etcd === undefined ? {} : { etcd: config.etcd }),
       },
     ),
   );

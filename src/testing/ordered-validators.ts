@@ -181,9 +181,7 @@ export class OrderedValidators implements AsyncDisposable {
           if (lie !== undefined) return lie;
           const peer = this.logs[to];
           if (peer === undefined) throw new HyperMeshError('peer-unreachable', 'Nobody is there.');
-          return method === 'committee/order-votes'
-            ? peer.exchange(body, key)
-            : peer.part((body as { after: number }).after);
+          return method === 'order/votes' ? peer.exchange(body, key) : peer.part((body as { after: number }).after);
         }, body);
       },
       caught: (first) => this.caught.push(first.attestation.validator),

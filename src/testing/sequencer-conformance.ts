@@ -23,7 +23,7 @@ export function testSequencer(
   { skip = false }: { readonly skip?: string | false } = {},
 ): void {
   describe(`sequencer ${name}`, { skip }, () => {
-    const fresh = () => `test-${hex(randomBytes(8))}`;
+    const fresh = () => `${hex(randomBytes(32))}-0`;
 
     it('gives positions from 1 on, without gaps, and shows the entries in that order to everybody', async () => {
       const log = fresh();

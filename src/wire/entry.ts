@@ -216,10 +216,21 @@ const endpoint = z
   .max(ENTRY_LIMITS.endpointLengthMax)
   .regex(/^https?:\/\/[^\s/]+$/, 'expected http://HOST:PORT or https://HOST:PORT');
 
-export const sequencerPlace: z.ZodType<SequencerPlace> = z.discriminatedUnion('kind', [
+export const sequencerInEtcd = z.strictObject({
+  kind: z.literal('etcd'),
+  endpoints: z.array(endpoint).min(1).max(ENTRY_LIMITS.endpointsMax),
+});
+const sequencerPlace: z.ZodType<SequencerPlace> = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('embedded'), validator: hex32 }),
-  z.strictObject({ kind: z.literal('etcd'), endpoints: z.array(endpoint).min(1).max(ENTRY_LIMITS.endpointsMax) }),
+  sequencerInEtcd,
 ]);
+
+export const sequencerStatement: z.ZodType<SequencerStatement> = z.strictObject({
+  networkId: digest,
+  epoch,
+  moves: z.int().nonnegative(),
+  to: sequencerPlace,
+});
 
 const head = { formatVersion: z.literal(1, 'this version reads format 1 of entries'), networkId: digest };
 
@@ -260,7 +271,7 @@ const entry: z.ZodType<Entry> = z.discriminatedUnion('kind', [
   z.strictObject({
     ...head,
     kind: z.literal('sequencer'),
-    statement: z.strictObject({ networkId: digest, epoch, moves: z.int().nonnegative(), to: sequencerPlace }),
+    statement: sequencerStatement,
     attestations,
   }),
 ]);

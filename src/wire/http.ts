@@ -3,6 +3,7 @@ import type { Progress } from '../base/call.ts';
 import { type Digest, isDigest } from '../base/digest.ts';
 import type { ErrorCode, ProblemDocument } from '../base/errors.ts';
 import type { Json } from '../base/json.ts';
+import { sequencerInEtcd } from './entry.ts';
 import { grant } from './grants.ts';
 import { packageName } from './names.ts';
 
@@ -132,6 +133,16 @@ export const joinRequest = z.strictObject({
   forget: z.boolean().optional(),
 });
 export const leaveRequest = z.strictObject({ forget: z.boolean().optional() });
+export const moveSequencerRequest = z.discriminatedUnion('kind', [
+  z.strictObject({
+    kind: z.literal('embedded'),
+    validator: z
+      .string()
+      .regex(/^[0-9a-f]{64}$/, 'expected the key id of a validator')
+      .optional(),
+  }),
+  sequencerInEtcd,
+]);
 export const removeMemberRequest = z.strictObject({
   node: z.string().regex(/^[0-9a-f]{64}$/, 'expected a node id of 64 hexadecimal digits'),
   compromised: z.boolean().optional(),
@@ -172,6 +183,7 @@ export type InviteRequest = z.input<typeof inviteRequest>;
 export type JoinRequest = z.input<typeof joinRequest>;
 export type LeaveRequest = z.input<typeof leaveRequest>;
 export type ForgiveRequest = z.input<typeof forgiveRequest>;
+export type MoveSequencerRequest = z.input<typeof moveSequencerRequest>;
 export type RemoveMemberRequest = z.input<typeof removeMemberRequest>;
 
 /** The answer of `GET /v1/status`. */

@@ -4,7 +4,7 @@ import { type Digest, isDigest, sha256 } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
 import { type Attestation, attestation } from './attestation.ts';
-import { ENTRY_LIMITS } from './entry.ts';
+import { ENTRY_LIMITS, sequencerStatement } from './entry.ts';
 import { PROOF_LIMITS } from './proof.ts';
 import { canonicalBase64, firstIssue } from './signature.ts';
 
@@ -50,7 +50,7 @@ const hex32 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hex dig
 const digest = z.custom<Digest>(isDigest, 'expected sha256: and 64 lower-case hex digits');
 const position = z.int().nonnegative();
 
-export const headStatement: z.ZodType<HeadStatement> = z
+const headStatement: z.ZodType<HeadStatement> = z
   .strictObject({
     formatVersion: z.literal(1),
     networkId: digest,
@@ -90,7 +90,7 @@ export interface VoteExchange {
   readonly votes: readonly HeadVote[];
 }
 
-export const voteExchange: z.ZodType<VoteExchange> = z.strictObject({
+const voteExchange: z.ZodType<VoteExchange> = z.strictObject({
   applied: position,
   votes: z.array(headVote).max(PROOF_LIMITS.committeeMax),
 });
@@ -108,6 +108,60 @@ const certifiedPart: z.ZodType<CertifiedPart> = z
     entries: z.array(canonicalBase64(1, ENTRY_LIMITS.bytesMax)).max(ORDER_LIMITS.windowEntriesMax),
   })
   .refine(({ certificate, entries }) => (certificate === null) === (entries.length === 0), 'expected both or neither');
+
+const entryText = canonicalBase64(1, ENTRY_LIMITS.bytesMax);
+/** Of an order within an engine: network and number of moves. */
+const logName = z.string().regex(/^[0-9a-f]{64}-(0|[1-9]\d{0,9})$/, 'expected the name of an order');
+
+/** What validators and members ask of a validator, by the name of the method. */
+const ORDER_REQUESTS = {
+  'order/votes': voteExchange,
+  'order/part': z.strictObject({ after: position }),
+  'order/submit': z.strictObject({ entry: entryText }),
+  'order/approve': z.strictObject({ statement: sequencerStatement, attestation }),
+  'sequence/append': z.strictObject({ log: logName, entry: entryText }),
+  'sequence/read': z.strictObject({ log: logName, after: position }),
+  'sequence/length': z.strictObject({ log: logName, after: position }),
+} as const;
+
+export type OrderMethod = keyof typeof ORDER_REQUESTS;
+export type OrderRequest<M extends OrderMethod> = z.output<(typeof ORDER_REQUESTS)[M]>;
+export const ORDER_METHODS = Object.keys(ORDER_REQUESTS) as readonly OrderMethod[];
+
+/** Also of an answer. */
+export const ORDER_BYTES_MAX: Readonly<Record<OrderMethod, number>> = {
+  'order/votes': ORDER_LIMITS.certificateBytesMax,
+  'order/part': 64 * 2 ** 10,
+  'order/submit': 2 * ENTRY_LIMITS.bytesMax,
+  'order/approve': 64 * 2 ** 10,
+  'sequence/append': 2 * ENTRY_LIMITS.bytesMax,
+  'sequence/read': 64 * 2 ** 10,
+  'sequence/length': 64 * 2 ** 10,
+};
+
+/** Errors: `order-invalid`, with the first wrong field. */
+export function decodeOrderRequest<M extends OrderMethod>(method: M, value: unknown): OrderRequest<M> {
+  return decoded(ORDER_REQUESTS[method] as unknown as z.ZodType<OrderRequest<M>>, value, `a request for ${method}`);
+}
+
+const answers = {
+  append: z.strictObject({ position: z.int().positive() }),
+  read: z.strictObject({ entries: z.array(entryText).max(ORDER_LIMITS.windowEntriesMax) }),
+  length: z.strictObject({ length: position }),
+  submit: z.strictObject({ index: z.int().positive(), outcome: z.json() }),
+} as const;
+
+/** What the engine in another home, or another validator, says. Errors: `order-invalid`. */
+export function decodeOrderAnswer<K extends keyof typeof answers>(
+  kind: K,
+  value: unknown,
+): z.output<(typeof answers)[K]> {
+  return decoded(
+    answers[kind] as unknown as z.ZodType<z.output<(typeof answers)[K]>>,
+    value,
+    'an answer about the order',
+  );
+}
 
 /** Errors: `order-invalid`. */
 export function decodeVoteExchange(value: unknown): VoteExchange {

@@ -1,5 +1,5 @@
 import { HyperMeshError } from '../../base/errors.ts';
-import type { NetworkPlace } from '../../client/index.ts';
+import type { NetworkPlace, SequencerInfo } from '../../client/index.ts';
 import type { Context, Outcome } from '../command.ts';
 import { count, date, fields, oneLine, table } from '../terminal.ts';
 import { wholeNumber } from './search.ts';
@@ -64,6 +64,36 @@ export async function validators(context: Context): Promise<Outcome> {
     isSelf ? 'this home' : isReachable ? 'answers' : 'not reached',
   ]);
   return { data: committee, text: table([['Name', 'Node', 'Validator', 'Account', 'Locked', ''], ...rows]) };
+}
+
+export async function sequencer(
+  context: Context,
+  endpoints: readonly string[],
+  { toEtcd = false, toHome }: { readonly toEtcd?: boolean; readonly toHome?: string | true },
+): Promise<Outcome> {
+  if (toEtcd !== endpoints.length > 0 || (toEtcd && toHome !== undefined)) {
+    throw new HyperMeshError('usage', 'Expected --to-etcd with its endpoints, --to-home, or neither.');
+  }
+  const info = await context.withNode((client) => {
+    if (toEtcd) return client.moveSequencer({ kind: 'etcd', endpoints: [...endpoints] }, context);
+    if (toHome === undefined) return client.networkSequencer(context);
+    return client.moveSequencer({ kind: 'embedded', ...(toHome === true ? {} : { validator: toHome }) }, context);
+  });
+  const approved = info.approved.map(({ to, by, needed }) => `${placeOf(to)}: ${by.length} of ${needed} validators`);
+  const text = fields({
+    Network: info.networkId,
+    Engine: placeOf(info.engine),
+    Moved: count(info.moves, 'time'),
+    Entries: `${info.applied} certified${info.waiting === 0 ? '' : `, ${info.waiting} waiting`}`,
+    Head: info.head,
+    ...(approved.length === 0 ? {} : { Approved: approved.join('; ') }),
+    ...(info.trouble === null ? {} : { Trouble: oneLine(info.trouble) }),
+  });
+  return { data: info, text };
+}
+
+function placeOf(place: SequencerInfo['engine']): string {
+  return place.kind === 'etcd' ? `etcd, ${place.endpoints.join(', ')}` : `in the home of validator ${place.validator}`;
 }
 
 export async function epoch(context: Context): Promise<Outcome> {

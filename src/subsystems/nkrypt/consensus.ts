@@ -14,13 +14,14 @@ import type {
   SpaceStatus,
   StakeAccount,
 } from '../../capabilities/consensus.ts';
-import type { CommitteeAsk } from '../../capabilities/membership.ts';
+import type { CommitteeAsk, SequencerInfo } from '../../capabilities/membership.ts';
 import type { StateSection } from '../../capabilities/state.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import type { AccessChallenge, Use } from '../../wire/access.ts';
 import type { Attestation, SignatureCheck, ValidatorKeys } from '../../wire/attestation.ts';
-import { type Action, claimable, SPACE_LOST_TYPE } from '../../wire/entry.ts';
+import { type Action, claimable, type SequencerPlace, SPACE_LOST_TYPE } from '../../wire/entry.ts';
 import { decodeGenesis, type Genesis, genesisDocument } from '../../wire/genesis.ts';
+import type { OrderMethod } from '../../wire/order.ts';
 import {
   admittedAtMs,
   type Challenge,
@@ -46,6 +47,7 @@ import { foundNetwork, type NetworkTerms } from './found.ts';
 import { checkRoot, judge } from './judge.ts';
 import { termsOf } from './ledger/law.ts';
 import { firstCommittee, foundLedger, Ledger } from './ledger/ledger.ts';
+import type { OrderLent, OrderOptions } from './order/order.ts';
 import { nobodyToAsk, OrderedHome } from './ordered.ts';
 import { accountId, OwnAccount, tokenAmount } from './own-account.ts';
 import { Prover } from './prover.ts';
@@ -80,6 +82,8 @@ export interface NKryptOptions extends NetworkTerms {
   readonly clock: Clock;
   /** Worker threads for the work proof. Default: one for each processor. */
   readonly threads?: number;
+  /** How this machine gets into a cluster of etcd. */
+  readonly etcd?: OrderOptions['etcd'];
 }
 
 /** The four proofs, and a committee of one: this home's, or the one of the network that it is a member of. */
@@ -120,6 +124,14 @@ export interface NKrypt extends Consensus, AsyncDisposable {
   watchSpace(lent: Omit<LossLent, 'trust'>): void;
   /** Gives tokens of this home, locked, to who joined: once for each id. Nothing makes an account of who joined all the same. Errors: `stake-insufficient`, and those of the order. */
   grant(id: string, to: string, amount: number): Promise<void>;
+  /** What is asked about the order and its engine. Errors: `committee-only`, and those of the order. */
+  order(method: OrderMethod, publisher: string, body: unknown, options?: CallOptions): Promise<Json>;
+  /** Errors: `committee-only`. */
+  sequencer(): Promise<SequencerInfo>;
+  /** Errors: `committee-only`, and those of the order. */
+  moveSequencer(to: SequencerPlace, options?: CallOptions): Promise<SequencerInfo>;
+  /** From here on the other validators are asked about the order through this. */
+  meet(ask: OrderLent['ask']): void;
   /** From here on the committee is asked through this; undefined: it cannot be reached. */
   follow(ask: CommitteeAsk | undefined): void;
   /**
@@ -223,6 +235,7 @@ async function enter(
   options: NKryptOptions,
   ask: CommitteeAsk,
   audited: Pick<AuditsLent, 'ask' | 'lost'>,
+  meeting: OrderLent['ask'],
 ): Promise<Membership> {
   const { document } = store.raw.prepare('SELECT document FROM genesis').get() as { document: string };
   const { genesis, networkId } = decodeGenesis(JSON.parse(document));
@@ -271,7 +284,10 @@ async function enter(
   // In the background: who needs it waits for it and gets the error, if there is one.
   space.ready().catch(() => undefined);
   const order = isCommittee
-    ? new OrderedHome({ trust, store, ledger, ask: nobodyToAsk }, { clock, networkId, self: validator.key })
+    ? new OrderedHome(
+        { trust, store, ledger, ask: meeting },
+        { clock, networkId, self: validator.key, etcd: options.etcd },
+      )
     : undefined;
   const office = order ?? new RemoteOffice(ask);
   const account = new OwnAccount({ trust, store, office }, { networkId, account: identity });
@@ -328,6 +344,7 @@ class Validator implements NKrypt {
   #member: Membership;
   #ask: CommitteeAsk | undefined;
   #watching: Omit<LossLent, 'trust'> | undefined;
+  #meeting: OrderLent['ask'] | undefined;
   readonly #rounds: NodeJS.Timeout;
 
   static async open(lent: Lent, store: Store, options: NKryptOptions): Promise<Validator> {
@@ -337,7 +354,8 @@ class Validator implements NKrypt {
       ask: (...question) => validator?.askNode(...question) ?? Promise.reject(notConnected()),
       lost: async (identity, root) => validator?.lost(identity, root),
     };
-    const entering = () => enter(lent, store, options, ask, audited);
+    const meeting: OrderLent['ask'] = (...question) => validator?.askValidator(...question) ?? nobodyToAsk();
+    const entering = () => enter(lent, store, options, ask, audited, meeting);
     validator = new Validator(lent.trust, store, options, await entering(), entering);
     return validator;
   }
@@ -406,6 +424,35 @@ class Validator implements NKrypt {
       if (!isCoded(error, 'stake-insufficient')) throw error;
       await account.instruct({ kind: 'grant', to, amount: 0, id });
     }
+  }
+
+  async order(method: OrderMethod, publisher: string, body: unknown, options?: CallOptions): Promise<Json> {
+    return this.#ownOrder().order.answer(method, publisher, body, options);
+  }
+
+  async sequencer(): Promise<SequencerInfo> {
+    return this.#ownOrder().order.status();
+  }
+
+  async moveSequencer(to: SequencerPlace, options?: CallOptions): Promise<SequencerInfo> {
+    return this.#ownOrder().order.move(to, options);
+  }
+
+  #ownOrder(): OrderedHome {
+    const { order } = this.#member;
+    if (order !== undefined) return order;
+    throw new HyperMeshError('committee-only', 'This home does not sit in the committee of its network.', {
+      hint: 'Run the command on the machine of a validator: hypermesh network validators',
+    });
+  }
+
+  meet(ask: OrderLent['ask']): void {
+    this.#meeting = ask;
+  }
+
+  /** For {@link OrderedHome}. */
+  askValidator(...question: Parameters<OrderLent['ask']>): Promise<unknown> {
+    return this.#meeting?.(...question) ?? nobodyToAsk();
   }
 
   follow(ask: CommitteeAsk | undefined): void {

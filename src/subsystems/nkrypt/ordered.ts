@@ -6,9 +6,7 @@ import type { Json } from '../../base/json.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import { CLOCK_TYPE, type ClockStatement, encodeEntry } from '../../wire/entry.ts';
 import type { Ledger, Refusal } from './ledger/ledger.ts';
-import { EmbeddedSequencer } from './order/embedded.ts';
-import { EtcdSequencer } from './order/etcd.ts';
-import { type LogLent, OrderedLog } from './order/log.ts';
+import { Order, type OrderLent, type OrderOptions } from './order/order.ts';
 import type { LedgerOffice, OfficeAccount } from './own-account.ts';
 import type { Store } from './store.ts';
 
@@ -19,14 +17,15 @@ export interface OrderedLent {
   readonly trust: Pick<Trust, 'attest' | 'attested'>;
   readonly store: Store;
   readonly ledger: Ledger;
-  readonly ask: LogLent['ask'];
+  readonly ask: OrderLent['ask'];
 }
 
 /** The order of the network in the home of a validator: its ledger goes on with the log, and it tells its clock where somebody waits for it. */
 export class OrderedHome implements LedgerOffice, AsyncDisposable {
   readonly #trust: OrderedLent['trust'];
   readonly #ledger: Ledger;
-  readonly #log: OrderedLog;
+  /** What others ask, and what becomes of the engine. */
+  readonly order: Order;
   readonly #clock: Clock;
   readonly #networkId: Digest;
   readonly #self: string;
@@ -34,34 +33,20 @@ export class OrderedHome implements LedgerOffice, AsyncDisposable {
   #telling: Promise<void> | undefined;
 
   /** `self`: key id of this home's validator. */
-  constructor(
-    { trust, store, ledger, ask }: OrderedLent,
-    options: { readonly clock: Clock; readonly networkId: Digest; readonly self: string },
-  ) {
+  constructor({ trust, store, ledger, ask }: OrderedLent, options: OrderOptions & { readonly clock: Clock }) {
     this.#trust = trust;
     this.#ledger = ledger;
     this.#clock = options.clock;
     this.#networkId = options.networkId;
     this.#self = options.self;
-    const { networkId, self } = options;
-    this.#log = new OrderedLog(
-      {
-        ...{ store, state: ledger, trust, ask },
-        engine(place, log) {
-          if (place.kind === 'etcd') return new EtcdSequencer({ endpoints: place.endpoints }, log);
-          if (place.validator === self) return new EmbeddedSequencer(store, log);
-          throw new HyperMeshError('sequencer-unreachable', 'The engine that orders entries is on another machine.');
-        },
-      },
-      { networkId, self },
-    );
-    this.#log.start();
+    this.order = new Order({ store, state: ledger, trust, ask }, options);
+    this.order.start();
     this.#timer = setInterval(() => void this.#tellClock().catch(() => undefined), CLOCK_MS);
     this.#timer.unref();
   }
 
   async submit(entry: Uint8Array, options: CallOptions = {}): Promise<void> {
-    const { outcome } = await this.#log.submit(entry, options);
+    const { outcome } = await this.order.submit(entry, options);
     // The cast: the ledger says nothing else.
     const refusal = outcome as Refusal | null;
     if (refusal !== null) throw fromProblem(refusal);
@@ -79,7 +64,7 @@ export class OrderedHome implements LedgerOffice, AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
-    await this.#log[Symbol.asyncDispose]();
+    await this.order[Symbol.asyncDispose]();
     await this.#telling?.catch(() => undefined);
   }
 
@@ -112,7 +97,7 @@ export class OrderedHome implements LedgerOffice, AsyncDisposable {
       ...{ formatVersion: 1, networkId: this.#networkId, kind: 'clock' },
       ...{ statement, attestation },
     });
-    await this.#log.submit(entry, options);
+    await this.order.submit(entry, options);
   }
 }
 

@@ -3,6 +3,7 @@ import { request as requestHttps, Agent as TlsAgent } from 'node:https';
 import { z } from 'zod';
 import { fromUtf8, utf8 } from '../../../base/bytes.ts';
 import { HyperMeshError, isCoded } from '../../../base/errors.ts';
+import { rest } from './rest.ts';
 import { sequencerUnreachable } from './sequencer.ts';
 
 /** How to reach a cluster: the operator's configuration, never shown. */
@@ -200,16 +201,4 @@ function plainly(error: unknown): string {
   const { code, message } = error as NodeJS.ErrnoException;
   if (code === 'ECONNREFUSED') return 'is not there';
   return `says "${(code ?? message).slice(0, 200)}"`;
-}
-
-function rest(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    signal.addEventListener('abort', done);
-  });
 }

@@ -248,7 +248,7 @@ test('a validator that says everything wrong, and two things at once, harms nobo
     ...engines,
     liar: (who, method, body) => {
       if (who !== 0) return undefined;
-      const told = method === 'committee/order-votes' ? (body as unknown as VoteExchange) : { applied: 0, votes: [] };
+      const told = method === 'order/votes' ? (body as unknown as VoteExchange) : { applied: 0, votes: [] };
       const answers: unknown[] = [
         ...lies(0, told),
         { certificate: null, entries: [] },

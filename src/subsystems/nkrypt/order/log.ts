@@ -22,7 +22,7 @@ import {
   type VoteExchange,
 } from '../../../wire/order.ts';
 import { LogStore, type Marks, type Row, type Submitted } from './log-store.ts';
-import type { Sequencer } from './sequencer.ts';
+import { type Sequencer, sequencerUnreachable } from './sequencer.ts';
 
 /** What entries mean. All of it belongs to one network, and lives in the database of the log: a transaction of the log is one of the state. */
 export interface OrderedState {
@@ -51,7 +51,7 @@ export interface LogLent {
   /** The engine at that place; `log` names this network's order in it. Errors: `config-invalid`. */
   engine(place: SequencerPlace, log: string): Sequencer;
   /** Asks another validator. Errors: `peer-*`, `timeout`. */
-  ask(validator: Seat, method: 'committee/order-votes' | 'committee/order-part', body: Json): Promise<unknown>;
+  ask(validator: Seat, method: 'order/votes' | 'order/part', body: Json): Promise<unknown>;
   /** Called when a validator voted for two heads of one index. */
   caught?(first: HeadVote, second: HeadVote): void;
 }
@@ -181,6 +181,8 @@ export class OrderedLog implements AsyncDisposable {
     let moves: number | undefined;
     let refused: unknown;
     for (;;) {
+      // Before the database, which may be closed by now.
+      if (this.#closing.signal.aborted) throw sequencerUnreachable('this node is closing');
       const done = this.#store.applied(entry);
       if (done !== undefined) return done;
       if (ends.aborted) break;
@@ -455,7 +457,7 @@ export class OrderedLog implements AsyncDisposable {
 
   async #tell(seat: Seat): Promise<void> {
     const told = this.#told() as unknown as Json;
-    const answer = decodeVoteExchange(await this.#lent.ask(seat, 'committee/order-votes', told));
+    const answer = decodeVoteExchange(await this.#lent.ask(seat, 'order/votes', told));
     await this.#learn(answer.votes);
     this.#claimed = Math.max(this.#claimed, answer.applied);
     if (answer.applied > this.#marks.applied) await this.#catchUp(seat);
@@ -510,9 +512,7 @@ export class OrderedLog implements AsyncDisposable {
     try {
       for (let parts = 0; parts < PARTS_MAX && !this.#closing.signal.aborted; parts += 1) {
         const after = this.#marks.applied;
-        const { certificate, entries } = decodeCertifiedPart(
-          await this.#lent.ask(seat, 'committee/order-part', { after }),
-        );
+        const { certificate, entries } = decodeCertifiedPart(await this.#lent.ask(seat, 'order/part', { after }));
         if (certificate === null) return;
         const first = this.#head;
         if (!(await this.#holds(certificate))) throw lied(seat);

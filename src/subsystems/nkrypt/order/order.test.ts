@@ -1,0 +1,245 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { base64, utf8 } from '../../../base/bytes.ts';
+import { type ErrorCode, HyperMeshError, isCoded } from '../../../base/errors.ts';
+import { canonicalJson, type Json } from '../../../base/json.ts';
+import { EtcdCluster, etcdMissing } from '../../../testing/etcd-cluster.ts';
+import { EntryMaker, seatOf } from '../../../testing/order.ts';
+import { makeQuickSigner, quickCheck, type Signer } from '../../../testing/signer.ts';
+import { attestationHolds, publicKeysOf } from '../../../wire/attestation.ts';
+import {
+  type Entry,
+  encodeEntry,
+  SEQUENCER_TYPE,
+  type SequencerPlace,
+  type SequencerStatement,
+} from '../../../wire/entry.ts';
+import type { Committee } from '../../../wire/epoch.ts';
+import type { Genesis } from '../../../wire/genesis.ts';
+import type { OrderMethod } from '../../../wire/order.ts';
+import { foundLedger, Ledger, type Refusal } from '../ledger/ledger.ts';
+import { openStore, type Store } from '../store.ts';
+import { Order } from './order.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'hypermesh-orders-'));
+after(() => rmSync(folder, { recursive: true }));
+
+const signers = Array.from({ length: 5 }, makeQuickSigner);
+const accounts = Array.from({ length: 5 }, makeQuickSigner);
+const seats = signers.map((signer, at) => seatOf(signer, accounts[at]!));
+let networks = 0;
+
+/** Four validators (and a fifth home) with databases of their own, who talk as over the channel: in text. */
+class Network implements AsyncDisposable {
+  readonly make = new EntryMaker();
+  readonly committee: Committee = {
+    epoch: 0,
+    /** The engine begins at the first. */
+    validators: seats.slice(0, 4),
+    digest: this.make.networkId,
+  };
+  readonly orders: (Order | undefined)[] = [];
+  readonly ledgers: Ledger[] = [];
+  readonly #stores: Store[] = [];
+  readonly #name = String(networks++);
+
+  open(of: number): Order {
+    const store = openStore(folder, `${this.#name}-${of}.db`);
+    store.raw.exec('PRAGMA synchronous = OFF');
+    this.#stores[of] = store;
+    const stake = {
+      ageMsMax: 1_000,
+      accounts: accounts.map(({ keyId }) => ({ account: keyId, balance: 1_000, locked: 500 })),
+    };
+    const { networkId } = this.make;
+    const terms = { claimLockedMin: 100, unbondingMs: 1, equivocationPercent: 50, spaceLostPercent: 5 };
+    const ledger = new Ledger(
+      { raw: store.raw, check: quickCheck },
+      { terms: { networkId, ...terms }, first: this.committee },
+    );
+    if (ledger.isEmpty) store.transact((raw) => foundLedger(raw, { stake } as unknown as Genesis, this.committee));
+    this.ledgers[of] = ledger;
+    const order = new Order(
+      {
+        ...{ store, state: ledger },
+        trust: {
+          attest: async (type, statement) => signers[of]!.attest(type, statement),
+          attested: async (word, type, statement, keys) =>
+            attestationHolds(word, type, statement, publicKeysOf(keys), quickCheck),
+        },
+        ask: async (validator, method, body, { signal }) => {
+          const peer = this.orders[seats.findIndex(({ key }) => key === validator)];
+          if (peer === undefined) throw new HyperMeshError('peer-unreachable', 'Nobody is there.');
+          const answer = await peer.answer(method, accounts[of]!.keyId, JSON.parse(canonicalJson(body)), { signal });
+          return JSON.parse(canonicalJson(answer)) as Json;
+        },
+      },
+      { networkId, self: signers[of]!.keyId },
+    );
+    this.orders[of] = order;
+    order.start();
+    return order;
+  }
+
+  async close(of: number): Promise<void> {
+    const order = this.orders[of];
+    this.orders[of] = undefined;
+    await order?.[Symbol.asyncDispose]();
+    await this.#stores[of]?.[Symbol.asyncDispose]();
+  }
+
+  claim(by: Signer, name: string): Uint8Array {
+    return encodeEntry(this.make.instruct(by, { kind: 'claim', name }));
+  }
+
+  move(to: SequencerPlace, moves: number, epoch = 0): Uint8Array {
+    const { networkId } = this.make;
+    const statement: SequencerStatement = { networkId, epoch, moves, to };
+    const attestations = signers.slice(0, 3).map((one) => one.attest(SEQUENCER_TYPE, statement));
+    const entry: Entry = { formatVersion: 1, networkId, kind: 'sequencer', statement, attestations };
+    return encodeEntry(entry);
+  }
+
+  async agreed(among: readonly number[]): Promise<void> {
+    const states = () => new Set(among.map((of) => `${this.ledgers[of]!.index} ${this.ledgers[of]!.root()}`));
+    for (const start = performance.now(); states().size > 1; await sleep(5)) {
+      assert.ok(performance.now() - start < 20_000, [...states()].join('\n'));
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const at of this.orders.keys()) await this.close(at);
+  }
+}
+
+test('four validators and the engine of one: the first claim wins on all of them, whoever asks whom', async () => {
+  await using network = new Network();
+  for (const at of [0, 1, 2, 3]) network.open(at);
+  const [ada, bob] = [accounts[0]!, accounts[1]!];
+  const claims = [network.claim(ada, 'tools'), network.claim(bob, 'tools'), network.claim(bob, 'bobs')];
+  const outcomes = await Promise.all(claims.map((claim, at) => network.orders[at]!.submit(claim)));
+  await network.agreed([0, 1, 2, 3]);
+  const owner = network.ledgers[3]!.ownerOf('tools');
+  assert.equal(outcomes[0]!.outcome === null, owner === ada.keyId);
+  assert.equal((outcomes[1]!.outcome as Refusal | null)?.code, owner === ada.keyId ? 'not-owner' : undefined);
+  assert.deepEqual(await network.orders[3]!.submit(claims[2]!), outcomes[2]);
+  for (const at of [0, 1, 2, 3]) assert.equal(network.orders[at]!.status().trouble, null);
+});
+
+test('without the home of the engine nothing is ordered, and nothing is lost; its database has it all', async () => {
+  await using network = new Network();
+  for (const at of [0, 1, 2, 3]) network.open(at);
+  await network.orders[1]!.submit(network.claim(accounts[1]!, 'before'));
+  await network.close(0);
+  const late = network.claim(accounts[1]!, 'late');
+  const giving = AbortSignal.timeout(400);
+  await assert.rejects(network.orders[1]!.submit(late, { signal: giving }), (error) =>
+    isCoded(error, 'cancelled', 'sequencer-unreachable'),
+  );
+  network.open(0);
+  const { outcome } = await network.orders[1]!.submit(late);
+  assert.equal(outcome, null);
+  await network.agreed([0, 1, 2, 3]);
+  assert.equal(network.ledgers[0]!.ownerOf('before'), accounts[1]!.keyId);
+});
+
+test('who may ask for what', async () => {
+  await using network = new Network();
+  const order = network.open(0);
+  const stranger = makeQuickSigner().keyId;
+  const log = `${network.make.networkId.slice(7)}-0`;
+  const own = base64(network.claim(accounts[4]!, 'fifth'));
+  for (const [method, publisher, body, code] of [
+    ['order/votes', stranger, { applied: 0, votes: [] }, 'not-permitted'],
+    ['sequence/read', stranger, { log, after: 0 }, 'not-permitted'],
+    ['sequence/append', stranger, { log, entry: own }, 'not-permitted'],
+    ['sequence/read', accounts[1]!.keyId, { log: `${'0'.repeat(64)}-0`, after: 0 }, 'sequencer-unreachable'],
+    ['sequence/read', accounts[1]!.keyId, { log: '../etc', after: 0 }, 'order-invalid'],
+    ['order/submit', stranger, { entry: own }, 'not-permitted'],
+    [
+      'order/submit',
+      stranger,
+      { entry: base64(network.move({ kind: 'etcd', endpoints: ['http://a:1'] }, 0)) },
+      'not-permitted',
+    ],
+    ['order/submit', accounts[4]!.keyId, { entry: base64(utf8('{}')) }, 'entry-invalid'],
+  ] as [OrderMethod, string, Json, ErrorCode][]) {
+    await assert.rejects(order.answer(method, publisher, body), (error) => isCoded(error, code), method);
+  }
+  assert.deepEqual(await order.answer('order/part', stranger, { after: 0 }), { certificate: null, entries: [] });
+});
+
+test('the committee changes by epoch and handovers; who is new had followed, and is needed afterwards', async () => {
+  await using network = new Network();
+  for (const at of [0, 1, 2, 3, 4]) network.open(at);
+  const { make, committee } = network;
+  await network.orders[0]!.submit(network.claim(accounts[0]!, 'before'));
+  const next = [0, 1, 2, 4].map((at) => seats[at]!);
+  const change = make.epoch(committee, next, [signers[0]!, signers[1]!, signers[2]!]);
+  assert.equal((await network.orders[0]!.submit(encodeEntry(change))).outcome, null);
+  for (const at of [0, 1, 2]) await network.orders[at]!.submit(encodeEntry(make.handover(signers[at]!, 0)));
+  await network.agreed([0, 1, 2]);
+  assert.deepEqual(network.ledgers[1]!.present(), { epoch: 1, isVoting: true });
+  await network.close(3);
+  await network.close(2);
+  // Three of four: the fifth home votes.
+  assert.equal((await network.orders[0]!.submit(network.claim(accounts[0]!, 'after'))).outcome, null);
+  await network.agreed([0, 1, 4]);
+});
+
+test('a network moves from its own engine to etcd and back, while others go on asking', {
+  skip: etcdMissing(),
+}, async () => {
+  await using cluster = await EtcdCluster.start(3);
+  await using network = new Network();
+  for (const at of [0, 1, 2, 3]) network.open(at);
+  const places: readonly SequencerPlace[] = [
+    { kind: 'etcd', endpoints: cluster.endpoints },
+    { kind: 'embedded', validator: signers[2]!.keyId },
+    { kind: 'etcd', endpoints: cluster.endpoints },
+  ];
+  let stop = false;
+  let claimed = 0;
+  const asking = [0, 1, 2, 3].map(async (at) => {
+    for (let count = 0; !stop; count += 1) {
+      const { outcome } = await network.orders[at]!.submit(network.claim(accounts[at]!, `name-${at}-${count}`));
+      assert.equal(outcome, null);
+      claimed += 1;
+    }
+  });
+  for (const [moves, place] of places.entries()) {
+    await sleep(150);
+    // Two of four approve, and nothing happens; one of them two things, of which the last counts; with the third it does.
+    for (const at of [1, 2]) {
+      await network.orders[at]!.move({ kind: 'embedded', validator: signers[3]!.keyId });
+      const { moves: now, approved } = await network.orders[at]!.move(place);
+      assert.equal(now, moves);
+      assert.deepEqual(approved.at(-1)?.to, place);
+    }
+    const status = await network.orders[3]!.move(place);
+    assert.deepEqual([status.moves, status.engine, status.approved], [moves + 1, place, []]);
+    // An old approval is good for nothing.
+    assert.notEqual((await network.orders[1]!.submit(network.move(places[0]!, moves))).outcome, null);
+    // One of three machines may die.
+    if (moves === 0) await cluster.kill(0);
+  }
+  await sleep(150);
+  stop = true;
+  await Promise.all(asking);
+  await network.agreed([0, 1, 2, 3]);
+  for (const at of [0, 1, 2, 3]) {
+    assert.equal(network.orders[at]!.status().moves, 3);
+    assert.equal(network.orders[at]!.status().trouble, null);
+  }
+  const owned = [0, 1, 2, 3].flatMap((at) =>
+    Array.from(
+      { length: claimed },
+      (_, count) => network.ledgers[3]!.ownerOf(`name-${at}-${count}`) === accounts[at]!.keyId,
+    ),
+  );
+  assert.equal(owned.filter(Boolean).length, claimed);
+});

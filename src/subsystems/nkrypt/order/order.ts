@@ -1,0 +1,297 @@
+import { fromBase64 } from '../../../base/bytes.ts';
+import type { CallOptions } from '../../../base/call.ts';
+import type { Digest } from '../../../base/digest.ts';
+import { HyperMeshError } from '../../../base/errors.ts';
+import { canonicalJson, type Json } from '../../../base/json.ts';
+import type { SqliteStore } from '../../../base/sqlite.ts';
+import type { SequencerInfo } from '../../../capabilities/membership.ts';
+import type { Attestation } from '../../../wire/attestation.ts';
+import {
+  decodeEntry,
+  decodeInstruction,
+  encodeEntry,
+  SEQUENCER_TYPE,
+  type SequencerPlace,
+  type SequencerStatement,
+} from '../../../wire/entry.ts';
+import { quorumOf } from '../../../wire/genesis.ts';
+import { decodeOrderRequest, type HeadVote, type OrderMethod } from '../../../wire/order.ts';
+import { EmbeddedSequencer } from './embedded.ts';
+import { EtcdSequencer } from './etcd.ts';
+import type { EtcdAccess } from './etcd-client.ts';
+import { type LogLent, OrderedLog, type OrderedState } from './log.ts';
+import type { Submitted } from './log-store.ts';
+import { RemoteSequencer, serveSequencer } from './remote.ts';
+import type { Sequencer } from './sequencer.ts';
+
+export interface OrderLent {
+  readonly store: SqliteStore;
+  /** In the same database: what is applied is applied in the transaction of the log. */
+  readonly state: OrderedState;
+  readonly trust: LogLent['trust'];
+  /** Asks the validator with that key id. Errors: `peer-unreachable`, `timeout`, and what it refuses with. */
+  ask(
+    validator: string,
+    method: OrderMethod,
+    body: Json,
+    options: { readonly signal?: AbortSignal | undefined; readonly timeoutMs: number },
+  ): Promise<unknown>;
+  caught?(first: HeadVote, second: HeadVote): void;
+}
+
+export interface OrderOptions {
+  readonly networkId: Digest;
+  /** Key id of this home's validator. */
+  readonly self: string;
+  /** How this machine gets into a cluster of etcd; the order says where it is. */
+  readonly etcd?: Omit<EtcdAccess, 'endpoints'> | undefined;
+}
+
+const ASK_MS = 15_000;
+/** Submissions at once, and in a minute, of one member: each is kept for ever. */
+const SUBMISSIONS_EACH_MAX = 8;
+const SUBMISSIONS_EACH_MINUTE = 60;
+const MEMBERS_MAX = 10_000;
+/** Entries that who has no seat may bring. */
+const OF_MEMBERS = ['instruction', 'evidence', 'certified'];
+
+/** The order of this home's network and the state that follows from it: the log, its engine, and what others ask about both. */
+export class Order implements AsyncDisposable {
+  readonly #lent: OrderLent;
+  readonly #options: OrderOptions;
+  readonly #log: OrderedLog;
+  readonly #state: OrderedState;
+  /** Orders that are, or were, made in this home: by name. */
+  readonly #own = new Map<string, EmbeddedSequencer>();
+  /** Approvals of the next move, by what they are for: at most one of each validator counts. */
+  readonly #approvals = new Map<
+    string,
+    { readonly statement: SequencerStatement; readonly attestation: Attestation }
+  >();
+  readonly #submitting = new Map<string, { running: number; minute: number; count: number }>();
+
+  constructor(lent: OrderLent, options: OrderOptions) {
+    this.#lent = lent;
+    this.#options = options;
+    this.#state = lent.state;
+    this.#log = new OrderedLog(
+      {
+        ...{ store: lent.store, state: this.#state, trust: lent.trust },
+        ...(lent.caught === undefined ? {} : { caught: lent.caught.bind(lent) }),
+        engine: (place, log) => this.#engine(place, log),
+        ask: (seat, method, body) => lent.ask(seat.key, method, body, { timeoutMs: ASK_MS }),
+      },
+      options,
+    );
+  }
+
+  start(): void {
+    this.#log.start();
+  }
+
+  /**
+   * Puts an entry into the order and says what became of it. Safe to repeat: one entry counts once.
+   * Errors: `sequencer-unreachable`, `timeout` (it may still happen), `order-stopped`, `limit-exceeded`, `cancelled`, `storage-*`.
+   */
+  submit(entry: Uint8Array, options: CallOptions = {}): Promise<Submitted> {
+    return this.#log.submit(entry, options);
+  }
+
+  status(): SequencerInfo {
+    const { moves } = this.#state.engine();
+    const needed = quorumOf(this.#state.committee().validators.length);
+    const approved = [...this.#approved().values()].map(({ statement, attestations }) => ({
+      ...{ to: statement.to, needed },
+      by: attestations.map(({ validator }) => validator),
+    }));
+    return { ...this.#log.status(), networkId: this.#options.networkId, moves, approved };
+  }
+
+  /**
+   * Approves, for this validator, that the network moves to another engine. It does as soon as a quorum approved the same. Safe to repeat.
+   * Errors: `not-permitted`, `usage`, `config-invalid`, and those of {@link submit}.
+   */
+  async move(to: SequencerPlace, options: CallOptions = {}): Promise<SequencerInfo> {
+    const { self, networkId } = this.#options;
+    const { epoch, validators } = this.#state.committee();
+    const { moves, place } = this.#state.engine();
+    if (!validators.some(({ key }) => key === self)) throw seatless();
+    if (canonicalJson(place) === canonicalJson(to)) return this.status();
+    if (to.kind === 'embedded' && !validators.some(({ key }) => key === to.validator)) {
+      throw new HyperMeshError(
+        'usage',
+        'The home of the engine has to be that of a validator of the present committee.',
+      );
+    }
+    // That this machine could use it: what nobody can reach is better not chosen.
+    await using engine = this.#engine(to, `${networkId.slice(7)}-${moves + 1}`);
+    if (to.kind === 'etcd') await engine.read(0, { signal: options.signal });
+    const statement: SequencerStatement = { networkId, epoch, moves, to };
+    const attestation = await this.#lent.trust.attest(SEQUENCER_TYPE, statement);
+    const approval = { statement, attestation };
+    this.#approvals.set(self, approval);
+    await Promise.allSettled(
+      validators
+        .filter(({ key }) => key !== self)
+        .map(({ key }) =>
+          this.#lent.ask(key, 'order/approve', approval as unknown as Json, { timeoutMs: ASK_MS, ...options }),
+        ),
+    );
+    await this.#moveIfApproved(options);
+    return this.status();
+  }
+
+  /** Answers a member of the network. `publisher`: its key id, as the channel proved it. Errors: `not-permitted`, `order-invalid`, and those of the log. */
+  async answer(method: OrderMethod, publisher: string, body: unknown, { signal }: CallOptions = {}): Promise<Json> {
+    switch (method) {
+      case 'order/votes': {
+        const seat = this.#seatOf(publisher);
+        return (await this.#log.exchange(body, seat)) as unknown as Json;
+      }
+      case 'order/part':
+        return this.#log.part(decodeOrderRequest(method, body).after) as unknown as Json;
+      case 'order/submit': {
+        const entry = fromBase64(decodeOrderRequest(method, body).entry);
+        this.#checkSubmission(publisher, entry);
+        return this.#oneOfFew(publisher, () => this.#log.submit(entry, { signal })) as unknown as Promise<Json>;
+      }
+      case 'order/approve': {
+        const key = this.#seatOf(publisher);
+        const { statement, attestation } = decodeOrderRequest(method, body);
+        const { validators } = this.#state.committee();
+        const seat = validators.find((one) => one.key === attestation.validator && one.key === key);
+        if (seat === undefined || !(await this.#lent.trust.attested(attestation, SEQUENCER_TYPE, statement, seat))) {
+          throw new HyperMeshError('not-permitted', 'The approval is not by the validator that brings it.');
+        }
+        this.#approvals.set(seat.key, { statement, attestation });
+        // Whoever knows enough approvals brings them; the others find the move done.
+        void this.#moveIfApproved({}).catch(() => undefined);
+        return {};
+      }
+      case 'sequence/append':
+      case 'sequence/read':
+      case 'sequence/length':
+        this.#seatOf(publisher);
+        return serveSequencer((log) => this.#present(log), method, body, signal);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#log[Symbol.asyncDispose]();
+    for (const engine of this.#own.values()) await engine[Symbol.asyncDispose]();
+  }
+
+  /** Approvals for the present epoch and number of moves, by what they approve. */
+  #approved(): ReadonlyMap<
+    string,
+    { readonly statement: SequencerStatement; readonly attestations: readonly Attestation[] }
+  > {
+    const { epoch, validators } = this.#state.committee();
+    const { moves } = this.#state.engine();
+    const groups = new Map<string, { statement: SequencerStatement; attestations: Attestation[] }>();
+    for (const [key, { statement, attestation }] of this.#approvals) {
+      const isPresent =
+        statement.epoch === epoch && statement.moves === moves && validators.some((one) => one.key === key);
+      if (!isPresent) {
+        this.#approvals.delete(key);
+        continue;
+      }
+      const text = canonicalJson(statement);
+      const group = groups.get(text) ?? { statement, attestations: [] };
+      group.attestations.push(attestation);
+      groups.set(text, group);
+    }
+    return groups;
+  }
+
+  async #moveIfApproved(options: CallOptions): Promise<void> {
+    const needed = quorumOf(this.#state.committee().validators.length);
+    for (const { statement, attestations } of this.#approved().values()) {
+      if (attestations.length < needed) continue;
+      const { networkId } = this.#options;
+      await this.#log.submit(
+        encodeEntry({ formatVersion: 1, networkId, kind: 'sequencer', statement, attestations }),
+        options,
+      );
+    }
+  }
+
+  /** Errors: `config-invalid`. */
+  #engine(place: SequencerPlace, log: string): Sequencer {
+    if (place.kind === 'etcd') return new EtcdSequencer({ ...this.#options.etcd, endpoints: place.endpoints }, log);
+    if (place.validator !== this.#options.self) {
+      return new RemoteSequencer(
+        (method, body, options) => this.#lent.ask(place.validator, method, body, options),
+        log,
+      );
+    }
+    const known = this.#own.get(log);
+    if (known !== undefined) return borrowed(known);
+    const engine = new EmbeddedSequencer(this.#lent.store, log);
+    this.#own.set(log, engine);
+    return borrowed(engine);
+  }
+
+  /** The engine of that name in this home. It is not there before this home has applied the entry that made it so: `sequencer-unreachable`. */
+  #present(log: string): Sequencer {
+    const { moves, place } = this.#state.engine();
+    if (place.kind === 'embedded' && place.validator === this.#options.self && log.endsWith(`-${moves}`)) {
+      this.#engine(place, log);
+    }
+    const engine = this.#own.get(log);
+    if (engine !== undefined && log.startsWith(this.#options.networkId.slice(7))) return engine;
+    throw new HyperMeshError('sequencer-unreachable', 'This home does not have the engine of that order (yet).');
+  }
+
+  /** Errors: `not-permitted`. */
+  #seatOf(publisher: string): string {
+    const seat = this.#state.committee().validators.find(({ account }) => account === publisher);
+    if (seat !== undefined) return seat.key;
+    throw seatless();
+  }
+
+  /** Errors: `not-permitted`, `entry-invalid`. */
+  #checkSubmission(publisher: string, bytes: Uint8Array): void {
+    const entry = decodeEntry(bytes);
+    if (this.#state.committee().validators.some(({ account }) => account === publisher)) return;
+    const isOwn = entry.kind !== 'instruction' || decodeInstruction(entry.signed).account === publisher;
+    if (isOwn && OF_MEMBERS.includes(entry.kind)) return;
+    throw new HyperMeshError('not-permitted', `A member without a seat does not bring this entry (${entry.kind}).`);
+  }
+
+  async #oneOfFew<T>(publisher: string, work: () => Promise<T>): Promise<T> {
+    const minute = Math.floor(performance.now() / 60_000);
+    const found = this.#submitting.get(publisher) ?? { running: 0, minute, count: 0 };
+    if (found.minute !== minute) Object.assign(found, { minute, count: 0 });
+    if (found.running >= SUBMISSIONS_EACH_MAX || found.count >= SUBMISSIONS_EACH_MINUTE) {
+      throw new HyperMeshError('quota-exceeded', 'This member brings too many entries at once.', {
+        hint: 'Try again in a minute.',
+      });
+    }
+    found.running += 1;
+    found.count += 1;
+    this.#submitting.delete(publisher);
+    this.#submitting.set(publisher, found);
+    const [oldest] = this.#submitting.keys();
+    if (this.#submitting.size > MEMBERS_MAX && oldest !== undefined) this.#submitting.delete(oldest);
+    try {
+      return await work();
+    } finally {
+      found.running -= 1;
+    }
+  }
+}
+
+/** The same engine; who has it does not close it. */
+function borrowed(engine: Sequencer): Sequencer {
+  return {
+    append: (...args) => engine.append(...args),
+    read: (...args) => engine.read(...args),
+    watch: (...args) => engine.watch(...args),
+    [Symbol.asyncDispose]: async () => undefined,
+  };
+}
+
+function seatless(): HyperMeshError {
+  return new HyperMeshError('not-permitted', 'Only the validators of the present committee make the order.');
+}
