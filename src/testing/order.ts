@@ -16,7 +16,7 @@ import {
   ORDER_TYPE,
   type SelfSigned,
 } from '../wire/entry.ts';
-import { type Committee, EPOCH_TYPE, type EpochDocument, type EpochProposal, type Seat } from '../wire/epoch.ts';
+import { byKey, type Committee, EPOCH_TYPE, type EpochDocument, type EpochProposal, type Seat } from '../wire/epoch.ts';
 import type { Operation } from '../wire/proof.ts';
 import type { Signer } from './signer.ts';
 
@@ -98,10 +98,6 @@ export class EntryMaker {
 
 export function seatOf(validator: Signer, account: Signer): Seat {
   return { key: validator.keyId, ...validator.keys, account: account.keyId };
-}
-
-export function byKey(seats: readonly Seat[]): readonly Seat[] {
-  return [...seats].sort((a, b) => (a.key < b.key ? -1 : 1));
 }
 
 /** A manifest that differs for each text. */

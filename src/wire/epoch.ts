@@ -71,17 +71,40 @@ const proposalFields = {
 
 export const epochProposal: z.ZodType<EpochProposal> = z.strictObject(proposalFields);
 
+const approvalList = z
+  .array(attestation)
+  .min(1)
+  .max(PROOF_LIMITS.committeeMax)
+  .refine((all) => ascending(all.map(({ validator }) => validator)), 'expected distinct approvals by ascending key id');
+
 export const epochDocument: z.ZodType<EpochDocument> = z.strictObject({
   ...proposalFields,
-  approvals: z
-    .array(attestation)
-    .min(1)
-    .max(PROOF_LIMITS.committeeMax)
-    .refine(
-      (all) => ascending(all.map(({ validator }) => validator)),
-      'expected distinct approvals by ascending key id',
-    ),
+  approvals: approvalList,
 });
+
+/** A proposal with the approvals that are known of it: at least one. */
+export interface ProposedEpoch {
+  readonly proposal: EpochProposal;
+  readonly approvals: readonly Attestation[];
+}
+
+/** What validators tell each other about the next committee. */
+export interface EpochExchange {
+  readonly proposals: readonly ProposedEpoch[];
+}
+
+const epochExchange: z.ZodType<EpochExchange> = z.strictObject({
+  proposals: z.array(z.strictObject({ proposal: epochProposal, approvals: approvalList })).max(16),
+});
+
+/** Errors: `epoch-invalid`, with the first wrong field. */
+export function decodeEpochExchange(value: unknown): EpochExchange {
+  return decoded(epochExchange, value, 'proposals of an epoch', 16 * EPOCH_BYTES_MAX);
+}
+
+export function byKey(seats: readonly Seat[]): readonly Seat[] {
+  return [...seats].sort((a, b) => (a.key < b.key ? -1 : 1));
+}
 
 /** Errors: `epoch-invalid`, with the first wrong field. */
 export function decodeEpochDocument(value: unknown): EpochDocument {
@@ -93,13 +116,13 @@ export function decodeEpochProposal(value: unknown): EpochProposal {
   return decoded(epochProposal, value, 'the proposal of an epoch');
 }
 
-function decoded<T>(schema: z.ZodType<T>, value: unknown, what: string): T {
+function decoded<T>(schema: z.ZodType<T>, value: unknown, what: string, bytesMax = EPOCH_BYTES_MAX): T {
   const parsed = schema.safeParse(value);
   if (!parsed.success) {
     throw new HyperMeshError('epoch-invalid', `Expected ${what}, but ${firstIssue(parsed.error)}.`);
   }
-  if (canonicalJson(parsed.data).length <= EPOCH_BYTES_MAX) return parsed.data;
-  throw new HyperMeshError('epoch-invalid', `Expected ${what} of at most ${EPOCH_BYTES_MAX} bytes.`);
+  if (canonicalJson(parsed.data).length <= bytesMax) return parsed.data;
+  throw new HyperMeshError('epoch-invalid', `Expected ${what} of at most ${bytesMax} bytes.`);
 }
 
 /** SHA-256 of the canonical JSON of what is approved: the same whoever approved it. */

@@ -71,6 +71,11 @@ const MIGRATIONS: readonly Migration[] = [
       CREATE TABLE instructions (number INTEGER PRIMARY KEY, action TEXT NOT NULL, entry BLOB NOT NULL) STRICT;
       ${LOG_SCHEMA}
       ${EMBEDDED_SCHEMA}
+      -- Approvals of what may be the next committee, of this validator and of others.
+      CREATE TABLE approvals (
+        digest TEXT NOT NULL, proposal TEXT NOT NULL, validator TEXT NOT NULL, attestation TEXT NOT NULL,
+        PRIMARY KEY (digest, validator)
+      ) STRICT, WITHOUT ROWID;
       -- What follows from the order alone has its place above.
       DROP TABLE accounts;
       DROP TABLE grants;

@@ -19,6 +19,7 @@ import {
   noSuccessor,
   proposalOf,
   quorumObjection,
+  type Seat,
   succeed,
 } from '../../../wire/epoch.ts';
 import { quorumOf } from '../../../wire/genesis.ts';
@@ -103,13 +104,26 @@ export function endEpoch(place: Place, document: EpochDocument): void {
   const signed = { type: EPOCH_TYPE, statement: proposalOf(document), check };
   const objection = quorumObjection(before, document.approvals, signed);
   if (objection !== undefined) throw noSuccessor(objection);
-  for (const { account } of document.validators) {
-    if (!isKnown(draft, account)) refuse('epoch-invalid', `No account ${account} answers for its validator.`);
-    if (isSuspended(draft, account))
-      refuse('epoch-invalid', `The account ${account} contradicted itself in this epoch.`);
-  }
+  const unfit = seatsObjection(draft, document.validators);
+  if (unfit !== undefined) refuse('epoch-invalid', unfit);
   closeHanded(draft);
   draft.set(KEYS.epoch, { ...now, next: epochDigest(document) });
+}
+
+/** Why these could not be a committee; undefined when they could. */
+export function seatsObjection(draft: Pick<Draft, 'get'>, validators: readonly Seat[]): string | undefined {
+  for (const { account } of validators) {
+    if (!isKnown(draft, account)) return `No account ${account} answers for its validator.`;
+    if (isSuspended(draft, account)) return `The account ${account} contradicted itself in this epoch.`;
+  }
+  return undefined;
+}
+
+/** Whether no later committee can vote for anything else under the number and the version of a publish, also when it is not handed over. */
+export function isRecorded(draft: Pick<Draft, 'get'>, { kind, identity, sequence, ref, subject }: Operation): boolean {
+  if (kind !== 'publish' || sequence > accountOf(draft, identity).sequence.reached) return false;
+  const version = draft.get<VersionFact>(KEYS.version(ref));
+  return version?.isCertified === true && version.subject === subject;
 }
 
 /** What the epoch before left open, and this one did not certify, stands for nothing from here on. */

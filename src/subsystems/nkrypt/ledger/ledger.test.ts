@@ -6,7 +6,7 @@ import { after, suite, test } from 'node:test';
 import fc from 'fast-check';
 import { utf8 } from '../../../base/bytes.ts';
 import { type ErrorCode, isCoded } from '../../../base/errors.ts';
-import { byKey, EntryMaker, seatOf, someId, subject } from '../../../testing/order.ts';
+import { EntryMaker, seatOf, someId, subject } from '../../../testing/order.ts';
 import { makeQuickSigner, makeSigner, quickCheck, signatureCheck } from '../../../testing/signer.ts';
 import {
   type Action,
@@ -18,7 +18,7 @@ import {
   type SpaceLostStatement,
   type Word,
 } from '../../../wire/entry.ts';
-import type { Committee } from '../../../wire/epoch.ts';
+import { byKey, type Committee } from '../../../wire/epoch.ts';
 import type { Genesis } from '../../../wire/genesis.ts';
 import { type Operation, VOTE_TYPE } from '../../../wire/proof.ts';
 import { openStore, type Store } from '../store.ts';

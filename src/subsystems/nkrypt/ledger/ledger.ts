@@ -3,8 +3,8 @@ import { type Digest, digestHex } from '../../../base/digest.ts';
 import { type ErrorCode, isCoded } from '../../../base/errors.ts';
 import { canonicalJson } from '../../../base/json.ts';
 import type { SignatureCheck } from '../../../wire/attestation.ts';
-import { decodeEntry, type Entry, type SequencerPlace } from '../../../wire/entry.ts';
-import { type Committee, type EpochDocument, epochDigest } from '../../../wire/epoch.ts';
+import { decodeEntry, decodeOrder, type Entry, type SelfSigned, type SequencerPlace } from '../../../wire/entry.ts';
+import { type Committee, type EpochDocument, epochDigest, type Seat } from '../../../wire/epoch.ts';
 import type { Genesis } from '../../../wire/genesis.ts';
 import type { Operation } from '../../../wire/proof.ts';
 import type { OrderedState } from '../order/log.ts';
@@ -22,10 +22,12 @@ import {
   checkOperation,
   endEpoch,
   handOver,
+  isRecorded,
   loseSpace,
   moveSequencer,
   presentOf,
   recordCertified,
+  seatsObjection,
   sequencerOf,
 } from './committees.ts';
 import { judgeConflict } from './evidence.ts';
@@ -154,6 +156,21 @@ export class Ledger implements OrderedState {
     return Object.entries(presentOf(this.#draft()).handed).flatMap(([key, { isWhole }]) => (isWhole ? [key] : []));
   }
 
+  /** How many parts of its handover a validator has put into the order. */
+  partsOf(validator: string): number {
+    return presentOf(this.#draft()).handed[validator]?.parts ?? 0;
+  }
+
+  /** Whether the order knows enough of that publish, so that it need not be handed over. */
+  isCertified(order: SelfSigned): boolean {
+    return isRecorded(this.#draft(), decodeOrder(order).operation);
+  }
+
+  /** Why these could not be a committee, whoever approves; undefined when they could. */
+  objectionTo(validators: readonly Seat[]): string | undefined {
+    return seatsObjection(this.#draft(), validators);
+  }
+
   /** Undefined for an epoch that has not been approved. */
   committeeOf(epoch: number): Committee | undefined {
     if (epoch === this.#first.epoch) return this.#first;
@@ -192,7 +209,8 @@ export class Ledger implements OrderedState {
       ...at,
       terms: this.#terms,
       check: this.#check,
-      committeeOf: (epoch) => this.committeeOf(epoch),
+      // Not those that are only announced: on another machine they may not be yet.
+      committeeOf: (epoch) => (epoch <= presentOf(at.draft).epoch ? this.committeeOf(epoch) : undefined),
     };
     try {
       this.#rule(place, decodeEntry(bytes));
@@ -238,7 +256,7 @@ export class Ledger implements OrderedState {
   /** The fact has its digest; the document itself lies beside, in the same transaction. */
   #keep(document: EpochDocument): void {
     this.#raw
-      .prepare('INSERT INTO epochs (epoch, document) VALUES (?, ?)')
+      .prepare('INSERT OR REPLACE INTO epochs (epoch, document) VALUES (?, ?)')
       .run(document.epoch, canonicalJson(document));
   }
 }
