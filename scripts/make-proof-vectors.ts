@@ -8,10 +8,17 @@ import { openConsensus } from '../src/subsystems/nkrypt/index.ts';
 import { encodeElement, fromBytes, N } from '../src/subsystems/nkrypt/rsa-group.ts';
 import { proveTime } from '../src/subsystems/nkrypt/time.ts';
 import { openTrust, signatureCheck } from '../src/subsystems/trustchain/index.ts';
-import { OPERATION_KINDS, type OperationKind, type Requirements } from '../src/wire/proof.ts';
+import { encodeOrder, ORDER_TYPE } from '../src/wire/entry.ts';
+import {
+  contextOf,
+  OPERATION_KINDS,
+  type OperationKind,
+  operationDigest,
+  type Requirements,
+} from '../src/wire/proof.ts';
 
 /**
- * Makes test/vectors/proof/ anew, but for what depends on no key (contexts, work, labels, positions). Signatures and keys differ on
+ * Makes test/vectors/proof/ (but for what depends on no key: work, labels, positions) and test/vectors/committee/ anew. Signatures and keys differ on
  * every run, so the vectors are stored; run this only when the format changes, and read what it prints.
  */
 const target = join(import.meta.dirname, '..', 'test', 'vectors', 'proof');
@@ -81,7 +88,14 @@ const of = (...kinds: string[]) => stored.filter(({ kind }) => kinds.includes(ki
 const publish = await set(SET, 'publish', `sha256:${'ab'.repeat(32)}`, 'ada/greeter@1.0.0');
 const install = await set('an install, space and time', 'install', digestOf(utf8('what is asked for')), '');
 const valid = [
-  ...of('context', 'work'),
+  {
+    name: 'context of a publish',
+    kind: 'context',
+    challenge: publish.proofs.challenge,
+    operationDigest: operationDigest(publish.proofs.challenge.operation),
+    context: contextOf(publish.proofs.challenge),
+  },
+  ...of('work'),
   ...[1_024, 4_096, 65_536].map(time),
   ...of('labels', 'positions'),
   publish,
@@ -98,12 +112,27 @@ const flipped = (text: string) => {
 const cut = (text: string, bytes: number) => base64(fromBase64(text).subarray(bytes));
 const numberOf = (text: string) => fromBytes(fromBase64(text));
 
+const anchored = publish.proofs.challenge.anchor;
+
 type Change = { readonly why: string; readonly path?: string; readonly value?: unknown; readonly atMs?: number };
 const changes: readonly Change[] = [
   { why: 'another subject', path: 'challenge.operation.subject', value: other },
   { why: 'another identity', path: 'challenge.operation.identity', value: '77'.repeat(32) },
   { why: 'another network', path: 'challenge.networkId', value: other },
   { why: 'another sequence number', path: 'challenge.operation.sequence', value: 2 },
+  { why: 'another epoch', path: 'challenge.epoch', value: 1 },
+  { why: 'no shares', path: 'challenge.anchor.shares', value: [] },
+  { why: 'a share twice', path: 'challenge.anchor.shares', value: [...anchored.shares, ...anchored.shares] },
+  { why: 'a share of another time', path: 'challenge.anchor.shares.0.issuedAtMs', value: anchored.issuedAtMs - 1 },
+  { why: 'a share that asks for other work', path: 'challenge.anchor.shares.0.hexDigits', value: 5 },
+  { why: 'a share with another nonce', path: 'challenge.anchor.shares.0.nonce', value: '77'.repeat(32) },
+  {
+    why: 'a share with one bit of its signature changed',
+    path: 'challenge.anchor.shares.0.attestation.ed25519',
+    value: flipped(anchored.shares[0]!.attestation.ed25519),
+  },
+  { why: 'a median that is none', path: 'challenge.anchor.issuedAtMs', value: anchored.issuedAtMs - 1 },
+  { why: 'another operation before it', path: 'challenge.anchor.previous', value: other },
   { why: 'softer requirements', path: 'challenge.requirements.work.hexDigits', value: 1 },
   { why: 'an unknown member', path: 'challenge.more', value: 1 },
   { why: 'format 1, which had another time proof', path: 'formatVersion', value: 1 },
@@ -120,6 +149,9 @@ const changes: readonly Change[] = [
   { why: 'a truncated path', path: 'space.path', value: cut(space!.path, 32) },
   { why: 'labels that are not base64 of 32-byte items', path: 'space.labels', value: cut(space!.labels, 1) },
   { why: 'a path with white space', path: 'space.path', value: `${space!.path} ` },
+  { why: 'another audit', path: 'space.attempt', value: 2 },
+  { why: 'something else revealed', path: 'space.revealed.0', value: '77'.repeat(32) },
+  { why: 'nothing revealed', path: 'space.revealed', value: [] },
   { why: 'no receipt', path: 'space.receipts', value: [] },
   {
     why: 'a receipt of another time',
@@ -178,5 +210,104 @@ for (const change of changes) {
 
 for (const [name, list] of Object.entries({ valid, invalid })) {
   await writeFile(join(target, `${name}.json`), `${JSON.stringify(list, null, 2)}\n`);
+}
+const { networkId } = await nkrypt.genesis();
+const { challenge } = publish.proofs;
+const { operation } = challenge;
+const envelope = await trust.sign('publisher', ORDER_TYPE, encodeOrder({ formatVersion: 1, networkId, operation }));
+const order = { keys: await trust.publicKeys('publisher'), envelope };
+const h = (digit: string) => digit.repeat(64);
+const layers = [1, 2, 3].map(() => ({ labels: '', path: '' }));
+const opened = {
+  challenge,
+  attempt: 1,
+  revealed: space!.revealed,
+  root: h('2'),
+  labels: `${'A'.repeat(43)}=`,
+  path: '',
+};
+const asked = {
+  valid: [
+    { method: 'committee/anchor', body: { operation, order, newest: null } },
+    {
+      method: 'committee/anchor',
+      body: { operation: install.proofs.challenge.operation, order: null, newest: install.endorsement },
+    },
+    { method: 'committee/reveal', body: { challenge, attempt: 1 } },
+    { method: 'committee/opening', body: opened },
+    { method: 'committee/statement', body: { challenge } },
+    { method: 'committee/vote', body: { proofs: {}, order, fast: false } },
+    { method: 'committee/confirm', body: { certificate: {} } },
+    { method: 'committee/account', body: {} },
+    { method: 'committee/name', body: { name: 'ada/greeter' } },
+    { method: 'committee/entry', body: { entry: 'e30=' } },
+    { method: 'committee/register', body: { roots: [h('5'), h('6'), h('7')] } },
+    { method: 'committee/registration', body: { nonce: h('8'), roots: [h('5'), h('6'), h('7')], layers } },
+    { method: 'committee/standing', body: {} },
+    { method: 'committee/log', body: { certificate: {} } },
+    { method: 'committee/log-head', body: {} },
+    { method: 'committee/log-consistency', body: { from: 0, to: 3 } },
+    { method: 'network/news', body: {} },
+    { method: 'network/members', body: {} },
+    { method: 'network/leave', body: {} },
+  ],
+  invalid: [
+    {
+      why: 'an unknown kind',
+      method: 'committee/anchor',
+      body: { operation: { ...operation, kind: 'delete' }, order, newest: null },
+      says: 'kind',
+    },
+    {
+      why: 'a subject that is no digest',
+      method: 'committee/anchor',
+      body: { operation: { ...operation, subject: 'x' }, order, newest: null },
+      says: 'subject',
+    },
+    {
+      why: 'a reference that is too long',
+      method: 'committee/anchor',
+      body: { operation: { ...operation, ref: 'x'.repeat(513) }, order, newest: null },
+      says: 'ref',
+    },
+    {
+      why: 'an order without keys',
+      method: 'committee/anchor',
+      body: { operation, order: { envelope }, newest: null },
+      says: 'order',
+    },
+    { why: 'no challenge', method: 'committee/reveal', body: { attempt: 1 }, says: 'challenge' },
+    { why: 'a fourth audit', method: 'committee/reveal', body: { challenge, attempt: 4 }, says: 'attempt' },
+    {
+      why: 'labels that are not canonical base64',
+      method: 'committee/opening',
+      body: { ...opened, labels: 'AB==' },
+      says: 'labels',
+    },
+    { why: 'nothing revealed', method: 'committee/opening', body: { ...opened, revealed: [] }, says: 'revealed' },
+    { why: 'no order', method: 'committee/vote', body: { proofs: {}, fast: false }, says: 'order' },
+    { why: 'a name in upper case', method: 'committee/name', body: { name: 'Ada' }, says: 'name' },
+    { why: 'an entry that is no base64', method: 'committee/entry', body: { entry: '!' }, says: 'entry' },
+    { why: 'two roots', method: 'committee/register', body: { roots: [h('5'), h('6')] }, says: 'roots' },
+    {
+      why: 'four layers',
+      method: 'committee/registration',
+      body: { nonce: h('8'), roots: [h('5'), h('6'), h('7')], layers: [...layers, layers[0]] },
+      says: 'layers',
+    },
+    {
+      why: 'a leaf, which is not taken on trust',
+      method: 'committee/log',
+      body: { certificate: {}, leaf: 'e30=' },
+      says: 'leaf',
+    },
+    { why: 'a negative size', method: 'committee/log-consistency', body: { from: -1, to: 3 }, says: 'from' },
+    { why: 'an unknown member', method: 'network/news', body: { since: 1 }, says: 'since' },
+    { why: 'a list instead of an object', method: 'network/members', body: [], says: 'object' },
+    { why: 'nothing', method: 'network/leave', body: null, says: 'object' },
+  ],
+};
+for (const [name, list] of Object.entries(asked)) {
+  await writeFile(join(target, '..', 'committee', `${name}.json`), `${JSON.stringify(list, null, 1)}\n`);
 }
 await rm(folder, { recursive: true, force: true });

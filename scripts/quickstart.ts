@@ -23,12 +23,11 @@ function say(text: string): void {
 
 /** Runs one command as a person would, its progress shown as it goes. Resolves to what it printed on standard output. */
 async function hypermesh(args: readonly string[], options: { readonly quiet?: boolean } = {}): Promise<string> {
-  const shown = args.map((arg) =>
-    /[\s{"]/.test(arg) ? `'${arg}'` : arg.startsWith(folder) ? arg.slice(folder.length + 1) : arg,
-  );
+  const shown = args.map((arg) => (/[\s{"]/.test(arg) ? `'${arg}'` : arg.replace(`${folder}/`, '')));
   say(`\n$ hypermesh ${shown.join(' ')}`);
   const child = spawn(process.execPath, [join(project, 'bin', 'hypermesh.js'), ...args], {
     env,
+    cwd: project,
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   running = child;
@@ -58,9 +57,9 @@ try {
   const { http } = JSON.parse(await hypermesh(['up', '--detach', '--json'], { quiet: true })) as { http: string };
   say(`The node answers at ${http}`);
 
-  await hypermesh(['publish', join(project, 'examples', 'packages', 'phrases'), '--verbose']);
+  await hypermesh(['publish', 'examples/packages/phrases', '--verbose']);
   const bundle = join(folder, 'greeter.bundle');
-  await hypermesh(['publish', join(project, 'examples', 'packages', 'greeter'), '--bundle', bundle, '--verbose']);
+  await hypermesh(['publish', 'examples/packages/greeter', '--bundle', bundle, '--verbose']);
   await hypermesh(['search', 'greet']);
   await hypermesh(['install', 'hello/greeter', '--to', join(folder, 'here')]);
   await hypermesh(['verify', bundle, '--offline']);

@@ -323,6 +323,18 @@ export const ERRORS = {
     retry: true,
     when: 'A node gives content to whoever proves that it may use it, and that was not proved, or a while ago.',
   },
+  'anchor-lost': {
+    status: 503,
+    exit: EXIT.unavailable,
+    retry: true,
+    when: 'A validator that gave a share of the anchor does not answer for it any more; the operation begins with a new anchor.',
+  },
+  'epoch-over': {
+    status: 503,
+    exit: EXIT.unavailable,
+    retry: true,
+    when: 'The committee of this epoch votes no more; the next one takes over in a moment.',
+  },
   equivocation: {
     status: 409,
     exit: EXIT.conflict,

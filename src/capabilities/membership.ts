@@ -141,10 +141,11 @@ export interface Membership {
 }
 
 /**
- * Asks the committee of the network that this home is a member of. The answer is plain JSON, not yet checked by anybody.
- * Errors: `committee-unreachable`, and what the committee refuses with.
+ * Asks one validator of the network's committee, by its key id. The answer is plain JSON, not yet checked by anybody.
+ * Errors: `peer-unreachable`, `timeout`, `committee-unreachable` (not connected), and what the validator refuses with.
  */
-export type CommitteeAsk = (
+export type SeatAsk = (
+  validator: string,
   method: string,
   body: Json,
   options?: CallOptions & { readonly replyBytesMax?: number; readonly timeoutMs?: number },

@@ -1,3 +1,4 @@
+import type { Json } from '../base/json.ts';
 import type { Attestation, FastAttestation, ValidatorKeys } from '../wire/attestation.ts';
 import type { CertificateRole, LeafRole, RevocationReason } from '../wire/certificate.ts';
 import type { CertificateChain, Envelope, LogInclusion, SignedTreeHead, TrustAnchor } from '../wire/signature.ts';
@@ -54,6 +55,10 @@ export interface Trust {
     statement: unknown,
     keys: Pick<ValidatorKeys, 'falcon' | 'ed25519'>,
   ): Promise<boolean>;
+  /** Whether both signatures of an envelope are by these keys. Certificates do not matter. */
+  signedBy(envelope: Envelope, keys: { readonly falcon: string; readonly ed25519: string }): Promise<boolean>;
+  /** The public keys of this home in a role, base64. Errors: `key-locked`. */
+  publicKeys(role: LeafRole): Promise<{ readonly falcon: string; readonly ed25519: string }>;
   /** The public keys of this home's validator, as a network pins them, with the account of this home's publisher. Errors: `key-locked`. */
   validatorKeys(): Promise<ValidatorKeys>;
   /** Errors: `anchor-stale` for a member whose lists ran out while its committee cannot be reached. */
@@ -66,9 +71,10 @@ export interface Trust {
 
   /**
    * Appends to the transparency log (RFC 6962 tree) and returns the proof. Safe to repeat: the same leaf keeps its index. A member's log is that of its
-   * network's committee, which takes what it admitted for this home. Errors: `committee-unreachable`, `not-permitted`.
+   * network's committee, which takes only what a certificate (an endorsement) says was published; the leaf is what follows from that.
+   * Errors: `committee-unreachable`, `not-permitted`, `endorsement-invalid`.
    */
-  logAppend(leaf: Uint8Array): Promise<LogInclusion>;
+  logAppend(leaf: Uint8Array, certificate: Json): Promise<LogInclusion>;
   logHead(): Promise<SignedTreeHead>;
   logConsistency(from: number, to: number): Promise<readonly string[]>;
 }

@@ -192,7 +192,7 @@ async function assemble(
   const [anchor, genesis, inclusion] = await Promise.all([
     lent.trust.anchor(),
     lent.consensus.genesis(),
-    lent.trust.logAppend(inclusionLeaf(content.digest, endorsement)),
+    lent.trust.logAppend(inclusionLeaf(content.digest, endorsement), endorsement as unknown as Json),
   ]);
   return {
     formatVersion: 2,

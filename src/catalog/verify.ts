@@ -58,7 +58,7 @@ export async function verifyBundle(
   await judges.consensus.verifyEndorsement(bundle.endorsement, bundle.network);
   passed(
     'endorsement',
-    `${bundle.endorsement.votes.length} vote(s) of the committee, ${new Date(admittedAtMs(bundle.endorsement)).toISOString()}`,
+    `${counted(bundle.endorsement.votes.length, 'vote')} of the committee, ${new Date(admittedAtMs(bundle.endorsement)).toISOString()}`,
   );
 
   await checkInclusion(bundle, content, judges);
@@ -121,7 +121,7 @@ export async function verifyPublished(
       });
     }
   }
-  const says = `${record.layers.length} layer(s), ${record.size} bytes, hashed from disk`;
+  const says = `${counted(record.layers.length, 'layer')}, ${record.size.toLocaleString('en-US')} bytes, hashed from disk`;
   return { ...result, offline: false, checks: [...result.checks, { check: 'content', ok: true, says }] };
 }
 
@@ -131,6 +131,10 @@ export async function knownTo(
 ): Promise<{ readonly network: Digest; readonly anchor: TrustAnchor }> {
   const [{ networkId }, anchor] = await Promise.all([lent.consensus.genesis(), lent.trust.anchor()]);
   return { network: networkId, anchor };
+}
+
+function counted(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? '' : 's'}`;
 }
 
 function packageOf(bundle: Bundle): DecodedPackage {

@@ -68,6 +68,8 @@ export const CROSSINGS = {
     attest: call,
     attestFast: call,
     attested: call,
+    signedBy: call,
+    publicKeys: call,
     validatorKeys: call,
     anchor: call,
     certificates: call,

@@ -6,6 +6,7 @@ import type { NetworkMember } from '../capabilities/membership.ts';
 import type { NKrypt } from '../subsystems/nkrypt/index.ts';
 import type { Method, RemoteNode } from '../subsystems/stoq/index.ts';
 import type { TrustChain } from '../subsystems/trustchain/index.ts';
+import { inclusionLeaf } from '../wire/bundle.ts';
 import { CERTIFICATION_LIMITS, type Certification, type CommitteeSeat } from '../wire/certification.ts';
 import {
   COMMITTEE_REQUESTS,
@@ -97,14 +98,11 @@ async function answer(
   const { node, publisher } = await memberFrom(trust, from);
   switch (name) {
     case 'committee/log': {
-      const { leaf } = decodeRequest(name, body);
-      if (!consensus.endorsed(publisher, leaf)) {
-        throw new HyperMeshError(
-          'not-permitted',
-          'The log takes what this committee admitted for the one who asks, and nothing else.',
-        );
-      }
-      return (await trust.logAppend(leaf)) as unknown as Json;
+      const certificate = await consensus.certified(decodeRequest(name, body).certificate);
+      const { kind, subject } = certificate.operation;
+      if (kind !== 'publish') throw new HyperMeshError('not-permitted', 'The log takes what was published.');
+      const leaf = inclusionLeaf(subject, certificate);
+      return (await trust.logAppend(leaf, certificate as unknown as Json)) as unknown as Json;
     }
     case 'committee/log-head':
       decodeRequest(name, body);

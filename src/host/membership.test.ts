@@ -317,7 +317,7 @@ test('without the committee a publish says so, loses nothing, and goes on where 
     seen.push(method);
     return undefined;
   };
-  for (const lost of ['committee/admit', 'committee/log']) {
+  for (const lost of ['committee/vote', 'committee/log']) {
     network.onAnswer = (_from, method) => {
       if (method === lost) throw new HyperMeshError('peer-unreachable', 'lost');
       return undefined;
@@ -326,7 +326,7 @@ test('without the committee a publish says so, loses nothing, and goes on where 
   }
   network.onAnswer = () => undefined;
   await publish(bob, 'bob/notes');
-  assert.equal(seen.filter((method) => method === 'committee/challenge').length, 1);
+  assert.equal(seen.filter((method) => method === 'committee/anchor').length, 1);
   const { inclusion } = await bundleOf(bob, 'bob/notes');
   assert.equal(inclusion.index, 1);
   assert.equal(inclusion.head.size, 2);
@@ -439,15 +439,24 @@ test('the committee serves everybody for himself only', async () => {
   network.onRequest = () => undefined;
   // Everything that bob said, said again by eve.
   for (const method of [
-    'committee/audit',
+    'committee/anchor',
+    'committee/reveal',
     'committee/opening',
     'committee/statement',
-    'committee/admit',
-    'committee/log',
+    'committee/vote',
   ]) {
     await refused(network.say('eve-10', 'ada-10', method, requests.get(method)), 'not-permitted');
   }
-  await refused(network.say('eve-10', 'ada-10', 'committee/log', { leaf: 'e30=' }), 'not-permitted');
+  // The log takes a certificate from whoever brings it, each once, and nothing else.
+  const { certificate } = requests.get('committee/log') as { certificate: { votes: unknown[] } };
+  const { head } = (await bundleOf(bob, 'bob/notes')).inclusion;
+  const again = JSON.parse(
+    Buffer.from(await network.say('eve-10', 'ada-10', 'committee/log', { certificate })).toString(),
+  ) as { head: { size: number } };
+  assert.equal(again.head.size, head.size);
+  for (const bad of [{ ...certificate, proofs: `sha256:${'00'.repeat(32)}` }, { ...certificate, votes: [] }, {}]) {
+    await refused(network.say('eve-10', 'ada-10', 'committee/log', { certificate: bad }), 'endorsement-invalid');
+  }
   await refused(network.say('eve-10', 'bob-10', 'committee/account', {}), 'committee-only');
   for (const method of requests.keys()) {
     if (method !== 'network/news')

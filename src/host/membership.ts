@@ -7,12 +7,12 @@ import type { Digest } from '../base/digest.ts';
 import { HyperMeshError, isCoded, storageError } from '../base/errors.ts';
 import type { Json } from '../base/json.ts';
 import type {
-  CommitteeAsk,
   CommitteeInfo,
   Membership,
   NetworkMember,
   NetworkPlace,
   NewInvite,
+  SeatAsk,
   SequencerInfo,
 } from '../capabilities/membership.ts';
 import type { PeerInfo } from '../capabilities/transport.ts';
@@ -158,7 +158,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     const isMember = trust.membership() !== null;
     clearTimeout(this.#news);
     trust.follow(isMember ? this.#authority() : undefined);
-    consensus.follow(isMember ? this.#ask : undefined);
+    consensus.follow(isMember || trust.isFounder() ? this.#askSeat : undefined);
     consensus.meet((...question) => this.#askValidator(...question));
     if (!isMember) return;
     // The first time soon after the start, which a node that ends with its one command does not live to see.
@@ -471,7 +471,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
         const answer = await this.#askAsGuest('network/renew', (asked) => request(asked));
         return this.#checkAnswer(answer, this.#lent.trust.membership()!.networkId);
       },
-      logAppend: (leaf) => checked(logInclusion, 'committee/log', { leaf: leaf.toBase64() }),
+      logAppend: (certificate) => checked(logInclusion, 'committee/log', { certificate }),
       logHead: () => checked(signedTreeHead, 'committee/log-head', {}),
       logConsistency: async (from, to) =>
         (await checked(z.strictObject({ path: z.array(hex32).max(64) }), 'committee/log-consistency', { from, to }))
@@ -479,14 +479,27 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     };
   }
 
-  /** Members of the committee in turn, until one answers. */
-  readonly #ask: CommitteeAsk = async (method, body, options = {}) => {
-    const request = encodeBody(body);
-    const { replyBytesMax = COMMITTEE_LIMITS.answerBytesMax, timeoutMs = ASK_TIMEOUT_MS, signal } = options;
-    return this.#inTurn(async ({ node }) =>
-      decodeBody(await this.#lent.network.ask(node, method, request, { replyBytesMax, timeoutMs, signal })),
-    );
+  /** One validator, wherever it is. */
+  readonly #askSeat: SeatAsk = async (validator, method, body, options = {}) => {
+    const seat = this.#lent.trust.membership()?.committee.find((one) => one.validator === validator);
+    if (seat === undefined) return this.#askValidator(validator, method, body, options);
+    try {
+      return await this.#askNode(seat.node, method, body, options);
+    } catch (error) {
+      throw await this.#orRemoved(error);
+    }
   };
+
+  /** Seats of the committee in turn, until one answers. */
+  #ask(method: string, body: Json, options: Parameters<SeatAsk>[3] = {}): Promise<unknown> {
+    return this.#inTurn(({ node }) => this.#askNode(node, method, body, options));
+  }
+
+  async #askNode(node: string, method: string, body: Json, options: Parameters<SeatAsk>[3] = {}): Promise<unknown> {
+    const { replyBytesMax = COMMITTEE_LIMITS.answerBytesMax, timeoutMs = ASK_TIMEOUT_MS, signal } = options;
+    const request = encodeBody(body);
+    return decodeBody(await this.#lent.network.ask(node, method, request, { replyBytesMax, timeoutMs, signal }));
+  }
 
   /** Another validator, on the machine of the member who answers for it with his tokens. */
   async #askValidator(

@@ -1,11 +1,9 @@
 import { z } from 'zod';
 import { base64, fromBase64, fromUtf8, utf8 } from '../base/bytes.ts';
-import { type Digest, isDigest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
-import { claimable, ENTRY_LIMITS } from './entry.ts';
-import { LEAF_BYTES_MAX } from './log.ts';
-import { challenge, operationKind, PROOF_LIMITS } from './proof.ts';
+import { claimable, ENTRY_LIMITS, selfSigned } from './entry.ts';
+import { AUDITS, challenge, operation, PROOF_LIMITS } from './proof.ts';
 import { firstIssue } from './signature.ts';
 
 /**
@@ -18,6 +16,8 @@ export const COMMITTEE_LIMITS = {
   requestBytesMax: 64 * 2 ** 10,
   /** A proof set, in base64 where it is bytes. */
   proofsBytesMax: PROOF_LIMITS.bytesMax,
+  /** A certificate of a hundred votes, and the order of an operation. */
+  certificateBytesMax: 512 * 2 ** 10,
   /** Openings of three layers. */
   registrationBytesMax: 4 * 2 ** 20,
   answerBytesMax: 4 * 2 ** 20,
@@ -25,7 +25,6 @@ export const COMMITTEE_LIMITS = {
 } as const;
 
 const hex32 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hex digits');
-const digest = z.custom<Digest>(isDigest, 'expected sha256: and 64 lower-case hex digits');
 
 /** Canonical base64 of at most that many bytes. */
 function bytesUpTo(most: number) {
@@ -51,11 +50,19 @@ const opening = {
 
 /** Requests by the name of their method. */
 export const COMMITTEE_REQUESTS = {
-  'committee/challenge': z.strictObject({ kind: operationKind, subject: digest, ref: z.string().max(512) }),
-  'committee/audit': z.strictObject({ challenge }),
-  'committee/opening': z.strictObject({ challenge, root: hex32, ...opening }),
+  /** `newest`: the certificate of the identity's last operation of the kind; judged where it is newer than what is known. */
+  'committee/anchor': z.strictObject({ operation, order: selfSigned.nullable(), newest: z.unknown() }),
+  'committee/reveal': z.strictObject({ challenge, attempt: z.int().positive().max(AUDITS) }),
+  'committee/opening': z.strictObject({
+    challenge,
+    attempt: z.int().positive().max(AUDITS),
+    revealed: z.array(hex32).min(1).max(PROOF_LIMITS.committeeMax),
+    root: hex32,
+    ...opening,
+  }),
   'committee/statement': z.strictObject({ challenge }),
-  'committee/admit': z.strictObject({ proofs: z.unknown() }),
+  'committee/vote': z.strictObject({ proofs: z.unknown(), order: selfSigned.nullable(), fast: z.boolean() }),
+  'committee/confirm': z.strictObject({ certificate: z.unknown() }),
   'committee/account': z.strictObject({}),
   'committee/name': z.strictObject({ name: claimable }),
   'committee/entry': z.strictObject({ entry: bytesUpTo(ENTRY_LIMITS.bytesMax) }),
@@ -66,7 +73,7 @@ export const COMMITTEE_REQUESTS = {
     layers: z.array(z.strictObject(opening)).length(3),
   }),
   'committee/standing': z.strictObject({}),
-  'committee/log': z.strictObject({ leaf: bytesUpTo(LEAF_BYTES_MAX) }),
+  'committee/log': z.strictObject({ certificate: z.unknown() }),
   'committee/log-head': z.strictObject({}),
   'committee/log-consistency': z.strictObject({ from: z.int().nonnegative(), to: z.int().nonnegative() }),
   'network/news': z.strictObject({}),
@@ -79,10 +86,12 @@ export type CommitteeRequest<M extends CommitteeMethod> = z.output<(typeof COMMI
 
 const LARGER: Partial<Record<CommitteeMethod, number>> = {
   'committee/opening': COMMITTEE_LIMITS.proofsBytesMax,
-  'committee/admit': COMMITTEE_LIMITS.proofsBytesMax,
+  'committee/anchor': COMMITTEE_LIMITS.certificateBytesMax,
+  'committee/vote': COMMITTEE_LIMITS.proofsBytesMax,
+  'committee/confirm': COMMITTEE_LIMITS.certificateBytesMax,
   'committee/registration': COMMITTEE_LIMITS.registrationBytesMax,
   'committee/entry': 2 * ENTRY_LIMITS.bytesMax,
-  'committee/log': 2 * LEAF_BYTES_MAX,
+  'committee/log': COMMITTEE_LIMITS.certificateBytesMax,
 };
 
 export function requestBytesMax(method: CommitteeMethod): number {

@@ -193,7 +193,7 @@ const instruction: z.ZodType<Instruction> = z.strictObject({
 
 const order: z.ZodType<Order> = z.strictObject({ formatVersion: z.literal(1), networkId: digest, operation });
 
-const selfSigned: z.ZodType<SelfSigned> = z.strictObject({ keys: keyText, envelope });
+export const selfSigned: z.ZodType<SelfSigned> = z.strictObject({ keys: keyText, envelope });
 
 /** What of another format is signed: judged where it means something. Not so deep that one machine's stack could hold it and another's not. */
 const anyJson = z.custom<Json>((value) => depthOf(value, 0) <= ENTRY_LIMITS.depthMax, 'expected a statement');

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { concat, fromBase64, fromHex, utf8 } from '../base/bytes.ts';
+import { concat, fromBase64, fromHex, hex, utf8 } from '../base/bytes.ts';
 import { type Digest, digestOf, isDigest, sha256 } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
@@ -35,28 +35,54 @@ export interface Operation {
   readonly sequence: number;
 }
 
-/** Unpredictable, issued by the committee, fresh: proofs made before it cannot exist. */
+/** Unpredictable, from a quorum of the committee, fresh: proofs made before it cannot exist. */
 export interface Challenge {
   readonly operation: Operation;
   readonly requirements: Requirements;
   readonly networkId: Digest;
+  readonly epoch: number;
   readonly anchor: {
-    /** 32 random bytes, 64 hex digits. */
-    readonly nonce: string;
+    /** Medians of the shares. */
     readonly issuedAtMs: number;
-    /** Digest of the time proof that this identity's last admitted operation of the kind ended with; zeros at first. */
+    readonly hexDigits: number;
+    /** Proof set of this identity's last certified operation of the kind, which all shares name; zeros at first. */
     readonly previous: Digest;
+    readonly shares: readonly AnchorShare[];
   };
   /** H(operation, identity, network, anchor): what every proof is bound to. */
   readonly context: Digest;
+}
+
+/** What is a validator's own of a {@link ShareStatement}, and its word. */
+export interface AnchorShare {
+  /** SHA-256 applied {@link AUDITS} + 1 times to 32 secret random bytes, 64 hex digits. */
+  readonly nonce: string;
+  readonly issuedAtMs: number;
+  readonly hexDigits: number;
+  readonly attestation: FastAttestation;
+}
+
+/** What a validator signs to begin an operation. */
+export interface ShareStatement {
+  readonly networkId: Digest;
+  readonly epoch: number;
+  /** {@link operationDigest} */
+  readonly operation: Digest;
+  readonly nonce: string;
+  readonly issuedAtMs: number;
+  readonly previous: Digest;
+  /** Leading zeros that this validator asks for at its present load; 0 where the table asks for no work. */
+  readonly hexDigits: number;
 }
 
 /** Openings of the standing commitment at positions that nobody could foresee, and the committee's word when they arrived. */
 export interface SpaceProof {
   /** Merkle root of the last layer, 64 hex digits. */
   readonly root: string;
-  /** The audit's own challenge, 64 hex digits: unknown until the moment `issuedAtMs` of the receipts. */
-  readonly beacon: string;
+  /** Which audit of the operation this is: from 1 to {@link AUDITS}. */
+  readonly attempt: number;
+  /** What each validator of the anchor revealed for the audit, in their order, 64 hex digits each: unknown until then. */
+  readonly revealed: readonly string[];
   /** The opened labels (32 bytes each, by ascending position without repetition), base64. */
   readonly labels: string;
   /** Merkle nodes (32 bytes each) in the order in which the verifier needs them, base64. */
@@ -75,10 +101,12 @@ export interface SignedReceipt {
 /** What a validator signs about an audit: the commitment was registered with it, and the answer arrived at that time. */
 export interface SpaceReceipt {
   readonly networkId: Digest;
+  readonly epoch: number;
   readonly identity: string;
   readonly context: Digest;
   readonly root: string;
   readonly bytes: number;
+  /** {@link beaconOf} what was revealed. */
   readonly beacon: string;
   readonly issuedAtMs: number;
   readonly arrivedAtMs: number;
@@ -101,6 +129,7 @@ export interface SignedStake {
 
 export interface StakeStatement {
   readonly networkId: Digest;
+  readonly epoch: number;
   readonly account: string;
   readonly balance: number;
   readonly locked: number;
@@ -167,7 +196,11 @@ export interface FastEndorsement extends Admitted {
   readonly votes: readonly SignedVote<FastAttestation>[];
 }
 
+/** Audits of one operation: more would let a prover who lost labels wait for an easy question. */
+export const AUDITS = 3;
+
 /** Types of the statements that validators sign. */
+export const SHARE_TYPE = 'application/vnd.hypermesh.anchor-share.v1+json';
 export const VOTE_TYPE = 'application/vnd.hypermesh.vote.v2+json';
 export const SPACE_RECEIPT_TYPE = 'application/vnd.hypermesh.space-receipt.v2+json';
 export const STAKE_STATEMENT_TYPE = 'application/vnd.hypermesh.stake-statement.v2+json';
@@ -254,27 +287,47 @@ export const operation: z.ZodType<Operation> = z.strictObject({
   sequence: z.int().positive(),
 });
 
+const hexDigits = z.int().nonnegative().max(PROOF_LIMITS.hexDigitsMax);
+
+export const anchorShare: z.ZodType<AnchorShare> = z.strictObject({
+  nonce: hex32,
+  issuedAtMs: timeMs,
+  hexDigits,
+  attestation: fastAttestation,
+});
+
 export const challenge: z.ZodType<Challenge> = z.strictObject({
   operation,
   requirements,
   networkId: digest,
-  anchor: z.strictObject({ nonce: hex32, issuedAtMs: timeMs, previous: digest }),
+  epoch: z.int().nonnegative(),
+  anchor: z.strictObject({ issuedAtMs: timeMs, hexDigits, previous: digest, shares: wordsOf(anchorShare) }),
   context: digest,
+});
+
+export const signedReceipt: z.ZodType<SignedReceipt> = z.strictObject({
+  issuedAtMs: timeMs,
+  arrivedAtMs: timeMs,
+  attestation: fastAttestation,
 });
 
 export const spaceProof: z.ZodType<SpaceProof> = z.strictObject({
   root: hex32,
-  beacon: hex32,
+  attempt: z.int().positive().max(AUDITS),
+  revealed: z.array(hex32).min(1).max(PROOF_LIMITS.committeeMax),
   labels: base64Of(32, PROOF_LIMITS.openingsMax, 1),
   path: base64Of(32, PROOF_LIMITS.openingsMax * 26),
-  receipts: wordsOf(z.strictObject({ issuedAtMs: timeMs, arrivedAtMs: timeMs, attestation: fastAttestation })),
+  receipts: wordsOf(signedReceipt),
 });
 
-export const stakeProof: z.ZodType<StakeProof> = z.strictObject({
-  statements: wordsOf(
-    z.strictObject({ balance: tokens, locked: tokens, issuedAtMs: timeMs, attestation: fastAttestation }),
-  ),
+export const signedStake: z.ZodType<SignedStake> = z.strictObject({
+  balance: tokens,
+  locked: tokens,
+  issuedAtMs: timeMs,
+  attestation: fastAttestation,
 });
+
+export const stakeProof: z.ZodType<StakeProof> = z.strictObject({ statements: wordsOf(signedStake) });
 
 export const workProof: z.ZodType<WorkProof> = z.strictObject({
   nonce: z.string().regex(/^[0-9a-f]{16}$/, 'expected 16 lower-case hex digits'),
@@ -316,7 +369,11 @@ const admitted = {
   proofs: digest,
 };
 
-const signedVote: z.ZodType<SignedVote> = z.strictObject({ atMs: timeMs, attestation });
+export const signedVote: z.ZodType<SignedVote> = z.strictObject({ atMs: timeMs, attestation });
+export const fastVote: z.ZodType<SignedVote<FastAttestation>> = z.strictObject({
+  atMs: timeMs,
+  attestation: fastAttestation,
+});
 export const endorsement: z.ZodType<Endorsement> = z.strictObject({ ...admitted, votes: wordsOf(signedVote) });
 
 /** When an operation counts as admitted: the median of the voters' clocks, of two in the middle the earlier. */
@@ -382,6 +439,18 @@ export function contextOf(value: Pick<Challenge, 'operation' | 'networkId' | 'an
 /** The 32 bytes of a digest. */
 export function digestBytes(value: Digest): Uint8Array {
   return fromHex(value.slice(7));
+}
+
+/** What nobody knew before the last of the validators of an anchor revealed its part, 64 hex digits. */
+export function beaconOf(revealed: readonly string[]): string {
+  return hex(sha256(concat(...revealed.map(fromHex))));
+}
+
+/** SHA-256 applied so many times to 32 bytes, in hex digits. */
+export function hashedTimes(value: string, times: number): string {
+  let bytes = fromHex(value);
+  for (let i = 0; i < times; i++) bytes = sha256(bytes);
+  return hex(bytes);
 }
 
 /** `previous` of an identity's first operation of a kind. */

@@ -2,13 +2,13 @@ import type { CallOptions } from '../../base/call.ts';
 import { HyperMeshError } from '../../base/errors.ts';
 import type { Json } from '../../base/json.ts';
 import { type CommitteeMethod, type CommitteeRequest, decodeRequest } from '../../wire/committee.ts';
-import type { Challenge } from '../../wire/proof.ts';
+import type { Challenge, Operation } from '../../wire/proof.ts';
 import { decodeProofSet } from '../../wire/proof.ts';
 import type { Committee } from './committee.ts';
 import type { LedgerOffice } from './own-account.ts';
 
-/** Admissions that are judged at the same time for one identity; each costs some ten milliseconds of a processor. */
-const ADMISSIONS_EACH_MAX = 4;
+/** Submissions that are judged at the same time for one identity; each costs some milliseconds of a processor. */
+const SUBMISSIONS_EACH_MAX = 4;
 
 type Handler<M extends CommitteeMethod> = (
   identity: string,
@@ -23,7 +23,7 @@ type Handler<M extends CommitteeMethod> = (
 export class Desk {
   readonly #committee: Committee;
   readonly #office: LedgerOffice;
-  readonly #admitting = new Map<string, number>();
+  readonly #judging = new Map<string, number>();
 
   constructor(lent: { readonly committee: Committee; readonly office: LedgerOffice }) {
     this.#committee = lent.committee;
@@ -37,17 +37,23 @@ export class Desk {
   }
 
   readonly #handlers: { readonly [M in DeskMethod]: Handler<M> } = {
-    'committee/challenge': (identity, { kind, subject, ref }) => this.#committee.issue(identity, kind, subject, ref),
-    'committee/audit': (identity, { challenge }) => {
-      const { beacon } = this.#committee.beginAudit(ownChallenge(identity, challenge));
-      return { beacon, root: this.#committee.registry(identity).registered() ?? null };
-    },
-    'committee/opening': (identity, { challenge, root, labels, path }) =>
-      this.#committee.finishAudit(ownChallenge(identity, challenge), root, { labels, path }),
+    'committee/anchor': (identity, { operation, order, newest }) =>
+      this.#committee.share(own(identity, operation), order, newest ?? null),
+    'committee/reveal': (identity, { challenge, attempt }) =>
+      this.#committee.reveal(ownChallenge(identity, challenge), attempt),
+    'committee/opening': (identity, { challenge, attempt, revealed, root, labels, path }) =>
+      this.#committee.receive(ownChallenge(identity, challenge), { attempt, revealed, root }, { labels, path }),
     'committee/statement': (identity, { challenge }) => this.#committee.certifyStake(ownChallenge(identity, challenge)),
-    'committee/admit': (identity, { proofs }, options) => {
+    'committee/vote': (identity, { proofs, order, fast }, options) => {
       ownChallenge(identity, decodeProofSet(proofs).challenge);
-      return this.#oneOfFew(identity, async () => (await this.#committee.admit(proofs, options)).endorsement);
+      return this.#oneOfFew(
+        identity,
+        async () => (await this.#committee.vote(proofs, order, { ...options, fast })).vote,
+      );
+    },
+    'committee/confirm': async (_identity, { certificate }) => {
+      await this.#committee.confirm(certificate);
+      return {};
     },
     'committee/account': (identity) => this.#office.account(identity),
     'committee/name': async (_identity, { name }) => ({ owner: await this.#office.ownerOf(name) }),
@@ -55,31 +61,31 @@ export class Desk {
       await this.#office.submit(entry, options);
       return {};
     },
-    'committee/register': async (identity, { roots }) => {
+    'committee/register': (identity, { roots }) => {
       const registry = this.#committee.registry(identity);
-      return { nonce: registry.registered() === roots.at(-1) ? null : await registry.begin(roots) };
+      return { nonce: registry.registered() === roots.at(-1) ? null : registry.begin(roots) };
     },
     'committee/registration': async (identity, registration) => {
       await this.#committee.registry(identity).finish(registration);
       return {};
     },
-    'committee/standing': async (identity) => ({ words: await this.#committee.standing(identity) }),
+    'committee/standing': (identity) => this.#committee.standing(identity),
   };
 
   async #oneOfFew<T>(identity: string, work: () => Promise<T>): Promise<T> {
-    const running = this.#admitting.get(identity) ?? 0;
-    if (running >= ADMISSIONS_EACH_MAX) {
+    const running = this.#judging.get(identity) ?? 0;
+    if (running >= SUBMISSIONS_EACH_MAX) {
       throw new HyperMeshError('quota-exceeded', `${running} submissions of this identity are being judged.`, {
         hint: 'Try again in a moment.',
       });
     }
-    this.#admitting.set(identity, running + 1);
+    this.#judging.set(identity, running + 1);
     try {
       return await work();
     } finally {
-      const left = this.#admitting.get(identity)! - 1;
-      if (left === 0) this.#admitting.delete(identity);
-      else this.#admitting.set(identity, left);
+      const left = this.#judging.get(identity)! - 1;
+      if (left === 0) this.#judging.delete(identity);
+      else this.#judging.set(identity, left);
     }
   }
 }
@@ -91,7 +97,13 @@ export type DeskMethod = Exclude<
 >;
 
 /** Errors: `not-permitted`. */
+function own(identity: string, operation: Operation): Operation {
+  if (operation.identity === identity) return operation;
+  throw new HyperMeshError('not-permitted', 'The operation is of another identity than the one that asks.');
+}
+
+/** Errors: `not-permitted`. */
 function ownChallenge(identity: string, challenge: Challenge): Challenge {
-  if (challenge.operation.identity === identity) return challenge;
-  throw new HyperMeshError('not-permitted', 'The challenge was issued to another identity than the one that asks.');
+  own(identity, challenge.operation);
+  return challenge;
 }

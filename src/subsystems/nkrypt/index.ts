@@ -1,2 +1,3 @@
-export { checkEndorsement, type NKrypt, type NKryptOptions, openConsensus } from './consensus.ts';
+export { checkEndorsement } from './certificate.ts';
+export { type NKrypt, type NKryptOptions, openConsensus } from './consensus.ts';
 export { judge } from './judge.ts';

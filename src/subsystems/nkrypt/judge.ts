@@ -1,15 +1,15 @@
 /** Judges proofs by themselves: from the proof set, the genesis document and the trust anchor alone. */
 import { fromBase64, hex } from '../../base/bytes.ts';
 import { type Digest, digestOf, sha256 } from '../../base/digest.ts';
-import { canonicalJson } from '../../base/json.ts';
 import type { ProofVerdict } from '../../capabilities/consensus.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import type { Genesis } from '../../wire/genesis.ts';
 import {
+  beaconOf,
   type Challenge,
-  contextOf,
   proofSetShell,
   type Requirements,
+  SHARE_TYPE,
   SPACE_RECEIPT_TYPE,
   type SpaceProof,
   type SpaceReceipt,
@@ -24,6 +24,7 @@ import {
   workProof,
 } from '../../wire/proof.ts';
 import { firstIssue, type TrustAnchor } from '../../wire/signature.ts';
+import { hexDigitsOf, isRevealed, objectionToChallenge, shareStatement } from './anchor.ts';
 import { checkWords } from './attest.ts';
 import { rootOf } from './merkle.ts';
 import { auditPositions } from './registration.ts';
@@ -60,7 +61,7 @@ export function reported(verdicts: readonly ProofVerdict[]): readonly ProofVerdi
 export async function* judgeInTurn(proofs: unknown, court: Court): AsyncGenerator<ProofVerdict> {
   const shell = proofSetShell.safeParse(proofs);
   const objection = shell.success
-    ? objectionTo(shell.data.challenge, court)
+    ? await checkChallenge(shell.data.challenge, court)
     : `The proof set is malformed: ${firstIssue(shell.error)}.`;
   for (const kind of COST_ORDER) {
     yield shell.success && objection === undefined
@@ -90,25 +91,21 @@ async function judgeOne(kind: ProofKind, challenge: Challenge, body: unknown, co
   }
 }
 
-/** A sentence that says what of a challenge does not belong together. */
-function objectionTo(challenge: Challenge, court: Court): string | undefined {
+/** A sentence that says what of a challenge does not hold: it has to be what a quorum of the committee gave shares for. */
+export async function checkChallenge(challenge: Challenge, court: Court): Promise<string | undefined> {
   try {
-    checkChallenge(challenge, court);
+    const objection = objectionToChallenge(challenge, court);
+    if (objection !== undefined) return objection;
+    const about = { ...challenge, previous: challenge.anchor.previous };
+    const words = challenge.anchor.shares.map(({ attestation, ...own }) => ({
+      attestation,
+      statement: shareStatement(about, own),
+    }));
+    await checkWords(words, { ...lawOf(court), payloadType: SHARE_TYPE });
     return undefined;
   } catch (error) {
-    return (error as Error).message.slice(0, 500);
+    return `The anchor does not hold: ${(error as Error).message.slice(0, 450)}.`;
   }
-}
-
-/** Errors: an Error that says what does not belong together. */
-function checkChallenge(challenge: Challenge, court: Court): void {
-  if (challenge.networkId !== court.networkId) throw new Error('The challenge belongs to another network.');
-  const row = court.genesis.requirements[challenge.operation.kind];
-  if (canonicalJson(challenge.requirements) !== canonicalJson(row)) {
-    throw new Error('The challenge asks for something else than the network does.');
-  }
-  if (challenge.context !== contextOf(challenge))
-    throw new Error('The context is not that of the operation and anchor.');
 }
 
 /** Throws an Error when the anchor is not the root certificate that the genesis names. */
@@ -121,7 +118,7 @@ function check(kind: ProofKind, challenge: Challenge, body: unknown, court: Cour
   const { requirements } = challenge;
   switch (kind) {
     case 'work':
-      return workHolds(challenge, requirements.work!, body, court);
+      return workHolds(challenge, body);
     case 'stake':
       return stakeHolds(challenge, requirements.stake!, body, court);
     case 'space':
@@ -131,15 +128,11 @@ function check(kind: ProofKind, challenge: Challenge, body: unknown, court: Cour
   }
 }
 
-function workHolds(
-  challenge: Challenge,
-  asked: NonNullable<Requirements['work']>,
-  body: unknown,
-  _court: Court,
-): string {
+function workHolds(challenge: Challenge, body: unknown): string {
   const proof = parsed<WorkProof>(workProof, body);
-  refuse(checkWork(challenge.context, asked.hexDigits, proof));
-  return `About ${16 ** asked.hexDigits} hashes were tried for this operation.`;
+  const hexDigits = hexDigitsOf(challenge);
+  refuse(checkWork(challenge.context, hexDigits, proof));
+  return `About ${figure(16 ** hexDigits)} hashes were tried for this operation.`;
 }
 
 async function stakeHolds(
@@ -161,7 +154,7 @@ async function stakeHolds(
   }));
   await checkWords(words, { ...lawOf(court), payloadType: STAKE_STATEMENT_TYPE });
   if (least < asked.amountMin) throw new Error(`${asked.amountMin} locked tokens are needed, ${least} are.`);
-  return `${least} tokens of the account are locked, by the committee's ledger.`;
+  return `${figure(least)} tokens of the account are locked, by the committee's ledger.`;
 }
 
 async function spaceHolds(
@@ -176,7 +169,10 @@ async function spaceHolds(
   const path = fromBase64(proof.path);
   if (bytes < asked.bytesMin) throw new Error(`${asked.bytesMin} bytes are asked for.`);
   const n = bytes / LABEL_BYTES;
-  const positions = auditPositions(proof.beacon, challenge.context, proof.root, n, asked.openings);
+  if (!isRevealed(challenge.anchor.shares, proof.attempt, proof.revealed))
+    throw new Error('The beacon is not what the validators of the anchor were committed to.');
+  const beacon = beaconOf(proof.revealed);
+  const positions = auditPositions(beacon, challenge.context, proof.root, n, asked.openings);
   const root = rootOf(n, positions, { labels, path });
   if (root === undefined || hex(root) !== proof.root) throw new Error('The opened labels do not lead to the root.');
   let slowest = 0;
@@ -189,13 +185,13 @@ async function spaceHolds(
     }
     slowest = Math.max(slowest, tookMs);
   }
-  const about = { root: proof.root, bytes, beacon: proof.beacon, opening: openingDigest({ labels, path }) };
+  const about = { root: proof.root, bytes, beacon, opening: openingDigest({ labels, path }) };
   const words = proof.receipts.map(({ attestation, ...own }) => ({
     attestation,
     statement: spaceReceipt(challenge, about, own) satisfies SpaceReceipt,
   }));
   await checkWords(words, { ...lawOf(court), payloadType: SPACE_RECEIPT_TYPE });
-  return `${positions.length} labels of a commitment of ${bytes} bytes were opened within ${slowest} ms.`;
+  return `${positions.length} labels of a commitment of ${figure(bytes)} bytes were opened within ${figure(slowest)} ms.`;
 }
 
 function timeHolds(
@@ -209,24 +205,24 @@ function timeHolds(
   if (ageMs > asked.windowMs) throw new Error(`The anchor was ${ageMs} ms old; the window is ${asked.windowMs} ms.`);
   if (ageMs < -skewMs(court)) throw new Error('The anchor is from the future.');
   refuse(checkTime(challenge.context, asked.squarings, proof));
-  return `${asked.squarings} squarings were done one after the other since the anchor, which was ${Math.max(0, ageMs)} ms old.`;
+  return `${figure(asked.squarings)} squarings were done one after the other since the anchor, which was ${figure(Math.max(0, ageMs))} ms old.`;
 }
 
 /** What a validator says about the account of a challenge. */
 export function stakeStatement(
-  { networkId, operation, context }: Challenge,
+  { networkId, epoch, operation, context }: Challenge,
   own: Pick<StakeStatement, 'balance' | 'locked' | 'issuedAtMs'>,
 ): StakeStatement {
-  return { networkId, account: operation.identity, context, ...own };
+  return { networkId, epoch, account: operation.identity, context, ...own };
 }
 
 /** What a validator says about an audit of a challenge. */
 export function spaceReceipt(
-  { networkId, operation, context }: Challenge,
+  { networkId, epoch, operation, context }: Challenge,
   about: Pick<SpaceReceipt, 'root' | 'bytes' | 'beacon' | 'opening'>,
   own: Pick<SpaceReceipt, 'issuedAtMs' | 'arrivedAtMs'>,
 ): SpaceReceipt {
-  return { networkId, identity: operation.identity, context, ...about, ...own };
+  return { networkId, epoch, identity: operation.identity, context, ...about, ...own };
 }
 
 function lawOf({ trust, genesis }: Court) {
@@ -259,4 +255,9 @@ function parsed<T>(
   const result = schema.safeParse(value);
   if (!result.success) throw new Error(`It is malformed: ${firstIssue(result.error)}.`);
   return result.data;
+}
+
+/** As people read it: 1,048,576. */
+function figure(value: number): string {
+  return value.toLocaleString('en-US');
 }

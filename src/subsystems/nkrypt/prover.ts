@@ -1,18 +1,23 @@
 import { availableParallelism } from 'node:os';
+import { base64 } from '../../base/bytes.ts';
 import { type CallOptions, orCancelled } from '../../base/call.ts';
 import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import { siblingModule } from '../../base/module.ts';
 import type { StakeAccount } from '../../capabilities/consensus.ts';
-import type {
-  Challenge,
-  ProofSet,
-  Requirements,
-  SpaceProof,
-  StakeProof,
-  TimeProof,
-  WorkProof,
+import {
+  AUDITS,
+  beaconOf,
+  type Challenge,
+  type ProofSet,
+  type Requirements,
+  type SignedReceipt,
+  type SpaceProof,
+  type StakeProof,
+  type TimeProof,
+  type WorkProof,
 } from '../../wire/proof.ts';
+import { hexDigitsOf } from './anchor.ts';
 import { Lane, stopFlag } from './lane.ts';
 import type { Opening } from './merkle.ts';
 import { auditPositions } from './registration.ts';
@@ -24,13 +29,18 @@ import type { WorkJob } from './work-worker.ts';
 
 /** What a prover asks of the committee while it works. */
 export interface Witness {
-  beginAudit(challenge: Challenge): { readonly beacon: string } | Promise<{ readonly beacon: string }>;
-  finishAudit(challenge: Challenge, root: string, opening: Opening): Promise<SpaceProof>;
+  /** What the validators of the anchor reveal for an audit, in their order. The clock runs from now. */
+  beginAudit(challenge: Challenge, attempt: number): Promise<readonly string[]>;
+  finishAudit(challenge: Challenge, answer: AuditAnswer, opening: Opening): Promise<readonly SignedReceipt[]>;
   certifyStake(challenge: Challenge): Promise<StakeProof>;
 }
 
-/** An audit that came too late on a busy machine, or met a damaged file, is worth another one. */
-const AUDIT_ATTEMPTS = 3;
+export interface AuditAnswer {
+  readonly root: string;
+  readonly attempt: number;
+  readonly revealed: readonly string[];
+  readonly beacon: string;
+}
 
 /** Makes proofs. Searching and squaring happen in worker threads; opening labels reads a few blocks of a file. */
 export class Prover implements AsyncDisposable {
@@ -70,7 +80,7 @@ export class Prover implements AsyncDisposable {
     const parts = [
       requirements.space === null ? unasked : this.#space(challenge, lent, call),
       requirements.stake === null ? unasked : this.#stake(challenge, lent.witness, call),
-      requirements.work === null ? unasked : this.#search(challenge.context, requirements.work.hexDigits, call),
+      requirements.work === null ? unasked : this.#search(challenge.context, hexDigitsOf(challenge), call),
       requirements.time === null ? unasked : this.#square(challenge.context, requirements.time.squarings, call),
     ] as const;
     try {
@@ -111,15 +121,19 @@ export class Prover implements AsyncDisposable {
     }: { readonly witness: Witness; readonly space: SpaceCommitment; readonly spaceBytes: number },
     call: CallOptions,
   ): Promise<SpaceProof> {
-    for (let attempt = 1; ; attempt++) {
+    // An audit that came too late on a busy machine, or met a damaged file, is worth another one.
+    for (let attempt = 1, tries = 1; ; tries++) {
       const root = await space.ready(call);
       if (call.signal?.aborted === true) throw cancelled();
       try {
-        const { beacon } = await witness.beginAudit(challenge);
+        const revealed = await witness.beginAudit(challenge, attempt);
+        attempt += 1;
+        const beacon = beaconOf(revealed);
         const openings = challenge.requirements.space!.openings;
         const n = spaceBytes / LABEL_BYTES;
         const opening = await space.open(auditPositions(beacon, challenge.context, root, n, openings));
-        const proof = await witness.finishAudit(challenge, root, opening);
+        const answer = { root, attempt: attempt - 1, revealed, beacon };
+        const receipts = await witness.finishAudit(challenge, answer, opening);
         call.onProgress?.({
           step: 'space',
           done: openings,
@@ -127,9 +141,10 @@ export class Prover implements AsyncDisposable {
           unit: 'steps',
           note: 'labels opened for the committee',
         });
-        return proof;
+        const [labels, path] = [base64(opening.labels), base64(opening.path)];
+        return { root, attempt: answer.attempt, revealed, labels, path, receipts };
       } catch (error) {
-        if (attempt >= AUDIT_ATTEMPTS || !isCoded(error, 'space-unavailable', 'proof-expired')) throw error;
+        if (tries >= AUDITS || !isCoded(error, 'space-unavailable', 'proof-expired')) throw error;
       }
     }
   }

@@ -2,10 +2,10 @@ import { z } from 'zod';
 import { base64 } from '../../base/bytes.ts';
 import type { CallOptions } from '../../base/call.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
-import type { CommitteeAsk } from '../../capabilities/membership.ts';
 import { PROOF_LIMITS } from '../../wire/proof.ts';
 import { firstIssue } from '../../wire/signature.ts';
 import type { LedgerOffice, OfficeAccount } from './own-account.ts';
+import type { Quorum } from './quorum.ts';
 
 const hex32 = z.string().regex(/^[0-9a-f]{64}$/);
 const tokens = z.int().nonnegative().max(PROOF_LIMITS.tokensMax);
@@ -23,10 +23,10 @@ const ENTRY_TIMEOUT_MS = 60_000;
 
 /** The committee's order, as a home without a seat in it reaches it. Errors of all: `committee-unreachable`, and what the committee refuses with. */
 export class RemoteOffice implements LedgerOffice {
-  readonly #ask: CommitteeAsk;
+  readonly #ask: Quorum['agreed'];
 
-  constructor(ask: CommitteeAsk) {
-    this.#ask = ask;
+  constructor(quorum: Pick<Quorum, 'agreed'>) {
+    this.#ask = (...question) => quorum.agreed(...question);
   }
 
   async submit(entry: Uint8Array, options: CallOptions = {}): Promise<void> {

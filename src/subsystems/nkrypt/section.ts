@@ -10,7 +10,7 @@ import { decodeGenesis, type Genesis } from '../../wire/genesis.ts';
 import { ledgerObjection } from './ledger/ledger.ts';
 import { openStore, type Store } from './store.ts';
 
-/** 2 has the grants of a founder, and homes without a ledger; 3 has who owns which name; 4 has the order and what follows from it. */
+/** 2 has the grants of a founder, and homes without a ledger; 3 has who owns which name; 4 has the order and what follows from it, signed orders, votes and certificates. */
 const VERSION = 4;
 const STAGE = 'nkrypt-import.db';
 /** Bytes of rows after which a piece is closed; the largest row is a genesis document or an endorsement. */
@@ -21,12 +21,14 @@ const PIECE_ROWS = 500;
 const TABLES = {
   genesis: ['id', 'document'],
   identities: ['identity', 'sequence'],
-  challenges: ['nonce', 'identity', 'sequence', 'operation', 'context', 'issued_at_ms', 'keep_until_ms', 'used'],
-  admissions: ['identity', 'sequence', 'operation', 'proofs', 'vote', 'endorsement', 'keep_until_ms'],
-  tips: ['identity', 'kind', 'previous'],
+  orders: ['sequence', 'operation', 'signed'],
+  votes: ['identity', 'sequence', 'epoch', 'kind', 'operation', 'proofs', 'at_ms', 'signed'],
+  floors: ['identity', 'sequence'],
+  closed: ['epoch'],
+  certificates: ['identity', 'sequence', 'kind', 'operation', 'proofs', 'certificate'],
+  equivocations: ['identity', 'sequence', 'first', 'second'],
   commitments: ['identity', 'roots', 'nonce', 'registered'],
   joined: ['id'],
-  names: ['name', 'identity'],
   versions: ['ref', 'subject'],
   facts: ['key', 'value'],
   fact_sum: ['id', 'lanes'],
@@ -182,9 +184,12 @@ function check(staged: Store): Genesis {
   return genesis;
 }
 
+/** What this home promised: going back to an older state of the same network takes none of it back. */
+const PROMISES: readonly Table[] = ['orders', 'votes', 'floors', 'closed', 'certificates', 'equivocations', 'versions'];
+
 /**
- * Commit point: one transaction that writes this database only. Sequence numbers that this home gave out in the same network stay
- * given out, so that going back to an older state never makes it say two things under one number.
+ * Commit point: one transaction that writes this database only. Sequence numbers that this home took in the same network stay
+ * taken, and its votes stay cast, so that going back to an older state never makes it say two things under one number.
  */
 function replace(store: Store, path: string): void {
   store.raw.prepare('ATTACH ? AS staged').run(path);
@@ -195,12 +200,15 @@ function replace(store: Store, path: string): void {
           WHERE (SELECT document FROM main.genesis) = (SELECT document FROM staged.genesis);
       `);
       const kept = isFurther(raw) ? ORDERED : [];
+      const isSame =
+        raw
+          .prepare('SELECT 1 FROM main.genesis JOIN staged.genesis ON main.genesis.document = staged.genesis.document')
+          .get() !== undefined;
       for (const [table, columns] of Object.entries(TABLES)) {
         if (kept.includes(table)) continue;
         const names = columns.join(', ');
-        raw.exec(
-          `DELETE FROM main.${table}; INSERT INTO main.${table} (${names}) SELECT ${names} FROM staged.${table};`,
-        );
+        if (!isSame || !PROMISES.includes(table as Table)) raw.exec(`DELETE FROM main.${table}`);
+        raw.exec(`INSERT OR IGNORE INTO main.${table} (${names}) SELECT ${names} FROM staged.${table}`);
       }
       raw.exec(`
         INSERT INTO main.identities (identity, sequence) SELECT identity, sequence FROM given WHERE true

@@ -7,7 +7,7 @@ import { base64, fromHex, hex } from '../../base/bytes.ts';
 import { type Digest, digestOf } from '../../base/digest.ts';
 import { HyperMeshError } from '../../base/errors.ts';
 import { auditAsk, auditContext, decodeSpaceAudit, encodeSpaceAudit } from '../../wire/space-audit.ts';
-import { auditPositions, type Registration } from './registration.ts';
+import { auditPositions } from './registration.ts';
 import { SpaceCommitment } from './space.ts';
 import { FAILURES_LOST, SpaceAudits } from './space-audits.ts';
 import { LABEL_BYTES, labelSeed } from './space-graph.ts';
@@ -31,8 +31,7 @@ before(async () => {
     let root: string | undefined;
     const registry = {
       registered: () => root,
-      begin: () => hex(new Uint8Array(32)),
-      finish: async ({ roots }: Registration) => {
+      register: async (roots: readonly string[]) => {
         root = roots.at(-1);
       },
     };

@@ -26,8 +26,8 @@ function registry(): SpaceRegistry & { root: string | undefined; last: Registrat
     root: undefined as string | undefined,
     last: undefined as Registration | undefined,
     registered: () => it.root,
-    begin: () => hex(randomBytes(32)),
-    async finish(registration: Registration) {
+    async register(_roots: readonly string[], answer: (nonce: string) => Promise<Registration>) {
+      const registration = await answer(hex(randomBytes(32)));
       await checkRegistration(registration, terms);
       it.last = registration;
       it.root = registration.roots.at(-1)!;
@@ -64,7 +64,7 @@ test('a commitment is made once, registered, kept as one layer, and opens to its
 test('a commitment resumes after the last finished layer, and notices a damaged one', async () => {
   const directory = path.join(folder, 'resume');
   const first = registry();
-  await using space = commitment(directory, { ...first, registered: () => undefined, finish: async () => undefined });
+  await using space = commitment(directory, { ...first, registered: () => undefined, register: async () => undefined });
   const root = await space.ready();
   const kept = await readFile(path.join(directory, 'layer-3'));
   assert.equal(hex((await space.open([0, 1])).labels), hex(kept.subarray(0, 64)));
@@ -117,7 +117,7 @@ test('each layer on the disk fits its tree from the first label to the last', as
   const opened: string[] = [];
   await using space = commitment(directory, {
     ...lent,
-    async finish({ roots }) {
+    async register(roots) {
       for (const [index, root] of roots.entries()) {
         const tree = await readFile(path.join(directory, `tree-${index + 1}`));
         await using labels = await open(path.join(directory, `layer-${index + 1}`));

@@ -17,10 +17,11 @@ import type { SpaceJob, SpaceNews } from './space-worker.ts';
 export interface SpaceRegistry {
   /** Root of the commitment that this identity registered, 64 hex digits. */
   registered(): string | undefined;
-  /** Takes the roots of the three layers and answers with the challenge of the registration, 64 hex digits; null: they are registered already. */
-  begin(roots: readonly string[]): string | null | Promise<string | null>;
-  /** Errors: `proof-rejected`. Durable when it returns. */
-  finish(registration: Registration): Promise<void>;
+  /**
+   * Has the roots of the three layers registered wherever that is needed: each registrar asks its own question, which `answer` answers.
+   * Durable when it returns. Errors: `proof-rejected`, `committee-unreachable`.
+   */
+  register(roots: readonly string[], answer: (nonce: string) => Promise<Registration>): Promise<void>;
 }
 
 /**
@@ -192,13 +193,13 @@ export class SpaceCommitment implements AsyncDisposable {
 
   async #register(roots: readonly string[]): Promise<void> {
     const n = this.#job.bytes / LABEL_BYTES;
-    const nonce = await this.#registry.begin(roots);
-    if (nonce === null) return;
-    const layers: Opening[] = [];
-    for (const [index, positions] of registrationPositions(nonce, roots, n, this.#openings).needed.entries()) {
-      layers.push(await this.#open(index + 1, positions));
-    }
-    await this.#registry.finish({ nonce, roots, layers });
+    await this.#registry.register(roots, async (nonce) => {
+      const layers: Opening[] = [];
+      for (const [index, positions] of registrationPositions(nonce, roots, n, this.#openings).needed.entries()) {
+        layers.push(await this.#open(index + 1, positions));
+      }
+      return { nonce, roots, layers };
+    });
   }
 
   async #open(layer: number, positions: readonly number[]): Promise<Opening> {

@@ -67,7 +67,14 @@ export class Standings {
   }
 }
 
-function standingOf(genesis: Genesis, networkId: Digest, identity: string, root: string, atMs: number): SpaceStanding {
+/** What a validator says about a commitment that is registered with it. */
+export function standingOf(
+  genesis: Genesis,
+  networkId: Digest,
+  identity: string,
+  root: string,
+  atMs: number,
+): SpaceStanding {
   return { networkId, identity, root, bytes: genesis.space.bytes, atMs };
 }
 

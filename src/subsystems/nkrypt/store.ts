@@ -82,6 +82,36 @@ const MIGRATIONS: readonly Migration[] = [
       DROP TABLE asked;
     `,
   },
+  {
+    name: '005-votes',
+    up: `
+      DROP TABLE challenges;
+      DROP TABLE admissions;
+      DROP TABLE tips;
+      DROP TABLE names;
+      -- What this home asked the committee for: written before it is signed and sent. Identities: its last sequence number.
+      CREATE TABLE orders (sequence INTEGER PRIMARY KEY, operation TEXT NOT NULL, signed TEXT) STRICT;
+      -- What this validator votes for under a sequence number; the last proofs that it judged, and when. Signed: the publisher's order.
+      CREATE TABLE votes (
+        identity TEXT NOT NULL, sequence INTEGER NOT NULL, epoch INTEGER NOT NULL, kind TEXT NOT NULL, operation TEXT NOT NULL,
+        proofs TEXT NOT NULL, at_ms INTEGER NOT NULL, signed TEXT, PRIMARY KEY (identity, sequence)
+      ) STRICT, WITHOUT ROWID;
+      CREATE INDEX votes_passing ON votes (at_ms) WHERE signed IS NULL;
+      -- No vote for numbers up to here: what was voted for under them is forgotten.
+      CREATE TABLE floors (identity TEXT PRIMARY KEY, sequence INTEGER NOT NULL) STRICT;
+      -- This validator stopped voting in that epoch, for good.
+      CREATE TABLE closed (epoch INTEGER PRIMARY KEY) STRICT;
+      -- The committee's certificates that are known here: of publishes all, of other kinds the newest of each identity.
+      CREATE TABLE certificates (
+        identity TEXT NOT NULL, sequence INTEGER NOT NULL, kind TEXT NOT NULL, operation TEXT NOT NULL, proofs TEXT NOT NULL,
+        certificate TEXT NOT NULL, PRIMARY KEY (identity, sequence)
+      ) STRICT, WITHOUT ROWID;
+      CREATE INDEX certificates_newest ON certificates (identity, kind, sequence);
+      -- Two signed orders with one number and different operations.
+      CREATE TABLE equivocations (identity TEXT NOT NULL, sequence INTEGER NOT NULL, first TEXT NOT NULL, second TEXT NOT NULL,
+        PRIMARY KEY (identity, sequence)) STRICT, WITHOUT ROWID;
+    `,
+  },
 ];
 
 export type Store = SqliteStore;

@@ -12,8 +12,9 @@ import {
   sealed,
   type ValidatorKeys,
 } from '../../wire/attestation.ts';
-import type { PublicKeys } from '../../wire/key-id.ts';
+import { keyIdOf, type PublicKeys } from '../../wire/key-id.ts';
 import { leafHash, nodeHash } from '../../wire/log.ts';
+import { type Envelope, openEnvelope } from '../../wire/signature.ts';
 import { verifyEd25519 } from './ed25519.ts';
 import { falconVerifier } from './falcon.ts';
 
@@ -139,6 +140,21 @@ function keysOf({ falcon, ed25519 }: Pick<ValidatorKeys, 'falcon' | 'ed25519'>):
     decoded.set(text, keys);
   }
   return keys;
+}
+
+/** Whether both signatures of an envelope are by these keys. False for what is no envelope. */
+export function envelopeHolds(envelope: Envelope, keys: Pick<ValidatorKeys, 'falcon' | 'ed25519'>): boolean {
+  try {
+    const opened = openEnvelope(envelope);
+    const { ed25519, falcon } = keysOf(keys);
+    return (
+      opened.keyId === keyIdOf({ ed25519, falcon }) &&
+      signatureCheck.ed25519(opened.ed25519, opened.signed, ed25519) &&
+      signatureCheck.falcon(opened.falcon, opened.signed, falcon)
+    );
+  } catch {
+    return false;
+  }
 }
 
 /** Whether the word holds under these keys alone: no disk, no network, no home. Its form was checked before. */

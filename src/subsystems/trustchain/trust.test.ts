@@ -169,8 +169,8 @@ test('the log proves what it holds with heads that the validator signed', async 
   await using trust = await open(home());
   const empty = await trust.logHead();
   assert.equal(empty.size, 0);
-  const answers = await Promise.all(['a', 'b', 'c'].map((text) => trust.logAppend(utf8(text))));
-  const last = await trust.logAppend(utf8('d'));
+  const answers = await Promise.all(['a', 'b', 'c'].map((text) => trust.logAppend(utf8(text), null)));
+  const last = await trust.logAppend(utf8('d'), null);
   for (const [at, answer] of [...answers, last].entries()) {
     verifyInclusion(utf8('abcd'[at]!), answer);
     const { payload } = await trust.verify(answer.head.envelope, answer.head.chain, { role: 'validator' });
@@ -317,8 +317,8 @@ async function* stream(pieces: readonly Uint8Array[]): AsyncGenerator<Uint8Array
 test('an export with a passphrase carries the identity to a new home', async () => {
   const passphrase = 'carried over';
   await using trust = await open(home(), { passphrase });
-  await trust.logAppend(utf8('a'));
-  await trust.logAppend(utf8('b'));
+  await trust.logAppend(utf8('a'), null);
+  await trust.logAppend(utf8('b'), null);
   const before2 = await trust.identity('publisher');
   const pieces = await exported(trust.section);
 
@@ -330,7 +330,7 @@ test('an export with a passphrase carries the identity to a new home', async () 
   assert.equal((await fresh.identity('publisher')).fingerprint, before2.fingerprint);
   const envelope = await fresh.sign('publisher', TYPE, PAYLOAD);
   await trust.verify(envelope, before2.chain, { role: 'publisher' });
-  const next = await fresh.logAppend(utf8('c'));
+  const next = await fresh.logAppend(utf8('c'), null);
   assert.equal(next.index, 2);
   verifyConsistency(await trust.logHead(), next.head, await fresh.logConsistency(2, 3));
 
@@ -343,11 +343,11 @@ test('an export without a passphrase holds no keys and fits its own home only; d
   const directory = home();
   await using trust = await open(directory);
   const { fingerprint } = await trust.identity('publisher');
-  await trust.logAppend(utf8('a'));
+  await trust.logAppend(utf8('a'), null);
   const pieces = await exported(trust.section);
   const text = Buffer.concat(pieces).toString();
   assert.ok(!text.includes('"keystore"'));
-  await trust.logAppend(utf8('b'));
+  await trust.logAppend(utf8('b'), null);
   await trust.revoke(fingerprint, 'superseded');
   await (await trust.section.import(2, stream(pieces))).commit();
   // Restoring an older state of the same home neither forgets a revocation nor shortens the log.

@@ -4,6 +4,7 @@ import { base64, equal } from '../../base/bytes.ts';
 import type { Clock } from '../../base/clock.ts';
 import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError, storageError } from '../../base/errors.ts';
+import type { Json } from '../../base/json.ts';
 import { openSqlite, type SqliteStore } from '../../base/sqlite.ts';
 import type { StateSection } from '../../capabilities/state.ts';
 import type { CertificateInfo, Trust, Verified } from '../../capabilities/trust.ts';
@@ -29,7 +30,7 @@ import {
   sealEnvelope,
   type TrustAnchor,
 } from '../../wire/signature.ts';
-import { Attester, wordHolds } from './attester.ts';
+import { Attester, envelopeHolds, wordHolds } from './attester.ts';
 import { ChainCache } from './chain-cache.ts';
 import { Keys } from './keys.ts';
 import {
@@ -80,7 +81,8 @@ export interface NetworkAuthority {
   /** New certificates for the same keys. Errors: `committee-unreachable`, `not-a-member`, `certificate-revoked`. */
   renew(request: (asked: string) => Promise<JoinRequest>): Promise<Certification>;
   /** Errors: `committee-unreachable`, and what the committee refuses with. */
-  logAppend(leaf: Uint8Array): Promise<LogInclusion>;
+  /** The committee makes the leaf itself, from a certificate that it checks. */
+  logAppend(certificate: Json): Promise<LogInclusion>;
   logHead(): Promise<SignedTreeHead>;
   logConsistency(from: number, to: number): Promise<readonly string[]>;
 }
@@ -272,6 +274,16 @@ export class TrustChain implements Trust, AsyncDisposable {
     return wordHolds(word, payloadType, statement, keys);
   }
 
+  async signedBy(envelope: Envelope, keys: Pick<ValidatorKeys, 'falcon' | 'ed25519'>): Promise<boolean> {
+    return envelopeHolds(envelope, keys);
+  }
+
+  async publicKeys(role: LeafRole): Promise<{ readonly falcon: string; readonly ed25519: string }> {
+    const keys = (await this.#keys.publicKeys()).get(role);
+    if (keys === undefined) throw new HyperMeshError('key-locked', `The ${role} key is not in this home.`);
+    return { falcon: base64(keys.falcon), ed25519: base64(keys.ed25519) };
+  }
+
   validatorKeys(): Promise<ValidatorKeys> {
     this.#validator ??= this.#readValidator().catch((error: unknown) => {
       this.#validator = null;
@@ -282,9 +294,7 @@ export class TrustChain implements Trust, AsyncDisposable {
 
   async #readValidator(): Promise<ValidatorKeys> {
     const { validator: key, publisher: account } = this.keyIds();
-    const keys = (await this.#keys.publicKeys()).get('validator');
-    if (keys === undefined) throw new HyperMeshError('key-locked', 'The validator key is not in this home.');
-    return { key, falcon: base64(keys.falcon), ed25519: base64(keys.ed25519), account };
+    return { key, ...(await this.publicKeys('validator')), account };
   }
 
   async verify(
@@ -394,9 +404,9 @@ export class TrustChain implements Trust, AsyncDisposable {
     });
   }
 
-  async logAppend(leaf: Uint8Array): Promise<LogInclusion> {
+  async logAppend(leaf: Uint8Array, certificate: Json): Promise<LogInclusion> {
     if (this.membership() === null) return this.#log.append(leaf);
-    const inclusion = await this.#followed().logAppend(leaf);
+    const inclusion = await this.#followed().logAppend(certificate);
     verifyInclusion(leaf, inclusion);
     await this.#checkHead(inclusion.head);
     return inclusion;

@@ -1,0 +1,256 @@
+import type { Digest } from '../../base/digest.ts';
+import { HyperMeshError } from '../../base/errors.ts';
+import { canonicalJson } from '../../base/json.ts';
+import type { SelfSigned } from '../../wire/entry.ts';
+import {
+  type Endorsement,
+  NO_PREVIOUS,
+  type Operation,
+  type OperationKind,
+  operationDigest,
+} from '../../wire/proof.ts';
+import type { Store } from './store.ts';
+
+/** What a validator decided: the time that its vote carries. */
+export interface Decision {
+  readonly atMs: number;
+}
+
+/** Two orders that no honest publisher signs. */
+export interface Equivocation {
+  readonly identity: string;
+  readonly sequence: number;
+  readonly first: SelfSigned;
+  readonly second: SelfSigned;
+}
+
+interface VoteRow {
+  readonly operation: Digest;
+  readonly proofs: Digest;
+  readonly at_ms: number;
+  readonly signed: string | null;
+}
+
+/** How long a vote for something that conflicts with nothing (an install) is remembered. */
+const PASSING_KEPT_MS = 3_600_000;
+
+/**
+ * The vote rule of one validator (docs/protocol/admission.md). Everything that it promises is on the disk before anybody can see it:
+ * one operation for each sequence number of an identity, one content for each version, no vote in an epoch that it closed. Who owns a name is the order's to say.
+ */
+export class VoteBook {
+  readonly #store: Store;
+
+  constructor(store: Store) {
+    this.#store = store;
+  }
+
+  /**
+   * Commit point of a vote: from here on the number stands for this operation, whatever happens. The same proofs again get the same decision; other proofs
+   * for the same operation a new one. `allowed` is asked in the same transaction. Errors: `equivocation`, `proof-replayed`, `version-exists`, `epoch-over`,
+   * and those of `allowed`.
+   */
+  decide(
+    epoch: number,
+    operation: Operation,
+    proofs: Digest,
+    signed: SelfSigned | null,
+    { nowMs, allowed }: { readonly nowMs: number; readonly allowed?: ((operation: Operation) => void) | undefined },
+  ): Decision {
+    const { identity, sequence, kind } = operation;
+    const digest = operationDigest(operation);
+    this.#caught(operation, digest, signed);
+    return this.#store.transact((raw) => {
+      if (raw.prepare('SELECT 1 FROM closed WHERE epoch = ?').get(epoch) !== undefined) throw over(epoch);
+      const known = this.#row(operation);
+      if (known !== undefined && known.operation !== digest) throw equivocation(operation);
+      if (known?.proofs === proofs) return { atMs: known.at_ms };
+      if (known === undefined) {
+        const floor = raw.prepare('SELECT sequence FROM floors WHERE identity = ?').get(identity);
+        if (floor !== undefined && (floor['sequence'] as number) >= sequence) throw replayed();
+        this.#forget(nowMs);
+      }
+      allowed?.(operation);
+      this.#claim(operation);
+      raw
+        .prepare(
+          `INSERT INTO votes (identity, sequence, epoch, kind, operation, proofs, at_ms, signed) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+             ON CONFLICT (identity, sequence) DO UPDATE SET epoch = excluded.epoch, proofs = excluded.proofs, at_ms = excluded.at_ms`,
+        )
+        .run(identity, sequence, epoch, kind, digest, proofs, nowMs, signed === null ? null : canonicalJson(signed));
+      return { atMs: nowMs };
+    });
+  }
+
+  /** Before the proofs are asked for: what could not be voted for anyway. Errors: `equivocation`, `version-exists`. */
+  check(operation: Operation, signed: SelfSigned | null): void {
+    const digest = operationDigest(operation);
+    this.#caught(operation, digest, signed);
+    const known = this.#row(operation);
+    if (known !== undefined && known.operation !== digest) throw equivocation(operation);
+    this.#checkClaim(operation);
+  }
+
+  /** A vote that was decided for exactly these proofs. */
+  decided(operation: Operation, proofs: Digest): Decision | undefined {
+    const row = this.#row(operation);
+    return row?.operation === operationDigest(operation) && row.proofs === proofs ? { atMs: row.at_ms } : undefined;
+  }
+
+  /** A certificate that was found genuine. Safe to repeat. */
+  record(certificate: Endorsement): void {
+    const { operation, proofs } = certificate;
+    const { identity, sequence, kind } = operation;
+    this.#store.transact((raw) => {
+      raw
+        .prepare(
+          `INSERT INTO certificates (identity, sequence, kind, operation, proofs, certificate) VALUES (?, ?, ?, ?, ?, ?)
+             ON CONFLICT DO NOTHING`,
+        )
+        .run(identity, sequence, kind, operationDigest(operation), proofs, canonicalJson(certificate));
+      if (kind === 'publish') return;
+      raw
+        .prepare(
+          `DELETE FROM certificates WHERE identity = ?1 AND kind = ?2 AND sequence <
+             (SELECT max(sequence) FROM certificates WHERE identity = ?1 AND kind = ?2)`,
+        )
+        .run(identity, kind);
+    });
+  }
+
+  /** The last certified operation of the kind. */
+  newest(identity: string, kind: OperationKind): Endorsement | null {
+    const row = this.#store.raw
+      .prepare('SELECT certificate FROM certificates WHERE identity = ? AND kind = ? ORDER BY sequence DESC LIMIT 1')
+      .get(identity, kind);
+    return row === undefined ? null : (JSON.parse(row['certificate'] as string) as Endorsement);
+  }
+
+  /** {@link newest}, as an anchor names it, and its number (0: there is none). */
+  tip(identity: string, kind: OperationKind): { readonly previous: Digest; readonly sequence: number } {
+    const row = this.#store.raw
+      .prepare(
+        'SELECT proofs, sequence FROM certificates WHERE identity = ? AND kind = ? ORDER BY sequence DESC LIMIT 1',
+      )
+      .get(identity, kind) as { proofs: Digest; sequence: number } | undefined;
+    return { previous: row?.proofs ?? NO_PREVIOUS, sequence: row?.sequence ?? 0 };
+  }
+
+  /** The certificate of exactly this submission. */
+  certificate(operation: Operation, proofs: Digest): Endorsement | undefined {
+    const row = this.#store.raw
+      .prepare(
+        'SELECT certificate FROM certificates WHERE identity = ? AND sequence = ? AND operation = ? AND proofs = ?',
+      )
+      .get(operation.identity, operation.sequence, operationDigest(operation), proofs);
+    return row === undefined ? undefined : (JSON.parse(row['certificate'] as string) as Endorsement);
+  }
+
+  /** Orders that contradict each other, as evidence. */
+  equivocations(): readonly Equivocation[] {
+    const rows = this.#store.raw.prepare('SELECT identity, sequence, first, second FROM equivocations').all();
+    return (rows as unknown as { identity: string; sequence: number; first: string; second: string }[]).map(
+      ({ identity, sequence, first, second }) => ({
+        identity,
+        sequence,
+        first: JSON.parse(first) as SelfSigned,
+        second: JSON.parse(second) as SelfSigned,
+      }),
+    );
+  }
+
+  /** Stops voting in the epoch, for good; durable when it returns. */
+  close(epoch: number): void {
+    this.#store.transact((raw) => {
+      raw.prepare('INSERT INTO closed (epoch) VALUES (?) ON CONFLICT DO NOTHING').run(epoch);
+    });
+  }
+
+  /** The orders of everything that was voted for in the epoch: what a handover is made from. */
+  votedIn(epoch: number): readonly SelfSigned[] {
+    const rows = this.#store.raw
+      .prepare('SELECT signed FROM votes WHERE epoch = ? AND signed IS NOT NULL ORDER BY identity, sequence')
+      .all(epoch) as { signed: string }[];
+    return rows.map(({ signed }) => JSON.parse(signed) as SelfSigned);
+  }
+
+  #row({ identity, sequence }: Operation): VoteRow | undefined {
+    return this.#store.raw
+      .prepare('SELECT operation, proofs, at_ms, signed FROM votes WHERE identity = ? AND sequence = ?')
+      .get(identity, sequence) as VoteRow | undefined;
+  }
+
+  /** What was signed and contradicts what is known is kept, whatever comes of it. */
+  #caught(operation: Operation, digest: Digest, signed: SelfSigned | null): void {
+    if (signed === null) return;
+    const known = this.#row(operation);
+    if (known === undefined || known.operation === digest || known.signed === null) return;
+    this.#store.raw
+      .prepare(
+        'INSERT INTO equivocations (identity, sequence, first, second) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING',
+      )
+      .run(operation.identity, operation.sequence, known.signed, canonicalJson(signed));
+  }
+
+  #checkClaim({ kind, subject, ref }: Operation): void {
+    if (kind !== 'publish') return;
+    const { raw } = this.#store;
+    const version = raw.prepare('SELECT subject FROM versions WHERE ref = ?').get(versionOf(ref));
+    if (version !== undefined && version['subject'] !== subject) {
+      throw new HyperMeshError('version-exists', `${ref} was published before with other content.`, {
+        hint: 'A version never changes, also when it was deleted: raise `version` in catalog.yaml and publish again.',
+      });
+    }
+  }
+
+  /** In the transaction that decides: of two publishes that were judged at the same time one is first. */
+  #claim(operation: Operation): void {
+    this.#checkClaim(operation);
+    if (operation.kind !== 'publish') return;
+    const { ref, subject } = operation;
+    this.#store.raw
+      .prepare('INSERT INTO versions (ref, subject) VALUES (?, ?) ON CONFLICT DO NOTHING')
+      .run(versionOf(ref), subject);
+  }
+
+  /** Votes without an order conflict with nothing; their numbers are never voted for again. */
+  #forget(nowMs: number): void {
+    const { raw } = this.#store;
+    const rows = raw
+      .prepare(
+        'SELECT identity, max(sequence) AS sequence FROM votes WHERE signed IS NULL AND at_ms < ? GROUP BY identity',
+      )
+      .all(nowMs - PASSING_KEPT_MS) as { identity: string; sequence: number }[];
+    if (rows.length === 0) return;
+    const floor = raw.prepare(
+      'INSERT INTO floors (identity, sequence) VALUES (?, ?) ON CONFLICT (identity) DO UPDATE SET sequence = max(sequence, excluded.sequence)',
+    );
+    for (const { identity, sequence } of rows) floor.run(identity, sequence);
+    raw.prepare('DELETE FROM votes WHERE signed IS NULL AND at_ms < ?').run(nowMs - PASSING_KEPT_MS);
+  }
+}
+
+/** Without build metadata, which does not tell versions apart (Semantic Versioning 2.0.0, 10). */
+function versionOf(ref: string): string {
+  return ref.split('+')[0]!;
+}
+
+function over(epoch: number): HyperMeshError {
+  return new HyperMeshError('epoch-over', `This validator votes no more in epoch ${epoch}.`, {
+    hint: 'The next committee takes over in a moment; run the command again.',
+  });
+}
+
+function replayed(): HyperMeshError {
+  return new HyperMeshError('proof-replayed', 'The sequence number of these proofs was passed long ago.', {
+    hint: 'Each operation needs a number and proofs of its own; run the command again.',
+  });
+}
+
+function equivocation(operation: Operation): HyperMeshError {
+  return new HyperMeshError(
+    'equivocation',
+    `Sequence number ${operation.sequence} of this identity stands for another operation.`,
+    { hint: 'Run the command again; each operation takes a number of its own.' },
+  );
+}
