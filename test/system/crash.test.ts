@@ -6,7 +6,7 @@ import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { temporaryFolder } from './support.ts';
 
-/** At least this many; each kill comes at a moment that the seed decides. */
+/** Each kill comes at a moment that the seed decides. */
 const KILLS = Number(process.env['HYPERMESH_TEST_KILLS'] ?? 50);
 const SEED = Number(process.env['HYPERMESH_TEST_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
 
@@ -29,12 +29,38 @@ interface Life {
   readonly errors: string;
 }
 
-/** One life of the process: killed `afterMs` after its start, or after it has looked at what the last one left. */
-async function live(folder: string, first: number, from: 'start' | 'checked', afterMs: number): Promise<Life> {
+/** How long a part of a life takes here and now, so that kills come at every moment of it and not long after it. */
+class Pace {
+  #ms: number;
+
+  constructor(guessMs: number) {
+    this.#ms = guessMs;
+  }
+
+  /** Somewhat beyond the end, too. `share`: 0 to 1. */
+  moment(share: number): number {
+    return share * 1.3 * this.#ms;
+  }
+
+  /** Null: it had not come to its end after `waitedMs`. */
+  saw(tookMs: number | null, waitedMs: number): void {
+    if (tookMs !== null) this.#ms = tookMs;
+    else if (waitedMs > this.#ms) this.#ms = waitedMs * 1.3;
+  }
+}
+
+const opening = new Pace(1_000);
+const publishAndInstall = new Pace(1_500);
+
+/** One life of the process: killed while it opens, or after it has looked at what the last one left. */
+async function live(folder: string, first: number, from: 'start' | 'checked', share: number): Promise<Life> {
   const child = spawn(process.execPath, [join(import.meta.dirname, 'crash-child.ts'), folder, String(first)], {
     stdio: ['ignore', 'pipe', 'pipe'],
   });
+  const startedAt = performance.now();
   const lines: string[] = [];
+  /** When the first line of its kind came. */
+  const at = new Map<string, number>();
   let errors = '';
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     errors += text;
@@ -43,14 +69,20 @@ async function live(folder: string, first: number, from: 'start' | 'checked', af
   const checked = new Promise<void>((done) => {
     createInterface({ input: child.stdout }).on('line', (line) => {
       lines.push(line);
-      if (line === 'checked') done();
+      const [kind] = line.split(' ') as [string];
+      if (!at.has(kind)) at.set(kind, performance.now());
+      if (kind === 'checked') done();
     });
   });
   if (from === 'checked') await Promise.race([checked, closed]);
-  await Promise.race([sleep(afterMs), closed]);
+  const pace = from === 'start' ? opening : publishAndInstall;
+  const waitMs = pace.moment(share);
+  await Promise.race([sleep(waitMs), closed]);
   const ended = child.exitCode !== null;
   child.kill('SIGKILL');
   await closed;
+  const [begun, end] = from === 'start' ? [startedAt, at.get('ready')] : [at.get('checked'), at.get('install')];
+  pace.saw(begun === undefined || end === undefined ? null : end - begun, waitMs);
   return { lines, ended, errors };
 }
 
@@ -66,7 +98,7 @@ test(`killing the process at ${KILLS} random moments leaves the state before or 
   for (let kill = 0; kill < KILLS; kill++) {
     // Some kills come while the node is still opening, or looking.
     const from = random() < 0.15 ? 'start' : 'checked';
-    const { lines, ended, errors } = await live(folder.path, next, from, random() * 1_500);
+    const { lines, ended, errors } = await live(folder.path, next, from, random());
     const context = `kill ${kill}, seed ${SEED}\n${lines.join('\n')}\n${errors}`;
     assert.equal(ended, false, context);
     assert.deepEqual(
@@ -91,5 +123,6 @@ test(`killing the process at ${KILLS} random moments leaves the state before or 
     // The number that was under way is used again when it did not make it: repeating a publish that was cut short continues it.
     next = Math.max(0, ...[...published].map((one) => Number(one.split('.')[2]))) + 1;
   }
+  t.diagnostic(`${published.size} versions were published meanwhile`);
   assert.ok(published.size > 0);
 });
