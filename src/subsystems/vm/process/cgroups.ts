@@ -24,6 +24,7 @@ export interface CgroupUsage {
   readonly oomKills: number;
 }
 
+const SELF = '/proc/self';
 const PERIOD_US = 100_000;
 const REMOVE_MS_MAX = 3_000;
 const CONTROLLERS_V2: readonly Controller[] = ['memory', 'pids', 'cpu'];
@@ -77,17 +78,20 @@ export class Cgroups {
 
   /** Ends and removes whatever bears the name: a node that was killed together with its keeper left it. */
   static async sweep(name: string): Promise<void> {
-    for (const { parents } of await hierarchies())
+    for (const { parents } of await hierarchies(SELF))
       for (const parent of parents)
         for (const found of await readdir(parent).catch(() => []))
           if (found === name || found.startsWith(`${name}-`)) await remove(path.join(parent, found));
   }
 
-  /** Never fails: what the machine does not let us make is not in {@link enforces}. */
-  static async open(name: string): Promise<Cgroups> {
+  /**
+   * Never fails: what the machine does not let us make is not in {@link enforces}. `self`: the folder of this process in `/proc`, which tells
+   * where its groups are.
+   */
+  static async open(name: string, { self = SELF }: { readonly self?: string } = {}): Promise<Cgroups> {
     const branches: Branch[] = [];
     const own = `${name}-${randomBytes(4).toString('hex')}`;
-    for (const { version, controllers, parents } of await hierarchies()) {
+    for (const { version, controllers, parents } of await hierarchies(self)) {
       for (const parent of parents) {
         const folder = path.join(parent, own);
         const found = await settle(folder, version, controllers).catch(() => []);
@@ -274,9 +278,9 @@ interface Hierarchy {
  * Boxes lie beneath our own group, so that a limit on the node holds for its programs too. In version 2 a group that holds processes cannot pass
  * controllers on: there the nearest group above that passes them on is taken.
  */
-async function hierarchies(): Promise<Hierarchy[]> {
-  const own = await readFile('/proc/self/cgroup', 'latin1').catch(() => '');
-  const mounts = await readFile('/proc/self/mountinfo', 'latin1').catch(() => '');
+async function hierarchies(self: string): Promise<Hierarchy[]> {
+  const own = await readFile(path.join(self, 'cgroup'), 'latin1').catch(() => '');
+  const mounts = await readFile(path.join(self, 'mountinfo'), 'latin1').catch(() => '');
   const found: Hierarchy[] = [];
   for (const line of mounts.split('\n')) {
     const [before, after] = line.split(' - ');

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { existsSync, readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { assembleFilter, type FilterMachine } from './seccomp.ts';
 
@@ -70,5 +71,64 @@ describe('assembleFilter()', () => {
       assert.equal(decide('x64', 16, [0n, command]), errno(1));
     assert.equal(decide('x64', 135, [0xffffffffn]), ALLOW);
     assert.equal(decide('x64', 135, [0x40000n]), errno(1));
+  });
+
+  it('knows the numbers of both machines: what both have is answered alike', (t) => {
+    const files = ['/usr/include/x86_64-linux-gnu/asm/unistd_64.h', '/usr/include/asm-generic/unistd.h'];
+    if (!files.every(existsSync)) return t.skip('the headers of the kernel for x64 are not installed');
+    const [x64, arm64] = files.map((file) => {
+      const numbers = new Map<string, number>();
+      for (const [, name, number] of readFileSync(file, 'utf8').matchAll(/^#define __NR(?:3264)?_(\w+)\s+(\d+)$/gm))
+        if (!numbers.has(name!)) numbers.set(name!, Number(number));
+      return numbers;
+    });
+    const named = (name: string) => arm64!.get(name) ?? arm64!.get(name.replace(/^newfstatat$/, 'fstatat'));
+    let compared = 0;
+    for (const [name, number] of x64!) {
+      const other = named(name);
+      if (other === undefined) continue;
+      compared += 1;
+      assert.equal(decide('arm64', other), decide('x64', number), name);
+    }
+    assert.ok(compared > 250, String(compared));
+    const bad = [
+      'ptrace',
+      'mount',
+      'umount2',
+      'pivot_root',
+      'chroot',
+      'unshare',
+      'setns',
+      'keyctl',
+      'add_key',
+      'request_key',
+      'bpf',
+    ];
+    bad.push(
+      'perf_event_open',
+      'userfaultfd',
+      'memfd_create',
+      'mknodat',
+      'open_by_handle_at',
+      'init_module',
+      'kexec_load',
+      'reboot',
+    );
+    bad.push(
+      'process_vm_readv',
+      'process_vm_writev',
+      'kcmp',
+      'quotactl',
+      'swapon',
+      'acct',
+      'settimeofday',
+      'adjtimex',
+      'syslog',
+    );
+    bad.push('setuid', 'setgid', 'setgroups', 'setresuid', 'setresgid', 'capset', 'sethostname', 'fchown', 'fchownat');
+    for (const name of bad) {
+      assert.notEqual(decide('x64', x64!.get(name)!), ALLOW, `x64 ${name}`);
+      assert.notEqual(decide('arm64', named(name)!), ALLOW, `arm64 ${name}`);
+    }
   });
 });
