@@ -23,6 +23,7 @@ import { fill, type ShownEntry } from './process/trees.ts';
  */
 
 const RECORD = 'runtime.json';
+const NAMES_MAX = 500_000;
 const IMAGE = 'image';
 const RECORD_BYTES_MAX = 2 ** 20;
 const ZEROS = new Uint8Array(1024);
@@ -99,7 +100,8 @@ export async function unpackImage(
     });
   }
   const record = decode(await collect(assets.readFile(layer, RECORD, options), RECORD_BYTES_MAX));
-  await using source = await ImageSource.open(assets, { layer, entry: IMAGE }, { ...options, directory: work, prefix });
+  const opening = { ...options, directory: work, prefix, namesMax: NAMES_MAX };
+  await using source = await ImageSource.open(assets, { layer, entry: IMAGE }, opening);
   const inRoot = (name: string) => name.slice(ROOT_FOLDER.length + 1);
   const entries = (await source.tree())
     .filter((entry) => entry.path.startsWith(`${ROOT_FOLDER}/`))

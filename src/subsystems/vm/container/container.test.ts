@@ -8,12 +8,12 @@ import { describe, it } from 'node:test';
 import type { RunRequest } from '../../../capabilities/vm.ts';
 import { entriesFrom, type ImageParts, type LayerEntry, layoutIn, layoutOf, tarOf } from '../../../testing/image.ts';
 import { MemoryTrees, SMALL_POLICY, testRuntime } from '../../../testing/runtime-conformance.ts';
-import { DEFAULT_LIMITS } from '../limits.ts';
+import { DEFAULT_LIMITS, type ExecutionLimits } from '../limits.ts';
 import { openProcessSandbox } from '../process/sandbox.ts';
 import { Trees } from '../process/trees.ts';
 import { ContainerRuntime } from './container.ts';
 
-async function make() {
+async function make(limits: Partial<ExecutionLimits> = {}) {
   const directory = await mkdtemp(path.join(tmpdir(), 'hypermesh-container-'));
   const assets = new MemoryTrees();
   const sandbox = await openProcessSandbox({ directory });
@@ -23,7 +23,7 @@ async function make() {
   return {
     assets,
     directory,
-    runtime: new ContainerRuntime({ assets, sandbox, trees, roots }, { limits: DEFAULT_LIMITS }),
+    runtime: new ContainerRuntime({ assets, sandbox, trees, roots }, { limits: { ...DEFAULT_LIMITS, ...limits } }),
     async [Symbol.asyncDispose]() {
       await sandbox[Symbol.asyncDispose]();
       await rm(directory, { recursive: true, force: true });
@@ -93,8 +93,12 @@ testRuntime(
 );
 
 describe('runtime container', { skip }, () => {
-  async function run(files: Record<string, Uint8Array>, more: Partial<RunRequest> = {}) {
-    await using made = await make();
+  async function run(
+    files: Record<string, Uint8Array>,
+    more: Partial<RunRequest> = {},
+    limits: Partial<ExecutionLimits> = {},
+  ) {
+    await using made = await make(limits);
     const layer = made.assets.add(files);
     const request = { kind: 'container', layer, entry: 'image', args: [], input: null, policy: SMALL_POLICY } as const;
     return await made.runtime.run({ ...request, ...more });
@@ -273,6 +277,22 @@ describe('runtime container', { skip }, () => {
     const before = await stat(root);
     assert.equal((await made.runtime.run({ ...request, args: [] })).exitCode, 0);
     assert.equal((await stat(root)).ino, before.ino, 'unpacked once');
+  });
+
+  it('refuses archives with names without end, which are small while they are packed', async () => {
+    const deep = Array.from({ length: 12 }, () => 'n'.repeat(200)).join('/');
+    for (const entries of [
+      Array.from({ length: 2_501 }, () => ({ path: 'same' })),
+      Array.from({ length: 400 }, (_, index) => ({ path: `${index}${deep}` })),
+    ]) {
+      const many = packageOf({ layers: [{ entries, compress: 'gzip' }] });
+      assert.ok(Object.values(many).reduce((sum, { length }) => sum + length, 0) < 50_000);
+      for (const files of [many, { image: tarOf(entries) }])
+        await assert.rejects(run(files, {}, { filesMax: 1_000 }), {
+          code: 'limit-exceeded',
+          message: /may name at most 2500 files/,
+        });
+    }
   });
 
   it('refuses archives that lead out, lie, or never end', async () => {

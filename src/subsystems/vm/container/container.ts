@@ -104,7 +104,11 @@ export class ContainerRuntime implements Runtime {
       ImageSource.open(
         this.#assets,
         { layer, entry },
-        { ...options, directory: this.#roots.directory, prefix: UNFINISHED },
+        {
+          ...{ ...options, directory: this.#roots.directory, prefix: UNFINISHED },
+          // Layers name the same file again, and take names away.
+          namesMax: Math.floor(2.5 * this.#limits.filesMax),
+        },
       ),
     );
   }

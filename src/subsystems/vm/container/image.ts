@@ -47,6 +47,8 @@ const UNPACKED_BYTES_MAX = 8 * 2 ** 30;
 /** Entries between two turns of the event loop. */
 const STRETCH = 2_000;
 const NESTED_MAX = 3;
+/** On average. */
+const CHARACTERS_PER_NAME = 256;
 const ACCOUNTS_BYTES_MAX = 2 ** 20;
 const ARCHITECTURES: Readonly<Record<string, string>> = { x64: 'amd64', arm64: 'arm64' };
 
@@ -70,19 +72,26 @@ export class ImageSource implements TreeSource, AsyncDisposable {
 
   /**
    * Opens the image at `entry` of a package tree: the folder of an OCI layout, or an archive of one, or of `docker save`. Every document and layer
-   * is checked against its digest before a name in it counts. `directory`: ours, for temporary files, whose names begin with `prefix`.
+   * is checked against its digest before a name in it counts. `directory`: ours, for temporary files, whose names begin with `prefix`. `namesMax`: entries of all
+   * archives together.
    * Errors: `entry-missing`, `program-invalid`, `limit-exceeded`, `storage-*`, `cancelled`.
    */
   static async open(
     assets: Files,
     { layer, entry }: { readonly layer: Digest; readonly entry: string },
-    { directory, prefix, ...options }: CallOptions & { readonly directory: string; readonly prefix: string },
+    {
+      directory,
+      prefix,
+      namesMax,
+      ...options
+    }: CallOptions & { readonly directory: string; readonly prefix: string; readonly namesMax: number },
   ): Promise<ImageSource> {
     await using stack = new AsyncDisposableStack();
     try {
       const work = await mkdtemp(path.join(directory, prefix));
       stack.defer(() => rm(work, { recursive: true, force: true }));
-      const files = await openFiles(assets, layer, entry, work, stack, options);
+      const names = new Names(namesMax);
+      const files = await openFiles(assets, { layer, entry }, { work, names, stack }, options);
       const { config, layers, digest } = await readImage(files);
       const merge = new Merge();
       const opened: FileHandle[] = [];
@@ -90,7 +99,7 @@ export class ImageSource implements TreeSource, AsyncDisposable {
       for (const [index, one] of layers.entries()) {
         options.onProgress?.({ step: 'unpack', done: index, total: layers.length, note: `layer ${one.diffId}` });
         const file = stack.use(await open(path.join(work, `layer-${index}`), 'wx+', 0o600));
-        const { entries, bytes } = await unpackLayer(files, one, file, left, options);
+        const { entries, bytes } = await unpackLayer(files, one, file, { bytesMax: left, names }, options);
         left -= bytes;
         await merge.apply(entries, index);
         opened.push(file);
@@ -185,12 +194,34 @@ interface ImageFiles {
   read(name: string): AsyncIterable<Uint8Array>;
 }
 
+/** Counts what archives name: a name repeated a million times is small, packed. */
+class Names {
+  #left: number;
+  #charactersLeft: number;
+  readonly #max: number;
+
+  constructor(max: number) {
+    this.#max = max;
+    this.#left = max;
+    this.#charactersLeft = max * CHARACTERS_PER_NAME;
+  }
+
+  /** Errors: `limit-exceeded`. */
+  count({ path: name, target }: TarEntry): void {
+    this.#left -= 1;
+    this.#charactersLeft -= name.length + target.length;
+    if (this.#left < 0 || this.#charactersLeft < 0)
+      throw new HyperMeshError(
+        'limit-exceeded',
+        `The archives of an image may name at most ${this.#max} files, by ${this.#max * CHARACTERS_PER_NAME} characters, all layers together.`,
+      );
+  }
+}
+
 async function openFiles(
   assets: Files,
-  layer: Digest,
-  entry: string,
-  work: string,
-  stack: AsyncDisposableStack,
+  { layer, entry }: { readonly layer: Digest; readonly entry: string },
+  { work, names, stack }: { readonly work: string; readonly names: Names; readonly stack: AsyncDisposableStack },
   options: CallOptions,
 ): Promise<ImageFiles> {
   const sizes = await sizesOf(assets, layer, options);
@@ -207,7 +238,10 @@ async function openFiles(
   }
   const archive = stack.use(await open(path.join(work, 'archive'), 'wx+', 0o600));
   const entries = new Map<string, TarEntry>();
-  const reader = new TarReader((one) => void entries.set(one.path, one));
+  const reader = new TarReader((one) => {
+    names.count(one);
+    entries.set(one.path, one);
+  });
   let done = 0;
   for await (const piece of assets.readFile(layer, entry, options)) {
     done += piece.length;
@@ -318,7 +352,7 @@ async function unpackLayer(
   files: ImageFiles,
   layer: Layer,
   to: FileHandle,
-  bytesMax: number,
+  { bytesMax, names }: { readonly bytesMax: number; readonly names: Names },
   { signal }: CallOptions,
 ): Promise<{ readonly entries: readonly TarEntry[]; readonly bytes: number }> {
   const size = files.size(layer.file);
@@ -326,7 +360,10 @@ async function unpackLayer(
   if (layer.size !== null && layer.size !== size)
     throw invalid(`its layer ${layer.digest} has ${size} bytes, not ${layer.size}`);
   const entries: TarEntry[] = [];
-  const reader = new TarReader((entry) => void entries.push(entry));
+  const reader = new TarReader((entry) => {
+    names.count(entry);
+    entries.push(entry);
+  });
   const packed = createHash('sha256');
   const unpacked = createHash('sha256');
   let bytes = 0;
