@@ -1,4 +1,3 @@
-import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import type { Assets } from '../../capabilities/assets.ts';
 import type { Runtime, RuntimeKind } from '../../capabilities/vm.ts';
@@ -13,7 +12,7 @@ import { Trees } from './process/trees.ts';
 import { PythonRuntime } from './python/python.ts';
 import { WasmRuntime } from './wasm/runtime.ts';
 
-/** A runtime whose language is added to a node, or removed from it. */
+/** A runtime whose language or emulator is added to a node, or removed from it. */
 export type AddableRuntime = JuliaRuntime | PythonRuntime | MachineRuntime;
 
 /** Every runtime that this version has. */
@@ -40,8 +39,8 @@ export async function openRuntimes(
     filesMax: limits.filesMax,
   });
   const images = path.join(directory, 'images');
-  await mkdir(images, { recursive: true, mode: 0o711 });
-  await removeUnfinished(images);
+  const emulators = path.join(directory, 'emulators');
+  for (const folder of [images, emulators]) await removeUnfinished(folder);
   const standby = new Standby({}, resources ?? null);
   const roots = await Trees.open(lent, {
     directory: path.join(directory, 'containers'),
@@ -54,7 +53,7 @@ export async function openRuntimes(
     new JuliaRuntime({ ...lent, sandbox, trees, standby }, { limits, images, depots: path.join(directory, 'depots') }),
     new MachineRuntime(
       { ...lent, sandbox, trees, standby },
-      { limits, directory: path.join(directory, 'machines'), images: path.join(directory, 'emulators') },
+      { limits, directory: path.join(directory, 'machines'), images: emulators },
     ),
   ];
   const others = [

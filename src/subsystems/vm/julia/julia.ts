@@ -5,7 +5,7 @@ import { type Digest, digestHex, digestOf } from '../../../base/digest.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
 import type { Assets, TreeEntry } from '../../../capabilities/assets.ts';
 import type { JuliaOptions, RunRequest, RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
-import { AddedLanguage } from '../language.ts';
+import { AddedRuntime } from '../added-runtime.ts';
 import type { ExecutionLimits } from '../limits.ts';
 import { OnceEach } from '../once-each.ts';
 import { logTo, visible } from '../output.ts';
@@ -52,7 +52,7 @@ export class JuliaRuntime implements Runtime {
   readonly #sandbox: ProcessSandbox;
   readonly #trees: Trees;
   readonly #limits: ExecutionLimits;
-  readonly #language: AddedLanguage;
+  readonly #added: AddedRuntime;
   readonly #standby: Standby;
   readonly #blas = blasKernel();
   readonly #depotFolder: string;
@@ -79,7 +79,7 @@ export class JuliaRuntime implements Runtime {
     this.#sandbox = lent.sandbox;
     this.#trees = lent.trees;
     this.#limits = options.limits;
-    this.#language = new AddedLanguage(JULIA, options.images, () => {
+    this.#added = new AddedRuntime(JULIA, options.images, () => {
       this.#probed = undefined;
     });
     this.#depotFolder = options.depots;
@@ -95,23 +95,23 @@ export class JuliaRuntime implements Runtime {
   }
 
   async run(request: OpenedRequest, options: CallOptions = {}): Promise<RunResult> {
-    return this.#language.use((image) => {
+    return this.#added.use((image) => {
       if (image === null) throw notAdded();
       return this.#run(image, request, options);
     });
   }
 
   async add(options: ProvisionOptions = {}): Promise<RuntimeStatus> {
-    await this.#language.add(options);
+    await this.#added.add(options);
     return this.probe();
   }
 
   export(options: CallOptions = {}): AsyncIterable<Uint8Array> {
-    return this.#language.export('/usr/bin/julia', notAdded, options);
+    return this.#added.export('/usr/bin/julia', notAdded, options);
   }
 
   async remove(): Promise<boolean> {
-    return this.#language.remove(async () => {
+    return this.#added.remove(async () => {
       await this.#standby.clear();
       await (await this.#openDepots()).clear();
     });
@@ -120,7 +120,7 @@ export class JuliaRuntime implements Runtime {
   async #probe(): Promise<RuntimeStatus> {
     const unavailable = (reason: string): RuntimeStatus => ({ kind: 'julia', available: false, version: null, reason });
     try {
-      const image = await this.#language.installed();
+      const image = await this.#added.installed();
       if (image === null) return unavailable(NO_IMAGE);
       const sandbox = await this.#sandbox.probe();
       if (!sandbox.available) return unavailable([sandbox.reason, sandbox.remedy].filter(Boolean).join(' '));

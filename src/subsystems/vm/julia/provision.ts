@@ -182,7 +182,7 @@ export async function removeImage(folder: string, runtime: RuntimeImage['runtime
 
 /** Removes what a crash left of images that were being added or removed. Only the owner of the folder may, before anything else. */
 export async function removeUnfinished(folder: string): Promise<void> {
-  for (const name of await readdir(folder))
+  for (const name of await readdir(folder).catch(() => []))
     if (name.startsWith(NEW)) await rm(join(folder, name), { recursive: true, force: true });
 }
 

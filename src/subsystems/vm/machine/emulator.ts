@@ -4,7 +4,7 @@ import { utf8 } from '../../../base/bytes.ts';
 import { type Digest, digestOf } from '../../../base/digest.ts';
 import { canonicalJson } from '../../../base/json.ts';
 import type { SnapshotOrigin } from '../../../wire/machine-snapshot.ts';
-import { findImage, type Recipe } from '../julia/provision.ts';
+import type { AddedImage, Recipe } from '../julia/provision.ts';
 import { digestOfFile } from './snapshots.ts';
 
 export type Accelerator = SnapshotOrigin['accelerator'];
@@ -40,9 +40,8 @@ export const EMULATOR_PIDS = 80;
 
 const digests = new Map<string, Promise<Digest>>();
 
-/** The one that was added to `images`, else that of this computer, whose `/usr` a box sees. */
-export async function findEmulator(images: string): Promise<Emulator | null> {
-  const image = await findImage(images, QEMU.runtime);
+/** The one that was added, else that of this computer, whose `/usr` a box sees; null when there is none. */
+export async function findEmulator(image: AddedImage | null): Promise<Emulator | null> {
   if (image !== null) return { root: image.root, path: EMULATOR_PATH, digest: image.digest };
   const path = PATHS.find(existsSync);
   if (path === undefined) return null;

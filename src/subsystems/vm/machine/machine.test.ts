@@ -187,7 +187,7 @@ const ATTACKS: readonly {
     limit: 'wall',
     as: 'hostile',
     ends: ['exit'],
-    script: `printf '1\\0' >&5; printf '\\0' >&6; echo exit 0 >&3; yes >&5`,
+    script: `printf '1\\0' >&5; printf '\\0' >&6; echo exit 0 >&3; sleep 0.3; yes >&5`,
   },
   {
     name: 'answers without the end of what it printed',

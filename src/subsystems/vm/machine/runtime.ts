@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
-import { chmod, mkdir } from 'node:fs/promises';
+import { chmod } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -15,15 +15,15 @@ import type { RunRequest, RunResult, Runtime, RuntimeStatus, SandboxPolicy } fro
 import { decodeMachineFile, MACHINE_FILE_CHARACTERS_MAX, type MachineFile } from '../../../wire/machine.ts';
 import { type SnapshotOrigin, snapshotKey } from '../../../wire/machine-snapshot.ts';
 import { comparePaths, encodeTree, type TreeSource } from '../../../wire/tree.ts';
-import { packImage } from '../image-package.ts';
-import { addImage, findImage, type ProvisionOptions, removeImage, removeUnfinished } from '../julia/provision.ts';
+import { AddedRuntime } from '../added-runtime.ts';
+import type { ProvisionOptions } from '../julia/provision.ts';
 import type { ExecutionLimits } from '../limits.ts';
 import { OnceEach } from '../once-each.ts';
 import { logTo } from '../output.ts';
 import type { AheadBox, Box, BoxLimits, BoxSpec } from '../process/box.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
 import type { Standby } from '../process/standby.ts';
-import { type Trees, UNFINISHED } from '../process/trees.ts';
+import type { Trees } from '../process/trees.ts';
 import { encodeInput, refuseFuel } from '../request.ts';
 import { type AcceleratorStatus, KVM, probeAccelerator } from './accelerator.ts';
 import { boot, SCRATCH } from './boot.ts';
@@ -60,16 +60,12 @@ export class MachineRuntime implements Runtime {
   readonly #standby: Standby;
   readonly #limits: ExecutionLimits;
   readonly #directory: string;
-  readonly #images: string;
-  readonly #running = new Set<Promise<unknown>>();
-  /** Changes follow each other; who runs machines waits for those that remove. */
-  #changing: Promise<unknown>;
-  #emulator: Promise<Emulator | null> | undefined;
+  readonly #added: AddedRuntime;
   readonly #making = new OnceEach();
   #snapshots: Promise<Snapshots> | undefined;
   #accelerator: Promise<AcceleratorStatus> | undefined;
 
-  /** `directory`: inside the one of the sandbox, ours alone; made when missing. So is `images`. */
+  /** `directory`: inside the one of the sandbox, ours alone; made when missing. `images`: too, where emulators are added. */
   constructor(
     lent: {
       readonly assets: Files;
@@ -85,14 +81,15 @@ export class MachineRuntime implements Runtime {
     this.#standby = lent.standby;
     this.#limits = options.limits;
     this.#directory = options.directory;
-    this.#images = options.images;
-    this.#changing = removeUnfinished(options.images).catch(() => {});
+    this.#added = new AddedRuntime(QEMU, options.images, () => {
+      this.#accelerator = undefined;
+    });
   }
 
   async probe(): Promise<RuntimeStatus> {
     const unavailable = (reason: string): RuntimeStatus => ({ kind: 'vm', available: false, version: null, reason });
     try {
-      const emulator = await this.#found();
+      const emulator = await findEmulator(await this.#added.installed());
       if (emulator === null) return unavailable(NO_EMULATOR);
       const sandbox = await this.#sandbox.probe();
       if (!sandbox.available) return unavailable([sandbox.reason, sandbox.remedy].filter(Boolean).join(' '));
@@ -114,78 +111,34 @@ export class MachineRuntime implements Runtime {
   }
 
   async run(request: RunRequest, options: CallOptions = {}): Promise<RunResult> {
-    await this.#changing;
-    const running = this.#run(request, options);
-    this.#running.add(running);
-    return running.finally(() => this.#running.delete(running));
+    return this.#added.use(async (image) => this.#run(await findEmulator(image), request, options));
   }
 
-  /** Adds an emulator to this node ({@link addImage}), from packages of the distribution or of the catalog; one change at a time. */
+  /** Adds an emulator to this node. */
   async add(options: ProvisionOptions = {}): Promise<RuntimeStatus> {
-    await this.#change(async () => {
-      await mkdir(this.#images, { recursive: true });
-      await chmod(this.#images, 0o711);
-      await addImage(this.#images, QEMU, options);
-    });
+    await this.#added.add(options);
     return this.probe();
   }
 
-  /** What was added, as the tree of a package ({@link packImage}). Errors: `runtime-unavailable`. */
-  async *export(options: CallOptions = {}): AsyncIterable<Uint8Array> {
-    await this.#changing;
-    const image = await findImage(this.#images, QEMU.runtime);
-    if (image === null)
-      throw new HyperMeshError('runtime-unavailable', 'No emulator was added to this node.', {
-        hint: 'Add one with `hypermesh runtime add vm`.',
-      });
-    const reading = Promise.withResolvers<void>();
-    // Nobody takes it away while it is read.
-    this.#running.add(reading.promise);
-    try {
-      yield* packImage(image, { ...options, program: EMULATOR_PATH, work: this.#images, prefix: UNFINISHED });
-    } finally {
-      this.#running.delete(reading.promise);
-      reading.resolve();
-    }
+  export(options: CallOptions = {}): AsyncIterable<Uint8Array> {
+    return this.#added.export(
+      EMULATOR_PATH,
+      () =>
+        new HyperMeshError('runtime-unavailable', 'No emulator was added to this node.', {
+          hint: 'Add one with `hypermesh runtime add vm`.',
+        }),
+      options,
+    );
   }
 
-  /** Takes what was added from this node when the machines that run have ended. Whether it was there. */
   async remove(): Promise<boolean> {
-    return this.#change(async () => {
-      await Promise.allSettled(this.#running);
-      await this.#standby.clear();
-      return removeImage(this.#images, QEMU.runtime);
-    });
+    return this.#added.remove(() => this.#standby.clear());
   }
 
-  #change<T>(work: () => Promise<T>): Promise<T> {
-    const changed = this.#changing.then(work).finally(() => {
-      this.#emulator = undefined;
-      this.#accelerator = undefined;
-    });
-    this.#changing = changed.catch(() => {});
-    return changed;
-  }
-
-  #found(): Promise<Emulator | null> {
-    this.#emulator ??= findEmulator(this.#images)
-      .then((emulator) => {
-        // It may be installed meanwhile.
-        if (emulator === null) this.#emulator = undefined;
-        return emulator;
-      })
-      .catch((error: unknown) => {
-        this.#emulator = undefined;
-        throw error;
-      });
-    return this.#emulator;
-  }
-
-  async #run(request: RunRequest, options: CallOptions): Promise<RunResult> {
+  async #run(emulator: Emulator | null, request: RunRequest, options: CallOptions): Promise<RunResult> {
     const { policy } = request;
     const input = encodeInput(request.input, this.#limits);
     refuseFuel(policy, 'virtual machine');
-    const emulator = await this.#found();
     if (emulator === null)
       throw new HyperMeshError('runtime-unavailable', 'This computer has no qemu.', { hint: NO_EMULATOR });
     const tree = await this.#assets.tree(request.layer, options);

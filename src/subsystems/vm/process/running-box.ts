@@ -10,6 +10,7 @@ import type { AheadBox, Box, BoxExit, BoxLimits } from './box.ts';
 import { type Cgroup, killQuietly } from './cgroups.ts';
 import type { Launcher } from './launcher.ts';
 import { measureTree } from './process-tree.ts';
+import { watchRoom } from './room.ts';
 import { Scratch } from './scratch.ts';
 
 const WATCH_MS = 50;
@@ -51,6 +52,7 @@ export class RunningBox implements Box, AheadBox {
   readonly #enforcedBy: Readonly<Record<string, string>>;
   readonly #limit: (limits: BoxLimits, yields: boolean) => Promise<void>;
   readonly #scratch: Scratch;
+  readonly #rooms = new DisposableStack();
   #limiting = Promise.resolve();
   #hasBegun = false;
   #startMs = performance.now();
@@ -73,6 +75,8 @@ export class RunningBox implements Box, AheadBox {
       readonly enforcedBy: Readonly<Record<string, string>>;
       readonly isWatched: boolean;
       readonly isAhead: boolean;
+      /** Folders of the owner that the program may write. */
+      readonly writable: readonly { readonly source: string; readonly at: string }[];
       readonly limit: (limits: BoxLimits, yields: boolean) => Promise<void>;
     },
   ) {
@@ -82,6 +86,12 @@ export class RunningBox implements Box, AheadBox {
     this.#enforcedBy = options.enforcedBy;
     this.#limit = options.limit;
     this.#scratch = new Scratch(limits.tmpBytes);
+    for (const { source, at } of options.writable)
+      this.#rooms.use(
+        watchRoom(source, (leftBytes) =>
+          this.stop('disk', `The disk of ${at} is nearly full: ${leftBytes} bytes are left.`),
+        ),
+      );
     if (!options.isAhead) this.#startClock();
     const [stdin, stdout, stderr, control, , status] = child.stdio as unknown as Duplex[];
     this.stdin = stdin!;
@@ -202,6 +212,7 @@ export class RunningBox implements Box, AheadBox {
     });
     status.on('error', () => {});
     const failure = await ended;
+    this.#rooms.dispose();
     using scratch = this.#scratch;
     const wasFull = scratch.wasFull();
     isSetUp();

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, readdirSync } from 'node:fs';
@@ -127,6 +127,32 @@ for (const cgroups of [true, false]) {
         ],
       );
       assert.match(ends[0]!.exit.reason ?? '', /filled the 1048576 bytes of \/tmp/);
+    });
+
+    it('ends a program that leaves no room on the disk of a granted folder', async (t) => {
+      if (process.getuid?.() !== 0) return t.skip('a small disk can be made by root only');
+      const disk = await mkdtemp(path.join(tmpdir(), 'hypermesh-disk-'));
+      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64m,mode=777', 'none', disk]);
+      t.after(async () => {
+        execFileSync('umount', ['--lazy', disk]);
+        await rm(disk, { recursive: true });
+      });
+      // What was mounted after a sandbox was opened is not lent.
+      await using own = await openProcessSandbox({ directory: path.join(directory, `disk-${cgroups}`), cgroups });
+      const box = await own.start({
+        command: [
+          '/bin/sh',
+          '-c',
+          'i=0; while head -c 900000 /dev/zero > /folders/out/$i; do i=$((i+1)); done; sleep 9',
+        ],
+        // This disk is memory, and counts as such.
+        ...{ root: 'host', mounts: [], environment: {}, limits: { ...LIMITS, memoryBytes: 128 * MiB } },
+        folders: [{ source: disk, at: '/folders/out', isWritable: true }],
+      });
+      box.stdin.end();
+      for (const stream of [box.stdout, box.stderr]) stream.resume();
+      const { termination, reason } = await box.exit;
+      assert.deepEqual([termination, /The disk of \/folders\/out is nearly full/.test(reason ?? '')], ['disk', true]);
     });
 
     it('bounds what is in /tmp, the processes and where can be written', async () => {

@@ -201,7 +201,7 @@ class Sandbox implements ProcessSandbox {
         });
       const box = new RunningBox(launcher, spec.limits, {
         ...{ enforcedBy: this.#mechanisms(spec), isWatched: !this.#holds('memory') },
-        ...{ isAhead, limit },
+        ...{ isAhead, limit, writable: spec.folders?.filter(({ isWritable }) => isWritable) ?? [] },
       });
       const command = [
         ...this.#limited(spec.limits, machine, isAhead ? AHEAD_CPU_S : 0),

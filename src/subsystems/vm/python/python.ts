@@ -4,8 +4,8 @@ import type { CallOptions } from '../../../base/call.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
 import type { Assets } from '../../../capabilities/assets.ts';
 import type { RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
+import { AddedRuntime } from '../added-runtime.ts';
 import type { AddedImage, ProvisionOptions } from '../julia/provision.ts';
-import { AddedLanguage } from '../language.ts';
 import type { ExecutionLimits } from '../limits.ts';
 import { logTo, visible } from '../output.ts';
 import type { BoxSpec } from '../process/box.ts';
@@ -74,7 +74,7 @@ export class PythonRuntime implements Runtime {
   readonly #sandbox: ProcessSandbox;
   readonly #trees: Trees;
   readonly #limits: ExecutionLimits;
-  readonly #language: AddedLanguage;
+  readonly #added: AddedRuntime;
   #probed: Promise<RuntimeStatus> | undefined;
 
   constructor(
@@ -86,7 +86,7 @@ export class PythonRuntime implements Runtime {
     this.#sandbox = lent.sandbox;
     this.#trees = lent.trees;
     this.#limits = options.limits;
-    this.#language = new AddedLanguage(PYTHON, options.images, () => {
+    this.#added = new AddedRuntime(PYTHON, options.images, () => {
       this.#probed = undefined;
     });
   }
@@ -100,16 +100,16 @@ export class PythonRuntime implements Runtime {
   }
 
   async run(request: OpenedRequest, options: CallOptions = {}): Promise<RunResult> {
-    return this.#language.use((image) => this.#run(startOf(image), request, options));
+    return this.#added.use((image) => this.#run(startOf(image), request, options));
   }
 
   async add(options: ProvisionOptions = {}): Promise<RuntimeStatus> {
-    await this.#language.add({ ...options, finish: (root) => compileModules(root, this.#sandbox) });
+    await this.#added.add({ ...options, finish: (root) => compileModules(root, this.#sandbox) });
     return this.probe();
   }
 
   export(options: CallOptions = {}): AsyncIterable<Uint8Array> {
-    return this.#language.export(
+    return this.#added.export(
       '/usr/bin/python3',
       () =>
         new HyperMeshError('runtime-unavailable', 'No Python was added to this node.', {
@@ -120,7 +120,7 @@ export class PythonRuntime implements Runtime {
   }
 
   async remove(): Promise<boolean> {
-    return this.#language.remove();
+    return this.#added.remove();
   }
 
   async #run(start: Start | null, request: OpenedRequest, options: CallOptions): Promise<RunResult> {
@@ -173,7 +173,7 @@ export class PythonRuntime implements Runtime {
       reason,
     });
     try {
-      const image = await this.#language.installed();
+      const image = await this.#added.installed();
       const start = startOf(image);
       if (start === null)
         return unavailable(

@@ -1,3 +1,4 @@
+import { chmod, mkdir } from 'node:fs/promises';
 import type { CallOptions } from '../../base/call.ts';
 import { packImage } from './image-package.ts';
 import {
@@ -10,8 +11,8 @@ import {
 } from './julia/provision.ts';
 import { UNFINISHED } from './process/trees.ts';
 
-/** The image of a language, which the owner of the node may add and take away while programs run. */
-export class AddedLanguage {
+/** The image of a language, or of the emulator of machines, which the owner of the node may add and take away while programs run. */
+export class AddedRuntime {
   readonly #recipe: Recipe;
   readonly #folder: string;
   readonly #changed: () => void;
@@ -50,9 +51,14 @@ export class AddedLanguage {
     return using.finally(() => this.#users.delete(using));
   }
 
-  /** Adds it to this node ({@link addImage}); one change at a time. */
+  /** Adds it to this node ({@link addImage}), from packages of the distribution or of the catalog; one change at a time. */
   async add(options: ProvisionOptions = {}): Promise<void> {
-    await this.#change(() => addImage(this.#folder, this.#recipe, options));
+    await this.#change(async () => {
+      await mkdir(this.#folder, { recursive: true });
+      // The users of boxes walk through.
+      await chmod(this.#folder, 0o711);
+      await addImage(this.#folder, this.#recipe, options);
+    });
   }
 
   /** The image as the tree of a package ({@link packImage}), in which `program` starts. `missing` says that there is none. */
