@@ -49,8 +49,8 @@ export class SimulatedNode {
       nodes: others,
       periodMs: 5_000,
       patienceMs: 30_000,
-      changed: (_node, vitality) => {
-        if (vitality !== 'suspect') this.replication.changed();
+      changed: (_node, vitality, before) => {
+        if (vitality === 'away' || before === 'away') this.replication.changed();
       },
     });
     this.exchange = new RecordExchange(around, {

@@ -147,10 +147,11 @@ export class Presence implements AsyncDisposable {
         nodes: () => this.directory.others(),
         periodMs: pace.probeMs,
         patienceMs: pace.patienceMs,
-        changed: (node, vitality) => {
+        changed: (node, vitality, before) => {
           if (vitality === 'suspect') return;
           settings.log?.('info', vitality === 'alive' ? 'node answers' : 'node is away', { node });
-          this.replication.changed();
+          // Whoever is not known to be away has its places already.
+          if (vitality === 'away' || before === 'away') this.replication.changed();
           if (vitality === 'alive') this.rounds.with(node);
         },
       }),

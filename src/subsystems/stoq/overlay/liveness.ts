@@ -9,7 +9,7 @@ export interface LivenessOptions {
   /** Everybody else in the network. */
   readonly nodes: () => readonly NodeId[];
   /** Called when a node becomes alive, or is away. */
-  readonly changed: (node: NodeId, vitality: Vitality) => void;
+  readonly changed: (node: NodeId, vitality: Vitality, before: Vitality) => void;
   /** One node is probed each period. */
   readonly periodMs: number;
   /** How long a node may be suspected before it is away. */
@@ -188,8 +188,9 @@ export class Liveness implements Disposable {
 
   #become(node: NodeId, vital: Vital, state: Vitality): void {
     if (vital.state === state) return;
+    const before = vital.state;
     vital.state = state;
-    this.#options.changed(node, state);
+    this.#options.changed(node, state, before);
   }
 
   #isKnown(node: NodeId): boolean {
