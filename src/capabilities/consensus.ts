@@ -2,6 +2,7 @@ import type { CallOptions } from '../base/call.ts';
 import type { Digest } from '../base/digest.ts';
 import type { Json } from '../base/json.ts';
 import type { AccessChallenge, AccessProof, StandingWord, Use } from '../wire/access.ts';
+import type { EpochDocument } from '../wire/epoch.ts';
 import type { Challenge, Endorsement, OperationKind, ProofSet, Requirements } from '../wire/proof.ts';
 import type { TrustAnchor } from '../wire/signature.ts';
 
@@ -56,7 +57,12 @@ export interface SpaceStatus {
 export interface Consensus {
   requirements(kind: OperationKind): Promise<Requirements>;
   /** The network's genesis document: its SHA-256 is the network id. Plain data, canonical JSON. */
-  genesis(): Promise<{ readonly networkId: Digest; readonly document: Json }>;
+  /** `epochs`: the documents that lead to the present committee. */
+  genesis(): Promise<{
+    readonly networkId: Digest;
+    readonly document: Json;
+    readonly epochs: readonly EpochDocument[];
+  }>;
   /** A fresh challenge for an operation of this home's identity; the sequence number is taken and remembered. Errors: `quota-exceeded`, `usage`. */
   challenge(kind: OperationKind, subject: Digest, ref: string): Promise<Challenge>;
   /**
@@ -73,7 +79,12 @@ export interface Consensus {
    */
   verify(
     proofs: ProofSet,
-    options?: { readonly atMs?: number; readonly genesis?: Json },
+    options?: {
+      readonly atMs?: number;
+      readonly genesis?: Json;
+      /** That lead from that genesis to the committee in whose epoch the challenge was issued. */
+      readonly epochs?: readonly EpochDocument[] | undefined;
+    },
   ): Promise<readonly ProofVerdict[]>;
   /**
    * The committee checks everything in cost order, remembers the proofs against replay, and votes. Nothing needs judging again after it.
@@ -85,7 +96,11 @@ export interface Consensus {
   /** Offline check of an endorsement against a genesis document. Errors: `endorsement-invalid`. */
   verifyEndorsement(
     endorsement: Endorsement,
-    options: { readonly genesis: Json; readonly anchor: TrustAnchor },
+    options: {
+      readonly genesis: Json;
+      readonly anchor: TrustAnchor;
+      readonly epochs?: readonly EpochDocument[] | undefined;
+    },
   ): Promise<void>;
   /** The account of this home's publisher. */
   stake(): Promise<StakeAccount>;

@@ -202,7 +202,10 @@ async function assemble(
     proofs,
     endorsement,
     inclusion,
-    network: { id: genesis.networkId, genesis: genesis.document, anchor },
+    network: {
+      ...{ id: genesis.networkId, genesis: genesis.document, anchor },
+      ...(genesis.epochs.length === 0 ? {} : { epochs: genesis.epochs }),
+    },
   };
 }
 

@@ -228,7 +228,11 @@ async function checkProofs(
       'The proofs, the endorsement and the signature are not about the same publish.',
     );
   }
-  const verdicts = await consensus.verify(proofs, { atMs: admittedAtMs(endorsement), genesis: network.genesis });
+  const verdicts = await consensus.verify(proofs, {
+    atMs: admittedAtMs(endorsement),
+    genesis: network.genesis,
+    epochs: network.epochs,
+  });
   const bad = verdicts.find((verdict) => verdict.verdict === 'invalid');
   if (bad !== undefined)
     throw new HyperMeshError('proof-rejected', `The proof of ${bad.kind} does not hold: ${bad.says}`);

@@ -2,9 +2,8 @@ import assert from 'node:assert/strict';
 import { systemClock } from '../base/clock.ts';
 import type { Consensus } from '../capabilities/consensus.ts';
 import type { Trust } from '../capabilities/trust.ts';
-import { checkEndorsement, judge } from '../subsystems/nkrypt/index.ts';
+import { checkEndorsement, judge, lawOfProofs } from '../subsystems/nkrypt/index.ts';
 import { ChainCache, signatureCheck, verifyEnvelope, wordHolds } from '../subsystems/trustchain/index.ts';
-import { decodeGenesis } from '../wire/genesis.ts';
 
 /** The judges of signatures and proofs without a home: everything they rely on arrives as an argument. */
 export interface OfflineJudges {
@@ -25,9 +24,9 @@ export function offlineJudges(): OfflineJudges {
   return {
     trust,
     consensus: {
-      async verify(proofs, { atMs = systemClock.nowMs(), genesis: document } = {}) {
+      async verify(proofs, { atMs = systemClock.nowMs(), genesis: document, epochs } = {}) {
         assert(document, 'an offline verification is given its genesis');
-        return judge(proofs, { trust, ...decodeGenesis(document), atMs });
+        return judge(proofs, { trust, ...(await lawOfProofs(trust, proofs, document, epochs)), atMs });
       },
       verifyEndorsement: (endorsement, options) => checkEndorsement(trust, endorsement, options),
     },

@@ -3,6 +3,7 @@ import { fromUtf8, utf8 } from '../base/bytes.ts';
 import { type Digest, digestOf, isDigest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
+import { type EpochDocument, epochDocument } from './epoch.ts';
 import { GENESIS_BYTES_MAX } from './genesis.ts';
 import { type Endorsement, endorsement, type ProofSet, proofSet } from './proof.ts';
 import {
@@ -28,11 +29,20 @@ export interface Bundle {
   readonly endorsement: Endorsement;
   readonly inclusion: LogInclusion;
   /** The network: its genesis document, and root certificate with revocations as of publishing. */
-  readonly network: { readonly id: Digest; readonly genesis: Json; readonly anchor: TrustAnchor };
+  readonly network: {
+    readonly id: Digest;
+    readonly genesis: Json;
+    readonly anchor: TrustAnchor;
+    /** Those that lead from the genesis to the committee that admitted this; absent for the first one. */
+    readonly epochs?: readonly EpochDocument[] | undefined;
+  };
 }
 
 /** Largest bundle that is read: 8 MiB. One of a committee of four is about 150 KiB. */
 export const BUNDLE_BYTES_MAX = 8 * 2 ** 20;
+
+/** Each change of a committee is one; a bundle cannot hold many more. */
+const EPOCHS_MAX = 1_000;
 
 const blob = z.base64().max(2 * 2 ** 20);
 
@@ -48,6 +58,7 @@ const bundle: z.ZodType<Bundle> = z.strictObject({
     id: z.custom<Digest>(isDigest, 'expected a digest'),
     genesis: z.custom<Json>(isGenesisSized, `expected a document of at most ${GENESIS_BYTES_MAX} bytes`),
     anchor: trustAnchor,
+    epochs: z.array(epochDocument).min(1).max(EPOCHS_MAX).optional(),
   }),
 });
 

@@ -1,27 +1,26 @@
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import type { Json } from '../../base/json.ts';
 import type { Trust } from '../../capabilities/trust.ts';
-import { decodeGenesis, type Genesis } from '../../wire/genesis.ts';
+import type { EpochDocument } from '../../wire/epoch.ts';
 import { decodeEndorsement, type Endorsement, type FastEndorsement, VOTE_TYPE, voteOf } from '../../wire/proof.ts';
 import type { TrustAnchor } from '../../wire/signature.ts';
 import { checkWords } from './attest.ts';
+import { type Law, lawOf } from './epoch-law.ts';
 import { checkRoot } from './judge.ts';
-
-/** Whose votes make a certificate. */
-interface Law {
-  readonly genesis: Genesis;
-  readonly networkId: string;
-}
 
 /** Needs nothing but its arguments. Errors: `endorsement-invalid`. */
 export async function checkEndorsement(
   trust: Pick<Trust, 'attested'>,
   value: unknown,
-  { genesis: document, anchor }: { readonly genesis: Json; readonly anchor: TrustAnchor },
+  {
+    genesis: document,
+    anchor,
+    epochs = [],
+  }: { readonly genesis: Json; readonly anchor: TrustAnchor; readonly epochs?: readonly EpochDocument[] | undefined },
 ): Promise<void> {
   const endorsement = decodeEndorsement(value);
   await refusing(async () => {
-    const law = decodeGenesis(document);
+    const law = await lawOf(trust, document, epochs, endorsement.epoch);
     checkRoot(law.genesis, anchor);
     await checkVotes(trust, endorsement, law);
   });
@@ -42,15 +41,17 @@ export async function checkedCertificate(
 async function checkVotes(
   trust: Pick<Trust, 'attested'>,
   certificate: FastEndorsement,
-  { genesis, networkId }: Law,
+  { genesis, networkId, committeeOf }: Law,
 ): Promise<void> {
   if (certificate.networkId !== networkId) throw new Error('it belongs to another network');
-  if (certificate.epoch !== genesis.committee.epoch) throw new Error('it names another committee');
+  const { epoch } = certificate;
+  const committee = epoch === genesis.committee.epoch ? genesis.committee : committeeOf?.(epoch);
+  if (committee === undefined) throw new Error('it names another committee');
   const words = certificate.votes.map(({ atMs, attestation }) => ({
     attestation,
     statement: voteOf(certificate, atMs),
   }));
-  await checkWords(words, { trust, validators: genesis.committee.validators, payloadType: VOTE_TYPE });
+  await checkWords(words, { trust, validators: committee.validators, payloadType: VOTE_TYPE });
 }
 
 async function refusing(check: () => Promise<void>): Promise<void> {

@@ -10,7 +10,6 @@ import type { Trust } from '../../capabilities/trust.ts';
 import type { StandingWord } from '../../wire/access.ts';
 import type { FastAttestation } from '../../wire/attestation.ts';
 import { decodeOrder, type SelfSigned } from '../../wire/entry.ts';
-import type { Genesis } from '../../wire/genesis.ts';
 import {
   type AnchorShare,
   AUDITS,
@@ -34,6 +33,7 @@ import {
 } from '../../wire/proof.ts';
 import { isRevealed, revealedOf, shareStatement } from './anchor.ts';
 import { checkedCertificate } from './certificate.ts';
+import type { Law } from './epoch-law.ts';
 import {
   anchorAgeMs,
   type Court,
@@ -97,7 +97,7 @@ export class Committee {
   readonly #ledger: Pick<Ledger, 'account'>;
   readonly #allowed: ((operation: Operation) => void) | undefined;
   readonly #clock: Clock;
-  readonly #law: { readonly genesis: Genesis; readonly networkId: Digest };
+  readonly #law: Law;
   readonly #given = new Map<string, Given>();
   readonly #outstanding = new Map<string, number>();
   readonly #genuine = new Set<string>();
@@ -112,7 +112,7 @@ export class Committee {
       /** What the ordered state has against an operation is thrown. */
       readonly allowed?: (operation: Operation) => void;
     },
-    options: { readonly clock: Clock; readonly genesis: Genesis; readonly networkId: Digest },
+    options: Law & { readonly clock: Clock },
   ) {
     this.#trust = lent.trust;
     this.#store = lent.store;

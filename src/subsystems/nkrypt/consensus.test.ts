@@ -4,6 +4,7 @@ import { readdir } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { utf8 } from '../../base/bytes.ts';
 import { digestOf } from '../../base/digest.ts';
 import { type ErrorCode, isCoded } from '../../base/errors.ts';
@@ -528,4 +529,40 @@ test('the state section carries ledger, memory and network to another folder', a
   await (await copy.section.import(4, replay(pieces))).commit();
   const later = await copy.challenge('publish', subject, 'x');
   assert.ok(later.operation.sequence > next.operation.sequence);
+});
+
+test('another epoch: what was admitted before and after holds by the committee of its time, offline, and nothing by another', async () => {
+  await using home = await open('epochs');
+  const { endorsement: before } = await home.admit(await proofs('publish', home));
+  const old = await home.genesis();
+  assert.deepEqual(old.epochs, []);
+  const seat = await trust.validatorKeys();
+  await assert.rejects(home.proposeCommittee([{ ...seat, account: 'ab'.repeat(32) }]), coded('epoch-invalid'));
+  const started = await home.prove(await home.challenge('publish', subject, 'ada/greeter@4.0.0'));
+  await home.proposeCommittee([seat]);
+  for (let tries = 0; (await home.committee()).epoch === 0 && tries < 200; tries++) await sleep(20);
+  assert.equal((await home.committee()).epoch, 1);
+  await assert.rejects(home.admit(started));
+  const set = await home.prove(await home.challenge('publish', subject, 'ada/greeter@4.0.0'));
+  const { endorsement: after } = await home.admit(set);
+  assert.deepEqual([before.epoch, after.epoch], [0, 1]);
+  const { document, epochs } = await home.genesis();
+  const check = (one: unknown, documents: typeof epochs) =>
+    home.verifyEndorsement(one as typeof after, { genesis: document, anchor, epochs: documents });
+  await check(before, []);
+  await check(before, epochs);
+  await check(after, epochs);
+  await assert.rejects(check(after, []), coded('endorsement-invalid'));
+  await assert.rejects(check({ ...after, epoch: 0 }, epochs), coded('endorsement-invalid'));
+  const forged = epochs.map((one) => ({
+    ...one,
+    approvals: one.approvals.map((word) => ({ ...word, ed25519: `${'A'.repeat(86)}==` })),
+  }));
+  await assert.rejects(check(after, forged), coded('endorsement-invalid'));
+  const verdicts = await home.verify(set, { genesis: document, epochs, atMs: admittedAtMs(after) });
+  assert.ok(
+    verdicts.every(({ verdict }) => verdict !== 'invalid'),
+    JSON.stringify(verdicts),
+  );
+  assert.equal((await home.stake()).balance, 1_000);
 });

@@ -20,6 +20,7 @@ import type { Trust } from '../../capabilities/trust.ts';
 import type { AccessChallenge, Use } from '../../wire/access.ts';
 import type { Attestation, SignatureCheck, ValidatorKeys } from '../../wire/attestation.ts';
 import { type Action, claimable, type SequencerPlace, SPACE_LOST_TYPE } from '../../wire/entry.ts';
+import { decodeEpochDocument, type EpochDocument } from '../../wire/epoch.ts';
 import { decodeGenesis, type Genesis, genesisDocument } from '../../wire/genesis.ts';
 import type { OrderMethod } from '../../wire/order.ts';
 import {
@@ -41,6 +42,8 @@ import { isApproved } from './attest.ts';
 import { checkEndorsement, checkedCertificate } from './certificate.ts';
 import { Committee } from './committee.ts';
 import { Desk, type DeskMethod } from './desk.ts';
+import { type Law, lawOf, lawOfProofs } from './epoch-law.ts';
+import { Epochs, type ProposalStatus } from './epochs.ts';
 import { foundNetwork, type NetworkTerms } from './found.ts';
 import { judge } from './judge.ts';
 import { termsOf } from './ledger/law.ts';
@@ -150,6 +153,16 @@ export interface NKrypt extends Consensus, AsyncDisposable {
   adopt(document: Json): Promise<void>;
   /** Founds a network of its own again, unless the one it has is. Safe to repeat. */
   abandon(): Promise<void>;
+  /** What may follow the present committee. Errors: `committee-only`. */
+  proposals(): Promise<readonly ProposalStatus[]>;
+  /** Proposes, and approves for this validator, that these follow. Errors: `committee-only`, `epoch-invalid`, and those of the order. */
+  proposeCommittee(validators: readonly ValidatorKeys[], options?: CallOptions): Promise<ProposalStatus>;
+  /** Approves a proposal, the only one when none is named. Errors: `committee-only`, `usage`, and those of the order. */
+  approveCommittee(digest: Digest | undefined, options?: CallOptions): Promise<ProposalStatus>;
+  /** What another validator knows about the next committee; answered with what this one knows. Errors: `committee-only`, `not-permitted`, `epoch-invalid`. */
+  answerEpochs(publisher: string, body: unknown): Promise<Json>;
+  /** Documents from anybody, of which those count that follow what is known here. Errors: `epoch-invalid`. */
+  learnEpochs(documents: readonly unknown[]): Promise<void>;
   /** Genesis, ledger, sequence numbers and replay memory, as a part of a state export. */
   readonly section: StateSection;
 }
@@ -226,6 +239,8 @@ interface Membership {
   readonly order: OrderedHome | undefined;
   /** All that the order says; of a home without a seat only what the genesis says. */
   readonly ledger: Ledger;
+  /** How the next committee follows; undefined in a home without a seat. */
+  readonly epochs: Epochs | undefined;
   readonly account: OwnAccount;
   /** The committee of the network, and this home as the court of what it serves to itself. */
   readonly network: Quorum;
@@ -244,9 +259,10 @@ async function enter(
   ask: SeatAsk,
   audited: Pick<AuditsLent, 'ask' | 'lost'>,
   meeting: OrderLent['ask'],
+  turned: () => void,
 ): Promise<Membership> {
   const { document } = store.raw.prepare('SELECT document FROM genesis').get() as { document: string };
-  const { genesis, networkId } = decodeGenesis(JSON.parse(document));
+  const { genesis: founded, networkId } = decodeGenesis(JSON.parse(document));
   // Also with expired certificates: a home must open to get new ones.
   const own = await trust.certificates();
   const [identity, node] = (['publisher', 'node'] as const).map(
@@ -255,25 +271,45 @@ async function enter(
   const validator = await trust.validatorKeys();
   const { clock } = options;
   const votes = new VoteBook(store);
-  const first = firstCommittee(genesis, networkId);
-  const ledger = new Ledger({ raw: store.raw, check }, { terms: termsOf(genesis, networkId), first });
-  if (ledger.isEmpty) store.transact((raw) => foundLedger(raw, genesis, first));
-  const { validators } = genesis.committee;
-  const sits = validators.some(({ key }) => key === validator.key);
+  const first = firstCommittee(founded, networkId);
+  const ledger = new Ledger({ raw: store.raw, check }, { terms: termsOf(founded, networkId), first });
+  if (ledger.isEmpty) store.transact((raw) => foundLedger(raw, founded, first));
+  const { epoch, validators } = ledger.latest();
+  // The committee of the present epoch in the place of the first one; entered anew when the next one opens.
+  const genesis: Genesis = { ...founded, committee: { epoch, validators } };
+  const sits = ledger.isSeated(validator.key);
   const order = sits
     ? new OrderedHome(
         { trust, store, ledger, ask: meeting },
         { clock, networkId, self: validator.key, etcd: options.etcd },
       )
     : undefined;
+  const epochs =
+    order === undefined
+      ? undefined
+      : new Epochs(
+          {
+            ...{ store, ledger, trust, votes },
+            submit: (entry, given) => order.submit(entry, given),
+            exchange: (seat, known) => ask(seat, 'network/epochs', known, { replyBytesMax: 8 * 2 ** 20 }),
+          },
+          { networkId, self: validator.key },
+        );
+  // In a transaction that may still be undone: looked at when it is over.
+  ledger.onTurn = () => setImmediate(turned);
   const orders = new OwnOrders({ trust, store }, { clock, networkId, identity });
+  // A court of its own judges by itself in every epoch.
+  const lawWith = (law: Genesis): Law => ({
+    ...{ genesis: law, networkId },
+    committeeOf: (one) => (law === genesis ? ledger.committeeOf(one) : law.committee),
+  });
   const seatOf = (law: Genesis, office: LedgerOffice, allowed?: (operation: Operation) => void): OwnSeat => {
     const lent = { trust, store, votes, ledger, ...(allowed === undefined ? {} : { allowed }) };
-    const committee = new Committee(lent, { clock, genesis: law, networkId });
+    const committee = new Committee(lent, { clock, ...lawWith(law) });
     return { validator: validator.key, committee, desk: new Desk({ committee, office }) };
   };
   const quorumOf = (law: Genesis, seat: OwnSeat | null) =>
-    new Quorum({ trust, votes, orders, own: seat, ask }, { clock, genesis: law, networkId, identity, forgotten });
+    new Quorum({ trust, votes, orders, own: seat, ask }, { clock, ...lawWith(law), identity, forgotten });
   const seat = order === undefined ? null : seatOf(genesis, order, (operation) => ledger.checkOperation(operation));
   const network = quorumOf(genesis, seat);
   const office = order ?? new RemoteOffice(network);
@@ -310,7 +346,7 @@ async function enter(
   // In the background: who needs it waits for it and gets the error, if there is one.
   space.ready().catch(() => undefined);
   return {
-    ...{ genesis, document: genesisDocument(genesis), networkId, identity },
+    ...{ genesis, document: genesisDocument(founded), networkId, identity, epochs },
     ...{ seat, order, ledger, account, network, court, space, standing, access, audits },
   };
 }
@@ -349,6 +385,7 @@ class Validator implements NKrypt {
   #watching: Omit<LossLent, 'trust'> | undefined;
   #meeting: OrderLent['ask'] | undefined;
   readonly #rounds: NodeJS.Timeout;
+  #turning: Promise<void> = Promise.resolve();
 
   static async open(lent: Lent, store: Store, options: NKryptOptions): Promise<Validator> {
     let validator: Validator | undefined;
@@ -358,8 +395,11 @@ class Validator implements NKrypt {
       lost: async (identity, root) => validator?.lost(identity, root),
     };
     const meeting: OrderLent['ask'] = (...question) => validator?.askValidator(...question) ?? nobodyToAsk();
-    const entering = () => enter(lent, store, options, ask, audited, meeting);
+    const turned = () => void validator?.turned().catch(() => undefined);
+    const entering = () => enter(lent, store, options, ask, audited, meeting, turned);
     validator = new Validator(lent.trust, store, options, await entering(), entering);
+    // What a crash interrupted.
+    turned();
     return validator;
   }
 
@@ -407,15 +447,63 @@ class Validator implements NKrypt {
     return {
       epoch,
       sinceMs: genesis.createdAtMs,
-      documents: 1,
+      documents: 1 + ledger.epochDocuments().length,
       validators: validators.map(({ key, account }) => {
         return { key, account, locked: seat !== null ? ledger.account(account).locked : null };
       }),
     };
   }
 
-  certified(value: unknown): Promise<Endorsement> {
-    return checkedCertificate(this.#trust, value, this.#member);
+  async certified(value: unknown): Promise<Endorsement> {
+    const { genesis, networkId, ledger } = this.#member;
+    const law: Law = { genesis, networkId, committeeOf: (epoch) => ledger.committeeOf(epoch) };
+    return checkedCertificate(this.#trust, value, law);
+  }
+
+  /** The order has ended an epoch, or opened the next one. Safe to repeat. */
+  async turned(): Promise<void> {
+    const result = this.#turning.then(async () => {
+      await this.#member.epochs?.handOver();
+      if (this.#member.ledger.latest().epoch !== this.#member.genesis.committee.epoch) await this.#switch();
+    });
+    this.#turning = result.catch(() => undefined);
+    await result;
+  }
+
+  async proposals(): Promise<readonly ProposalStatus[]> {
+    const epochs = this.#ownEpochs();
+    await epochs.refresh();
+    return epochs.proposals();
+  }
+
+  async proposeCommittee(validators: readonly ValidatorKeys[], options?: CallOptions): Promise<ProposalStatus> {
+    return this.#ownEpochs().propose(validators, options);
+  }
+
+  async approveCommittee(digest: Digest | undefined, options?: CallOptions): Promise<ProposalStatus> {
+    return this.#ownEpochs().approve(digest, options);
+  }
+
+  async answerEpochs(publisher: string, body: unknown): Promise<Json> {
+    return (await this.#ownEpochs().answer(publisher, body)) as unknown as Json;
+  }
+
+  async learnEpochs(documents: readonly unknown[]): Promise<void> {
+    const { document, ledger, order } = this.#member;
+    // Who has a seat learns it from the order.
+    if (order !== undefined || documents.length <= ledger.epochDocuments().length) return;
+    const first = decodeGenesis(document).genesis.committee.epoch;
+    await lawOf(this.#trust, document, documents, first + documents.length);
+    this.#store.transact(() => ledger.announce(documents.map(decodeEpochDocument)));
+    await this.turned();
+  }
+
+  #ownEpochs(): Epochs {
+    const { epochs } = this.#member;
+    if (epochs !== undefined) return epochs;
+    throw new HyperMeshError('committee-only', 'This home does not sit in the committee of its network.', {
+      hint: 'Run the command on the machine of a validator: hypermesh network validators',
+    });
   }
 
   async grant(id: string, to: string, amount: number): Promise<void> {
@@ -572,8 +660,9 @@ class Validator implements NKrypt {
     return this.#member.genesis.requirements[operationOf(kind)];
   }
 
-  async genesis(): Promise<{ readonly networkId: Digest; readonly document: Json }> {
-    return { networkId: this.#member.networkId, document: this.#member.document };
+  async genesis(): ReturnType<NKrypt['genesis']> {
+    const { networkId, document, ledger } = this.#member;
+    return { networkId, document, epochs: ledger.epochDocuments() };
   }
 
   async challenge(kind: OperationKind, subject: Digest, ref: string): Promise<Challenge> {
@@ -618,9 +707,16 @@ class Validator implements NKrypt {
 
   async verify(
     proofs: ProofSet,
-    options: { readonly atMs?: number; readonly genesis?: Json } = {},
+    options: {
+      readonly atMs?: number;
+      readonly genesis?: Json;
+      readonly epochs?: readonly EpochDocument[] | undefined;
+    } = {},
   ): Promise<readonly ProofVerdict[]> {
-    const { genesis, networkId } = options.genesis === undefined ? this.#lawOf(proofs) : decodeGenesis(options.genesis);
+    const { genesis, networkId } =
+      options.genesis === undefined
+        ? await this.#lawOf(proofs)
+        : await lawOfProofs(this.#trust, proofs, options.genesis, options.epochs);
     return judge(proofs, {
       trust: this.#trust,
       genesis,
@@ -630,10 +726,11 @@ class Validator implements NKrypt {
   }
 
   /** What this home judges itself holds by its own signature; everything else by those of the committee. */
-  #lawOf(proofs: ProofSet): { readonly genesis: Genesis; readonly networkId: Digest } {
-    const { court, genesis, networkId } = this.#member;
+  async #lawOf(proofs: ProofSet): Promise<Law> {
+    const { court, document, ledger, networkId } = this.#member;
     const kind = operationKind.safeParse((proofs as Partial<ProofSet> | null)?.challenge?.operation?.kind);
-    return { genesis: kind.success && this.#isJudgedHere(kind.data) ? court.law : genesis, networkId };
+    if (kind.success && this.#isJudgedHere(kind.data)) return { genesis: court.law, networkId };
+    return lawOfProofs(this.#trust, proofs, document, ledger.epochDocuments());
   }
 
   async admit(proofs: ProofSet, options: CallOptions = {}): Promise<Admission> {
@@ -648,7 +745,11 @@ class Validator implements NKrypt {
 
   async verifyEndorsement(
     endorsement: Endorsement,
-    options: { readonly genesis: Json; readonly anchor: TrustAnchor },
+    options: {
+      readonly genesis: Json;
+      readonly anchor: TrustAnchor;
+      readonly epochs?: readonly EpochDocument[] | undefined;
+    },
   ): Promise<void> {
     await checkEndorsement(this.#trust, endorsement, options);
   }

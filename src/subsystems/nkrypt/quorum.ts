@@ -12,7 +12,7 @@ import type { Trust } from '../../capabilities/trust.ts';
 import { SPACE_STANDING_TYPE, type StandingWord, standingWord } from '../../wire/access.ts';
 import type { FastAttestation } from '../../wire/attestation.ts';
 import type { CommitteeMethod } from '../../wire/committee.ts';
-import { type Genesis, quorumOf } from '../../wire/genesis.ts';
+import { quorumOf } from '../../wire/genesis.ts';
 import {
   type AnchorShare,
   admittedAtMs,
@@ -42,6 +42,7 @@ import { byValidator, challengeOf, shareStatement } from './anchor.ts';
 import { checkedCertificate } from './certificate.ts';
 import type { Committee } from './committee.ts';
 import type { Desk, DeskMethod } from './desk.ts';
+import type { Law } from './epoch-law.ts';
 import { gather, Senseless } from './gather.ts';
 import { judge, openingDigest, spaceReceipt, stakeStatement } from './judge.ts';
 import type { Opening } from './merkle.ts';
@@ -84,10 +85,8 @@ interface QuorumLent {
   readonly ask: SeatAsk;
 }
 
-interface QuorumOptions {
+interface QuorumOptions extends Law {
   readonly clock: Clock;
-  readonly genesis: Genesis;
-  readonly networkId: Digest;
   readonly identity: string;
   /** Called when the committee does not know the commitment that this home took for registered. */
   readonly forgotten: () => void;

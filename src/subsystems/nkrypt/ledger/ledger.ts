@@ -77,6 +77,9 @@ export class Ledger implements OrderedState {
     return this.#draft().get<number>(KEYS.index) ?? 0;
   }
 
+  /** Called, in the transaction of the entry, when the committee stopped voting or the next one is in office. */
+  onTurn: (() => void) | undefined;
+
   /** Whether nothing was founded here yet. */
   get isEmpty(): boolean {
     return this.#facts.get(KEYS.supply) === undefined;
@@ -117,6 +120,7 @@ export class Ledger implements OrderedState {
     const changes = refused === null ? draft : this.#draft();
     changes.set(KEYS.index, index);
     this.#facts.write(changes.changes);
+    if (refused === null && changes.changes.has(KEYS.epoch)) this.onTurn?.();
     return refused;
   }
 
@@ -169,6 +173,31 @@ export class Ledger implements OrderedState {
   /** Why these could not be a committee, whoever approves; undefined when they could. */
   objectionTo(validators: readonly Seat[]): string | undefined {
     return seatsObjection(this.#draft(), validators);
+  }
+
+  /** By epoch: they lead from the genesis to the latest committee that is known here. */
+  epochDocuments(): readonly EpochDocument[] {
+    const rows = this.#raw.prepare('SELECT document FROM epochs ORDER BY epoch').all() as { document: string }[];
+    return rows.map(({ document }) => JSON.parse(document) as EpochDocument);
+  }
+
+  /** Documents that were checked, in a home that does not follow the order. Within a transaction of the caller. */
+  announce(documents: readonly EpochDocument[]): void {
+    for (const document of documents) this.#keep(document);
+  }
+
+  /** Of a home that follows the order the committee that is in office; of others the last one that was announced. */
+  latest(): Committee {
+    if (this.index > 0) return this.committee();
+    const { epoch } = this.#raw.prepare('SELECT max(epoch) AS epoch FROM epochs').get() as { epoch: number | null };
+    return (epoch === null ? undefined : this.committeeOf(epoch)) ?? this.#first;
+  }
+
+  /** Whether the validator sits in the committee that is in office, or in one that was approved and announced after it. */
+  isSeated(validator: string): boolean {
+    const present = this.committee();
+    const after = this.epochDocuments().filter(({ epoch }) => epoch > present.epoch);
+    return [present, ...after].some(({ validators }) => validators.some(({ key }) => key === validator));
   }
 
   /** Undefined for an epoch that has not been approved. */
