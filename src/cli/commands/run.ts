@@ -53,7 +53,8 @@ function describe(context: Context, result: CatalogRun, logged: string): Outcome
   if (!context.json) {
     if (stderr !== '' && !logged.endsWith(stderr))
       process.stderr.write(stderr.endsWith('\n') ? plain(stderr) : `${plain(stderr)}\n`);
-    if (failed) context.note(`${ref} failed: ${reason ?? `exit status ${exitCode}`} (${termination}).`);
+    const why = reason?.replace(/\.$/, '') ?? `exit status ${exitCode}`;
+    if (failed) context.note(`${ref} failed: ${why} (${termination}).`);
   }
   return {
     data: { output, usage, exit: exitCode, termination, reason, text, stderr, ref, id, enforcedBy },
