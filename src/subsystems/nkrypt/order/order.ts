@@ -17,7 +17,6 @@ import {
 import { quorumOf } from '../../../wire/genesis.ts';
 import { decodeOrderRequest, type HeadVote, type OrderMethod } from '../../../wire/order.ts';
 import { EmbeddedSequencer } from './embedded.ts';
-import { EtcdSequencer } from './etcd.ts';
 import type { EtcdAccess } from './etcd-client.ts';
 import { type LogLent, OrderedLog, type OrderedState } from './log.ts';
 import type { Submitted } from './log-store.ts';
@@ -218,7 +217,11 @@ export class Order implements AsyncDisposable {
 
   /** Errors: `config-invalid`. */
   #engine(place: SequencerPlace, log: string): Sequencer {
-    if (place.kind === 'etcd') return new EtcdSequencer({ ...this.#options.etcd, endpoints: place.endpoints }, log);
+    if (place.kind === 'etcd') {
+      const access = { ...this.#options.etcd, endpoints: place.endpoints };
+      // Few homes ever need its code, and the sockets' that it needs.
+      return late(async () => new (await import('./etcd.ts')).EtcdSequencer(access, log));
+    }
     if (place.validator !== this.#options.self) {
       return new RemoteSequencer(
         (method, body, options) => this.#lent.ask(place.validator, method, body, options),
@@ -280,6 +283,21 @@ export class Order implements AsyncDisposable {
       found.running -= 1;
     }
   }
+}
+
+/** An engine that is opened when it is used first. What is wrong with how it is reached is said by `append` and `read`. */
+function late(open: () => Promise<Sequencer>): Sequencer {
+  let opened: Promise<Sequencer> | undefined;
+  const engine = () => (opened ??= open());
+  return {
+    append: async (...args) => (await engine()).append(...args),
+    read: async (...args) => (await engine()).read(...args),
+    async *watch(after, signal) {
+      const found = await engine().catch(() => undefined);
+      if (found !== undefined) yield* found.watch(after, signal);
+    },
+    [Symbol.asyncDispose]: async () => (await opened?.catch(() => undefined))?.[Symbol.asyncDispose](),
+  };
 }
 
 /** The same engine; who has it does not close it. */
