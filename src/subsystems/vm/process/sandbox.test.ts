@@ -196,7 +196,7 @@ for (const cgroups of [true, false]) {
         await once(node, 'exit');
         // But for a node that is killed while it sets a box up, what is left goes by itself.
         if (delayMs > 100) {
-          for (let round = 0; round < 200 && (await leftOf(own)).length > 0; round++) await pause(25);
+          for (let round = 0; round < 1_200 && (await leftOf(own)).length > 0; round++) await pause(25);
           assert.deepEqual([await leftOf(own), await running(seconds)], [[], []]);
         }
         const next = await openProcessSandbox({ directory: own, cgroups });

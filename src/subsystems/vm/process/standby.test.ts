@@ -80,7 +80,7 @@ describe('Standby', { skip: reason ?? false }, () => {
     assert.equal(await settled(standby), 1);
     prepare(standby, 'too large', { memoryBytes: 101 * MiB });
     assert.equal(await settled(standby), 1);
-    for (let round = 0; round < 100 && held > 0; round++) await pause(50);
+    for (let round = 0; round < 600 && held > 0; round++) await pause(50);
     assert.deepEqual([standby.status().boxes, held], [0, 0]);
   });
 
@@ -92,7 +92,7 @@ describe('Standby', { skip: reason ?? false }, () => {
       ['wakes', 'sleep 0.7; while :; do :; done'],
     ] as const) {
       prepare(standby, key, { script });
-      for (let round = 0; round < 200 && (held > 0 || !standby.status().isSettled); round++) await pause(25);
+      for (let round = 0; round < 1_200 && (held > 0 || !standby.status().isSettled); round++) await pause(25);
       prepare(standby, key, { script });
       assert.deepEqual([standby.status(), held], [{ boxes: 0, isSettled: true }, 0], key);
     }
@@ -127,7 +127,7 @@ describe('Standby', { skip: reason ?? false }, () => {
     prepare(standby, 'c');
     assert.equal(await settled(standby), 2);
     waiting = 1;
-    for (let round = 0; round < 100 && standby.status().boxes > 1; round++) await pause(25);
+    for (let round = 0; round < 1_200 && standby.status().boxes > 1; round++) await pause(25);
     await pause(600);
     // Less than half of the memory is lent now.
     assert.deepEqual([standby.status().boxes, sum()], [1, 32 * MiB]);
