@@ -70,6 +70,11 @@ const MIGRATIONS = [
     up: `ALTER TABLE resources ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
          UPDATE resources SET pinned = held;`,
   },
+  {
+    name: '005-resource-lines',
+    // They are counted and gone through often, without their blobs.
+    up: 'CREATE INDEX resources_lines ON resources (id, replication, held, pinned);',
+  },
 ];
 
 /** Of what was sent by somebody who is banned for it. */

@@ -145,7 +145,7 @@ test('who does not show what it announced does not count, whatever it announces 
   const announce = replication.answers().get('resources/announce')!;
   const heard = encodeMessage({ ids: [crowded] });
   await announce(heard, others[0]!);
-  assert.equal(replication.underReplicated(), 0, 'there is nobody else');
+  assert.equal(await replication.underReplicated(), 0, 'there is nobody else');
   assert.deepEqual(await replication.find(crowded), [others[0]]);
   await period();
   assert.deepEqual(await replication.find(crowded), []);

@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import type { Digest } from '../../base/digest.ts';
 import { isCoded } from '../../base/errors.ts';
 import type { Distribution, Resource } from '../../capabilities/transport.ts';
@@ -220,13 +221,17 @@ export class Replication implements Disposable {
   }
 
   /** Resources that are held here and are known to lie on fewer nodes than they should and could. */
-  underReplicated(): number {
+  async underReplicated(): Promise<number> {
     const possible = this.#options.alive().length + 1;
+    // Nobody else could have a copy.
+    if (possible === 1) return 0;
     let count = 0;
-    for (const resource of this.#all()) {
-      if (!resource.held) continue;
-      const copies = 1 + this.#known(resource.id).filter((node) => node !== this.#options.self).length;
-      if (copies < Math.min(resource.replication, possible)) count += 1;
+    for await (const page of this.#pages()) {
+      for (const resource of page) {
+        if (!resource.held) continue;
+        const copies = 1 + this.#known(resource.id).filter((node) => node !== this.#options.self).length;
+        if (copies < Math.min(resource.replication, possible)) count += 1;
+      }
     }
     return count;
   }
@@ -255,16 +260,18 @@ export class Replication implements Disposable {
     let held: ResourceLine[] = [];
     const surplus = new Set<Digest>();
     const own: Digest[] = [];
-    for (const resource of this.#all()) {
-      if (!resource.held) {
-        this.#consider(resource);
-        continue;
-      }
-      if (this.places(resource).includes(this.#options.self)) own.push(resource.id);
-      else if (!resource.pinned) surplus.add(resource.id);
-      if (held.push(resource) >= PAGE) {
-        await this.#announce(held);
-        held = [];
+    for await (const page of this.#pages()) {
+      for (const resource of page) {
+        if (!resource.held) {
+          this.#consider(resource);
+          continue;
+        }
+        if (this.places(resource).includes(this.#options.self)) own.push(resource.id);
+        else if (!resource.pinned) surplus.add(resource.id);
+        if (held.push(resource) >= PAGE) {
+          await this.#announce(held);
+          held = [];
+        }
       }
     }
     await this.#announce(held);
@@ -315,12 +322,14 @@ export class Replication implements Disposable {
     if (!(await release(resource)) && !this.#isClosed) book.setHeld(id, true);
   }
 
-  *#all(): Generator<ResourceLine> {
+  /** All resources, and a turn for everybody else after each page. */
+  async *#pages(): AsyncGenerator<readonly ResourceLine[], void, undefined> {
     for (let after = ''; !this.#isClosed; ) {
       const page = this.#options.book.page(after, PAGE);
-      yield* page;
+      yield page;
       if (page.length < PAGE) return;
       after = page.at(-1)!.id;
+      await setImmediate();
     }
   }
 

@@ -178,7 +178,10 @@ export class Stoq implements Transport, AsyncDisposable {
       problem: presence?.problem?.message ?? null,
       peers: { known: presence?.directory.others().length ?? 0, alive },
       transfers: [...this.#transfers].map((transfer) => ({ ...transfer })),
-      resources: { ...this.#book.resourceTotals(), underReplicated: presence?.replication.underReplicated() ?? 0 },
+      resources: {
+        ...this.#book.resourceTotals(),
+        underReplicated: (await presence?.replication.underReplicated()) ?? 0,
+      },
       arrivals: this.#book.arrivals(),
     };
   }
