@@ -12,6 +12,7 @@ import { Identity } from '../../src/subsystems/stoq/channel/identity.ts';
 import { type Method, openChannel } from '../../src/subsystems/stoq/channel/index.ts';
 import { IdSet } from '../../src/subsystems/stoq/records/id-set.ts';
 import { openTrust } from '../../src/subsystems/trustchain/index.ts';
+import { encodeAccess } from '../../src/wire/access.ts';
 import { encodeFrame, type Frame, FrameDecoder } from '../../src/wire/channel.ts';
 import { decodeHaveAsk, decodeReadAsk, encodeHaveAnswer, encodeShardList } from '../../src/wire/content.ts';
 import { NODE_RECORD_TYPE } from '../../src/wire/node-record.ts';
@@ -102,6 +103,8 @@ const answers: Record<string, (body: Uint8Array) => Promise<Awaited<ReturnType<M
     return encodeRecordsAnswer(ids.map((id) => records.get(id) ?? null));
   },
   'records/news': async () => EMPTY,
+  // Nobody has to prove anything to a liar.
+  'access/ask': async () => encodeAccess({ challenge: null }),
   'content/have': async (body) => {
     if (lie === 'silent') return never();
     if (lie === 'malformed') return Uint8Array.of(1, 0, 1, 9);
