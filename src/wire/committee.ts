@@ -2,8 +2,9 @@ import { z } from 'zod';
 import { base64, fromBase64, fromUtf8, utf8 } from '../base/bytes.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
+import { standingWord } from './access.ts';
 import { claimable, ENTRY_LIMITS, selfSigned } from './entry.ts';
-import { AUDITS, challenge, operation, PROOF_LIMITS } from './proof.ts';
+import { AUDITS, challenge, operation, PROOF_LIMITS, wordsOf } from './proof.ts';
 import { firstIssue } from './signature.ts';
 
 /**
@@ -73,6 +74,7 @@ export const COMMITTEE_REQUESTS = {
     layers: z.array(z.strictObject(opening)).length(3),
   }),
   'committee/standing': z.strictObject({}),
+  'committee/introduce': z.strictObject({ root: hex32, words: wordsOf(standingWord) }),
   'committee/log': z.strictObject({ certificate: z.unknown() }),
   'committee/log-head': z.strictObject({}),
   'committee/log-consistency': z.strictObject({ from: z.int().nonnegative(), to: z.int().nonnegative() }),
@@ -85,6 +87,7 @@ export type CommitteeMethod = keyof typeof COMMITTEE_REQUESTS;
 export type CommitteeRequest<M extends CommitteeMethod> = z.output<(typeof COMMITTEE_REQUESTS)[M]>;
 
 const LARGER: Partial<Record<CommitteeMethod, number>> = {
+  'committee/introduce': COMMITTEE_LIMITS.proofsBytesMax,
   'committee/opening': COMMITTEE_LIMITS.proofsBytesMax,
   'committee/anchor': COMMITTEE_LIMITS.certificateBytesMax,
   'committee/vote': COMMITTEE_LIMITS.proofsBytesMax,

@@ -46,10 +46,11 @@ import {
   stakeStatement,
 } from './judge.ts';
 import type { Ledger } from './ledger/ledger.ts';
+import { WorkLoad } from './load.ts';
 import { type Opening, rootOf } from './merkle.ts';
 import { auditPositions, checkRegistration } from './registration.ts';
 import { LABEL_BYTES, labelSeed } from './space-graph.ts';
-import { standFor } from './standing.ts';
+import { Standings, standFor } from './standing.ts';
 import type { Store } from './store.ts';
 import type { VoteBook } from './votes.ts';
 
@@ -101,6 +102,9 @@ export class Committee {
   readonly #given = new Map<string, Given>();
   readonly #outstanding = new Map<string, number>();
   readonly #genuine = new Set<string>();
+  readonly #load: WorkLoad;
+  readonly #standings: Standings;
+  readonly #isLost: (identity: string, root: string) => boolean;
   readonly #judging = new Map<Digest, Promise<Judged>>();
 
   constructor(
@@ -109,6 +113,8 @@ export class Committee {
       readonly store: Store;
       readonly votes: VoteBook;
       readonly ledger: Pick<Ledger, 'account'>;
+      /** Whether the order says that an identity lost that commitment once. */
+      readonly isSpaceLost?: (identity: string, root: string) => boolean;
       /** What the ordered state has against an operation is thrown. */
       readonly allowed?: (operation: Operation) => void;
     },
@@ -121,6 +127,9 @@ export class Committee {
     this.#allowed = lent.allowed;
     this.#clock = options.clock;
     this.#law = options;
+    this.#load = new WorkLoad(options.clock);
+    this.#standings = new Standings(lent.trust, options);
+    this.#isLost = lent.isSpaceLost ?? (() => false);
   }
 
   /**
@@ -146,7 +155,7 @@ export class Committee {
     const own = {
       nonce: hashedTimes(seed, AUDITS + 1),
       issuedAtMs: nowMs,
-      hexDigits: genesis.requirements[kind].work?.hexDigits ?? 0,
+      hexDigits: this.#load.hexDigits(genesis.requirements[kind]),
     };
     this.#give(own.nonce, {
       ...{ identity, operation: operationDigest(operation), seed, issuedAtMs: nowMs },
@@ -269,6 +278,18 @@ export class Committee {
     }));
   }
 
+  /**
+   * Takes the word of a quorum of the other validators for a commitment that was registered with them, before this one sat here, or while it was away: the labels of
+   * the lower layers are gone by then. Safe to repeat. Errors: `proof-rejected`, also where the commitment was lost since it was registered first.
+   */
+  async introduce(identity: string, root: string, words: readonly StandingWord[]): Promise<void> {
+    const registry = this.registry(identity);
+    if (registry.registered() === root) return;
+    if (this.#isLost(identity, root)) throw rejected('space', 'the commitment was lost; it has to be registered anew');
+    await this.#standings.check(identity, root, words);
+    registry.remember([root]);
+  }
+
   /** What this validator says about the commitment of an identity. Errors: `space-unavailable` when none is registered. */
   async standing(identity: string): Promise<StandingWord> {
     const root = this.registry(identity).registered();
@@ -371,10 +392,12 @@ export class Committee {
   /** The vote rule, after everything else was found right: durable when it returns. Errors: those of {@link VoteBook.decide}. */
   decide(operation: Operation, proofs: Digest, order: SelfSigned | null): { readonly atMs: number } {
     const { epoch } = this.#law.genesis.committee;
-    return this.#votes.decide(epoch, operation, proofs, order, {
+    const decided = this.#votes.decide(epoch, operation, proofs, order, {
       nowMs: this.#clock.nowMs(),
       allowed: this.#allowed,
     });
+    if (this.#law.genesis.requirements[operation.kind].work !== null) this.#load.admitted();
+    return decided;
   }
 
   #court(atMs: number): Court {

@@ -304,7 +304,8 @@ async function enter(
     committeeOf: (one) => (law === genesis ? ledger.committeeOf(one) : law.committee),
   });
   const seatOf = (law: Genesis, office: LedgerOffice, allowed?: (operation: Operation) => void): OwnSeat => {
-    const lent = { trust, store, votes, ledger, ...(allowed === undefined ? {} : { allowed }) };
+    const isSpaceLost = (account: string, root: string) => ledger.isSpaceLost(account, root);
+    const lent = { trust, store, votes, ledger, isSpaceLost, ...(allowed === undefined ? {} : { allowed }) };
     const committee = new Committee(lent, { clock, ...lawWith(law) });
     return { validator: validator.key, committee, desk: new Desk({ committee, office }) };
   };
@@ -608,8 +609,13 @@ class Validator implements NKrypt {
       root,
     );
     if (entry === undefined) return;
-    // Commit point is the order's. A crash between the two audits, and says, the same again.
-    await this.#member.order?.submit(entry);
+    try {
+      // Commit point is the order's. A crash between the two audits, and says, the same again.
+      await this.#member.order?.submit(entry);
+    } catch (error) {
+      // Another validator was first.
+      if (!isCoded(error, 'proof-replayed')) throw error;
+    }
     seat.committee.registry(identity).forget();
   }
 

@@ -69,6 +69,10 @@ export class Desk {
       await this.#committee.registry(identity).finish(registration);
       return {};
     },
+    'committee/introduce': async (identity, { root, words }) => {
+      await this.#committee.introduce(identity, root, words);
+      return {};
+    },
     'committee/standing': (identity) => this.#committee.standing(identity),
   };
 

@@ -168,7 +168,12 @@ export class Quorum implements Witness {
       });
     }
     const without = answers.findIndex(({ root }) => root === null);
-    if (without >= 0) throw this.#lost(shares[without]!.attestation.validator);
+    if (without >= 0) {
+      const { validator } = shares[without]!.attestation;
+      const known = answers.find(({ root }) => root !== null);
+      if (known !== undefined) void this.#introduce(validator, known.root!);
+      throw this.#lost(validator);
+    }
     return answers.map((answer) => answer.revealed);
   }
 
@@ -298,6 +303,17 @@ export class Quorum implements Witness {
     } catch (error) {
       if (isCoded(error, 'space-unavailable')) this.#options.forgotten();
       throw error;
+    }
+  }
+
+  /** A validator that does not know this home's commitment gets the word of the others for it: it is of use for the next anchor. */
+  async #introduce(validator: string, root: string): Promise<void> {
+    try {
+      const words = await this.standing(root);
+      await this.#answer(validator, 'committee/introduce', { root, words }, nothing);
+      this.#shunned.delete(validator);
+    } catch {
+      // It stays without until the next time that it is asked.
     }
   }
 

@@ -264,8 +264,9 @@ export function checkOperation(draft: Pick<Draft, 'get'>, operation: Operation):
 export function loseSpace(place: Place, statement: SpaceLostStatement, attestations: readonly Attestation[]): void {
   const { draft, terms } = place;
   byQuorum(place, SPACE_LOST_TYPE, statement, attestations);
-  const key = KEYS.spaceLost(statement.account, statement.root);
-  if (draft.get(key) !== undefined) refuse('proof-replayed', 'That this commitment is lost was said before.');
+  const key = KEYS.spaceLost(statement.epoch, statement.account, statement.root);
+  if (draft.get(key) !== undefined)
+    refuse('proof-replayed', 'That this commitment is lost was said before in this epoch.');
   draft.set(key, true);
   slash(draft, statement.account, terms.spaceLostPercent);
 }

@@ -62,7 +62,8 @@ export const KEYS = {
   /** What was voted for and not certified when an epoch ended. */
   handed: (identity: string, sequence: number) => `handed/${identity}/${padded(sequence)}`,
   evidence: (about: string) => `evidence/${about}`,
-  spaceLost: (account: string, root: string) => `space-lost/${account}/${root}`,
+  /** The root follows from the identity: whoever registers again has the same, and can lose it again in the next epoch. */
+  spaceLost: (epoch: number, account: string, root: string) => `space-lost/${epoch}/${account}/${root}`,
 } as const;
 
 function padded(value: number): string {

@@ -138,6 +138,13 @@ export class Ledger implements OrderedState {
     return ownerOf(this.#draft(), name);
   }
 
+  /** Whether the commitment was said to be lost in this epoch, or in the one before. */
+  isSpaceLost(account: string, root: string): boolean {
+    const draft = this.#draft();
+    const { epoch } = presentOf(draft);
+    return [epoch, epoch - 1].some((one) => draft.get(KEYS.spaceLost(one, account, root)) !== undefined);
+  }
+
   /** Tokens that were founded, and those that were burned since; the rest is what all accounts have together. */
   supply(): { readonly founded: number; readonly burned: number } {
     const draft = this.#draft();
