@@ -85,7 +85,6 @@ interface Lent {
   readonly check: SignatureCheck;
 }
 
-/** How often a validator looks whether an audit is due. */
 const AUDIT_ROUND_MS = 10_000;
 
 export interface NKryptOptions extends NetworkTerms {
@@ -94,6 +93,8 @@ export interface NKryptOptions extends NetworkTerms {
   readonly clock: Clock;
   /** Worker threads for the work proof. Default: one for each processor. */
   readonly threads?: number;
+  /** How often a validator looks whether an audit of space is due. */
+  readonly auditRoundMs?: number;
   /** How this machine gets into a cluster of etcd. */
   readonly etcd?: OrderOptions['etcd'];
 }
@@ -423,7 +424,7 @@ class Validator implements NKrypt {
       await change?.();
       this.#member = await entering();
     };
-    this.#rounds = setInterval(() => void this.#auditRound(), AUDIT_ROUND_MS);
+    this.#rounds = setInterval(() => void this.#auditRound(), options.auditRoundMs ?? AUDIT_ROUND_MS);
     this.#rounds.unref();
     this.#prover = new Prover(options.threads === undefined ? {} : { threads: options.threads });
     this.section = stateSection(store, options.directory, {
