@@ -577,14 +577,21 @@ class Validator implements NKrypt {
     const { genesis, networkId, identity, space } = this.#member;
     this.#checkValidator(publisher);
     const asked = genesis.requirements.publish.space ?? genesis.requirements.default.space;
-    const { state, root } = { ...space.status(), root: space.root };
-    if (asked === null || root === undefined) {
-      throw new HyperMeshError('space-unavailable', `The space commitment of this home is ${state}.`);
+    try {
+      const { root } = space;
+      if (asked === null || root === undefined) {
+        const { state } = space.status();
+        throw new HyperMeshError('space-unavailable', `The space commitment of this home is ${state}.`);
+      }
+      const context = auditContext(networkId, identity, nonce);
+      const n = genesis.space.bytes / LABEL_BYTES;
+      const { labels, path } = await space.open(auditPositions(nonce, context, root, n, asked.openings));
+      return { root, labels: base64(labels), path: base64(path) };
+    } catch (error) {
+      // Damage is mended from here on, without waiting for who needs the commitment next.
+      space.ready().catch(() => undefined);
+      throw error;
     }
-    const context = auditContext(networkId, identity, nonce);
-    const n = genesis.space.bytes / LABEL_BYTES;
-    const { labels, path } = await space.open(auditPositions(nonce, context, root, n, asked.openings));
-    return { root, labels: base64(labels), path: base64(path) };
   }
 
   async lossSeen(publisher: string, account: string, root: string): Promise<Attestation | null> {
