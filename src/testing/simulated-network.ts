@@ -17,6 +17,8 @@ export function seeded(seed: number): () => number {
 interface Place {
   readonly answers: ReadonlyMap<string, Answer>;
   isUp: boolean;
+  /** What its timers would have done while it was down: a machine that wakes up does it then. */
+  readonly missed: (() => void)[];
   /** Nodes reach each other only within one part. */
   part: number;
 }
@@ -51,10 +53,13 @@ export class SimulatedNetwork {
     const timers: Timers = {
       after: (ms, work) => {
         let cancelled = false;
-        // A node that is down does nothing either.
-        this.#at(ms, () => {
-          if (!cancelled && this.#places.get(self)?.isUp !== false) work();
-        });
+        const due = () => {
+          if (cancelled) return;
+          const place = this.#places.get(self);
+          if (place?.isUp === false) place.missed.push(due);
+          else work();
+        };
+        this.#at(ms, due);
         return () => {
           cancelled = true;
         };
@@ -64,11 +69,13 @@ export class SimulatedNetwork {
   }
 
   add(node: NodeId, answers: ReadonlyMap<string, Answer>): void {
-    this.#places.set(node, { answers, isUp: true, part: 0 });
+    this.#places.set(node, { answers, isUp: true, missed: [], part: 0 });
   }
 
   setUp(node: NodeId, isUp: boolean): void {
-    this.#places.get(node)!.isUp = isUp;
+    const place = this.#places.get(node)!;
+    place.isUp = isUp;
+    if (isUp) for (const work of place.missed.splice(0)) this.#at(this.#latencyMs(), work);
   }
 
   isUp(node: NodeId): boolean {
