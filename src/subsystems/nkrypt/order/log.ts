@@ -123,6 +123,7 @@ export class OrderedLog implements AsyncDisposable {
   #engine: OpenEngine | undefined;
   #trouble: string | null = null;
   #running: Promise<void> | undefined;
+  #isRunning = false;
   #dirty = false;
   /** Catching up: with how many, and when it last brought something. */
   #catching = { count: 0, atMs: 0 };
@@ -257,27 +258,36 @@ export class OrderedLog implements AsyncDisposable {
 
   #kick(): void {
     this.#dirty = true;
-    this.#running ??= this.#run().finally(() => {
-      this.#running = undefined;
-    });
+    if (this.#isRunning) return;
+    this.#isRunning = true;
+    this.#running = this.#run();
   }
 
   async #run(): Promise<void> {
-    while (this.#dirty && !this.#closing.signal.aborted) {
-      this.#dirty = false;
-      try {
-        await this.#fetch();
-        const voted = await this.#vote();
-        if (this.#count()) this.#dirty = true;
-        if (voted) this.#tellAll();
-      } catch (error) {
-        if (this.#closing.signal.aborted) return;
-        // What is wrong with this node or its engine is said by the status; the timer tries again.
-        this.#trouble = isCoded(error) ? error.message : `an unexpected error: ${String(error)}`;
-        if (!isCoded(error)) throw error;
+    try {
+      while (this.#dirty && !this.#closing.signal.aborted) {
+        this.#dirty = false;
+        await this.#step();
       }
+    } finally {
+      // In the same turn as the last look at `dirty`, so that no kick gets lost.
+      this.#isRunning = false;
     }
     this.#schedule();
+  }
+
+  async #step(): Promise<void> {
+    try {
+      await this.#fetch();
+      const voted = await this.#vote();
+      if (this.#count()) this.#dirty = true;
+      if (voted) this.#tellAll();
+    } catch (error) {
+      if (this.#closing.signal.aborted) return;
+      // What is wrong with this node or its engine is said by the status; the timer tries again.
+      this.#trouble = isCoded(error) ? error.message : `an unexpected error: ${String(error)}`;
+      if (!isCoded(error)) throw error;
+    }
   }
 
   /** Proposals of the engine, up to what one certificate may cover. */

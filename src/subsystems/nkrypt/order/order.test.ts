@@ -20,7 +20,7 @@ import {
 } from '../../../wire/entry.ts';
 import type { Committee } from '../../../wire/epoch.ts';
 import type { Genesis } from '../../../wire/genesis.ts';
-import type { OrderMethod } from '../../../wire/order.ts';
+import { HEAD_TYPE, type OrderMethod } from '../../../wire/order.ts';
 import { foundLedger, Ledger, type Refusal } from '../ledger/ledger.ts';
 import { openStore, type Store } from '../store.ts';
 import { Order } from './order.ts';
@@ -242,4 +242,24 @@ test('a network moves from its own engine to etcd and back, while others go on a
     ),
   );
   assert.equal(owned.filter(Boolean).length, claimed);
+});
+
+test('two heads of one index cost the validator that signed them its stake', async () => {
+  await using network = new Network();
+  for (const at of [0, 1, 2]) network.open(at);
+  const { networkId } = network.make;
+  for (const text of ['a', 'b']) {
+    const statement = {
+      ...({ formatVersion: 1, networkId, epoch: 0, index: 9, base: 0 } as const),
+      ...{ head: text.repeat(64), stateRoot: 'f'.repeat(64) },
+    };
+    const vote = { statement, attestation: signers[3]!.attest(HEAD_TYPE, statement) };
+    await network.orders[0]!.answer('order/votes', accounts[3]!.keyId, { applied: 0, votes: [vote] });
+  }
+  const locked = () => network.ledgers[1]!.account(accounts[3]!.keyId).locked;
+  for (const start = performance.now(); locked() === 500; await sleep(5)) {
+    assert.ok(performance.now() - start < 10_000);
+  }
+  assert.equal(locked(), 250);
+  await network.agreed([0, 1, 2]);
 });

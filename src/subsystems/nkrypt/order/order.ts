@@ -15,7 +15,7 @@ import {
   type SequencerStatement,
 } from '../../../wire/entry.ts';
 import { quorumOf } from '../../../wire/genesis.ts';
-import { decodeOrderRequest, type HeadVote, type OrderMethod } from '../../../wire/order.ts';
+import { decodeOrderRequest, HEAD_TYPE, type HeadVote, type OrderMethod } from '../../../wire/order.ts';
 import { EmbeddedSequencer } from './embedded.ts';
 import type { EtcdAccess } from './etcd-client.ts';
 import { type LogLent, OrderedLog, type OrderedState } from './log.ts';
@@ -35,7 +35,6 @@ export interface OrderLent {
     body: Json,
     options: { readonly signal?: AbortSignal | undefined; readonly timeoutMs: number },
   ): Promise<unknown>;
-  caught?(first: HeadVote, second: HeadVote): void;
 }
 
 export interface OrderOptions {
@@ -76,7 +75,7 @@ export class Order implements AsyncDisposable {
     this.#log = new OrderedLog(
       {
         ...{ store: lent.store, state: this.#state, trust: lent.trust },
-        ...(lent.caught === undefined ? {} : { caught: lent.caught.bind(lent) }),
+        caught: (first, second) => void this.#accuse(first, second).catch(() => undefined),
         engine: (place, log) => this.#engine(place, log),
         ask: (seat, method, body) => lent.ask(seat.key, method, body, { timeoutMs: ASK_MS }),
       },
@@ -201,6 +200,16 @@ export class Order implements AsyncDisposable {
       groups.set(text, group);
     }
     return groups;
+  }
+
+  /** Two votes that no honest validator gives go into the order as evidence. Not an error when that fails: others saw them, too. */
+  async #accuse(first: HeadVote, second: HeadVote): Promise<void> {
+    const { networkId } = this.#options;
+    const { epoch } = first.statement;
+    const word = ({ statement, attestation }: HeadVote) => ({ statement: statement as unknown as Json, attestation });
+    const [one, other] = [first, second].sort((a, b) => (a.statement.head < b.statement.head ? -1 : 1));
+    const conflict = { kind: 'words', epoch, type: HEAD_TYPE, first: word(one!), second: word(other!) } as const;
+    await this.#log.submit(encodeEntry({ formatVersion: 1, networkId, kind: 'evidence', conflict }));
   }
 
   async #moveIfApproved(options: CallOptions): Promise<void> {
