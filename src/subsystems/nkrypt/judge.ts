@@ -259,5 +259,6 @@ function parsed<T>(
 
 /** As people read it: 1,048,576. */
 function figure(value: number): string {
-  return value.toLocaleString('en-US');
+  // Not by a locale: looking that up takes longer than checking some of the proofs.
+  return String(value).replaceAll(/\B(?=(\d{3})+$)/g, ',');
 }
