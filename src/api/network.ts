@@ -1,4 +1,5 @@
 import {
+  changeValidatorsRequest,
   createNetworkRequest,
   inviteRequest,
   joinRequest,
@@ -55,6 +56,31 @@ export const networkRoutes: readonly AnyRoute[] = [
     summary: 'Who sits in the committee, since when, and what is known of each.',
     access: 'read',
     handle: (_input, { node }) => node.membership.validators(),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/network/proposals',
+    summary: 'What may be the next committee, and who approved it.',
+    access: 'read',
+    handle: (_input, { node }) => node.membership.proposals(),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/network/validators',
+    summary: "Propose a committee with one seat more or less, or approve a proposal, for this home's validator.",
+    access: 'token',
+    body: changeValidatorsRequest,
+    long: true,
+    handle({ body }, { node, ...options }) {
+      switch (body.action) {
+        case 'add':
+          return node.membership.addValidator(body.node, options);
+        case 'remove':
+          return node.membership.removeValidator(body.node, options);
+        case 'approve':
+          return node.membership.approveValidators(body.proposal, options);
+      }
+    },
   }),
   route({
     method: 'GET',

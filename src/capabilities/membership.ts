@@ -1,6 +1,7 @@
 import type { CallOptions } from '../base/call.ts';
 import type { Digest } from '../base/digest.ts';
 import type { Json } from '../base/json.ts';
+import type { ValidatorKeys } from '../wire/attestation.ts';
 import type { SequencerPlace } from '../wire/entry.ts';
 
 /** A home's place in a network: alone in one of its own, founder of one with others, or a member of somebody else's. */
@@ -65,6 +66,16 @@ export interface CommitteeInfo {
   readonly validators: readonly ValidatorInfo[];
 }
 
+/** A next committee that validators can approve. */
+export interface ProposalInfo {
+  readonly digest: Digest;
+  readonly epoch: number;
+  readonly validators: readonly ValidatorKeys[];
+  /** Key ids of validators. */
+  readonly approvedBy: readonly string[];
+  readonly needed: number;
+}
+
 /** Where the order of names, tokens and committees is made, and what is the matter with it. */
 export interface SequencerInfo {
   readonly networkId: Digest;
@@ -114,6 +125,16 @@ export interface Membership {
       readonly forget?: boolean | undefined;
     },
   ): Promise<NetworkPlace>;
+  /** What may follow the present committee. Errors: `committee-only`. */
+  proposals(): Promise<readonly ProposalInfo[]>;
+  /**
+   * Proposes, and approves for this home's validator, that the member at that node gets a seat, or loses it. It happens when a quorum of the committee has approved.
+   * Safe to repeat. Errors: `committee-only`, `not-a-member`, `usage`, `epoch-invalid`, `peer-*`, and those of the order.
+   */
+  addValidator(node: string, options?: CallOptions): Promise<ProposalInfo>;
+  removeValidator(node: string, options?: CallOptions): Promise<ProposalInfo>;
+  /** Approves a proposal for this home's validator; the only one when none is named. Errors: `committee-only`, `usage`, and those of the order. */
+  approveValidators(proposal: Digest | undefined, options?: CallOptions): Promise<ProposalInfo>;
   /** Errors: `committee-only`. */
   sequencer(): Promise<SequencerInfo>;
   /**

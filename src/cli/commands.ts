@@ -305,9 +305,11 @@ export const COMMANDS: readonly CommandSpec[] = [
   },
   {
     name: 'network validators',
-    summary: 'Show who sits in the committee.',
+    summary: 'Show who sits in the committee; propose or approve who sits in the next one.',
+    args: '[action] [node]',
     example: 'hypermesh network validators',
-    run: async (context) => (await import('./commands/network.ts')).validators(context),
+    run: async (context, action?: string, node?: string) =>
+      (await import('./commands/network.ts')).validators(context, action, node),
   },
   {
     name: 'network epoch',

@@ -16,6 +16,7 @@ import type {
   NetworkMember,
   NetworkPlace,
   NewInvite,
+  ProposalInfo,
   SequencerInfo,
 } from '../capabilities/membership.ts';
 import type { Event, MetricSample } from '../capabilities/monitoring.ts';
@@ -26,6 +27,7 @@ import type { Catalog, CatalogRun, InstallResult, PublishResult, VerifyResult } 
 import type { Bundle } from '../wire/bundle.ts';
 import type { Grant } from '../wire/grants.ts';
 import {
+  type ChangeValidatorsRequest,
   type CreateNetworkRequest,
   type ForgiveRequest,
   type GrantRequest,
@@ -237,6 +239,14 @@ export class Client {
 
   networkValidators(options?: CallOptions): Promise<CommitteeInfo> {
     return this.#get('/v1/network/validators', {}, options);
+  }
+
+  networkProposals(options?: CallOptions): Promise<readonly ProposalInfo[]> {
+    return this.#get('/v1/network/proposals', {}, options);
+  }
+
+  changeValidators(request: ChangeValidatorsRequest, options?: CallOptions): Promise<ProposalInfo> {
+    return this.#long('/v1/network/validators', request, options);
   }
 
   networkSequencer(options?: CallOptions): Promise<SequencerInfo> {

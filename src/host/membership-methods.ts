@@ -90,10 +90,22 @@ async function answer(
   options: CallOptions,
 ): Promise<Json> {
   const { trust, consensus } = lent;
+  if (name === 'network/keys') {
+    decodeRequest(name, body);
+    await memberFrom(trust, from);
+    return (await trust.validatorKeys()) as unknown as Json;
+  }
+  if (name === 'network/documents') {
+    await memberFrom(trust, from);
+    // They say themselves whether they are true.
+    await consensus.learnEpochs(decodeRequest(name, body).epochs);
+    return {};
+  }
   if (!consensus.isCommittee) throw committeeOnly();
   if (name === 'network/news') {
     decodeRequest(name, body);
-    return { anchor: await trust.anchor(), committee: await seats(lent) } as unknown as Json;
+    const { epochs } = await consensus.genesis();
+    return { anchor: await trust.anchor(), committee: await seats(lent), epochs } as unknown as Json;
   }
   const { node, publisher } = await memberFrom(trust, from);
   switch (name) {
@@ -111,6 +123,8 @@ async function answer(
       const { from: first, to }: CommitteeRequest<typeof name> = decodeRequest(name, body);
       return { path: await trust.logConsistency(first, to) };
     }
+    case 'network/epochs':
+      return consensus.answerEpochs(publisher, decodeRequest(name, body));
     case 'network/members':
       decodeRequest(name, body);
       return { members: await membersOf(lent) } as unknown as Json;
@@ -129,6 +143,10 @@ async function memberFrom(
   trust: TrustChain,
   from: RemoteNode,
 ): Promise<{ readonly node: string; readonly publisher: string }> {
+  // The register is the founder's; anybody else has what the channel proved, by certificates and lists of the founder.
+  if (trust.membership() !== null && from.node !== null && from.publisher !== null) {
+    return { node: from.node, publisher: from.publisher };
+  }
   const row = from.node === null ? undefined : await trust.member(from.node);
   if (row === undefined || row.left_at_ms !== null || row.publisher !== from.publisher) {
     throw new HyperMeshError(

@@ -593,3 +593,37 @@ test('a committee that lost the registration of a commitment gets it again, and 
   assert.equal(changes, 1);
   await publish(bob, 'bob/more');
 });
+
+test('a member gets a seat in the committee: from the next epoch on it takes both, and everybody verifies that', async () => {
+  const network = testNetwork();
+  await using ada = await start(network, 'ada-20');
+  await using bob = await start(network, 'bob-20');
+  await ada.membership.create();
+  await bob.membership.join((await ada.membership.invite()).invite);
+  const before = await publish(ada);
+  const { node } = await bob.membership.place();
+  await refused(bob.membership.addValidator(node), 'committee-only');
+  await refused(ada.membership.addValidator('ab'.repeat(32)), 'not-a-member');
+  await refused(ada.membership.removeValidator(node), 'usage');
+  const proposal = await ada.membership.addValidator(node);
+  assert.equal(proposal.validators.length, 2);
+  for (const { membership } of [ada, bob]) {
+    await until(async () => (await membership.validators()).epoch === 1);
+    const { epoch, quorum, documents } = await membership.validators();
+    assert.deepEqual([epoch, quorum, documents], [1, 2, 2]);
+  }
+  for (const home of [ada, bob]) {
+    await publish(home, `${home.name.split('-')[0]}/seated`);
+    const bundle = await bundleOf(home, `${home.name.split('-')[0]}/seated`);
+    assert.equal(bundle.endorsement.epoch, 1);
+    assert.equal(bundle.endorsement.votes.length, 2);
+    await verifyBundleOffline(bundle);
+  }
+  assert.ok(before);
+  // Back to one: both have to agree.
+  const fewer = await ada.membership.removeValidator(node);
+  assert.deepEqual([fewer.approvedBy.length, fewer.needed], [1, 2]);
+  await bob.membership.approveValidators(undefined);
+  await until(async () => (await ada.membership.validators()).epoch === 2);
+  await publish(ada, 'ada/alone');
+});

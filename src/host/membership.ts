@@ -12,12 +12,14 @@ import type {
   NetworkMember,
   NetworkPlace,
   NewInvite,
+  ProposalInfo,
   SeatAsk,
   SequencerInfo,
 } from '../capabilities/membership.ts';
 import type { PeerInfo } from '../capabilities/transport.ts';
 import type { NKrypt } from '../subsystems/nkrypt/index.ts';
 import type { NetworkAuthority, TrustChain } from '../subsystems/trustchain/index.ts';
+import { validatorKeys } from '../wire/attestation.ts';
 import {
   CERTIFICATION_LIMITS,
   type Certification,
@@ -51,6 +53,7 @@ const UNREACHABLE = ['peer-unreachable', 'network-unreachable', 'timeout', 'comm
 const news = z.strictObject({
   anchor: trustAnchor,
   committee: z.array(committeeSeat).max(CERTIFICATION_LIMITS.committeeMax),
+  epochs: z.array(z.unknown()).max(1_000),
 });
 const hex32 = z.string().regex(/^[0-9a-f]{64}$/);
 const members = z.strictObject({
@@ -187,6 +190,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
       const { trust } = this.#lent;
       if (trust.membership() !== null) throw alreadyMember();
       trust.setFounder(true);
+      this.#follow();
       await this.#lent.network.openNetwork(options.listen);
       return this.place();
     });
@@ -276,6 +280,54 @@ export class NetworkMembership implements Membership, AsyncDisposable {
       }
       return this.place();
     });
+  }
+
+  proposals(): Promise<readonly ProposalInfo[]> {
+    return this.#lent.consensus.proposals();
+  }
+
+  async addValidator(node: string, options: CallOptions = {}): Promise<ProposalInfo> {
+    const { consensus, trust } = this.#lent;
+    const member = (await this.members()).find((one) => one.node === node && one.leftAtMs === null);
+    if (member === undefined) throw notMember(node);
+    const keys =
+      node === trust.keyIds().node
+        ? await trust.validatorKeys()
+        : validatorKeys.safeParse(await this.#askNode(node, 'network/keys', {}, options)).data;
+    if (keys?.account !== member.publisher) throw senseless();
+    const others = (await consensus.seats()).filter(({ key }) => key !== keys.key);
+    return this.#spread(await consensus.proposeCommittee([...others, keys], options));
+  }
+
+  async removeValidator(node: string, options: CallOptions = {}): Promise<ProposalInfo> {
+    const { consensus } = this.#lent;
+    const member = (await this.members()).find((one) => one.node === node);
+    const present = await consensus.seats();
+    const others = present.filter(({ account }) => account !== member?.publisher);
+    if (others.length === present.length) {
+      throw new HyperMeshError('usage', 'That node has no seat in the committee.', {
+        hint: 'See who has: hypermesh network validators',
+      });
+    }
+    if (others.length === 0) throw new HyperMeshError('usage', 'The last validator cannot be removed.');
+    return this.#spread(await consensus.proposeCommittee(others, options));
+  }
+
+  async approveValidators(proposal: Digest | undefined, options: CallOptions = {}): Promise<ProposalInfo> {
+    return this.#spread(await this.#lent.consensus.approveCommittee(proposal, options));
+  }
+
+  /** Tells who gets a seat, that he may take it; who is away learns it with the news of the network. */
+  async #spread(proposal: ProposalInfo): Promise<ProposalInfo> {
+    const { consensus, trust } = this.#lent;
+    const epochs = (await consensus.genesis()).epochs as unknown as Json;
+    const members = await this.members();
+    const own = trust.keyIds().node;
+    const nodes = proposal.validators.flatMap(
+      ({ account }) => members.find((one) => one.publisher === account && one.node !== own)?.node ?? [],
+    );
+    await Promise.allSettled(nodes.map((node) => this.#askNode(node, 'network/documents', { epochs })));
+    return proposal;
   }
 
   sequencer(): Promise<SequencerInfo> {
@@ -464,8 +516,9 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     return {
       news: async () => {
         const parsed = news.safeParse(await this.#askAsGuest('network/news', async () => ({})));
-        if (parsed.success) return parsed.data;
-        throw senseless();
+        if (!parsed.success) throw senseless();
+        await this.#lent.consensus.learnEpochs(parsed.data.epochs);
+        return parsed.data;
       },
       renew: async (request) => {
         const answer = await this.#askAsGuest('network/renew', (asked) => request(asked));
@@ -606,6 +659,12 @@ async function writeWhole(directory: string, text: string): Promise<void> {
   } catch (error) {
     throw storageError(error, `writing ${path}`);
   }
+}
+
+function notMember(node: string): HyperMeshError {
+  return new HyperMeshError('not-a-member', `The node ${node.slice(0, 16)}… is no member of the network.`, {
+    hint: 'A validator joins first: hypermesh network invite',
+  });
 }
 
 function alreadyMember(): HyperMeshError {

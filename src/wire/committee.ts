@@ -78,6 +78,9 @@ export const COMMITTEE_REQUESTS = {
   'committee/log': z.strictObject({ certificate: z.unknown() }),
   'committee/log-head': z.strictObject({}),
   'committee/log-consistency': z.strictObject({ from: z.int().nonnegative(), to: z.int().nonnegative() }),
+  'network/epochs': z.strictObject({ proposals: z.array(z.unknown()).max(16) }),
+  'network/documents': z.strictObject({ epochs: z.array(z.unknown()).max(1_000) }),
+  'network/keys': z.strictObject({}),
   'network/news': z.strictObject({}),
   'network/members': z.strictObject({}),
   'network/leave': z.strictObject({}),
@@ -88,6 +91,8 @@ export type CommitteeRequest<M extends CommitteeMethod> = z.output<(typeof COMMI
 
 const LARGER: Partial<Record<CommitteeMethod, number>> = {
   'committee/introduce': COMMITTEE_LIMITS.proofsBytesMax,
+  'network/documents': COMMITTEE_LIMITS.proofsBytesMax,
+  'network/epochs': COMMITTEE_LIMITS.proofsBytesMax,
   'committee/opening': COMMITTEE_LIMITS.proofsBytesMax,
   'committee/anchor': COMMITTEE_LIMITS.certificateBytesMax,
   'committee/vote': COMMITTEE_LIMITS.proofsBytesMax,

@@ -143,6 +143,14 @@ export const moveSequencerRequest = z.discriminatedUnion('kind', [
   }),
   sequencerInEtcd,
 ]);
+/** A seat in the committee for a member, or none any more; or the approval of what was proposed. */
+export const changeValidatorsRequest = z.discriminatedUnion('action', [
+  z.strictObject({
+    action: z.enum(['add', 'remove']),
+    node: z.string().regex(/^[0-9a-f]{64}$/, 'expected a node id of 64 hexadecimal digits'),
+  }),
+  z.strictObject({ action: z.literal('approve'), proposal: digest.optional() }),
+]);
 export const removeMemberRequest = z.strictObject({
   node: z.string().regex(/^[0-9a-f]{64}$/, 'expected a node id of 64 hexadecimal digits'),
   compromised: z.boolean().optional(),
@@ -183,6 +191,7 @@ export type InviteRequest = z.input<typeof inviteRequest>;
 export type JoinRequest = z.input<typeof joinRequest>;
 export type LeaveRequest = z.input<typeof leaveRequest>;
 export type ForgiveRequest = z.input<typeof forgiveRequest>;
+export type ChangeValidatorsRequest = z.input<typeof changeValidatorsRequest>;
 export type MoveSequencerRequest = z.input<typeof moveSequencerRequest>;
 export type RemoveMemberRequest = z.input<typeof removeMemberRequest>;
 

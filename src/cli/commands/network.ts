@@ -1,5 +1,5 @@
 import { HyperMeshError } from '../../base/errors.ts';
-import type { NetworkPlace, SequencerInfo } from '../../client/index.ts';
+import type { NetworkPlace, ProposalInfo, SequencerInfo } from '../../client/index.ts';
 import type { Context, Outcome } from '../command.ts';
 import { count, date, fields, oneLine, table } from '../terminal.ts';
 import { wholeNumber } from './search.ts';
@@ -53,7 +53,46 @@ export async function members(context: Context): Promise<Outcome> {
   return { data: { members: list }, text: table([['Name', 'Node', '', 'Joined', ''], ...rows]) };
 }
 
-export async function validators(context: Context): Promise<Outcome> {
+/** Shows the committee; with an action, changes who sits in the next one. */
+export async function validators(context: Context, action?: string, what?: string): Promise<Outcome> {
+  switch (action) {
+    case undefined:
+      return seated(context);
+    case 'proposals': {
+      const all = await context.withNode((client) => client.networkProposals(context));
+      return { data: all, text: all.length === 0 ? 'Nothing is proposed.' : all.map(proposalText).join('\n\n') };
+    }
+    case 'approve':
+      return proposed(context, { action, ...(what === undefined ? {} : { proposal: what as `sha256:${string}` }) });
+    case 'add':
+    case 'remove':
+      if (what !== undefined) return proposed(context, { action, node: what });
+  }
+  throw new HyperMeshError('usage', 'Expected add NODE, remove NODE, proposals, approve, or nothing.', {
+    hint: 'See the nodes: hypermesh network members',
+  });
+}
+
+async function proposed(
+  context: Context,
+  request: Parameters<Parameters<Parameters<Context['withNode']>[0]>[0]['changeValidators']>[0],
+): Promise<Outcome> {
+  const info = await context.withNode((client) => client.changeValidators(request, context));
+  return { data: info, text: proposalText(info) };
+}
+
+function proposalText({ digest, epoch: number, validators: seats, approvedBy, needed }: ProposalInfo): string {
+  const isDone = approvedBy.length === 0 || approvedBy.length >= needed;
+  return fields({
+    Proposal: digest,
+    Epoch: `${number}, of ${count(seats.length, 'validator')}`,
+    State: isDone
+      ? 'approved: the committee hands over'
+      : `${approvedBy.length} of ${needed} validators approved; on the other machines: hypermesh network validators approve`,
+  });
+}
+
+async function seated(context: Context): Promise<Outcome> {
   const committee = await context.withNode((client) => client.networkValidators(context));
   const rows = committee.validators.map(({ subject, node, validator, account, isSelf, isReachable, locked }) => [
     oneLine(subject ?? '-'),

@@ -14,7 +14,7 @@ import type {
   SpaceStatus,
   StakeAccount,
 } from '../../capabilities/consensus.ts';
-import type { SeatAsk, SequencerInfo } from '../../capabilities/membership.ts';
+import type { ProposalInfo, SeatAsk, SequencerInfo } from '../../capabilities/membership.ts';
 import type { StateSection } from '../../capabilities/state.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import type { AccessChallenge, Use } from '../../wire/access.ts';
@@ -43,7 +43,7 @@ import { checkEndorsement, checkedCertificate } from './certificate.ts';
 import { Committee } from './committee.ts';
 import { Desk, type DeskMethod } from './desk.ts';
 import { type Law, lawOf, lawOfProofs } from './epoch-law.ts';
-import { Epochs, type ProposalStatus } from './epochs.ts';
+import { Epochs } from './epochs.ts';
 import { foundNetwork, type NetworkTerms } from './found.ts';
 import { judge } from './judge.ts';
 import { termsOf } from './ledger/law.ts';
@@ -154,12 +154,14 @@ export interface NKrypt extends Consensus, AsyncDisposable {
   adopt(document: Json): Promise<void>;
   /** Founds a network of its own again, unless the one it has is. Safe to repeat. */
   abandon(): Promise<void>;
+  /** Seats of the present committee, with their keys. */
+  seats(): Promise<readonly ValidatorKeys[]>;
   /** What may follow the present committee. Errors: `committee-only`. */
-  proposals(): Promise<readonly ProposalStatus[]>;
+  proposals(): Promise<readonly ProposalInfo[]>;
   /** Proposes, and approves for this validator, that these follow. Errors: `committee-only`, `epoch-invalid`, and those of the order. */
-  proposeCommittee(validators: readonly ValidatorKeys[], options?: CallOptions): Promise<ProposalStatus>;
+  proposeCommittee(validators: readonly ValidatorKeys[], options?: CallOptions): Promise<ProposalInfo>;
   /** Approves a proposal, the only one when none is named. Errors: `committee-only`, `usage`, and those of the order. */
-  approveCommittee(digest: Digest | undefined, options?: CallOptions): Promise<ProposalStatus>;
+  approveCommittee(digest: Digest | undefined, options?: CallOptions): Promise<ProposalInfo>;
   /** What another validator knows about the next committee; answered with what this one knows. Errors: `committee-only`, `not-permitted`, `epoch-invalid`. */
   answerEpochs(publisher: string, body: unknown): Promise<Json>;
   /** Documents from anybody, of which those count that follow what is known here. Errors: `epoch-invalid`. */
@@ -472,17 +474,21 @@ class Validator implements NKrypt {
     await result;
   }
 
-  async proposals(): Promise<readonly ProposalStatus[]> {
+  async seats(): Promise<readonly ValidatorKeys[]> {
+    return this.#member.genesis.committee.validators;
+  }
+
+  async proposals(): Promise<readonly ProposalInfo[]> {
     const epochs = this.#ownEpochs();
     await epochs.refresh();
     return epochs.proposals();
   }
 
-  async proposeCommittee(validators: readonly ValidatorKeys[], options?: CallOptions): Promise<ProposalStatus> {
+  async proposeCommittee(validators: readonly ValidatorKeys[], options?: CallOptions): Promise<ProposalInfo> {
     return this.#ownEpochs().propose(validators, options);
   }
 
-  async approveCommittee(digest: Digest | undefined, options?: CallOptions): Promise<ProposalStatus> {
+  async approveCommittee(digest: Digest | undefined, options?: CallOptions): Promise<ProposalInfo> {
     return this.#ownEpochs().approve(digest, options);
   }
 

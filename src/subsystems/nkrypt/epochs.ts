@@ -2,6 +2,7 @@ import type { CallOptions } from '../../base/call.ts';
 import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
+import type { ProposalInfo } from '../../capabilities/membership.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import type { Attestation } from '../../wire/attestation.ts';
 import { ENTRY_LIMITS, encodeEntry, HANDOVER_TYPE, type HandoverStatement, type SelfSigned } from '../../wire/entry.ts';
@@ -40,16 +41,6 @@ export interface EpochsLent {
   exchange(validator: string, known: Json): Promise<unknown>;
 }
 
-/** A next committee that validators can approve. */
-export interface ProposalStatus {
-  readonly digest: Digest;
-  readonly epoch: number;
-  readonly validators: readonly Seat[];
-  /** Key ids. */
-  readonly approvedBy: readonly string[];
-  readonly needed: number;
-}
-
 /**
  * How one committee follows another, on the side of a validator: proposals and approvals go from validator to validator until a quorum approved; then the
  * order has it, every validator stops voting and hands over what it voted for. All of it survives a crash at any point, and may be repeated.
@@ -68,7 +59,7 @@ export class Epochs {
   }
 
   /** Proposals for the next epoch, by digest. */
-  proposals(): readonly ProposalStatus[] {
+  proposals(): readonly ProposalInfo[] {
     const needed = quorumOf(this.#lent.ledger.committee().validators.length);
     return this.#known().map(({ proposal, approvals }) => ({
       ...{ digest: epochDigest(proposal), epoch: proposal.epoch, validators: proposal.validators, needed },
@@ -80,7 +71,7 @@ export class Epochs {
    * Proposes, and approves, a committee of these validators. With a quorum of approvals it is in the order when it returns. Safe to repeat.
    * Errors: `not-permitted`, `epoch-invalid`, and those of the order.
    */
-  async propose(validators: readonly Seat[], options: CallOptions = {}): Promise<ProposalStatus> {
+  async propose(validators: readonly Seat[], options: CallOptions = {}): Promise<ProposalInfo> {
     const { epoch, digest } = this.#lent.ledger.committee();
     const proposal: EpochProposal = {
       ...{ formatVersion: 1, networkId: this.#networkId, epoch: epoch + 1 },
@@ -90,7 +81,7 @@ export class Epochs {
   }
 
   /** Approves a proposal; the only one when none is named. Errors: `not-permitted`, `usage`, and those of the order. */
-  async approve(digest?: Digest, options: CallOptions = {}): Promise<ProposalStatus> {
+  async approve(digest?: Digest, options: CallOptions = {}): Promise<ProposalInfo> {
     await this.#exchangeAll();
     const known = this.#known();
     const [named] = digest === undefined ? known : known.filter(({ proposal }) => epochDigest(proposal) === digest);
@@ -148,7 +139,7 @@ export class Epochs {
     }
   }
 
-  async #approve(proposal: EpochProposal, options: CallOptions): Promise<ProposalStatus> {
+  async #approve(proposal: EpochProposal, options: CallOptions): Promise<ProposalInfo> {
     const { ledger, trust } = this.#lent;
     const { epoch, isVoting } = ledger.present();
     if (!ledger.committee().validators.some(({ key }) => key === this.#self)) {
