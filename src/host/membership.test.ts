@@ -626,4 +626,7 @@ test('a member gets a seat in the committee: from the next epoch on it takes bot
   await bob.membership.approveValidators(undefined);
   await until(async () => (await ada.membership.validators()).epoch === 2);
   await publish(ada, 'ada/alone');
+  // Who had a seat goes on knowing whose word counts.
+  await until(async () => (await bob.membership.validators()).epoch === 2);
+  await publish(bob, 'bob/unseated');
 });

@@ -277,10 +277,10 @@ async function enter(
   const first = firstCommittee(founded, networkId);
   const ledger = new Ledger({ raw: store.raw, check }, { terms: termsOf(founded, networkId), first });
   if (ledger.isEmpty) store.transact((raw) => foundLedger(raw, founded, first));
-  const { epoch, validators } = ledger.latest();
+  const sits = ledger.isSeated(validator.key);
+  const { epoch, validators } = ledger.latest(sits);
   // The committee of the present epoch in the place of the first one; entered anew when the next one opens.
   const genesis: Genesis = { ...founded, committee: { epoch, validators } };
-  const sits = ledger.isSeated(validator.key);
   const order = sits
     ? new OrderedHome(
         { trust, store, ledger, ask: meeting },
@@ -468,7 +468,8 @@ class Validator implements NKrypt {
   async turned(): Promise<void> {
     const result = this.#turning.then(async () => {
       await this.#member.epochs?.handOver();
-      if (this.#member.ledger.latest().epoch !== this.#member.genesis.committee.epoch) await this.#switch();
+      const { ledger, order, genesis } = this.#member;
+      if (ledger.latest(order !== undefined).epoch !== genesis.committee.epoch) await this.#switch();
     });
     this.#turning = result.catch(() => undefined);
     await result;

@@ -193,11 +193,12 @@ export class Ledger implements OrderedState {
     for (const document of documents) this.#keep(document);
   }
 
-  /** Of a home that follows the order the committee that is in office; of others the last one that was announced. */
-  latest(): Committee {
-    if (this.index > 0) return this.committee();
+  /** Of a home that follows the order the committee that is in office; of others, also of one that followed it once, the last one that was announced. */
+  latest(follows: boolean): Committee {
+    const present = this.committee();
+    if (follows && this.index > 0) return present;
     const { epoch } = this.#raw.prepare('SELECT max(epoch) AS epoch FROM epochs').get() as { epoch: number | null };
-    return (epoch === null ? undefined : this.committeeOf(epoch)) ?? this.#first;
+    return (epoch === null || epoch < present.epoch ? undefined : this.committeeOf(epoch)) ?? present;
   }
 
   /** Whether the validator sits in the committee that is in office, or in one that was approved and announced after it. */

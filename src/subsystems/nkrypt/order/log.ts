@@ -467,7 +467,13 @@ export class OrderedLog implements AsyncDisposable {
 
   async #tell(seat: Seat): Promise<void> {
     const told = this.#told() as unknown as Json;
-    const answer = decodeVoteExchange(await this.#lent.ask(seat, 'order/votes', told));
+    const said = await this.#lent.ask(seat, 'order/votes', told).catch((error: unknown) => {
+      // Another committee is in office, and this node has no seat in it: what made it so is certified.
+      if (isCoded(error, 'not-permitted')) return undefined;
+      throw error;
+    });
+    if (said === undefined) return this.#catchUp(seat);
+    const answer = decodeVoteExchange(said);
     await this.#learn(answer.votes);
     this.#claimed = Math.max(this.#claimed, answer.applied);
     if (answer.applied > this.#marks.applied) await this.#catchUp(seat);
