@@ -65,6 +65,9 @@ import { OwnStanding, Standings } from './standing.ts';
 import { openStore, type Store } from './store.ts';
 import { VoteBook } from './votes.ts';
 
+/** After a handover that did not get through. */
+const TURN_AGAIN_MS = 1_000;
+
 type LentTrust = Pick<
   Trust,
   | 'identity'
@@ -390,6 +393,7 @@ class Validator implements NKrypt {
   #meeting: OrderLent['ask'] | undefined;
   readonly #rounds: NodeJS.Timeout;
   #turning: Promise<void> = Promise.resolve();
+  #isClosed = false;
 
   static async open(lent: Lent, store: Store, options: NKryptOptions): Promise<Validator> {
     let validator: Validator | undefined;
@@ -399,7 +403,8 @@ class Validator implements NKrypt {
       lost: async (identity, root) => validator?.lost(identity, root),
     };
     const meeting: OrderLent['ask'] = (...question) => validator?.askValidator(...question) ?? nobodyToAsk();
-    const turned = () => void validator?.turned().catch(() => undefined);
+    // What does not succeed now, because others are away, is tried again.
+    const turned = () => void validator?.turned().catch(() => setTimeout(turned, TURN_AGAIN_MS).unref());
     const entering = () => enter(lent, store, options, ask, audited, meeting, turned);
     validator = new Validator(lent.trust, store, options, await entering(), entering);
     // What a crash interrupted.
@@ -467,6 +472,7 @@ class Validator implements NKrypt {
   /** The order has ended an epoch, or opened the next one. Safe to repeat. */
   async turned(): Promise<void> {
     const result = this.#turning.then(async () => {
+      if (this.#isClosed) return;
       await this.#member.epochs?.handOver();
       const { ledger, order, genesis } = this.#member;
       if (ledger.latest(order !== undefined).epoch !== genesis.committee.epoch) await this.#switch();
@@ -842,6 +848,7 @@ class Validator implements NKrypt {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#isClosed = true;
     clearInterval(this.#rounds);
     await this.#member.audits?.[Symbol.asyncDispose]();
     await this.#prover[Symbol.asyncDispose]();
