@@ -101,6 +101,8 @@ export class Quorum implements Witness {
   readonly #lent: QuorumLent;
   readonly #options: QuorumOptions;
   readonly #shunned = new Map<string, number>();
+  /** How far the clock of this home is behind that of the committee, by the median of the last anchor: no third of liars moves it out of what honest ones say. */
+  #behindMs: number | undefined;
 
   constructor(lent: QuorumLent, options: QuorumOptions) {
     this.#lent = lent;
@@ -137,10 +139,15 @@ export class Quorum implements Witness {
         const shares = await gather(this.#validators(), { ...this.#quorum, alike: ({ previous }) => previous }, ask);
         const [{ previous } = { previous: NO_PREVIOUS }] = shares;
         const terms = { operation, requirements, networkId, epoch, previous };
-        return challengeOf(
+        const challenge = challengeOf(
           terms,
           shares.map(({ share }) => share),
         );
+        this.#behindMs = challenge.anchor.issuedAtMs - this.#options.clock.nowMs();
+        const apart = challenge.anchor.shares.filter(({ issuedAtMs }) => !this.#isTimely(issuedAtMs));
+        if (apart.length === 0 || attempt >= ANCHORS_MAX) return challenge;
+        // With another clock than the others nothing that they say later would hold together.
+        for (const { attestation } of apart) this.#shun(attestation.validator);
       } catch (error) {
         // Who knows less than others, or this home itself, catches up by the certificate that goes along the next time.
         if (attempt >= ANCHORS_MAX || said.size < 2) throw error;
@@ -186,6 +193,7 @@ export class Quorum implements Witness {
       const receipt = await this.#answer(validator, 'committee/opening', body, signedReceipt);
       const { attestation, ...own } = receipt;
       await this.#holds(validator, attestation, SPACE_RECEIPT_TYPE, spaceReceipt(challenge, about, own));
+      if (!this.#isTimely(own.arrivedAtMs)) throw new Senseless('its clock is wrong');
       return receipt;
     });
   }
@@ -195,6 +203,7 @@ export class Quorum implements Witness {
       const said = await this.#answer(validator, 'committee/statement', { challenge }, signedStake, { signal });
       const { attestation, ...own } = said;
       await this.#holds(validator, attestation, STAKE_STATEMENT_TYPE, stakeStatement(challenge, own));
+      if (!this.#isTimely(own.issuedAtMs)) throw new Senseless('its clock is wrong');
       return said;
     });
     return { statements: [...statements].sort(byValidator) };
@@ -363,12 +372,24 @@ export class Quorum implements Witness {
 
   #lost(validator: string, cause?: unknown): HyperMeshError {
     // With nobody else to ask there is no use in avoiding it.
-    this.#shunned.set(validator, this.#options.clock.nowMs() + SHUNNED_MS);
+    this.#shun(validator);
     if (this.#all().length === 1 && cause !== undefined && isCoded(cause)) return cause;
     return new HyperMeshError('anchor-lost', 'A validator of the anchor does not answer for it any more.', {
       hint: 'Run the command again; it begins with a new anchor.',
       cause,
     });
+  }
+
+  #shun(validator: string): void {
+    this.#shunned.set(validator, this.#options.clock.nowMs() + SHUNNED_MS);
+  }
+
+  /** Whether the committee would take that for now. Judges allow as much between their clocks, and the way of the answer is part of it. */
+  #isTimely(atMs: number): boolean {
+    const { clock, genesis } = this.#options;
+    return (
+      this.#behindMs === undefined || Math.abs(atMs - clock.nowMs() - this.#behindMs) <= genesis.limits.clockSkewMs
+    );
   }
 
   /** Whose answers are wanted first: all, but for those that failed lately as long as there are enough others. */

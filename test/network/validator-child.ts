@@ -1,0 +1,309 @@
+import { randomBytes } from 'node:crypto';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { fromBase64 } from '../../src/base/bytes.ts';
+import { type Digest, digestOf } from '../../src/base/digest.ts';
+import { HyperMeshError, isCoded } from '../../src/base/errors.ts';
+import type { Json } from '../../src/base/json.ts';
+import type { SeatAsk } from '../../src/capabilities/membership.ts';
+import { challengeOf, shareStatement } from '../../src/subsystems/nkrypt/anchor.ts';
+import type { DeskMethod } from '../../src/subsystems/nkrypt/desk.ts';
+import { openConsensus } from '../../src/subsystems/nkrypt/index.ts';
+import { openingDigest, spaceReceipt } from '../../src/subsystems/nkrypt/judge.ts';
+import { openTrust, signatureCheck } from '../../src/subsystems/trustchain/index.ts';
+import { encodeOrder, ORDER_TYPE, type SelfSigned } from '../../src/wire/entry.ts';
+import { GENESIS_TYPE } from '../../src/wire/genesis.ts';
+import { ORDER_METHODS, type OrderMethod } from '../../src/wire/order.ts';
+import {
+  type AnchorShare,
+  AUDITS,
+  beaconOf,
+  type Challenge,
+  type Endorsement,
+  hashedTimes,
+  type Operation,
+  type ProofSet,
+  proofsDigest,
+  SHARE_TYPE,
+  SPACE_RECEIPT_TYPE,
+  VOTE_TYPE,
+} from '../../src/wire/proof.ts';
+
+/**
+ * A home with its keys, its proofs and its seat, in a process of its own. What it asks other validators goes through its parent, which is the network
+ * between them: it sees everything, and cuts, kills and confuses. Argument: the folder of the home.
+ */
+
+/** How a validator answers others. Whatever it signs, it signs as itself. */
+export type Behaviour = 'honest' | 'silent' | 'votes for everything' | 'replays' | 'lies about time';
+
+/** Where a validator loses its power, around a vote. */
+export type Death = 'before it signs' | 'after it signed' | 'after it answered';
+
+export interface Calls {
+  /** Keys of its validator as documents name it, its publisher, and the terms of a network that it founded. */
+  self(): { readonly validator: Json; readonly publisher: string; readonly document: Json };
+  approve(unsigned: Json): Json;
+  adopt(document: Json): null;
+  behave(how: Behaviour): null;
+  die(when: Death): null;
+  publish(subject: Digest, ref: string): Endorsement;
+  /** Signs and proves two operations with one number, and hands the sets with their orders to whoever asks: nothing was voted for. */
+  equivocate(subjects: readonly Digest[], refs: readonly string[]): readonly Submission[];
+  /** Brings a submission to one validator. */
+  submit(submission: Submission, validator: string): Json;
+  /** What another validator asks of this one. */
+  desk(method: string, identity: string, body: Json): Json;
+}
+
+export interface Submission {
+  readonly proofs: ProofSet;
+  readonly order: SelfSigned;
+}
+
+export type ToChild =
+  | { readonly call: keyof Calls; readonly id: number; readonly args: readonly Json[] }
+  | { readonly answer: number; readonly value?: Json; readonly problem?: Problem };
+export type FromChild =
+  | { readonly ask: number; readonly to: string; readonly method: string; readonly body: Json }
+  | { readonly answer: number; readonly value?: Json; readonly problem?: Problem };
+export interface Problem {
+  readonly code: string;
+  readonly message: string;
+}
+
+const ASK_MS = 15_000;
+const HOUR_MS = 3_600_000;
+
+const [folder] = process.argv.slice(2) as [string];
+let behaviour: Behaviour = 'honest';
+let death: Death | null = null;
+const clock = { nowMs: () => Date.now() + (behaviour === 'lies about time' ? HOUR_MS : 0) };
+
+const opened = async () => {
+  for (const part of ['trust', 'consensus']) mkdirSync(join(folder, part), { recursive: true, mode: 0o700 });
+  const home = await openTrust({ directory: join(folder, 'trust'), clock });
+  const power = () => process.kill(process.pid, 'SIGKILL');
+  const attest: typeof home.attest = async (type, statement) => {
+    if (type === VOTE_TYPE && death === 'before it signs') power();
+    const word = await home.attest(type, statement);
+    if (type === VOTE_TYPE && death === 'after it signed') power();
+    return word;
+  };
+  const trust = new Proxy(home, {
+    get(target, name) {
+      if (name === 'attest') return attest;
+      const value = Reflect.get(target, name) as unknown;
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
+  const row = {
+    ...{ space: { bytesMin: 65_536, deadlineMs: 20_000, openings: 16 }, stake: { amountMin: 100 } },
+    ...{ work: { hexDigits: 1 }, time: { squarings: 2 ** 10, windowMs: 120_000 } },
+  };
+  const consensus = await openConsensus(
+    { trust, check: signatureCheck },
+    {
+      ...{ directory: join(folder, 'consensus'), clock, threads: 1, stakeInitial: 1_000 },
+      space: { bytes: 65_536, iterations: 2 },
+      requirements: {
+        ...{ publish: { kind: 'publish', ...row }, install: { kind: 'install', ...row } },
+        ...{ execute: { kind: 'execute', ...row }, default: { kind: 'default', ...row } },
+      },
+    },
+  );
+  return { trust, consensus };
+};
+const { trust, consensus } = await opened();
+
+// --- what it asks others
+
+let asked = 0;
+const waiting = new Map<number, { resolve(value: unknown): void; reject(error: unknown): void }>();
+
+const ask: SeatAsk = (to, method, body, { signal, timeoutMs = ASK_MS } = {}) => {
+  const id = ++asked;
+  const { promise, resolve, reject } = Promise.withResolvers<unknown>();
+  const given = setTimeout(() => reject(new HyperMeshError('timeout', 'No answer came.')), Math.min(timeoutMs, ASK_MS));
+  signal?.addEventListener('abort', () => reject(new HyperMeshError('cancelled', 'Nobody waits for the answer.')));
+  waiting.set(id, { resolve, reject });
+  tell({ ask: id, to, method, body });
+  return promise.finally(() => {
+    clearTimeout(given);
+    waiting.delete(id);
+  });
+};
+consensus.follow(ask);
+consensus.meet(ask);
+
+// --- what it answers
+
+/** Answers that it gave, by method, for replaying. */
+const given = new Map<string, Json>();
+/** Seeds of shares that it made up. */
+const seeds = new Map<string, string>();
+
+async function desk(method: string, identity: string, body: Json): Promise<Json> {
+  const isAboutOrder = (ORDER_METHODS as readonly string[]).includes(method);
+  const honestly = () =>
+    isAboutOrder
+      ? consensus.order(method as OrderMethod, identity, body)
+      : consensus.desk(method as DeskMethod, identity, body);
+  switch (behaviour) {
+    case 'silent':
+      return new Promise(() => undefined);
+    case 'votes for everything':
+      return (await everything(method, body)) ?? honestly();
+    case 'replays': {
+      const before = given.get(method);
+      const now = await honestly();
+      given.set(method, now);
+      return before ?? now;
+    }
+    case 'honest':
+    case 'lies about time':
+      return honestly();
+  }
+}
+
+interface Opened {
+  readonly challenge: Challenge;
+  readonly revealed: readonly string[];
+  readonly root: string;
+  readonly labels: string;
+  readonly path: string;
+}
+
+/** Says yes to whatever is asked, checks nothing, and remembers nothing of it. */
+async function everything(method: string, body: Json): Promise<Json | undefined> {
+  const { networkId, document } = await consensus.genesis();
+  const { epoch } = (document as { committee: { epoch: number } }).committee;
+  switch (method) {
+    case 'committee/anchor': {
+      const { operation } = body as unknown as { operation: Operation };
+      const seed = randomBytes(32).toString('hex');
+      const own = { nonce: hashedTimes(seed, AUDITS + 1), issuedAtMs: clock.nowMs(), hexDigits: 1 };
+      seeds.set(own.nonce, seed);
+      const { newest } = body as unknown as { newest: Endorsement | null };
+      const previous = newest === null ? (`sha256:${'0'.repeat(64)}` as const) : newest.proofs;
+      const statement = shareStatement({ networkId, epoch, operation, previous }, own);
+      const share: AnchorShare = { ...own, attestation: await trust.attestFast(SHARE_TYPE, statement) };
+      return { share, previous, newest: null } as unknown as Json;
+    }
+    case 'committee/reveal': {
+      const { challenge, attempt } = body as unknown as { challenge: Challenge; attempt: number };
+      const mine = challenge.anchor.shares.find(({ nonce }) => seeds.has(nonce));
+      if (mine === undefined) return undefined;
+      const revealed = hashedTimes(seeds.get(mine.nonce)!, AUDITS + 1 - attempt);
+      return { revealed, root: 'f'.repeat(64) };
+    }
+    case 'committee/opening': {
+      const { challenge, revealed, root, labels, path } = body as unknown as Opened;
+      if (!challenge.anchor.shares.some(({ nonce }) => seeds.has(nonce))) return undefined;
+      const opening = openingDigest({ labels: fromBase64(labels), path: fromBase64(path) });
+      const { bytes } = (document as unknown as { space: { bytes: number } }).space;
+      const own = { issuedAtMs: clock.nowMs() - 1, arrivedAtMs: clock.nowMs() };
+      const receipt = spaceReceipt(challenge, { root, bytes, beacon: beaconOf(revealed), opening }, own);
+      return { ...own, attestation: await trust.attestFast(SPACE_RECEIPT_TYPE, receipt) } as unknown as Json;
+    }
+    case 'committee/vote': {
+      const { proofs } = body as unknown as { proofs: ProofSet };
+      const { operation } = proofs.challenge;
+      const vote = { formatVersion: 2, networkId, epoch, operation, proofs: proofsDigest(proofs), atMs: clock.nowMs() };
+      return { atMs: vote.atMs, attestation: await trust.attest(VOTE_TYPE, vote) } as unknown as Json;
+    }
+    default:
+      return undefined;
+  }
+}
+
+// --- what its parent makes it do
+
+const calls: { readonly [C in keyof Calls]: (...args: Parameters<Calls[C]>) => Promise<ReturnType<Calls[C]>> } = {
+  async self() {
+    const { keyId: publisher } = await trust.identity('publisher');
+    const { document } = await consensus.genesis();
+    return { validator: (await trust.validatorKeys()) as unknown as Json, publisher, document };
+  },
+  approve: async (unsigned) => (await trust.attest(GENESIS_TYPE, unsigned)) as unknown as Json,
+  async adopt(document) {
+    await consensus.adopt(document);
+    return null;
+  },
+  async behave(how) {
+    behaviour = how;
+    return null;
+  },
+  async die(when) {
+    death = when;
+    return null;
+  },
+  async publish(subject, ref) {
+    const set = await consensus.prove(await consensus.challenge('publish', subject, ref));
+    return (await consensus.admit(set)).endorsement;
+  },
+  async equivocate([first, second], [ref, otherRef]) {
+    const honest = await consensus.challenge('publish', first!, ref!);
+    const operation: Operation = { ...honest.operation, subject: second!, ref: otherRef! };
+    const { networkId, epoch, requirements } = honest;
+    const signed = async (what: Operation): Promise<SelfSigned> => {
+      const payload = encodeOrder({ formatVersion: 1, networkId, operation: what });
+      const [keys, envelope] = await Promise.all([
+        trust.publicKeys('publisher'),
+        trust.sign('publisher', ORDER_TYPE, payload),
+      ]);
+      return { keys, envelope };
+    };
+    const order = await signed(operation);
+    const { document } = await consensus.genesis();
+    const { validators } = (document as unknown as { committee: { validators: readonly { key: string }[] } }).committee;
+    const body = { operation, order, newest: null } as unknown as Json;
+    const answers = await Promise.allSettled(validators.map(({ key }) => ask(key, 'committee/anchor', body)));
+    const shares = answers.flatMap((one) =>
+      one.status === 'fulfilled' ? [one.value as { share: AnchorShare; previous: Digest }] : [],
+    );
+    const needed = honest.anchor.shares.length;
+    const alikeTo = (previous: Digest) => shares.filter((one) => one.previous === previous);
+    const { previous } = shares.find((one) => alikeTo(one.previous).length >= needed)!;
+    const alike = alikeTo(previous).slice(0, needed);
+    const other = challengeOf(
+      { operation, requirements, networkId, epoch, previous },
+      alike.map(({ share }) => share),
+    );
+    const submissions: Submission[] = [];
+    for (const challenge of [honest, other])
+      submissions.push({ proofs: await consensus.prove(challenge), order: await signed(challenge.operation) });
+    return submissions;
+  },
+  async submit({ proofs, order }, validator) {
+    return (await ask(validator, 'committee/vote', { proofs, order, fast: false } as unknown as Json)) as Json;
+  },
+  desk,
+};
+
+function tell(message: FromChild): void {
+  process.send?.(message);
+}
+
+process.on('message', (message: ToChild) => {
+  if ('answer' in message) {
+    const waits = waiting.get(message.answer);
+    if (message.problem === undefined) waits?.resolve(message.value);
+    else waits?.reject(new HyperMeshError(message.problem.code as 'timeout', message.problem.message));
+    return;
+  }
+  const call = calls[message.call] as (...args: readonly Json[]) => Promise<unknown>;
+  void call(...message.args).then(
+    (value) => {
+      tell({ answer: message.id, value: (value ?? null) as Json });
+      if (message.call === 'desk' && message.args[0] === 'committee/vote' && death === 'after it answered')
+        setImmediate(() => process.kill(process.pid, 'SIGKILL'));
+    },
+    (error: unknown) => {
+      const { message: text } = error as Error;
+      tell({ answer: message.id, problem: { code: isCoded(error) ? error.code : 'internal', message: text } });
+    },
+  );
+});
+process.on('disconnect', () => process.exit(0));
+tell({ answer: 0, value: digestOf(new Uint8Array()) });
