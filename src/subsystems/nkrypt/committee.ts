@@ -1,10 +1,10 @@
 import { randomBytes } from 'node:crypto';
+import { setImmediate } from 'node:timers';
 import { hex } from '../../base/bytes.ts';
 import type { CallOptions } from '../../base/call.ts';
 import type { Clock } from '../../base/clock.ts';
 import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError } from '../../base/errors.ts';
-import { canonicalJson } from '../../base/json.ts';
 import type { ProofVerdict } from '../../capabilities/consensus.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import type { StandingWord } from '../../wire/access.ts';
@@ -52,7 +52,7 @@ import { auditPositions, checkRegistration } from './registration.ts';
 import { LABEL_BYTES, labelSeed } from './space-graph.ts';
 import { Standings, standFor } from './standing.ts';
 import type { Store } from './store.ts';
-import type { VoteBook } from './votes.ts';
+import type { Decision, VoteBook } from './votes.ts';
 
 /** An anchor is answerable for at least this long, also when the table asks for no time proof. */
 const ANCHOR_MS_MIN = 300_000;
@@ -106,6 +106,13 @@ export class Committee {
   readonly #standings: Standings;
   readonly #isLost: (identity: string, root: string) => boolean;
   readonly #judging = new Map<Digest, Promise<Judged>>();
+  #deciding: {
+    readonly operation: Operation;
+    readonly proofs: Digest;
+    readonly order: SelfSigned | null;
+    resolve(decision: Decision): void;
+    reject(error: unknown): void;
+  }[] = [];
 
   constructor(
     lent: {
@@ -142,7 +149,7 @@ export class Committee {
     order: SelfSigned | null,
     newest: unknown,
   ): Promise<{ readonly share: AnchorShare; readonly previous: Digest; readonly newest: Endorsement | null }> {
-    await this.#checkOrder(operation, order);
+    await this.checkOrder(operation, order);
     this.#votes.check(operation, order);
     this.#allowed?.(operation);
     const { identity, kind } = operation;
@@ -364,7 +371,7 @@ export class Committee {
     this.#own(challenge);
     const known = this.#votes.decided(operation, digest);
     if (known !== undefined) return { ...known, verdicts: await judge(set, this.#court(known.atMs)) };
-    await this.#checkOrder(operation, order);
+    await this.checkOrder(operation, order);
     this.#votes.check(operation, order);
     const nowMs = this.#clock.nowMs();
     if (anchorAgeMs(challenge, nowMs) > windowMs(challenge)) throw expired(challenge, nowMs);
@@ -386,18 +393,42 @@ export class Committee {
         { hint: 'Lock them again with `hypermesh stake lock`.' },
       );
     }
-    return { ...this.decide(operation, digest, order), verdicts: reported(verdicts) };
+    return { ...(await this.decide(operation, digest, order)), verdicts: reported(verdicts) };
   }
 
-  /** The vote rule, after everything else was found right: durable when it returns. Errors: those of {@link VoteBook.decide}. */
-  decide(operation: Operation, proofs: Digest, order: SelfSigned | null): { readonly atMs: number } {
+  /** The vote rule, after everything else was found right: durable when it resolves. Errors: those of {@link VoteBook.decideAll}. */
+  decide(operation: Operation, proofs: Digest, order: SelfSigned | null): Promise<Decision> {
+    const { promise, resolve, reject } = Promise.withResolvers<Decision>();
+    this.#deciding.push({ operation, proofs, order, resolve, reject });
+    // What comes in the same turn of the event loop is one transaction.
+    if (this.#deciding.length === 1) setImmediate(() => this.#decideAll());
+    return promise;
+  }
+
+  #decideAll(): void {
+    const deciding = this.#deciding;
+    this.#deciding = [];
     const { epoch } = this.#law.genesis.committee;
-    const decided = this.#votes.decide(epoch, operation, proofs, order, {
-      nowMs: this.#clock.nowMs(),
-      allowed: this.#allowed,
-    });
-    if (this.#law.genesis.requirements[operation.kind].work !== null) this.#load.admitted();
-    return decided;
+    const nowMs = this.#clock.nowMs();
+    try {
+      const decisions = this.#votes.decideAll(
+        deciding.map(({ operation, proofs, order: signed }) => ({
+          ...{ epoch, operation, digest: operationDigest(operation), proofs, signed, nowMs },
+          allowed: this.#allowed,
+        })),
+      );
+      for (const [i, { resolve, reject }] of deciding.entries()) {
+        const decision = decisions[i]!;
+        if (decision instanceof Error) {
+          reject(decision);
+          continue;
+        }
+        if (this.#law.genesis.requirements[deciding[i]!.operation.kind].work !== null) this.#load.admitted();
+        resolve(decision);
+      }
+    } catch (error) {
+      for (const { reject } of deciding) reject(error);
+    }
   }
 
   #court(atMs: number): Court {
@@ -414,15 +445,16 @@ export class Committee {
   }
 
   /** Only publishers sign orders, and only for what can conflict. Errors: `entry-invalid`. */
-  async #checkOrder(operation: Operation, order: SelfSigned | null): Promise<void> {
+  async checkOrder(operation: Operation, order: SelfSigned | null): Promise<void> {
     if (!needsOrder(operation.kind)) return;
     if (order === null) throw badOrder('there is none');
+    const { keys, envelope } = order;
+    const key = [operationDigest(operation), keys.falcon, keys.ed25519, JSON.stringify(envelope)].join();
+    if (this.#genuine.has(key)) return;
     const { networkId, operation: ordered } = decodeOrder(order);
     if (networkId !== this.#law.networkId) throw badOrder('it is for another network');
     if (operationDigest(ordered) !== operationDigest(operation)) throw badOrder('it is for another operation');
-    const key = canonicalJson(order);
-    if (this.#genuine.has(key)) return;
-    if (!(await this.#trust.signedBy(order.envelope, order.keys))) throw badOrder('its signatures do not hold');
+    if (!(await this.#trust.signedBy(envelope, keys))) throw badOrder('its signatures do not hold');
     this.#remember(key);
   }
 

@@ -1,5 +1,6 @@
 import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import { base64, hex } from '../../base/bytes.ts';
 import type { CallOptions } from '../../base/call.ts';
 import type { Clock } from '../../base/clock.ts';
@@ -63,7 +64,7 @@ import { LABEL_BYTES, labelSeed } from './space-graph.ts';
 import { type LossLent, lossEntry } from './space-loss.ts';
 import { OwnStanding, Standings } from './standing.ts';
 import { openStore, type Store } from './store.ts';
-import { VoteBook } from './votes.ts';
+import { type Equivocation, VoteBook } from './votes.ts';
 
 /** After a handover that did not get through. */
 const TURN_AGAIN_MS = 1_000;
@@ -88,6 +89,10 @@ interface Lent {
   readonly check: SignatureCheck;
 }
 
+/** Before another anchor is asked for, growing. */
+const ANCHOR_PAUSE_MS = 25;
+
+/** How often a validator looks whether an audit is due. */
 const AUDIT_ROUND_MS = 10_000;
 
 export interface NKryptOptions extends NetworkTerms {
@@ -115,6 +120,8 @@ export interface NKrypt extends Consensus, AsyncDisposable {
     readonly documents: number;
     readonly validators: readonly (Pick<ValidatorKeys, 'key' | 'account'> & { readonly locked: number | null })[];
   }>;
+  /** Orders that contradict each other, which this validator was shown. */
+  equivocations(): readonly Equivocation[];
   /** A certificate of this network's committee, after its votes were checked. Errors: `endorsement-invalid`. */
   certified(value: unknown): Promise<Endorsement>;
   /** {@link Consensus.canAccessPackage}, at once. */
@@ -463,6 +470,10 @@ class Validator implements NKrypt {
     };
   }
 
+  equivocations(): readonly Equivocation[] {
+    return new VoteBook(this.#store).equivocations();
+  }
+
   async certified(value: unknown): Promise<Endorsement> {
     const { genesis, networkId, ledger } = this.#member;
     const law: Law = { genesis, networkId, committeeOf: (epoch) => ledger.committeeOf(epoch) };
@@ -727,6 +738,10 @@ class Validator implements NKrypt {
       } catch (error) {
         // Each time another validator is passed over: after as many as may be faulty there is nobody left to pass over.
         if (anchors > genesis.committee.validators.length || !isCoded(error, 'anchor-lost')) throw error;
+        // What a validator does not know yet it may learn in a moment.
+        await pause(Math.min(1_000, ANCHOR_PAUSE_MS * 2 ** anchors), undefined, { signal: options.signal }).catch(
+          () => undefined,
+        );
         current = await witness.anchor(operation, options);
       }
     }

@@ -374,7 +374,8 @@ export class Quorum implements Witness {
     // With nobody else to ask there is no use in avoiding it.
     this.#shun(validator);
     if (this.#all().length === 1 && cause !== undefined && isCoded(cause)) return cause;
-    return new HyperMeshError('anchor-lost', 'A validator of the anchor does not answer for it any more.', {
+    const why = cause === undefined ? 'it does not know the space commitment of this home.' : (cause as Error).message;
+    return new HyperMeshError('anchor-lost', `A validator of the anchor does not answer for it any more: ${why}`, {
       hint: 'Run the command again; it begins with a new anchor.',
       cause,
     });

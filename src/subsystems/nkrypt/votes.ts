@@ -1,3 +1,4 @@
+import type { StatementSync } from 'node:sqlite';
 import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError } from '../../base/errors.ts';
 import { canonicalJson } from '../../base/json.ts';
@@ -24,6 +25,18 @@ export interface Equivocation {
   readonly second: SelfSigned;
 }
 
+/** What a validator found right, and would vote for. */
+export interface Wanted {
+  readonly epoch: number;
+  readonly operation: Operation;
+  /** {@link operationDigest} */
+  readonly digest: Digest;
+  readonly proofs: Digest;
+  readonly signed: SelfSigned | null;
+  readonly nowMs: number;
+  readonly allowed?: ((operation: Operation) => void) | undefined;
+}
+
 interface VoteRow {
   readonly operation: Digest;
   readonly proofs: Digest;
@@ -33,6 +46,7 @@ interface VoteRow {
 
 /** How long a vote for something that conflicts with nothing (an install) is remembered. */
 const PASSING_KEPT_MS = 3_600_000;
+const FORGET_EVERY_MS = 60_000;
 
 /**
  * The vote rule of one validator (docs/protocol/admission.md). Everything that it promises is on the disk before anybody can see it:
@@ -40,46 +54,61 @@ const PASSING_KEPT_MS = 3_600_000;
  */
 export class VoteBook {
   readonly #store: Store;
+  readonly #prepared = new Map<string, StatementSync>();
+  #forgottenAtMs = 0;
 
   constructor(store: Store) {
     this.#store = store;
   }
 
+  /** {@link decideAll} of one. */
+  decide(wanted: Wanted): Decision {
+    const [decision] = this.decideAll([wanted]);
+    if (decision instanceof Error) throw decision;
+    return decision!;
+  }
+
   /**
-   * Commit point of a vote: from here on the number stands for this operation, whatever happens. The same proofs again get the same decision; other proofs
-   * for the same operation a new one. `allowed` is asked in the same transaction. Errors: `equivocation`, `proof-replayed`, `version-exists`, `epoch-over`,
-   * and those of `allowed`.
+   * Commit point of votes: from here on each number stands for its operation, whatever happens. One transaction for all of them, because what a vote waits for is
+   * the disk. The same proofs again get the same decision; other proofs for the same operation a new one. What is refused says so in its place and changes
+   * nothing: `equivocation`, `proof-replayed`, `version-exists`, `epoch-over`, and what `allowed` throws, which is asked in the same transaction.
    */
-  decide(
-    epoch: number,
-    operation: Operation,
-    proofs: Digest,
-    signed: SelfSigned | null,
-    { nowMs, allowed }: { readonly nowMs: number; readonly allowed?: ((operation: Operation) => void) | undefined },
-  ): Decision {
+  decideAll(wanted: readonly Wanted[]): readonly (Decision | HyperMeshError)[] {
+    return this.#store.transact(() =>
+      wanted.map((one) => {
+        try {
+          return this.#decide(one);
+        } catch (error) {
+          // Thrown before anything of it was written, but for what two orders give away.
+          if (error instanceof HyperMeshError) return error;
+          throw error;
+        }
+      }),
+    );
+  }
+
+  #decide({ epoch, operation, digest, proofs, signed, nowMs, allowed }: Wanted): Decision {
     const { identity, sequence, kind } = operation;
-    const digest = operationDigest(operation);
-    this.#caught(operation, digest, signed);
-    return this.#store.transact((raw) => {
-      if (raw.prepare('SELECT 1 FROM closed WHERE epoch = ?').get(epoch) !== undefined) throw over(epoch);
-      const known = this.#row(operation);
-      if (known !== undefined && known.operation !== digest) throw equivocation(operation);
-      if (known?.proofs === proofs) return { atMs: known.at_ms };
-      if (known === undefined) {
-        const floor = raw.prepare('SELECT sequence FROM floors WHERE identity = ?').get(identity);
-        if (floor !== undefined && (floor['sequence'] as number) >= sequence) throw replayed();
-        this.#forget(nowMs);
-      }
-      allowed?.(operation);
-      this.#claim(operation);
-      raw
-        .prepare(
-          `INSERT INTO votes (identity, sequence, epoch, kind, operation, proofs, at_ms, signed) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-             ON CONFLICT (identity, sequence) DO UPDATE SET epoch = excluded.epoch, proofs = excluded.proofs, at_ms = excluded.at_ms`,
-        )
-        .run(identity, sequence, epoch, kind, digest, proofs, nowMs, signed === null ? null : canonicalJson(signed));
-      return { atMs: nowMs };
-    });
+    if (this.#sql('SELECT 1 FROM closed WHERE epoch = ?').get(epoch) !== undefined) throw over(epoch);
+    const known = this.#row(operation);
+    if (known !== undefined && known.operation !== digest) {
+      this.#caught(operation, digest, signed);
+      throw equivocation(operation);
+    }
+    if (known?.proofs === proofs) return { atMs: known.at_ms };
+    if (known === undefined) {
+      const floor = this.#sql('SELECT sequence FROM floors WHERE identity = ?').get(identity);
+      if (floor !== undefined && (floor['sequence'] as number) >= sequence) throw replayed();
+      this.#forget(nowMs);
+    }
+    allowed?.(operation);
+    this.#claim(operation);
+    const text = signed === null ? null : JSON.stringify(signed);
+    this.#sql(
+      `INSERT INTO votes (identity, sequence, epoch, kind, operation, proofs, at_ms, signed) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (identity, sequence) DO UPDATE SET epoch = excluded.epoch, proofs = excluded.proofs, at_ms = excluded.at_ms`,
+    ).run(identity, sequence, epoch, kind, digest, proofs, nowMs, text);
+    return { atMs: nowMs };
   }
 
   /** Before the proofs are asked for: what could not be voted for anyway. Errors: `equivocation`, `version-exists`. */
@@ -175,9 +204,20 @@ export class VoteBook {
   }
 
   #row({ identity, sequence }: Operation): VoteRow | undefined {
-    return this.#store.raw
-      .prepare('SELECT operation, proofs, at_ms, signed FROM votes WHERE identity = ? AND sequence = ?')
-      .get(identity, sequence) as VoteRow | undefined;
+    return this.#sql('SELECT operation, proofs, at_ms, signed FROM votes WHERE identity = ? AND sequence = ?').get(
+      identity,
+      sequence,
+    ) as VoteRow | undefined;
+  }
+
+  /** Preparing a statement takes longer than running one of these. */
+  #sql(text: string): StatementSync {
+    let statement = this.#prepared.get(text);
+    if (statement === undefined) {
+      statement = this.#store.raw.prepare(text);
+      this.#prepared.set(text, statement);
+    }
+    return statement;
   }
 
   /** What was signed and contradicts what is known is kept, whatever comes of it. */
@@ -194,8 +234,7 @@ export class VoteBook {
 
   #checkClaim({ kind, subject, ref }: Operation): void {
     if (kind !== 'publish') return;
-    const { raw } = this.#store;
-    const version = raw.prepare('SELECT subject FROM versions WHERE ref = ?').get(versionOf(ref));
+    const version = this.#sql('SELECT subject FROM versions WHERE ref = ?').get(versionOf(ref));
     if (version !== undefined && version['subject'] !== subject) {
       throw new HyperMeshError('version-exists', `${ref} was published before with other content.`, {
         hint: 'A version never changes, also when it was deleted: raise `version` in catalog.yaml and publish again.',
@@ -208,13 +247,13 @@ export class VoteBook {
     this.#checkClaim(operation);
     if (operation.kind !== 'publish') return;
     const { ref, subject } = operation;
-    this.#store.raw
-      .prepare('INSERT INTO versions (ref, subject) VALUES (?, ?) ON CONFLICT DO NOTHING')
-      .run(versionOf(ref), subject);
+    this.#sql('INSERT INTO versions (ref, subject) VALUES (?, ?) ON CONFLICT DO NOTHING').run(versionOf(ref), subject);
   }
 
   /** Votes without an order conflict with nothing; their numbers are never voted for again. */
   #forget(nowMs: number): void {
+    if (nowMs - this.#forgottenAtMs < FORGET_EVERY_MS) return;
+    this.#forgottenAtMs = nowMs;
     const { raw } = this.#store;
     const rows = raw
       .prepare(

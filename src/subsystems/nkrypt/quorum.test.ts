@@ -1,0 +1,215 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { after, before, test } from 'node:test';
+import { utf8 } from '../../base/bytes.ts';
+import { digestOf } from '../../base/digest.ts';
+import { type ErrorCode, HyperMeshError, isCoded } from '../../base/errors.ts';
+import type { Json } from '../../base/json.ts';
+import { type CommitteeHome, type TestCommittee, testCommittee, type Wire } from '../../testing/committee.ts';
+import { type Endorsement, type ProofSet, proofsDigest, VOTE_TYPE, type Vote } from '../../wire/proof.ts';
+import type { NKrypt } from './index.ts';
+
+const folder = mkdtempSync(path.join(os.tmpdir(), 'quorum-'));
+const time = { nowMs: Date.now() };
+const clock = { nowMs: () => time.nowMs };
+const subjectOf = (text: string) => digestOf(utf8(text));
+const honest: Wire = (_to, _method, _body, _from, pass) => pass();
+const coded = (code: ErrorCode) => (error: unknown) => isCoded(error, code);
+
+let committee: TestCommittee;
+let client: CommitteeHome;
+let names = 0;
+
+before(async () => {
+  committee = await testCommittee(folder, { n: 4, clock });
+  client = committee.homes[4]!;
+});
+after(async () => {
+  await committee[Symbol.asyncDispose]();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+/** A publish of something new; the names are claimed in the order of the network. */
+async function publish(by: NKrypt = client.nkrypt): Promise<Endorsement> {
+  time.nowMs += 10;
+  const ref = `ada/package-${names++}@1.0.0`;
+  const set = await by.prove(await by.challenge('publish', subjectOf(ref), ref));
+  const { endorsement } = await by.admit(set);
+  const anchor = await client.trust.anchor();
+  // The root certificate is that of the first home; votes hold by the genesis alone.
+  const root = await committee.homes[0]!.trust.anchor();
+  await by.verifyEndorsement(endorsement, { genesis: committee.document, anchor: root });
+  assert.notEqual(anchor.root, root.root);
+  return endorsement;
+}
+
+async function with_<T>(wire: Wire, work: () => Promise<T>): Promise<T> {
+  committee.wire = wire;
+  try {
+    return await work();
+  } finally {
+    committee.wire = honest;
+  }
+}
+
+const isCommittee = (method: string) => !method.startsWith('committee/order') && !method.startsWith('committee/engine');
+const lying =
+  (liars: readonly string[], lie: (method: string, answer: Json) => unknown): Wire =>
+  async (to, method, _body, _from, pass) => {
+    if (!liars.includes(to) || !isCommittee(method)) return pass();
+    return lie(method, (await pass()) as Json);
+  };
+
+test('a publish gets three or more votes of four, and a seat publishes as everybody does', async () => {
+  const endorsement = await publish();
+  assert.equal(endorsement.votes.length, 3);
+  const second = await publish();
+  assert.notEqual(second.operation.sequence, endorsement.operation.sequence);
+  await publish(committee.homes[0]!.nkrypt);
+  await publish(committee.homes[3]!.nkrypt);
+});
+
+test('one of four that is silent, slow or lies in whatever way does not stop a publish', async () => {
+  const [first] = committee.homes.map(({ validator }) => validator) as [string];
+  const swap = (member: string, value: unknown) => (answer: Json) => ({ ...(answer as object), [member]: value });
+  const word = { validator: first, ed25519: Buffer.alloc(64, 7).toString('base64') };
+  const cases: readonly [why: string, wire: Wire][] = [
+    [
+      'silent',
+      async (to, method, _body, _from, pass) => {
+        if (to === first && isCommittee(method)) throw new HyperMeshError('peer-unreachable', 'silent');
+        return pass();
+      },
+    ],
+    [
+      'never answers a vote',
+      lying([first], (method, answer) => (method === 'committee/vote' ? new Promise(() => 0) : answer)),
+    ],
+    ['answers nonsense', lying([first], () => ({ nonsense: true }))],
+    ['signs nothing true', lying([first], (_method, answer) => swap('attestation', word)(answer))],
+    [
+      'reveals something else than it was committed to',
+      lying([first], (method, answer) =>
+        method === 'committee/reveal' ? swap('revealed', '77'.repeat(32))(answer) : answer,
+      ),
+    ],
+    [
+      'refuses every audit',
+      lying([first], (method, answer) => {
+        if (method === 'committee/opening') throw new HyperMeshError('proof-rejected', 'I do not like it.');
+        return answer;
+      }),
+    ],
+    [
+      'says that nothing is registered',
+      lying([first], (method, answer) => (method === 'committee/reveal' ? swap('root', null)(answer) : answer)),
+    ],
+    [
+      'lies about time',
+      lying([first], (method, answer) => (method === 'committee/vote' ? swap('atMs', 1)(answer) : answer)),
+    ],
+  ];
+  for (const [why, wire] of cases) {
+    const endorsement = await with_(wire, () => publish()).catch((error: unknown) => assert.fail(`${why}: ${error}`));
+    assert.ok(endorsement.votes.length >= 3, why);
+    // Ten minutes later everybody is asked again.
+    time.nowMs += 600_001;
+  }
+});
+
+test('with two of four silent a publish says how many answered, loses nothing, and goes on with the same proofs', async () => {
+  const ref = 'ada/patient@1.0.0';
+  const set = await client.nkrypt.prove(await client.nkrypt.challenge('publish', subjectOf(ref), ref));
+  const gone = committee.homes.slice(0, 2).map(({ validator }) => validator);
+  const silent: Wire = async (to, _method, _body, _from, pass) => {
+    if (gone.includes(to)) throw new HyperMeshError('peer-unreachable', 'silent');
+    return pass();
+  };
+  await with_(silent, async () => {
+    await assert.rejects(
+      client.nkrypt.admit(set),
+      (error) => isCoded(error, 'committee-unreachable') && /Of 4 validators .* 3 are needed/.test(error.message),
+    );
+  });
+  const { endorsement } = await client.nkrypt.admit(set);
+  assert.deepEqual((await client.nkrypt.admit(set)).endorsement, endorsement);
+  // What more than one honest validator refuses is the committee's refusal.
+  const other = { kind: 'publish', subject: subjectOf('other'), ref } as const;
+  await assert.rejects(client.nkrypt.challenge(other.kind, other.subject, other.ref), coded('version-exists'));
+});
+
+test('two copies of one home that publish different things under one number never get two certificates, whatever one validator votes for', async () => {
+  const twin = await committee.copyOf(client);
+  const [dishonest] = committee.homes as [CommitteeHome];
+  for (let round = 0; round < 3; round++) {
+    time.nowMs += 100_000;
+    const sets: ProofSet[] = [];
+    for (const [i, home] of [client.nkrypt, twin].entries()) {
+      const ref = `ada/twin@${round}.${i}.0`;
+      sets.push(await home.prove(await home.challenge('publish', subjectOf(ref), ref)));
+    }
+    const [first, second] = sets as [ProofSet, ProofSet];
+    assert.equal(first.challenge.operation.sequence, second.challenge.operation.sequence);
+    const forEverything: Wire = async (to, method, body, _from, pass) => {
+      if (to !== dishonest.validator || method !== 'committee/vote') return pass();
+      const { proofs } = body as { proofs: ProofSet };
+      const { operation, networkId, epoch } = proofs.challenge;
+      const vote: Vote = {
+        ...{ formatVersion: 2, networkId, epoch, operation },
+        ...{ proofs: proofsDigest(proofs), atMs: time.nowMs },
+      };
+      return { atMs: vote.atMs, attestation: await dishonest.trust.attest(VOTE_TYPE, vote) };
+    };
+    const outcomes = await with_(forEverything, () =>
+      Promise.allSettled([client.nkrypt.admit(first), twin.admit(second)]),
+    );
+    const admitted = outcomes.filter(({ status }) => status === 'fulfilled');
+    assert.ok(admitted.length <= 1, 'two certificates under one number');
+  }
+  const evidence = committee.homes.slice(1, 4).flatMap(({ nkrypt }) => nkrypt.equivocations());
+  assert.ok(evidence.length > 0, 'the contradicting orders are kept');
+});
+
+test('validators that were restarted, all of them and at any moment, vote for nothing else than before', async () => {
+  time.nowMs += 100_000;
+  const ref = 'ada/restarted@1.0.0';
+  const set = await client.nkrypt.prove(await client.nkrypt.challenge('publish', subjectOf(ref), ref));
+  // The votes are cast, their answers lost, and then everybody starts again.
+  const lost: Wire = async (_to, method, _body, _from, pass) => {
+    const answer = await pass();
+    if (method === 'committee/vote') throw new HyperMeshError('peer-unreachable', 'lost');
+    return answer;
+  };
+  await with_(lost, () => assert.rejects(client.nkrypt.admit(set), coded('committee-unreachable')));
+  for (const home of committee.homes) await committee.restart(home);
+  time.nowMs += 3_600_000;
+  // Long after the window: it is the vote of then.
+  const { endorsement } = await client.nkrypt.admit(set);
+  assert.ok(endorsement.votes.every(({ atMs }) => atMs < time.nowMs - 3_000_000));
+});
+
+test('a committee of seven admits with two that are silent or lie, and not with three', async () => {
+  await using seven = await testCommittee(path.join(folder, 'seven'), { n: 7, clock });
+  const [one, two, three, ...others] = seven.homes;
+  const publisher = others.at(-1)!.nkrypt;
+  const attempt = async (ref: string) =>
+    (await publisher.admit(await publisher.prove(await publisher.challenge('publish', subjectOf(ref), ref))))
+      .endorsement;
+  assert.equal((await attempt('eve/seven@1.0.0')).votes.length, 5);
+  const bad = new Set([one!.validator]);
+  seven.wire = async (to, method, _body, _from, pass) => {
+    if (!isCommittee(method)) return pass();
+    if (bad.has(to)) throw new HyperMeshError('timeout', 'silent');
+    const answer = (await pass()) as Json;
+    return to === two!.validator && method !== 'committee/anchor'
+      ? { ...(answer as object), attestation: null }
+      : answer;
+  };
+  time.nowMs += 1_000;
+  assert.equal((await attempt('eve/seven@1.1.0')).votes.length, 5);
+  bad.add(three!.validator);
+  time.nowMs += 1_000;
+  await assert.rejects(attempt('eve/seven@1.2.0'), coded('committee-unreachable'));
+});
