@@ -324,9 +324,12 @@ async function enter(
   };
   const quorumOf = (law: Genesis, seat: OwnSeat | null) =>
     new Quorum({ trust, votes, orders, own: seat, ask }, { clock, ...lawWith(law), identity, forgotten });
-  const seat = order === undefined ? null : seatOf(genesis, order, (operation) => ledger.checkOperation(operation));
+  // Who has just lost its seat goes on with the order for others, and votes and brings nothing.
+  const inOffice = validators.some(({ key }) => key === validator.key) ? order : undefined;
+  const seat =
+    inOffice === undefined ? null : seatOf(genesis, inOffice, (operation) => ledger.checkOperation(operation));
   const network = quorumOf(genesis, seat);
-  const office = order ?? new RemoteOffice(network);
+  const office = inOffice ?? new RemoteOffice(network);
   const account = new OwnAccount({ trust, store, office }, { networkId, account: identity });
   const law = seat !== null && validators.length === 1 ? genesis : withCourt(genesis, validator);
   const ownCourt = seat !== null && law === genesis ? seat : seatOf(law, office);

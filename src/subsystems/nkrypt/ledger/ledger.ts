@@ -201,11 +201,17 @@ export class Ledger implements OrderedState {
     return (epoch === null || epoch < present.epoch ? undefined : this.committeeOf(epoch)) ?? present;
   }
 
-  /** Whether the validator sits in the committee that is in office, or in one that was approved and announced after it. */
+  /**
+   * Whether the validator sits in the committee that is in office, in one that was approved and announced after it, or in the one before it: others may still
+   * need its votes, and what it has, to learn that it went.
+   */
   isSeated(validator: string): boolean {
     const present = this.committee();
     const after = this.epochDocuments().filter(({ epoch }) => epoch > present.epoch);
-    return [present, ...after].some(({ validators }) => validators.some(({ key }) => key === validator));
+    const before = this.committeeOf(present.epoch - 1);
+    return [...(before === undefined ? [] : [before]), present, ...after].some(({ validators }) =>
+      validators.some(({ key }) => key === validator),
+    );
   }
 
   /** Undefined for an epoch that has not been approved. */
