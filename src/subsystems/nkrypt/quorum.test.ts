@@ -54,7 +54,9 @@ async function with_<T>(wire: Wire, work: () => Promise<T>): Promise<T> {
   }
 }
 
-const isCommittee = (method: string) => !method.startsWith('committee/order') && !method.startsWith('committee/engine');
+/** What the order needs of the home that has its engine goes on: that one silent home stops the order is the other tests' affair. */
+const isCommittee = (method: string) =>
+  /^committee\/(anchor|reveal|opening|statement|vote|confirm|standing|register|registration)$/.test(method);
 const lying =
   (liars: readonly string[], lie: (method: string, answer: Json) => unknown): Wire =>
   async (to, method, _body, _from, pass) => {
