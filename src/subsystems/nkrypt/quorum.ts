@@ -101,6 +101,7 @@ export class Quorum implements Witness {
   readonly #lent: QuorumLent;
   readonly #options: QuorumOptions;
   readonly #shunned = new Map<string, number>();
+  readonly #introduced = new Set<string>();
   /** How far the clock of this home is behind that of the committee, by the median of the last anchor: no third of liars moves it out of what honest ones say. */
   #behindMs: number | undefined;
 
@@ -320,6 +321,9 @@ export class Quorum implements Witness {
     try {
       const words = await this.standing(root);
       await this.#answer(validator, 'committee/introduce', { root, words }, nothing);
+      // Once: who was told and still says that it does not know is passed over as anybody who fails.
+      if (this.#introduced.has(`${validator} ${root}`)) return;
+      this.#introduced.add(`${validator} ${root}`);
       this.#shunned.delete(validator);
     } catch {
       // It stays without until the next time that it is asked.
