@@ -55,7 +55,18 @@ export function cheapTerms(kind: OperationKind): Requirements {
 /** Homes of one process whose validators are one committee; requests are JSON that passes through `wire`. */
 export async function testCommittee(
   folder: string,
-  { n, clients = 1, clock }: { readonly n: number; readonly clients?: number; readonly clock: Clock },
+  {
+    n,
+    clients = 1,
+    clock,
+    roundMs = 3_600_000,
+  }: {
+    readonly n: number;
+    readonly clients?: number;
+    readonly clock: Clock;
+    /** How often validators look at what they were shown; in tests that do not care, never. */
+    readonly roundMs?: number;
+  },
 ): Promise<TestCommittee> {
   const closing = new AsyncDisposableStack();
   const requirements = {
@@ -64,7 +75,10 @@ export async function testCommittee(
     execute: cheapTerms('execute'),
     default: cheapTerms('default'),
   };
-  const options = { clock, requirements, space: { bytes: 65_536, iterations: 2 }, threads: 1, stakeInitial: 1_000 };
+  const options = {
+    ...{ clock, requirements, space: { bytes: 65_536, iterations: 2 } },
+    ...{ threads: 1, stakeInitial: 1_000, auditRoundMs: roundMs },
+  };
   const homes: CommitteeHome[] = [];
   const copies: NKrypt[] = [];
   const trusts = await Promise.all(

@@ -20,7 +20,7 @@ import type { StateSection } from '../../capabilities/state.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import type { AccessChallenge, Use } from '../../wire/access.ts';
 import type { Attestation, SignatureCheck, ValidatorKeys } from '../../wire/attestation.ts';
-import { type Action, claimable, type SequencerPlace, SPACE_LOST_TYPE } from '../../wire/entry.ts';
+import { type Action, claimable, encodeEntry, type SequencerPlace, SPACE_LOST_TYPE } from '../../wire/entry.ts';
 import { decodeEpochDocument, type EpochDocument } from '../../wire/epoch.ts';
 import { decodeGenesis, type Genesis, genesisDocument } from '../../wire/genesis.ts';
 import type { OrderMethod } from '../../wire/order.ts';
@@ -441,7 +441,11 @@ class Validator implements NKrypt {
       await change?.();
       this.#member = await entering();
     };
-    this.#rounds = setInterval(() => void this.#auditRound(), options.auditRoundMs ?? AUDIT_ROUND_MS);
+    this.#rounds = setInterval(() => {
+      // What fails now is looked at again in the next round.
+      void this.#auditRound().catch(() => undefined);
+      void this.#accuse().catch(() => undefined);
+    }, options.auditRoundMs ?? AUDIT_ROUND_MS);
     this.#rounds.unref();
     this.#prover = new Prover(options.threads === undefined ? {} : { threads: options.threads });
     this.section = stateSection(store, options.directory, {
@@ -465,7 +469,8 @@ class Validator implements NKrypt {
     const { epoch, validators } = genesis.committee;
     return {
       epoch,
-      sinceMs: genesis.createdAtMs,
+      // Epoch documents carry no time: when a later one began is a matter of the order.
+      sinceMs: ledger.epochDocuments().length === 0 ? genesis.createdAtMs : null,
       documents: 1 + ledger.epochDocuments().length,
       validators: validators.map(({ key, account }) => {
         return { key, account, locked: seat !== null ? ledger.account(account).locked : null };
@@ -655,9 +660,25 @@ class Validator implements NKrypt {
   }
 
   async #auditRound(): Promise<void> {
-    if (this.#watching === undefined) return;
-    // What fails now is looked at again in the next round.
-    await this.#member.audits?.round().catch(() => undefined);
+    if (this.#watching !== undefined) await this.#member.audits?.round();
+  }
+
+  /** Who signed two orders with one number answers for it with his stake: the order of the network gets both. */
+  async #accuse(): Promise<void> {
+    const { seat, order, ledger, networkId } = this.#member;
+    if (seat === null || order === undefined) return;
+    for (const { identity, sequence, first, second } of this.equivocations()) {
+      if (ledger.isConvicted(identity, sequence)) continue;
+      // Sorted, so that what several validators saw is one entry.
+      const [one, other] = [first.envelope, second.envelope].sort((a, b) => (a.payload < b.payload ? -1 : 1));
+      const conflict = { kind: 'orders', keys: first.keys, first: one!, second: other! } as const;
+      try {
+        await order.submit(encodeEntry({ formatVersion: 1, networkId, kind: 'evidence', conflict }));
+      } catch (error) {
+        // Another validator was first.
+        if (!isCoded(error, 'proof-replayed')) throw error;
+      }
+    }
   }
 
   /** Audits answer whoever sits in the committee: the channel proved his publisher, the genesis names it. */

@@ -215,3 +215,25 @@ test('a committee of seven admits with two that are silent or lie, and not with 
   time.nowMs += 1_000;
   await assert.rejects(attempt('eve/seven@1.2.0'), coded('committee-unreachable'));
 });
+
+test('a publisher who signs two operations under one number pays half of its locked tokens, and publishes no more in the epoch', async () => {
+  await using small = await testCommittee(path.join(folder, 'small'), { n: 1, clock, roundMs: 20 });
+  const [, owner] = small.homes;
+  const twin = await small.copyOf(owner!);
+  const before = await owner!.nkrypt.stake();
+  assert.equal(before.isSuspended, false);
+  const first = await owner!.nkrypt.challenge('publish', subjectOf('one'), 'eve/one@1.0.0');
+  await owner!.nkrypt.admit(await owner!.nkrypt.prove(first));
+  // The clock stands still: the copy takes the same number.
+  await assert.rejects(twin.challenge('publish', subjectOf('two'), 'eve/one@2.0.0'), coded('equivocation'));
+  const endMs = Date.now() + 30_000;
+  let now = before;
+  while (!now.isSuspended && Date.now() < endMs) {
+    await new Promise((done) => setTimeout(done, 20));
+    now = await owner!.nkrypt.stake();
+  }
+  assert.equal(now.isSuspended, true);
+  assert.equal(now.locked, before.locked / 2);
+  assert.equal(now.balance, before.balance - before.locked / 2);
+  await assert.rejects(owner!.nkrypt.challenge('publish', subjectOf('three'), 'eve/one@3.0.0'), coded('not-permitted'));
+});

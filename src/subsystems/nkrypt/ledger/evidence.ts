@@ -50,7 +50,12 @@ function byPublisher(
   if (![first, second].every((envelope) => envelopeHolds(envelope, keyBytes(keys), check))) {
     refuse('entry-invalid', 'The signatures of an order do not hold.');
   }
-  return { account: a.identity, about: `order/${a.identity}/${a.sequence}` };
+  return { account: a.identity, about: orderAbout(a.identity, a.sequence) };
+}
+
+/** What two orders of a publisher contradict each other about. */
+export function orderAbout(identity: string, sequence: number): string {
+  return `order/${identity}/${sequence}`;
 }
 
 function byValidator(

@@ -457,7 +457,8 @@ export class OrderedLog implements AsyncDisposable {
         await talk();
       }
     } catch (error) {
-      // Silent, or not one of us: the timer asks again.
+      // Silent, or not one of us: the timer asks again. An answer that came when this ended finds no store to put it in.
+      if (this.#closing.signal.aborted) return;
       if (!isCoded(error)) throw error;
       if (error.code === 'order-stopped' || error.code.startsWith('storage-')) this.#trouble = error.message;
     } finally {
