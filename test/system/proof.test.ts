@@ -10,7 +10,7 @@ it('hypermesh proof makes the commitment, makes proofs and judges each of them',
   await using home = await freshHome();
   await home.json(['up', '--detach']);
   const made = await home.json<SpaceStatus>(['proof', 'init']);
-  assert.deepEqual(made, { state: 'ready', bytes: 2 ** 20, fraction: 1 });
+  assert.deepEqual(made, { state: 'ready', bytes: 2 ** 20, fraction: 1, auditedAtMs: null });
   assert.match((await home.run('proof', 'init')).stdout, /ready: 1.0 MiB/);
   assert.equal((await home.json<{ space: SpaceStatus }>(['proof', 'status'])).space.state, 'ready');
 

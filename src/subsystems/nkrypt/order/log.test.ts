@@ -134,6 +134,41 @@ for (const n of [4, 7]) {
   });
 }
 
+test('an answer that comes after a log ended changes nothing under the one that goes on in its place', async () => {
+  const committee = [0, 1, 2, 3];
+  const held: (() => void)[] = [];
+  let isHolding = false;
+  const wires = {
+    async carry<T>(answer: () => Promise<T>, body: unknown): Promise<T> {
+      const said = await answer();
+      if (isHolding && typeof (body as { after?: unknown }).after === 'number') {
+        await new Promise<void>((resolve) => held.push(resolve));
+      }
+      return said;
+    },
+  };
+  await using validators = new OrderedValidators({ committee, ...new Engines(), wires });
+  for (const who of [0, 1, 2]) validators.open(who);
+  await validators.logs[0]!.submit(testEntry('a'));
+  await until(() => [0, 1, 2].every((who) => applied(validators, who).length === 1));
+  isHolding = true;
+  validators.open(3);
+  await until(() => held.length > 0);
+  const late = held.splice(0);
+  await validators.close(3);
+  const log = validators.open(3);
+  await until(() => held.length > 0);
+  for (const release of late) release();
+  await sleep(20);
+  assert.equal(applied(validators, 3).length, 0);
+  isHolding = false;
+  for (const release of held) release();
+  await validators.logs[0]!.submit(testEntry('b'));
+  await until(() => applied(validators, 3).length === 2);
+  assert.deepEqual(applied(validators, 3), applied(validators, 0));
+  assert.equal(log.status().trouble, null);
+});
+
 /** Shows each validator an order of its own: the first entries alike, then what it likes. */
 class LyingEngine {
   readonly #orders = new Map<number, Uint8Array[]>();

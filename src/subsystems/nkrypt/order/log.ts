@@ -391,6 +391,8 @@ export class OrderedLog implements AsyncDisposable {
 
   /** `rows`: exactly those from the applied part to the certified head. */
   #apply(certificate: HeadCertificate, rows: readonly Row[]): void {
+    // Another log may go on over the same store by now.
+    if (this.#closing.signal.aborted) return;
     const { index, base, stateRoot } = certificate.statement;
     const { state } = this.#lent;
     const { applied, voted, lost, origin } = this.#marks;
