@@ -404,6 +404,8 @@ class Validator implements NKrypt {
   readonly #rounds: NodeJS.Timeout;
   #turning: Promise<void> = Promise.resolve();
   #isClosed = false;
+  /** The epoch, and the commitment that all of its validators know. */
+  #introducedTo: string | undefined;
 
   static async open(lent: Lent, store: Store, options: NKryptOptions): Promise<Validator> {
     let validator: Validator | undefined;
@@ -445,6 +447,7 @@ class Validator implements NKrypt {
       // What fails now is looked at again in the next round.
       void this.#auditRound().catch(() => undefined);
       void this.#accuse().catch(() => undefined);
+      void this.#introduce().catch(() => undefined);
     }, options.auditRoundMs ?? AUDIT_ROUND_MS);
     this.#rounds.unref();
     this.#prover = new Prover(options.threads === undefined ? {} : { threads: options.threads });
@@ -661,6 +664,15 @@ class Validator implements NKrypt {
 
   async #auditRound(): Promise<void> {
     if (this.#watching !== undefined) await this.#member.audits?.round();
+  }
+
+  /** Once for each epoch: who got a seat in it has to know the commitment of this home. */
+  async #introduce(): Promise<void> {
+    const { genesis, network, space } = this.#member;
+    const { epoch, validators } = genesis.committee;
+    const { root } = space;
+    if (validators.length === 1 || root === undefined || this.#introducedTo === `${epoch} ${root}`) return;
+    if (await network.introduce(root)) this.#introducedTo = `${epoch} ${root}`;
   }
 
   /** Who signed two orders with one number answers for it with his stake: the order of the network gets both. */

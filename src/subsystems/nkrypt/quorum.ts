@@ -316,6 +316,23 @@ export class Quorum implements Witness {
     }
   }
 
+  /**
+   * Brings this home's commitment to validators that do not know it, because they got their seats after it was registered, so that nothing waits for that when
+   * another one is away. Returns whether all know it now.
+   */
+  async introduce(root: string): Promise<boolean> {
+    const validators = this.#all();
+    const ask = (validator: string) => this.#answer(validator, 'committee/standing', {}, standingWord);
+    const asked = await Promise.allSettled(validators.map(ask));
+    const isKnown = asked.every(({ status }) => status === 'fulfilled');
+    for (const [i, validator] of validators.entries()) {
+      const said = asked[i]!;
+      if (said.status === 'rejected' && isCoded(said.reason, 'space-unavailable'))
+        await this.#introduce(validator, root);
+    }
+    return isKnown;
+  }
+
   /** A validator that does not know this home's commitment gets the word of the others for it: it is of use for the next anchor. */
   async #introduce(validator: string, root: string): Promise<void> {
     try {

@@ -197,7 +197,8 @@ export class OrderedLog implements AsyncDisposable {
           continue;
         } catch (error) {
           if (!isCoded(error, 'sequencer-unreachable', 'timeout', 'quota-exceeded', 'cancelled')) throw error;
-          refused = error;
+          // It was this node that did not wait any longer.
+          refused = isCoded(error, 'cancelled') ? (refused ?? sequencerUnreachable('not in time', error)) : error;
         }
       }
       await this.#applied(id, engine !== undefined && moves === engine.moves ? undefined : this.#againMs, ends);
