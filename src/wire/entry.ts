@@ -1,13 +1,14 @@
 import { z } from 'zod';
-import { fromBase64, fromUtf8, utf8 } from '../base/bytes.ts';
+import { fromBase64, utf8 } from '../base/bytes.ts';
 import { type Digest, digestOf, isDigest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
 import { type Attestation, attestation } from './attestation.ts';
 import { type EpochDocument, epochDocument } from './epoch.ts';
+import { decodeCanonical } from './json-message.ts';
 import { keyIdOf, type PublicKeys } from './key-id.ts';
 import { type Endorsement, endorsement, type Operation, operation, PROOF_LIMITS } from './proof.ts';
-import { canonicalBase64, type Envelope, envelope, firstIssue } from './signature.ts';
+import { canonicalBase64, type Envelope, envelope } from './signature.ts';
 
 /** What is in the ordered log of a network (docs/protocol/entry.md). */
 
@@ -289,7 +290,7 @@ export function entryId(bytes: Uint8Array): Digest {
 /** Checks the form; says nothing about signatures. Errors: `entry-invalid`. */
 export function decodeEntry(bytes: Uint8Array): Entry {
   if (bytes.length > ENTRY_LIMITS.bytesMax) throw invalid(`it has more than ${ENTRY_LIMITS.bytesMax} bytes`);
-  return decodeCanonical(entry, bytes);
+  return decodeCanonical(entry, bytes, invalid);
 }
 
 /** What an envelope of an instruction holds, in its only form; says nothing about signatures. Errors: `entry-invalid`. */
@@ -320,22 +321,7 @@ export function keyBytes({ falcon, ed25519 }: KeyText): PublicKeys {
 
 function payloadOf<T>(schema: z.ZodType<T>, { payloadType, payload }: Envelope, type: string): T {
   if (payloadType !== type) throw invalid('it is a statement about something else');
-  return decodeCanonical(schema, fromBase64(payload));
-}
-
-function decodeCanonical<T>(schema: z.ZodType<T>, bytes: Uint8Array): T {
-  let text: string;
-  let value: unknown;
-  try {
-    text = fromUtf8(bytes);
-    value = JSON.parse(text);
-  } catch (error) {
-    throw invalid('it is not JSON', error);
-  }
-  const parsed = schema.safeParse(value);
-  if (!parsed.success) throw invalid(firstIssue(parsed.error));
-  if (canonicalJson(parsed.data) !== text) throw invalid('it is not in canonical form');
-  return parsed.data;
+  return decodeCanonical(schema, fromBase64(payload), invalid);
 }
 
 function invalid(what: string, cause?: unknown): HyperMeshError {

@@ -23,3 +23,23 @@ export function decodeJsonMessage<T>(schema: z.ZodType<T>, bytes: Uint8Array, by
   if (!parsed.success) throw malformed(firstIssue(parsed.error));
   return parsed.data;
 }
+
+/** What bytes that were hashed or signed say: its canonical JSON and no other spelling of it. Throws what `invalid` makes of the reason. */
+export function decodeCanonical<T>(
+  schema: z.ZodType<T>,
+  bytes: Uint8Array,
+  invalid: (why: string, cause?: unknown) => HyperMeshError,
+): T {
+  let text: string;
+  let value: unknown;
+  try {
+    text = fromUtf8(bytes);
+    value = JSON.parse(text);
+  } catch (error) {
+    throw invalid('it is not JSON', error);
+  }
+  const parsed = schema.safeParse(value);
+  if (!parsed.success) throw invalid(firstIssue(parsed.error));
+  if (canonicalJson(parsed.data) !== text) throw invalid('it is not in canonical form');
+  return parsed.data;
+}

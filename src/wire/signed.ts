@@ -1,14 +1,9 @@
 import { z } from 'zod';
-import { fromBase64, fromUtf8, utf8 } from '../base/bytes.ts';
+import { fromBase64, utf8 } from '../base/bytes.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
-import {
-  type CertificateChain,
-  certificateChain,
-  type Envelope,
-  envelope as envelopeForm,
-  firstIssue,
-} from './signature.ts';
+import { decodeCanonical } from './json-message.ts';
+import { type CertificateChain, certificateChain, type Envelope, envelope as envelopeForm } from './signature.ts';
 
 /** A signed statement that travels alone: envelope and certificates of the signer, canonical JSON (docs/protocol/signature.md). */
 interface Signed {
@@ -25,29 +20,14 @@ export function encodeSigned({ envelope, chain }: Signed): Uint8Array {
 /** Says nothing about whether the signatures are true. Errors: `record-invalid`. */
 export function decodeSigned(bytes: Uint8Array, payloadType: string, bytesMax: number): Signed {
   if (bytes.length > bytesMax) throw invalid(`it has more than ${bytesMax} bytes`);
-  const value = decodeCanonical(signed, bytes);
+  const value = decodeCanonical(signed, bytes, invalid);
   if (value.envelope.payloadType !== payloadType) throw invalid('it is a statement about something else');
   return value;
 }
 
 /** What an envelope holds, in its only form. Errors: `record-invalid`. */
 export function decodeSignedPayload<T>(schema: z.ZodType<T>, { payload }: Envelope): T {
-  return decodeCanonical(schema, fromBase64(payload));
-}
-
-function decodeCanonical<T>(schema: z.ZodType<T>, bytes: Uint8Array): T {
-  let text: string;
-  let value: unknown;
-  try {
-    text = fromUtf8(bytes);
-    value = JSON.parse(text);
-  } catch (error) {
-    throw invalid('it is not JSON', error);
-  }
-  const parsed = schema.safeParse(value);
-  if (!parsed.success) throw invalid(firstIssue(parsed.error));
-  if (canonicalJson(parsed.data) !== text) throw invalid('it is not in canonical form');
-  return parsed.data;
+  return decodeCanonical(schema, fromBase64(payload), invalid);
 }
 
 function invalid(what: string, cause?: unknown): HyperMeshError {

@@ -538,9 +538,7 @@ class Validator implements NKrypt {
   #ownEpochs(): Epochs {
     const { epochs } = this.#member;
     if (epochs !== undefined) return epochs;
-    throw new HyperMeshError('committee-only', 'This home does not sit in the committee of its network.', {
-      hint: 'Run the command on the machine of a validator: hypermesh network validators',
-    });
+    throw seatless();
   }
 
   async grant(id: string, to: string, amount: number): Promise<void> {
@@ -570,9 +568,7 @@ class Validator implements NKrypt {
   #ownOrder(): OrderedHome {
     const { order } = this.#member;
     if (order !== undefined) return order;
-    throw new HyperMeshError('committee-only', 'This home does not sit in the committee of its network.', {
-      hint: 'Run the command on the machine of a validator: hypermesh network validators',
-    });
+    throw seatless();
   }
 
   meet(ask: OrderLent['ask']): void {
@@ -912,6 +908,12 @@ class Validator implements NKrypt {
 function notApproved(): HyperMeshError {
   return new HyperMeshError('network-mismatch', 'The validators that the genesis document names did not sign it.', {
     hint: 'The document was altered, or the network was founded by an earlier version.',
+  });
+}
+
+function seatless(): HyperMeshError {
+  return new HyperMeshError('committee-only', 'This home does not sit in the committee of its network.', {
+    hint: 'Run the command on the machine of a validator: hypermesh network validators',
   });
 }
 
