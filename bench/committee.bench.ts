@@ -53,7 +53,7 @@ export const bench: Bench = {
     const approvals = await Promise.all(keyed.map(({ trust }) => trust.attest(GENESIS_TYPE, unsigned)));
     const genesis: Genesis = { ...unsigned, approvals };
     const networkId = digestOf(Buffer.from('bench'));
-    const ledger = { account: () => ({ ...nothing, locked: 1_000 }) };
+    const ledger = { ownerOf: () => undefined, account: () => ({ ...nothing, locked: 1_000 }) };
     const validators = keyed.map(({ trust, keys }, i) => {
       const store = closing.use(openStore(folder, `votes-${i}.db`));
       const lent = { trust, store, votes: new VoteBook(store), ledger };

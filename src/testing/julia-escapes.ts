@@ -413,7 +413,7 @@ const ROUGH: readonly Rough[] = [
   {
     name: 'makes one large file',
     limit: 'fileSize',
-    ends: 'error',
+    ends: 'disk',
     program: 'main(host) = refused(() -> open(io -> truncate(io, 2^40), "/tmp/large", "w"))',
   },
   {

@@ -87,6 +87,14 @@ export interface Register {
   forget(): void;
 }
 
+/** What the order of the network says about operations. */
+export interface Ruled {
+  /** What it has against one is thrown. */
+  allowed(this: void, operation: Operation): void;
+  /** Waits until that holds, while others know more of the order than this validator, for some seconds at most. */
+  until(holds: () => boolean): Promise<void>;
+}
+
 /**
  * One member of the committee: gives shares of anchors, witnesses audits, says what accounts have, judges submissions and votes. What it promised is in
  * the {@link VoteBook}; shares and open audits live in the process, because an audit that a crash interrupted is too late anyway.
@@ -95,8 +103,8 @@ export class Committee {
   readonly #trust: Pick<Trust, 'attest' | 'attestFast' | 'attested' | 'signedBy'>;
   readonly #store: Store;
   readonly #votes: VoteBook;
-  readonly #ledger: Pick<Ledger, 'account'>;
-  readonly #allowed: ((operation: Operation) => void) | undefined;
+  readonly #ledger: Pick<Ledger, 'account' | 'ownerOf'>;
+  readonly #ruled: Ruled | undefined;
   readonly #clock: Clock;
   readonly #law: Law;
   readonly #given = new Map<string, Given>();
@@ -119,11 +127,10 @@ export class Committee {
       readonly trust: Pick<Trust, 'attest' | 'attestFast' | 'attested' | 'signedBy'>;
       readonly store: Store;
       readonly votes: VoteBook;
-      readonly ledger: Pick<Ledger, 'account'>;
+      readonly ledger: Pick<Ledger, 'account' | 'ownerOf'>;
       /** Whether the order says that an identity lost that commitment once. */
       readonly isSpaceLost?: (identity: string, root: string) => boolean;
-      /** What the ordered state has against an operation is thrown. */
-      readonly allowed?: (operation: Operation) => void;
+      readonly ruled?: Ruled | undefined;
     },
     options: Law & { readonly clock: Clock },
   ) {
@@ -131,7 +138,7 @@ export class Committee {
     this.#store = lent.store;
     this.#votes = lent.votes;
     this.#ledger = lent.ledger;
-    this.#allowed = lent.allowed;
+    this.#ruled = lent.ruled;
     this.#clock = options.clock;
     this.#law = options;
     this.#load = new WorkLoad(options.clock);
@@ -151,8 +158,10 @@ export class Committee {
   ): Promise<{ readonly share: AnchorShare; readonly previous: Digest; readonly newest: Endorsement | null }> {
     await this.checkOrder(operation, order);
     this.#votes.check(operation, order);
-    this.#allowed?.(operation);
-    const { identity, kind } = operation;
+    const { identity, kind, ref } = operation;
+    // Whoever publishes under a new name claimed it a moment ago: this validator may hear of that later than of the operation.
+    if (kind === 'publish') await this.#ruled?.until(() => this.#ledger.ownerOf(ref.split('@')[0]!) !== undefined);
+    this.#ruled?.allowed(operation);
     let tip = this.#votes.tip(identity, kind);
     const known = newest === null ? null : await this.#follow(identity, kind, tip.sequence, newest);
     if (known !== null) tip = this.#votes.tip(identity, kind);
@@ -237,7 +246,12 @@ export class Committee {
   /** What the ledger says about the account that asks. */
   async certifyStake(challenge: Challenge): Promise<SignedStake> {
     this.#own(challenge);
-    const { balance, ...account } = this.#ledger.account(challenge.operation.identity);
+    const { identity } = challenge.operation;
+    // As with names: tokens may have been locked a moment ago.
+    await this.#ruled?.until(
+      () => this.#ledger.account(identity).locked >= (challenge.requirements.stake?.amountMin ?? 0),
+    );
+    const { balance, ...account } = this.#ledger.account(identity);
     const locked = account.isSuspended ? 0 : account.locked;
     const own = { balance, locked, issuedAtMs: this.#clock.nowMs() };
     const attestation = await this.#trust.attestFast(STAKE_STATEMENT_TYPE, stakeStatement(challenge, own));
@@ -414,7 +428,7 @@ export class Committee {
       const decisions = this.#votes.decideAll(
         deciding.map(({ operation, proofs, order: signed }) => ({
           ...{ epoch, operation, digest: operationDigest(operation), proofs, signed, nowMs },
-          allowed: this.#allowed,
+          allowed: this.#ruled?.allowed,
         })),
       );
       for (const [i, { resolve, reject }] of deciding.entries()) {

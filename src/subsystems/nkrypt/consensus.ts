@@ -29,7 +29,6 @@ import {
   challenge as challengeSchema,
   decodeProofSet,
   type Endorsement,
-  type Operation,
   type OperationKind,
   operationKind,
   type ProofSet,
@@ -41,7 +40,7 @@ import { type AccessAsk, gainAccess } from './access.ts';
 import { AccessCourt } from './access-court.ts';
 import { isApproved } from './attest.ts';
 import { checkEndorsement, checkedCertificate } from './certificate.ts';
-import { Committee } from './committee.ts';
+import { Committee, type Ruled } from './committee.ts';
 import { Desk, type DeskMethod } from './desk.ts';
 import { type Law, lawOf, lawOfProofs } from './epoch-law.ts';
 import { Epochs } from './epochs.ts';
@@ -94,6 +93,8 @@ const ANCHOR_PAUSE_MS = 25;
 
 /** How often a validator looks whether an audit is due. */
 const AUDIT_ROUND_MS = 10_000;
+/** How long a validator waits for a part of the order that the others have. */
+const SETTLE_MS = 3_000;
 
 export interface NKryptOptions extends NetworkTerms {
   /** Holds `nkrypt.db` and the files of the space commitment. */
@@ -316,10 +317,9 @@ async function enter(
     ...{ genesis: law, networkId },
     committeeOf: (one) => (law === genesis ? ledger.committeeOf(one) : law.committee),
   });
-  const seatOf = (law: Genesis, office: LedgerOffice, allowed?: (operation: Operation) => void): OwnSeat => {
+  const seatOf = (law: Genesis, office: LedgerOffice, ruled?: Ruled): OwnSeat => {
     const isSpaceLost = (account: string, root: string) => ledger.isSpaceLost(account, root);
-    const lent = { trust, store, votes, ledger, isSpaceLost, ...(allowed === undefined ? {} : { allowed }) };
-    const committee = new Committee(lent, { clock, ...lawWith(law) });
+    const committee = new Committee({ trust, store, votes, ledger, isSpaceLost, ruled }, { clock, ...lawWith(law) });
     return { validator: validator.key, committee, desk: new Desk({ committee, office }) };
   };
   const quorumOf = (law: Genesis, seat: OwnSeat | null) =>
@@ -327,7 +327,12 @@ async function enter(
   // Who has just lost its seat goes on with the order for others, and votes and brings nothing.
   const inOffice = validators.some(({ key }) => key === validator.key) ? order : undefined;
   const seat =
-    inOffice === undefined ? null : seatOf(genesis, inOffice, (operation) => ledger.checkOperation(operation));
+    inOffice === undefined
+      ? null
+      : seatOf(genesis, inOffice, {
+          allowed: (operation) => ledger.checkOperation(operation),
+          until: (holds) => inOffice.order.until(holds, SETTLE_MS),
+        });
   const network = quorumOf(genesis, seat);
   const office = inOffice ?? new RemoteOffice(network);
   const account = new OwnAccount({ trust, store, office }, { networkId, account: identity });

@@ -121,6 +121,21 @@ test('one of four that is silent, slow or lies in whatever way does not stop a p
   }
 });
 
+test('a name that was claimed a moment ago is known also where the order comes later', async () => {
+  const silent = committee.homes[0]!.validator;
+  const { validator: behind, publisher } = committee.homes[3]!;
+  let isAsked = false;
+  const wire: Wire = async (to, method, _body, from, pass) => {
+    const isLate = method.startsWith('order/') && !isAsked && (to === behind || from === publisher);
+    if (isLate || (to === silent && isCommittee(method))) throw new HyperMeshError('peer-unreachable', 'silent');
+    if (to === behind && method === 'committee/anchor') isAsked = true;
+    return pass();
+  };
+  assert.equal((await with_(wire, () => publish())).votes.length, 3);
+  assert.ok(isAsked);
+  time.nowMs += 600_001;
+});
+
 test('with two of four silent a publish says how many answered, loses nothing, and goes on with the same proofs', async () => {
   const ref = 'ada/patient@1.0.0';
   const set = await client.nkrypt.prove(await client.nkrypt.challenge('publish', subjectOf(ref), ref));

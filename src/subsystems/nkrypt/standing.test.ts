@@ -84,7 +84,7 @@ test('a validator that was not there takes the word of a quorum, and not for wha
       ...{ store, votes: new VoteBook(store), isSpaceLost: () => lost },
       // The cast: introducing only checks signatures.
       trust: trust as never,
-      ledger: { account: () => assert.fail() },
+      ledger: { ownerOf: () => undefined, account: () => assert.fail() },
     },
     { clock, genesis, networkId },
   );

@@ -76,6 +76,8 @@ const SUBMIT_MS = 30_000;
 const SUBMITTED_MAX = 10_000;
 /** Parts of the order that are fetched from one validator before the others are heard again. */
 const PARTS_MAX = 1_000;
+/** In the place of an entry: whoever waits for this looks at every certificate. */
+const ANYTHING = '';
 /** Who sends no part for so long is not the only one to be asked. */
 const SLOW_MS = 1_000;
 
@@ -211,6 +213,15 @@ export class OrderedLog implements AsyncDisposable {
       `The committee did not certify the entry within ${this.#submitMs} ms${this.#trouble === null ? '' : `: ${this.#trouble}`}.`,
       { hint: 'It may still happen; asking again for the same is safe.' },
     );
+  }
+
+  /** Takes over what the others have newer, until what is applied says so; no longer than that. Alone there is nothing newer. */
+  async until(holds: () => boolean, ms: number): Promise<void> {
+    const ends = AbortSignal.any([AbortSignal.timeout(ms), this.#closing.signal]);
+    while (!ends.aborted && !holds() && !this.#isAlone()) {
+      this.#tellAll();
+      await this.#applied(ANYTHING, this.#againMs, ends);
+    }
   }
 
   status(): LogStatus {
@@ -420,8 +431,8 @@ export class OrderedLog implements AsyncDisposable {
     for (const [validator, at] of this.#split) if (at <= index) this.#split.delete(validator);
     this.#trouble = null;
     this.#pause = this.#againMs;
-    for (const { entry } of rows) {
-      for (const wake of this.#waiting.get(hex(sha256(entry))) ?? []) wake();
+    for (const id of [...rows.map(({ entry }) => hex(sha256(entry))), ANYTHING]) {
+      for (const wake of this.#waiting.get(id) ?? []) wake();
     }
     if (state.engine().moves !== moves) {
       void this.#leaveEngine();
@@ -646,8 +657,7 @@ export class OrderedLog implements AsyncDisposable {
     const isBehind = (this.#engine?.length ?? 0) > this.#tip() - this.#marks.origin;
     const isWaiting =
       isBehind || this.#claimed > this.#marks.applied || this.#window.length > 0 || this.#waiting.size > 0;
-    const isAlone = this.#lent.state.committee().validators.every(({ key }) => key === this.#self);
-    if (isAlone && !isWaiting) return;
+    if (this.#isAlone() && !isWaiting) return;
     this.#timer = setTimeout(
       () => {
         this.#pause = isWaiting ? Math.min(2 * this.#pause, AGAIN_MS_MAX) : this.#againMs;
@@ -657,6 +667,10 @@ export class OrderedLog implements AsyncDisposable {
       isWaiting ? this.#pause : IDLE_MS,
     );
     this.#timer.unref();
+  }
+
+  #isAlone(): boolean {
+    return this.#lent.state.committee().validators.every(({ key }) => key === this.#self);
   }
 }
 

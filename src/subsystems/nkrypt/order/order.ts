@@ -95,6 +95,11 @@ export class Order implements AsyncDisposable {
     return this.#log.submit(entry, options);
   }
 
+  /** Waits for what others know already. {@link OrderedLog.until} */
+  until(holds: () => boolean, ms: number): Promise<void> {
+    return this.#log.until(holds, ms);
+  }
+
   status(): SequencerInfo {
     const { moves } = this.#state.engine();
     const needed = quorumOf(this.#state.committee().validators.length);
