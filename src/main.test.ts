@@ -210,6 +210,10 @@ test('events resume where a reader stopped', async () => {
   );
   const last = await raw('GET', '/v1/events?follow=false&last=1', {});
   assert.match(last.body, new RegExp(`^id: ${all.at(-1)!.sequence}$`, 'm'));
+  for (const follow of [false, true]) {
+    const after = all.at(-1)!.sequence + 100;
+    await assert.rejects(Array.fromAsync(client.events({ after, follow })), { code: 'events-lost' });
+  }
 
   const stop = new AbortController();
   await assert.rejects(

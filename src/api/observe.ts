@@ -212,8 +212,10 @@ const KEEP_ALIVE_MS = 15_000;
 async function* serverSent(events: AsyncIterable<Event>, signal: AbortSignal): AsyncIterable<string> {
   const iterator = events[Symbol.asyncIterator]();
   try {
-    yield ': events follow\n\n';
     let next = iterator.next();
+    // What cannot be resumed is refused before the answer begins.
+    await withTimeout(next, 0);
+    yield ': events follow\n\n';
     while (true) {
       const step = await withTimeout(next, KEEP_ALIVE_MS);
       if (step === 'late') {

@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { Readable } from 'node:stream';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { z } from 'zod';
@@ -112,8 +113,13 @@ export function register(app: FastifyInstance, definition: AnyRoute, serving: Se
         throw cause(error, signal);
       });
       if (definition.kind === 'stream' && definition.sends !== undefined) {
+        const stream = Readable.from(result as AsyncIterable<Uint8Array | string>, { objectMode: false });
+        // An answer that was begun cannot become a refusal any more: what fails before its first piece is one.
+        await once(stream, 'readable').catch((error: unknown) => {
+          throw cause(error, signal);
+        });
         reply.headers({ ...definition.headers, 'content-type': definition.sends });
-        return reply.send(Readable.from(result as AsyncIterable<Uint8Array | string>, { objectMode: false }));
+        return reply.send(stream);
       }
       return reply.send(result ?? null);
     },

@@ -28,6 +28,8 @@ export interface Outcome {
 export interface CommandSpec {
   /** `install`, or `state export` for a command inside a group. */
   readonly name: string;
+  /** What `hypermesh --help` and its page say above this command and those after it. */
+  readonly heading?: string;
   /** What the group does when no command is named. */
   readonly isDefault?: true;
   readonly summary: string;

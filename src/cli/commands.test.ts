@@ -1,16 +1,16 @@
 import assert from 'node:assert/strict';
-import { readFile, writeFile } from 'node:fs/promises';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { test } from 'node:test';
 import { COMMANDS, GROUPS } from './commands.ts';
 
 const file = new URL('../../docs/cli.md', import.meta.url);
 
 function page(): string {
-  const sections = COMMANDS.map(({ name, args, summary, options = [], example }) => {
+  const sections = COMMANDS.map(({ name, heading, args, summary, options = [], example }) => {
     const rows = options.map(([flags, says]) => `| \`${flags}\` | ${says} |`);
     const table = rows.length === 0 ? '' : `\n| Option | Meaning |\n|---|---|\n${rows.join('\n')}\n`;
     const lines = new Set([`hypermesh ${name}${args === undefined ? '' : ` ${args}`}`, example]);
-    return `### ${name}\n\n${summary}\n\n\`\`\`\n${[...lines].join('\n')}\n\`\`\`\n${table}`;
+    return `${heading === undefined ? '' : `## ${heading}\n\n`}### ${name}\n\n${summary}\n\n\`\`\`\n${[...lines].join('\n')}\n\`\`\`\n${table}`;
   });
   const groups = Object.entries(GROUPS).map(([name, says]) => `- \`hypermesh ${name}\`: ${says}`);
   return `# The command line
@@ -31,10 +31,14 @@ A bundle (\`hypermesh bundle REF FILE\`) is all that \`verify FILE --offline\` n
 
 ${groups.join('\n')}
 
-## Commands
-
 ${sections.join('\n')}`;
 }
+
+test('new says which templates there are', async () => {
+  const names = await readdir(new URL('../../templates/', import.meta.url));
+  const { summary } = COMMANDS.find(({ name }) => name === 'new')!;
+  for (const name of names) assert.match(summary, new RegExp(`\\b${name}\\b`));
+});
 
 test('docs/cli.md lists every command', async () => {
   if (process.env['UPDATE_DOCS'] === '1') await writeFile(file, page());

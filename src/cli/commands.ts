@@ -19,6 +19,7 @@ const TO = ['--to <dir>', 'Folder of the installation; default: the one of the n
 export const COMMANDS: readonly CommandSpec[] = [
   {
     name: 'up',
+    heading: 'A node',
     summary: 'Start the node of this home.',
     options: [
       ['--detach', 'Leave it running in the background.'],
@@ -48,7 +49,8 @@ export const COMMANDS: readonly CommandSpec[] = [
   },
   {
     name: 'new',
-    summary: 'Make a package from a template.',
+    heading: 'Your packages',
+    summary: 'Make a package from a template: wasm, julia, library, container or virtual-machine.',
     args: '<template> <dir>',
     options: [['--name <scope/name>', 'Name of the package; default: made from the name of the folder.']],
     example: 'hypermesh new wasm greeter --name ada/greeter',
@@ -74,7 +76,39 @@ export const COMMANDS: readonly CommandSpec[] = [
       (await import('./commands/publish.ts')).publish(context, source, options),
   },
   {
+    name: 'deprecate',
+    summary: 'Advise against a version.',
+    args: '<ref>',
+    options: [
+      ['--reason <text>', 'Why, and what to use instead.'],
+      ['--undo', 'Take the advice back.'],
+    ],
+    example: 'hypermesh deprecate ada/greeter@1.0.0 --reason "use 2.x"',
+    run: async (context, ref: string, options: { reason?: string; undo?: boolean }) =>
+      (await import('./commands/retire.ts')).mark(context, ref, 'deprecated', options),
+  },
+  {
+    name: 'yank',
+    summary: 'Take a version out of search and resolution; locked installations keep it.',
+    args: '<ref>',
+    options: [
+      ['--reason <text>', 'Why.'],
+      ['--undo', 'Take it back: the version is found and chosen again.'],
+    ],
+    example: 'hypermesh yank ada/greeter@1.0.1 --reason "wrong default"',
+    run: async (context, ref: string, options: { reason?: string; undo?: boolean }) =>
+      (await import('./commands/retire.ts')).mark(context, ref, 'yanked', options),
+  },
+  {
+    name: 'delete',
+    summary: 'Delete a version that nothing depends on.',
+    args: '<ref>',
+    example: 'hypermesh delete ada/greeter@1.0.0',
+    run: async (context, ref: string) => (await import('./commands/retire.ts')).remove(context, ref),
+  },
+  {
     name: 'search',
+    heading: 'Packages of everybody',
     summary: 'Find packages.',
     args: '[query...]',
     options: [
@@ -99,13 +133,6 @@ export const COMMANDS: readonly CommandSpec[] = [
     run: async (context, ref: string) => (await import('./commands/search.ts')).info(context, ref),
   },
   {
-    name: 'list',
-    summary: 'Show what is installed.',
-    options: [TO],
-    example: 'hypermesh list --to ./packages',
-    run: async (context, options: { to?: string }) => (await import('./commands/install.ts')).list(context, options),
-  },
-  {
     name: 'install',
     summary: 'Install packages and what they depend on, verified.',
     args: '[refs...]',
@@ -115,13 +142,11 @@ export const COMMANDS: readonly CommandSpec[] = [
       (await import('./commands/install.ts')).install(context, refs, options),
   },
   {
-    name: 'uninstall',
-    summary: 'Take packages out of an installation, and what only they needed.',
-    args: '<names...>',
+    name: 'list',
+    summary: 'Show what is installed.',
     options: [TO],
-    example: 'hypermesh uninstall ada/greeter --to ./packages',
-    run: async (context, names: string[], options: { to?: string }) =>
-      (await import('./commands/install.ts')).uninstall(context, names, options),
+    example: 'hypermesh list --to ./packages',
+    run: async (context, options: { to?: string }) => (await import('./commands/install.ts')).list(context, options),
   },
   {
     name: 'update',
@@ -131,6 +156,15 @@ export const COMMANDS: readonly CommandSpec[] = [
     example: 'hypermesh update --to ./packages',
     run: async (context, names: string[], options: { to?: string }) =>
       (await import('./commands/install.ts')).update(context, names, options),
+  },
+  {
+    name: 'uninstall',
+    summary: 'Take packages out of an installation, and what only they needed.',
+    args: '<names...>',
+    options: [TO],
+    example: 'hypermesh uninstall ada/greeter --to ./packages',
+    run: async (context, names: string[], options: { to?: string }) =>
+      (await import('./commands/install.ts')).uninstall(context, names, options),
   },
   {
     name: 'rollback',
@@ -191,38 +225,8 @@ export const COMMANDS: readonly CommandSpec[] = [
       (await import('./commands/verify.ts')).bundle(context, ref, file),
   },
   {
-    name: 'delete',
-    summary: 'Delete a version that nothing depends on.',
-    args: '<ref>',
-    example: 'hypermesh delete ada/greeter@1.0.0',
-    run: async (context, ref: string) => (await import('./commands/retire.ts')).remove(context, ref),
-  },
-  {
-    name: 'yank',
-    summary: 'Take a version out of search and resolution; locked installations keep it.',
-    args: '<ref>',
-    options: [
-      ['--reason <text>', 'Why.'],
-      ['--undo', 'Publish it again.'],
-    ],
-    example: 'hypermesh yank ada/greeter@1.0.1 --reason "wrong default"',
-    run: async (context, ref: string, options: { reason?: string; undo?: boolean }) =>
-      (await import('./commands/retire.ts')).mark(context, ref, 'yanked', options),
-  },
-  {
-    name: 'deprecate',
-    summary: 'Advise against a version.',
-    args: '<ref>',
-    options: [
-      ['--reason <text>', 'Why, and what to use instead.'],
-      ['--undo', 'Take the advice back.'],
-    ],
-    example: 'hypermesh deprecate ada/greeter@1.0.0 --reason "use 2.x"',
-    run: async (context, ref: string, options: { reason?: string; undo?: boolean }) =>
-      (await import('./commands/retire.ts')).mark(context, ref, 'deprecated', options),
-  },
-  {
     name: 'keys',
+    heading: 'Identity and proofs',
     summary: 'Show the public identity of this home.',
     example: 'hypermesh keys',
     run: async (context) => (await import('./commands/trust.ts')).keys(context),
@@ -244,7 +248,7 @@ export const COMMANDS: readonly CommandSpec[] = [
   },
   {
     name: 'cert renew',
-    summary: 'Issue a fresh certificate for the same keys.',
+    summary: 'Issue a fresh certificate for the same keys: of the publisher, the validator or the node.',
     args: '<role>',
     example: 'hypermesh cert renew publisher',
     run: async (context, role: string) => (await import('./commands/trust.ts')).renew(context, role),
@@ -259,7 +263,68 @@ export const COMMANDS: readonly CommandSpec[] = [
       (await import('./commands/trust.ts')).revoke(context, fingerprint, options),
   },
   {
+    name: 'proof init',
+    summary: 'Make the space commitment of this home and register it, or wait until that is done.',
+    example: 'hypermesh proof init',
+    run: async (context) => (await import('./commands/proof.ts')).proofInit(context),
+  },
+  {
+    name: 'proof status',
+    isDefault: true,
+    summary: 'Show the space commitment and what each operation needs.',
+    example: 'hypermesh proof status',
+    run: async (context) => (await import('./commands/proof.ts')).proofStatus(context),
+  },
+  {
+    name: 'proof make',
+    summary: 'Make the proofs for an operation (publish, install, execute or default), without submitting them.',
+    args: '<kind> <digest> [file]',
+    options: [['--ref <ref>', 'For kind publish: scope/name@version.']],
+    example:
+      'hypermesh proof make default sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 proofs.json',
+    run: async (context, kind: string, digest: string, file: string | undefined, options: { ref?: string }) =>
+      (await import('./commands/proof.ts')).proofMake(context, kind, digest, file, options),
+  },
+  {
+    name: 'proof verify',
+    summary: 'Judge each proof in a file of proofs or in a bundle.',
+    args: '<file>',
+    example: 'hypermesh proof verify proofs.json',
+    run: async (context, file: string) => (await import('./commands/proof.ts')).proofVerify(context, file),
+  },
+  {
+    name: 'stake show',
+    isDefault: true,
+    summary: 'Show the account of this home.',
+    example: 'hypermesh stake show',
+    run: async (context) => (await import('./commands/proof.ts')).stakeShow(context),
+  },
+  {
+    name: 'stake lock',
+    summary: 'Lock tokens, so that they count for proofs.',
+    args: '<amount>',
+    example: 'hypermesh stake lock 1000',
+    run: async (context, amount: string) => (await import('./commands/proof.ts')).stakeChange(context, 'lock', amount),
+  },
+  {
+    name: 'stake unlock',
+    summary: 'Unlock tokens: they are free a week later.',
+    args: '<amount>',
+    example: 'hypermesh stake unlock 1000',
+    run: async (context, amount: string) =>
+      (await import('./commands/proof.ts')).stakeChange(context, 'unlock', amount),
+  },
+  {
+    name: 'stake transfer',
+    summary: 'Give tokens to another account.',
+    args: '<account> <amount>',
+    example: 'hypermesh stake transfer 5fbd751770b41587d790452f6a3ead01292e09724599e83fdf13f9cfe9db43e6 250',
+    run: async (context, account: string, amount: string) =>
+      (await import('./commands/proof.ts')).stakeChange(context, 'transfer', amount, account),
+  },
+  {
     name: 'network show',
+    heading: 'Other machines',
     isDefault: true,
     summary: 'Show the place of this home in its network.',
     example: 'hypermesh network show',
@@ -305,9 +370,9 @@ export const COMMANDS: readonly CommandSpec[] = [
   },
   {
     name: 'network validators',
-    summary: 'Show who sits in the committee; propose or approve who sits in the next one.',
+    summary: 'Show who sits in the committee; with add, remove, proposals or approve: who sits in the next one.',
     args: '[action] [node]',
-    example: 'hypermesh network validators',
+    example: 'hypermesh network validators add 2f5bb5f96e884670367300a00065de4ac999cac322bd864187092bc37e64f0d6',
     run: async (context, action?: string, node?: string) =>
       (await import('./commands/network.ts')).validators(context, action, node),
   },
@@ -386,67 +451,8 @@ export const COMMANDS: readonly CommandSpec[] = [
     run: async (context, ref: string) => (await import('./commands/peers.ts')).distribute(context, ref),
   },
   {
-    name: 'proof init',
-    summary: 'Make the space commitment of this home and register it, or wait until that is done.',
-    example: 'hypermesh proof init',
-    run: async (context) => (await import('./commands/proof.ts')).proofInit(context),
-  },
-  {
-    name: 'proof status',
-    isDefault: true,
-    summary: 'Show the space commitment and what each operation needs.',
-    example: 'hypermesh proof status',
-    run: async (context) => (await import('./commands/proof.ts')).proofStatus(context),
-  },
-  {
-    name: 'proof make',
-    summary: 'Make the proofs for an operation, without submitting them.',
-    args: '<kind> <digest> [file]',
-    options: [['--ref <ref>', 'For kind publish: scope/name@version.']],
-    example:
-      'hypermesh proof make default sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 proofs.json',
-    run: async (context, kind: string, digest: string, file: string | undefined, options: { ref?: string }) =>
-      (await import('./commands/proof.ts')).proofMake(context, kind, digest, file, options),
-  },
-  {
-    name: 'proof verify',
-    summary: 'Judge each proof in a file of proofs or in a bundle.',
-    args: '<file>',
-    example: 'hypermesh proof verify proofs.json',
-    run: async (context, file: string) => (await import('./commands/proof.ts')).proofVerify(context, file),
-  },
-  {
-    name: 'stake show',
-    isDefault: true,
-    summary: 'Show the account of this home.',
-    example: 'hypermesh stake show',
-    run: async (context) => (await import('./commands/proof.ts')).stakeShow(context),
-  },
-  {
-    name: 'stake lock',
-    summary: 'Lock tokens, so that they count for proofs.',
-    args: '<amount>',
-    example: 'hypermesh stake lock 1000',
-    run: async (context, amount: string) => (await import('./commands/proof.ts')).stakeChange(context, 'lock', amount),
-  },
-  {
-    name: 'stake unlock',
-    summary: 'Unlock tokens: they are free a week later.',
-    args: '<amount>',
-    example: 'hypermesh stake unlock 1000',
-    run: async (context, amount: string) =>
-      (await import('./commands/proof.ts')).stakeChange(context, 'unlock', amount),
-  },
-  {
-    name: 'stake transfer',
-    summary: 'Give tokens to another account.',
-    args: '<account> <amount>',
-    example: 'hypermesh stake transfer 5fbd751770b41587d790452f6a3ead01292e09724599e83fdf13f9cfe9db43e6 250',
-    run: async (context, account: string, amount: string) =>
-      (await import('./commands/proof.ts')).stakeChange(context, 'transfer', amount, account),
-  },
-  {
     name: 'runtime list',
+    heading: 'Care',
     isDefault: true,
     summary: 'Show what this node can run, and what is missing for the rest.',
     example: 'hypermesh runtime list',

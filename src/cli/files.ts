@@ -1,14 +1,14 @@
 import { randomBytes } from 'node:crypto';
-import { open, rename, rm } from 'node:fs/promises';
+import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { concat, fromUtf8, utf8 } from '../base/bytes.ts';
 import { HyperMeshError, storageError } from '../base/errors.ts';
 import type { Json } from '../base/json.ts';
 
-/** A whole file of at most `bytesMax` bytes. Errors: `file-not-found`, `limit-exceeded`, `storage-*`. */
+/** A whole file of at most `bytesMax` bytes. Errors: those of {@link openFile}, `limit-exceeded`. */
 export async function readFileBounded(file: string, bytesMax: number): Promise<Uint8Array> {
+  await using handle = await openFile(file);
   try {
-    await using handle = await open(file, 'r');
     // Read to the limit and not to the end: a device or a pipe has no size.
     const pieces: Uint8Array[] = [];
     let size = 0;
@@ -20,12 +20,21 @@ export async function readFileBounded(file: string, bytesMax: number): Promise<U
     }
     return concat(...pieces);
   } catch (error) {
+    throw storageError(error, `reading ${file}`);
+  }
+}
+
+/** A file to read. Errors: `file-not-found`, `usage` when it is a folder, `storage-*`. */
+export async function openFile(file: string): Promise<FileHandle> {
+  const handle = await open(file, 'r').catch((error: unknown) => {
     const { code } = error as NodeJS.ErrnoException;
     if (code === 'ENOENT' || code === 'ENOTDIR')
       throw new HyperMeshError('file-not-found', `There is no file ${file}.`);
-    if (code === 'EISDIR') throw new HyperMeshError('usage', `Expected a file, but ${file} is a folder.`);
-    throw storageError(error, `reading ${file}`);
-  }
+    throw storageError(error, `opening ${file}`);
+  });
+  if (!(await handle.stat()).isDirectory()) return handle;
+  await handle.close();
+  throw new HyperMeshError('usage', `Expected a file, but ${file} is a folder.`);
 }
 
 /** Errors: as {@link readFileBounded}, and `usage` when it is not UTF-8. */
@@ -51,13 +60,14 @@ export function parseJson(text: string, what: string): Json {
 export async function writeWhole(
   file: string,
   content: Uint8Array | string | AsyncIterable<Uint8Array>,
+  mode = 0o644,
 ): Promise<number> {
   const temporary = path.join(path.dirname(file), `.${path.basename(file)}.${randomBytes(6).toString('hex')}.tmp`);
   const pieces = typeof content === 'string' ? [utf8(content)] : content instanceof Uint8Array ? [content] : content;
   let size = 0;
   try {
     {
-      await using handle = await open(temporary, 'wx', 0o644);
+      await using handle = await open(temporary, 'wx', mode);
       for await (const piece of pieces) {
         await handle.writeFile(piece);
         size += piece.length;

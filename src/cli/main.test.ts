@@ -56,6 +56,25 @@ test('verify --offline needs no home, and tells a missing file from a damaged on
   assert.deepEqual([cut.exit, JSON.parse(cut.stdout).error.code], [7, 'bundle-invalid']);
 });
 
+test('what is wrong in an argument is said before a node is needed', async () => {
+  const wrong: [string[], number, RegExp][] = [
+    [['state', 'import', 'none.hmstate'], 5, /There is no file none\.hmstate/],
+    [['state', 'import', '.'], 2, /is a folder/],
+    [['cert', 'revoke', 'abc'], 2, /a fingerprint of 64 hex digits, but got "abc"/],
+    [['peers', 'forgive', 'abc'], 2, /a node of 64 hex digits/],
+    [['network', 'remove', 'abc'], 2, /a node of 64 hex digits/],
+    [['network', 'validators', 'add', 'abc'], 2, /a node of 64 hex digits/],
+    [['runtime', 'remove', 'cobol'], 2, /a language of julia, python, /],
+  ];
+  await Promise.all(
+    wrong.map(async ([args, exit, says]) => {
+      const ran = await hypermesh(...args);
+      assert.deepEqual([ran.exit, ran.stdout], [exit, ''], args.join(' '));
+      assert.match(ran.stderr, says);
+    }),
+  );
+});
+
 test('new makes a package that has the name it was given, and never overwrites', async () => {
   const { exit, stdout } = await hypermesh('new', 'library', 'words', '--name', 'ada/words', '--json');
   assert.equal(exit, 0);

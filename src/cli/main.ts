@@ -20,20 +20,35 @@ export async function main(argv: readonly string[]): Promise<void> {
   }
 }
 
+const HELP = ['help [command]', 'Explain a command.'] as const;
+
 /** The whole command tree without its code: each command loads its own when it runs. */
 export function createProgram(): Command {
   const program = new Command('hypermesh')
     .description('Publish, find, install, verify and run packages without a central registry.')
-    .configureHelp({ sortSubcommands: false })
+    .configureHelp({
+      sortSubcommands: false,
+      // Every command takes options; saying so each time would leave less room for what they do.
+      subcommandTerm: (command) => `${command.name()} ${command.usage().replace('[options]', '').trim()}`.trimEnd(),
+    })
     .configureOutput({ writeErr: () => undefined })
     .showHelpAfterError(false)
     .exitOverride()
-    .helpCommand('help [command]', 'Explain a command.')
+    // The last commands have the one that explains among them.
+    .commandsGroup(`${COMMANDS.findLast(({ heading }) => heading !== undefined)!.heading}:`)
+    .helpCommand(...HELP)
     .helpOption('-h, --help', 'Explain the command.')
     .option('-V, --version', 'Print the version.')
     .addHelpText(
       'after',
-      '\nFirst steps:\n  hypermesh new wasm hello\n  hypermesh publish hello\n  hypermesh search hello\n',
+      `
+First steps:
+  hypermesh up --detach
+  hypermesh new wasm hello --name hello/greeter
+  hypermesh publish hello
+  hypermesh install hello/greeter --to here
+  hypermesh run hello/greeter --input '{"name": "Ada"}'
+`,
     );
   program.on('option:version', () => {
     const { version } = JSON.parse(readFileSync(findPackageJSON(import.meta.url)!, 'utf8')) as { version: string };
@@ -44,13 +59,19 @@ export function createProgram(): Command {
   const groups = new Map<string, Command>();
   for (const spec of COMMANDS) {
     const [first, second] = spec.name.split(' ') as [string, string | undefined];
+    if (spec.heading !== undefined) program.commandsGroup(`${spec.heading}:`);
     if (second === undefined) {
       define(program, first, spec);
       continue;
     }
     let group = groups.get(first);
     if (group === undefined) {
-      group = shared(program.command(first).description(GROUPS[first]!));
+      group = shared(
+        program
+          .command(first)
+          .description(GROUPS[first]!)
+          .helpCommand(...HELP),
+      );
       groups.set(first, group);
     }
     define(group, second, spec);

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmod, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
@@ -73,6 +73,17 @@ describe('openHome()', () => {
     await chmod(open, 0o755);
     await assert.rejects(openHome(open), (error) => isCoded(error, 'storage-read-only'));
     assert.equal((await stat(open)).mode & 0o777, 0o755);
+  });
+
+  it('makes a folder private that is empty, or holds what a new home has beforehand, unless others can write there', async () => {
+    const path = fresh();
+    await mkdir(join(path, 'logs'), { recursive: true });
+    await writeFile(join(path, 'config.yaml'), '');
+    await chmod(path, 0o777);
+    await assert.rejects(openHome(path), (error) => isCoded(error, 'storage-read-only') && /logs/.test(error.message));
+    await chmod(path, 0o755);
+    await (await openHome(path))[Symbol.asyncDispose]();
+    assert.equal((await stat(path)).mode & 0o777, 0o700);
   });
 
   it('refuses a place where nothing can be made', { skip: process.platform !== 'linux' }, async () => {

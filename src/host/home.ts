@@ -76,6 +76,9 @@ export async function openHome(directory: string): Promise<Home> {
   }
 }
 
+/** What may lie in the folder of a home before its first start: the configuration, and the log of a start in the background. */
+const BEFOREHAND: ReadonlySet<string> = new Set(['config.yaml', 'logs']);
+
 async function makeFolder(path: string): Promise<void> {
   try {
     makeFolders(path, 0o700);
@@ -84,10 +87,12 @@ async function makeFolder(path: string): Promise<void> {
     if (process.platform === 'win32' || (found.mode & 0o077) === 0) return;
     // A folder that others can enter becomes private, but only when it is ours: --home /tmp must not lock out the machine.
     const names = await readdir(path);
-    if (names.length > 0 && !names.includes('home.json')) {
+    const isOurs = (found.mode & 0o022) === 0 && names.every((name) => BEFOREHAND.has(name));
+    if (names.length > 0 && !names.includes('home.json') && !isOurs) {
+      const some = names.length > 3 ? `${names.slice(0, 3).join(', ')}, …` : names.join(', ');
       throw new HyperMeshError(
         'storage-read-only',
-        `${path} is not a HyperMesh home, holds other files, and is open to other users (mode ${(found.mode & 0o777).toString(8)}).`,
+        `${path} is not a HyperMesh home, holds files already (${some}), and is open to other users (mode ${(found.mode & 0o777).toString(8)}).`,
         { hint: 'Name an empty or a new folder with --home, or make this one private with chmod 700.' },
       );
     }

@@ -24,4 +24,9 @@ it('hypermesh proof makes the commitment, makes proofs and judges each of them',
   const refused = await home.run('proof', 'verify', file);
   assert.equal(refused.status, 4, refused.stderr);
   assert.match(refused.stderr, /time: /);
+
+  await writeFile(file, '{}');
+  const malformed = await home.run('proof', 'verify', file);
+  assert.equal(malformed.status, 7, malformed.stderr);
+  assert.match(malformed.stderr, /^Error: Expected a proof set, but .* \(proof-invalid\)$/m);
 });

@@ -3,6 +3,9 @@ import type { NetworkPlace, ProposalInfo, SequencerInfo } from '../../client/ind
 import type { Context, Outcome } from '../command.ts';
 import { count, date, fields, oneLine, table } from '../terminal.ts';
 import { wholeNumber } from './search.ts';
+import { hexId } from './trust.ts';
+
+const MEMBERS = '`hypermesh network members` lists the nodes.';
 
 export async function show(context: Context): Promise<Outcome> {
   return shown(await context.withNode((client) => client.networkPlace(context)));
@@ -66,10 +69,10 @@ export async function validators(context: Context, action?: string, what?: strin
       return proposed(context, { action, ...(what === undefined ? {} : { proposal: what as `sha256:${string}` }) });
     case 'add':
     case 'remove':
-      if (what !== undefined) return proposed(context, { action, node: what });
+      if (what !== undefined) return proposed(context, { action, node: hexId(what, 'a node', MEMBERS) });
   }
   throw new HyperMeshError('usage', 'Expected add NODE, remove NODE, proposals, approve, or nothing.', {
-    hint: 'See the nodes: hypermesh network members',
+    hint: MEMBERS,
   });
 }
 
@@ -157,6 +160,7 @@ export async function remove(
   node: string,
   options: { readonly compromised?: boolean },
 ): Promise<Outcome> {
+  hexId(node, 'a node', MEMBERS);
   const member = await context.withNode((client) => client.removeMember({ node, ...options }, context));
   return { data: member, text: `Removed ${oneLine(member.subject)}, node ${member.node}.` };
 }

@@ -1,5 +1,6 @@
 import type { Context, Outcome } from '../command.ts';
 import { bytes, count, date, table } from '../terminal.ts';
+import { hexId } from './trust.ts';
 
 export async function peers(context: Context, options: { readonly discover?: boolean }): Promise<Outcome> {
   const list = await context.withNode((client) =>
@@ -21,6 +22,7 @@ export async function peers(context: Context, options: { readonly discover?: boo
 }
 
 export async function forgive(context: Context, node: string): Promise<Outcome> {
+  hexId(node, 'a node', '`hypermesh peers` lists the nodes.');
   const forgiven = await context.withNode((client) => client.forgive({ node }, context));
   return { data: forgiven, text: `Node ${node.slice(0, 16)} is spoken to again.` };
 }

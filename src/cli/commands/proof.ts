@@ -4,7 +4,8 @@ import { HyperMeshError } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
 import type { StakeAccount } from '../../client/index.ts';
 import { decodeBundle } from '../../wire/bundle.ts';
-import { admittedAtMs, type Requirements } from '../../wire/proof.ts';
+import { admittedAtMs, proofSetShell, type Requirements } from '../../wire/proof.ts';
+import { firstIssue } from '../../wire/signature.ts';
 import type { Context, Outcome } from '../command.ts';
 import { parseJson, readTextFile, writeWhole } from '../files.ts';
 import { bytes, duration, fields, oneLine, table } from '../terminal.ts';
@@ -65,15 +66,20 @@ export async function proofVerify(context: Context, file: string): Promise<Outco
   const content = parseJson(text, `in ${file}`);
   const isBundle = content !== null && typeof content === 'object' && 'proofs' in content;
   const { proofs, endorsement } = isBundle ? decodeBundle(utf8(text)) : { proofs: content, endorsement: undefined };
+  const shell = proofSetShell.safeParse(proofs);
+  if (!shell.success)
+    throw new HyperMeshError('proof-invalid', `Expected a proof set, but ${firstIssue(shell.error)}.`);
   const atMs = endorsement === undefined ? undefined : admittedAtMs(endorsement);
   // What was admitted long ago is judged as of then: a proof of time is fresh for minutes.
   const verdicts = await context.withNode((client) => client.verifyProofs(proofs as unknown as Json, atMs, context));
   const bad = verdicts.filter(({ verdict }) => verdict === 'invalid');
   const lines = table(verdicts.map(({ kind, verdict, says, verifyMs }) => [kind, verdict, says, duration(verifyMs)]));
   if (bad.length === 0) return { data: { valid: true, verdicts }, text: lines };
-  throw new HyperMeshError('proof-rejected', bad.map(({ kind, says }) => `${kind}: ${oneLine(says)}`).join('; '), {
-    details: { verdicts },
-  });
+  // What is wrong with all of them, such as their anchor, is said once.
+  const reasons = [...Map.groupBy(bad, ({ says }) => says)].map(
+    ([says, about]) => `${about.map(({ kind }) => kind).join(', ')}: ${oneLine(says)}`,
+  );
+  throw new HyperMeshError('proof-rejected', reasons.join('; '), { details: { verdicts } });
 }
 
 export async function stakeShow(context: Context): Promise<Outcome> {

@@ -4,6 +4,7 @@ import type { Client } from '../../client/index.ts';
 import type { RuntimeRequest } from '../../wire/http.ts';
 import type { Context, Outcome } from '../command.ts';
 import { bytes, fields, plain, table } from '../terminal.ts';
+import { oneOf } from './trust.ts';
 
 export async function list(context: Context): Promise<Outcome> {
   const runtimes = await context.withNode((client) => client.runtimes(context));
@@ -89,15 +90,13 @@ export async function exportImage(
 }
 
 export async function remove(context: Context, language: string): Promise<Outcome> {
-  const { removed } = await context.withNode((client) => client.removeRuntime(checked(language), context));
+  const kind = checked(language);
+  const { removed } = await context.withNode((client) => client.removeRuntime(kind, context));
   return { data: { removed }, text: removed ? `${plain(language)} is gone.` : `${plain(language)} was not there.` };
 }
 
 function checked(language: string): string {
   // The emulator of virtual machines by its own name.
   if (language === 'qemu') return 'vm';
-  if (/^[a-z]{1,32}$/.test(language)) return language;
-  throw new HyperMeshError('usage', `Expected the name of a language, but got "${language.slice(0, 50)}".`, {
-    hint: 'hypermesh runtime add julia',
-  });
+  return oneOf(['julia', 'python', 'container', 'vm', 'wasm'], language, 'a language');
 }

@@ -1,8 +1,7 @@
-import { createReadStream } from 'node:fs';
 import path from 'node:path';
 import { HyperMeshError, storageError } from '../../base/errors.ts';
 import type { Context, Outcome } from '../command.ts';
-import { writeWhole } from '../files.ts';
+import { openFile, writeWhole } from '../files.ts';
 import { bytes } from '../terminal.ts';
 
 export async function exportState(context: Context, file: string): Promise<Outcome | undefined> {
@@ -16,14 +15,20 @@ export async function exportState(context: Context, file: string): Promise<Outco
       }
       return undefined;
     }
-    const size = await writeWhole(path.resolve(file), content);
+    // Private packages and sealed keys are in it.
+    const size = await writeWhole(path.resolve(file), content, 0o600);
     return { data: { file: path.resolve(file), bytes: size }, text: `Wrote ${bytes(size)} to ${file}.` };
   });
 }
 
 export async function importState(context: Context, file: string): Promise<Outcome> {
-  const stream = file === '-' ? process.stdin : createReadStream(file);
-  await context.withNode((client) => client.importState(readable(stream, file), context));
+  const handle = file === '-' ? undefined : await openFile(file);
+  const stream = handle === undefined ? process.stdin : handle.createReadStream();
+  try {
+    await context.withNode((client) => client.importState(readable(stream, file), context));
+  } finally {
+    await handle?.close();
+  }
   return { data: { imported: true, file }, text: `Imported ${file}.` };
 }
 

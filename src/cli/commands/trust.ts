@@ -33,6 +33,7 @@ export async function revoke(
 ): Promise<Outcome> {
   const reasons = ['key-compromise', 'superseded', 'cessation-of-operation'] as const;
   const reason = oneOf(reasons, options.reason ?? 'superseded', 'a reason');
+  hexId(fingerprint, 'a fingerprint', '`hypermesh cert` lists the certificates.');
   const revoked = await context.withNode((client) => client.revokeCertificate(fingerprint, reason, context));
   return { data: revoked, text: `Revoked ${revoked.revoked} (${revoked.reason}).` };
 }
@@ -41,4 +42,10 @@ export function oneOf<const T extends string>(choices: readonly T[], given: stri
   const found = choices.find((choice) => choice === given);
   if (found !== undefined) return found;
   throw new HyperMeshError('usage', `Expected ${what} of ${choices.join(', ')}, but got "${given.slice(0, 100)}".`);
+}
+
+/** A key id or a fingerprint. Errors: `usage`. */
+export function hexId(given: string, what: string, hint: string): string {
+  if (/^[0-9a-f]{64}$/.test(given)) return given;
+  throw new HyperMeshError('usage', `Expected ${what} of 64 hex digits, but got "${given.slice(0, 100)}".`, { hint });
 }

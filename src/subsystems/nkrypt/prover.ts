@@ -183,10 +183,11 @@ export class Prover implements AsyncDisposable {
   async #square(context: Digest, squarings: number, { signal, onProgress }: CallOptions): Promise<TimeProof> {
     const stop = stopFlag();
     return withStop(stop, signal, async () => {
-      const proof = await this.#time.run({ context, squarings }, stop, (done) =>
-        onProgress?.({ step: 'time', done, total: squarings, unit: 'steps', note: 'squaring, one after the other' }),
-      );
+      const tell = (done: number) =>
+        onProgress?.({ step: 'time', done, total: squarings, unit: 'steps', note: 'squaring, one after the other' });
+      const proof = await this.#time.run({ context, squarings }, stop, tell);
       if (proof === undefined) throw cancelled();
+      tell(squarings);
       return proof;
     });
   }
