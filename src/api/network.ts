@@ -67,16 +67,16 @@ export const networkRoutes: readonly AnyRoute[] = [
   route({
     method: 'POST',
     path: '/v1/network/validators',
-    summary: "Propose a committee with one seat more or less, or approve a proposal, for this home's validator.",
+    summary: "Propose a committee with some seats more or less, or approve a proposal, for this home's validator.",
     access: 'token',
     body: changeValidatorsRequest,
     long: true,
     handle({ body }, { node, ...options }) {
       switch (body.action) {
         case 'add':
-          return node.membership.addValidator(body.node, options);
+          return node.membership.addValidators(body.nodes, options);
         case 'remove':
-          return node.membership.removeValidator(body.node, options);
+          return node.membership.removeValidators(body.nodes, options);
         case 'approve':
           return node.membership.approveValidators(body.proposal, options);
       }

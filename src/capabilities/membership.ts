@@ -128,11 +128,11 @@ export interface Membership {
   /** What may follow the present committee. Errors: `committee-only`. */
   proposals(): Promise<readonly ProposalInfo[]>;
   /**
-   * Proposes, and approves for this home's validator, that the member at that node gets a seat, or loses it. It happens when a quorum of the committee has approved.
+   * Proposes, and approves for this home's validator, that the members at these nodes get seats, or lose them, all in one change. It happens when a quorum of the committee has approved.
    * Safe to repeat. Errors: `committee-only`, `not-a-member`, `usage`, `epoch-invalid`, `peer-*`, and those of the order.
    */
-  addValidator(node: string, options?: CallOptions): Promise<ProposalInfo>;
-  removeValidator(node: string, options?: CallOptions): Promise<ProposalInfo>;
+  addValidators(nodes: readonly string[], options?: CallOptions): Promise<ProposalInfo>;
+  removeValidators(nodes: readonly string[], options?: CallOptions): Promise<ProposalInfo>;
   /** Approves a proposal for this home's validator; the only one when none is named. Errors: `committee-only`, `usage`, and those of the order. */
   approveValidators(proposal: Digest | undefined, options?: CallOptions): Promise<ProposalInfo>;
   /** Errors: `committee-only`. */

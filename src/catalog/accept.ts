@@ -6,6 +6,7 @@ import type { Arrival, Verdict } from '../capabilities/transport.ts';
 import { decodeBundle } from '../wire/bundle.ts';
 import { type AssetId, assetId, parseAssetId } from '../wire/names.ts';
 import type { DecodedPackage } from '../wire/package.ts';
+import type { LogInclusion } from '../wire/signature.ts';
 import { decodeSignedStateChange, looksLikeStateChange, type StateChange } from '../wire/state-change.ts';
 import { readBundle } from './bundle.ts';
 import type { CatalogContext } from './context.ts';
@@ -64,7 +65,7 @@ async function acceptBundle(context: CatalogContext, { id, bytes }: Arrival): Pr
     await lent.transport.retire(id);
     return 'unwanted';
   }
-  if (!(await givesWay(context, content, bundle.inclusion.index))) return 'unwanted';
+  if (!(await givesWay(context, content, bundle.inclusion))) return 'unwanted';
 
   await lent.assets.put(once(fromBase64(bundle.manifest)), { expect: content.digest });
   await lent.assets.put(once(fromBase64(bundle.config)), { expect: content.configDigest });
@@ -94,11 +95,15 @@ async function acceptBundle(context: CatalogContext, { id, bytes }: Arrival): Pr
 }
 
 /** Whether nothing here stands in the way of this package, after a later one of the same name and version was put aside. */
-async function givesWay({ lent }: CatalogContext, { digest, config }: DecodedPackage, index: number): Promise<boolean> {
+async function givesWay(
+  { lent }: CatalogContext,
+  { digest, config }: DecodedPackage,
+  logged: LogInclusion,
+): Promise<boolean> {
   const { name, version } = config.manifest;
   const rival = (await lent.assets.versions(name)).find((record) => record.version === version);
   if (rival === undefined || rival.digest === digest) return true;
-  const wins = index < (await readBundle(lent.assets, rival)).inclusion.index;
+  const wins = isEarlier(logged, (await readBundle(lent.assets, rival)).inclusion);
   await lent.monitoring.emit({
     type: 'catalog.conflict',
     severity: 'error',
@@ -110,6 +115,11 @@ async function givesWay({ lent }: CatalogContext, { digest, config }: DecodedPac
     await lent.assets.delete(rival.id);
   }
   return wins;
+}
+
+/** Alike for everybody, also between the logs of two validators. */
+function isEarlier(one: LogInclusion, other: LogInclusion): boolean {
+  return one.index === other.index ? one.head.origin < other.head.origin : one.index < other.index;
 }
 
 async function acceptChange(context: CatalogContext, { bytes }: Arrival): Promise<Verdict> {

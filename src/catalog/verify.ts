@@ -249,7 +249,10 @@ async function checkInclusion(bundle: Bundle, content: DecodedPackage, { trust }
     atMs: head.timestampMs,
     anchor: network.anchor,
   });
-  const sits = decodeGenesis(network.genesis).genesis.committee.validators.some(({ key }) => key === signer.signer);
+  // Of the network's first committee, or of the one that admitted the package; that its document holds was checked with the endorsement.
+  const admitting = network.epochs?.find(({ epoch }) => epoch === endorsement.epoch)?.validators ?? [];
+  const first = decodeGenesis(network.genesis).genesis.committee.validators;
+  const sits = [...first, ...admitting].some(({ key }) => key === signer.signer);
   if (!sits || head.envelope.payloadType !== TREE_HEAD_TYPE || !equal(signer.payload, treeHeadPayload(head))) {
     throw new HyperMeshError(
       'log-invalid',

@@ -602,10 +602,10 @@ test('a member gets a seat in the committee: from the next epoch on it takes bot
   await bob.membership.join((await ada.membership.invite()).invite);
   const before = await publish(ada);
   const { node } = await bob.membership.place();
-  await refused(bob.membership.addValidator(node), 'committee-only');
-  await refused(ada.membership.addValidator('ab'.repeat(32)), 'not-a-member');
-  await refused(ada.membership.removeValidator(node), 'usage');
-  const proposal = await ada.membership.addValidator(node);
+  await refused(bob.membership.addValidators([node]), 'committee-only');
+  await refused(ada.membership.addValidators(['ab'.repeat(32)]), 'not-a-member');
+  await refused(ada.membership.removeValidators([node]), 'usage');
+  const proposal = await ada.membership.addValidators([node]);
   assert.equal(proposal.validators.length, 2);
   for (const { membership } of [ada, bob]) {
     // Validators that missed something ask each other again, more and more rarely.
@@ -622,7 +622,7 @@ test('a member gets a seat in the committee: from the next epoch on it takes bot
   }
   assert.ok(before);
   // Back to one: both have to agree.
-  const fewer = await ada.membership.removeValidator(node);
+  const fewer = await ada.membership.removeValidators([node]);
   assert.deepEqual([fewer.approvedBy.length, fewer.needed], [1, 2]);
   await bob.membership.approveValidators(undefined);
   await until(async () => (await ada.membership.validators()).epoch === 2, 2_000);

@@ -19,7 +19,7 @@ import type {
 import type { PeerInfo } from '../capabilities/transport.ts';
 import type { NKrypt } from '../subsystems/nkrypt/index.ts';
 import type { NetworkAuthority, TrustChain } from '../subsystems/trustchain/index.ts';
-import { validatorKeys } from '../wire/attestation.ts';
+import { type ValidatorKeys, validatorKeys } from '../wire/attestation.ts';
 import {
   CERTIFICATION_LIMITS,
   type Certification,
@@ -33,7 +33,7 @@ import {
 import { COMMITTEE_LIMITS, decodeBody, encodeBody } from '../wire/committee.ts';
 import { decodeGenesis, quorumOf } from '../wire/genesis.ts';
 import { checkAddress, decodeInvite, encodeInvite, INVITE_LIMITS, type Invite } from '../wire/invite.ts';
-import { logInclusion, signedTreeHead, trustAnchor } from '../wire/signature.ts';
+import { type LogInclusion, logInclusion, signedTreeHead, trustAnchor } from '../wire/signature.ts';
 import { membersOf } from './membership-methods.ts';
 import type { NetworkSide } from './network-side.ts';
 
@@ -132,6 +132,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
   readonly #clock: Clock;
   #changing: Promise<unknown> = Promise.resolve();
   #news: NodeJS.Timeout | undefined;
+  #learning: Promise<ReadonlyMap<string, string>> | undefined;
   /** The seat that answered last is asked first. */
   #seat: string | undefined;
 
@@ -286,29 +287,39 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     return this.#lent.consensus.proposals();
   }
 
-  async addValidator(node: string, options: CallOptions = {}): Promise<ProposalInfo> {
-    const { consensus, trust } = this.#lent;
-    const member = (await this.members()).find((one) => one.node === node && one.leftAtMs === null);
+  async addValidators(nodes: readonly string[], options: CallOptions = {}): Promise<ProposalInfo> {
+    const { consensus } = this.#lent;
+    const members = await this.members();
+    const added = await Promise.all(nodes.map((node) => this.#keysOf(node, members, options)));
+    const seats = new Map([...(await consensus.seats()), ...added].map((seat) => [seat.key, seat]));
+    return this.#spread(await consensus.proposeCommittee([...seats.values()], options));
+  }
+
+  /** What the committee is to know of the validator of a member. */
+  async #keysOf(node: string, members: readonly NetworkMember[], options: CallOptions): Promise<ValidatorKeys> {
+    const { trust } = this.#lent;
+    const member = members.find((one) => one.node === node && one.leftAtMs === null);
     if (member === undefined) throw notMember(node);
     const keys =
       node === trust.keyIds().node
         ? await trust.validatorKeys()
         : validatorKeys.safeParse(await this.#askNode(node, 'network/keys', {}, options)).data;
     if (keys?.account !== member.publisher) throw senseless();
-    const others = (await consensus.seats()).filter(({ key }) => key !== keys.key);
-    return this.#spread(await consensus.proposeCommittee([...others, keys], options));
+    return keys;
   }
 
-  async removeValidator(node: string, options: CallOptions = {}): Promise<ProposalInfo> {
+  async removeValidators(nodes: readonly string[], options: CallOptions = {}): Promise<ProposalInfo> {
     const { consensus } = this.#lent;
-    const member = (await this.members()).find((one) => one.node === node);
+    const members = await this.members();
     const present = await consensus.seats();
-    const others = present.filter(({ account }) => account !== member?.publisher);
-    if (others.length === present.length) {
-      throw new HyperMeshError('usage', 'That node has no seat in the committee.', {
+    const removed = nodes.map((node) => {
+      const account = members.find((one) => one.node === node)?.publisher;
+      if (present.some((seat) => seat.account === account)) return account;
+      throw new HyperMeshError('usage', `The node ${node.slice(0, 16)}… has no seat in the committee.`, {
         hint: 'See who has: hypermesh network validators',
       });
-    }
+    });
+    const others = present.filter(({ account }) => !removed.includes(account));
     if (others.length === 0) throw new HyperMeshError('usage', 'The last validator cannot be removed.');
     return this.#spread(await consensus.proposeCommittee(others, options));
   }
@@ -361,7 +372,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
       validators: validators.map(({ key, account, locked }) => {
         const member = members.find(({ publisher, leftAtMs }) => publisher === account && leftAtMs === null);
         const isSelf = key === own.validator;
-        const node = isSelf ? own.node : (member?.node ?? null);
+        const node = isSelf ? own.node : (member?.node ?? trust.machines().get(account) ?? null);
         const isReachable = isSelf || (node !== null && alive.has(node));
         return { validator: key, account, node, subject: member?.subject ?? null, isSelf, isReachable, locked };
       }),
@@ -524,12 +535,34 @@ export class NetworkMembership implements Membership, AsyncDisposable {
         const answer = await this.#askAsGuest('network/renew', (asked) => request(asked));
         return this.#checkAnswer(answer, this.#lent.trust.membership()!.networkId);
       },
-      logAppend: (certificate) => checked(logInclusion, 'committee/log', { certificate }),
+      logAppend: (leaf, certificate) =>
+        checked(logInclusion, 'committee/log', { certificate }).catch((error: unknown) => {
+          if (isUnreachable(error)) return this.#logElsewhere(leaf, certificate, error);
+          throw error;
+        }),
       logHead: () => checked(signedTreeHead, 'committee/log-head', {}),
       logConsistency: async (from, to) =>
         (await checked(z.strictObject({ path: z.array(hex32).max(64) }), 'committee/log-consistency', { from, to }))
           .path,
     };
+  }
+
+  /** While the founder is away: in the log of another validator of the committee that admitted it, of this home if it has a seat. */
+  async #logElsewhere(leaf: Uint8Array, certificate: Json, unreachable: unknown): Promise<LogInclusion> {
+    const { consensus, trust } = this.#lent;
+    const { epoch, validators } = await consensus.committee();
+    const own = trust.keyIds().validator;
+    if ((certificate as { epoch?: unknown }).epoch !== epoch) throw unreachable;
+    if (validators.some(({ key }) => key === own)) return trust.logHere(leaf);
+    for (const { key } of validators) {
+      try {
+        const answer = logInclusion.safeParse(await this.#askSeat(key, 'committee/log', { certificate }));
+        if (answer.success) return answer.data;
+      } catch (error) {
+        if (!isCoded(error)) throw error;
+      }
+    }
+    throw unreachable;
   }
 
   /** One validator, wherever it is. */
@@ -561,16 +594,43 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     body: Json,
     { signal, timeoutMs = ASK_TIMEOUT_MS }: { readonly signal?: AbortSignal | undefined; readonly timeoutMs?: number },
   ): Promise<unknown> {
-    const { validators } = await this.#lent.consensus.committee();
-    const account = validators.find(({ key }) => key === validator)?.account;
-    const member = (await this.members()).find(({ publisher, leftAtMs }) => publisher === account && leftAtMs === null);
-    if (member === undefined) {
+    const node = await this.#machineOf(validator);
+    if (node === undefined) {
       throw new HyperMeshError('peer-unreachable', `No node is known for the validator ${validator}.`);
     }
     const replyBytesMax = COMMITTEE_LIMITS.answerBytesMax;
     return decodeBody(
-      await this.#lent.network.ask(member.node, method, encodeBody(body), { replyBytesMax, timeoutMs, signal }),
+      await this.#lent.network.ask(node, method, encodeBody(body), { replyBytesMax, timeoutMs, signal }),
     );
+  }
+
+  /** The register of members is asked once for each committee: the validators are found also while the founder is away. */
+  async #machineOf(validator: string): Promise<string | undefined> {
+    const seats = await this.#lent.consensus.seats();
+    const account = seats.find(({ key }) => key === validator)?.account;
+    if (account === undefined) return undefined;
+    return this.#lent.trust.machines().get(account) ?? (await this.#learnMachines()).get(account);
+  }
+
+  /** One question at a time, whoever needs the answer. */
+  #learnMachines(): Promise<ReadonlyMap<string, string>> {
+    this.#learning ??= this.#askMachines().finally(() => {
+      this.#learning = undefined;
+    });
+    return this.#learning;
+  }
+
+  async #askMachines(): Promise<ReadonlyMap<string, string>> {
+    const [seats, members] = await Promise.all([this.#lent.consensus.seats(), this.members()]);
+    const nodes = new Map(members.filter(({ leftAtMs }) => leftAtMs === null).map((one) => [one.publisher, one.node]));
+    const machines = new Map(
+      seats.flatMap(({ account }) => {
+        const node = nodes.get(account);
+        return node === undefined ? [] : [[account, node] as const];
+      }),
+    );
+    this.#lent.trust.rememberMachines(machines);
+    return machines;
   }
 
   /** The same without saying who asks: for those whose certificates or lists have run out. */

@@ -6,6 +6,7 @@ import type { Json } from '../base/json.ts';
 import { sequencerInEtcd } from './entry.ts';
 import { grant } from './grants.ts';
 import { packageName } from './names.ts';
+import { PROOF_LIMITS } from './proof.ts';
 
 /** Requests of the HTTP API (docs/protocol/http.md). Each is checked here, once, before anything acts on it. */
 
@@ -143,11 +144,14 @@ export const moveSequencerRequest = z.discriminatedUnion('kind', [
   }),
   sequencerInEtcd,
 ]);
-/** A seat in the committee for a member, or none any more; or the approval of what was proposed. */
+/** Seats in the committee for members, or none any more; or the approval of what was proposed. */
 export const changeValidatorsRequest = z.discriminatedUnion('action', [
   z.strictObject({
     action: z.enum(['add', 'remove']),
-    node: z.string().regex(/^[0-9a-f]{64}$/, 'expected a node id of 64 hexadecimal digits'),
+    nodes: z
+      .array(z.string().regex(/^[0-9a-f]{64}$/, 'expected a node id of 64 hexadecimal digits'))
+      .min(1)
+      .max(PROOF_LIMITS.committeeMax),
   }),
   z.strictObject({ action: z.literal('approve'), proposal: digest.optional() }),
 ]);

@@ -57,7 +57,7 @@ export async function members(context: Context): Promise<Outcome> {
 }
 
 /** Shows the committee; with an action, changes who sits in the next one. */
-export async function validators(context: Context, action?: string, what?: string): Promise<Outcome> {
+export async function validators(context: Context, action?: string, what: readonly string[] = []): Promise<Outcome> {
   switch (action) {
     case undefined:
       return seated(context);
@@ -65,15 +65,24 @@ export async function validators(context: Context, action?: string, what?: strin
       const all = await context.withNode((client) => client.networkProposals(context));
       return { data: all, text: all.length === 0 ? 'Nothing is proposed.' : all.map(proposalText).join('\n\n') };
     }
-    case 'approve':
-      return proposed(context, { action, ...(what === undefined ? {} : { proposal: what as `sha256:${string}` }) });
+    case 'approve': {
+      const [proposal] = what as readonly `sha256:${string}`[];
+      if (what.length <= 1) return proposed(context, { action, ...(proposal === undefined ? {} : { proposal }) });
+      break;
+    }
     case 'add':
     case 'remove':
-      if (what !== undefined) return proposed(context, { action, node: hexId(what, 'a node', MEMBERS) });
+      if (what.length > 0) {
+        return proposed(context, { action, nodes: what.map((node) => hexId(node, 'a node', MEMBERS)) });
+      }
   }
-  throw new HyperMeshError('usage', 'Expected add NODE, remove NODE, proposals, approve, or nothing.', {
-    hint: MEMBERS,
-  });
+  throw new HyperMeshError(
+    'usage',
+    'Expected add NODE..., remove NODE..., proposals, approve [PROPOSAL], or nothing.',
+    {
+      hint: MEMBERS,
+    },
+  );
 }
 
 async function proposed(

@@ -82,7 +82,7 @@ export interface NetworkAuthority {
   renew(request: (asked: string) => Promise<JoinRequest>): Promise<Certification>;
   /** Errors: `committee-unreachable`, and what the committee refuses with. */
   /** The committee makes the leaf itself, from a certificate that it checks. */
-  logAppend(certificate: Json): Promise<LogInclusion>;
+  logAppend(leaf: Uint8Array, certificate: Json): Promise<LogInclusion>;
   logHead(): Promise<SignedTreeHead>;
   logConsistency(from: number, to: number): Promise<readonly string[]>;
 }
@@ -405,11 +405,16 @@ export class TrustChain implements Trust, AsyncDisposable {
   }
 
   async logAppend(leaf: Uint8Array, certificate: Json): Promise<LogInclusion> {
-    if (this.membership() === null) return this.#log.append(leaf);
-    const inclusion = await this.#followed().logAppend(certificate);
+    if (this.membership() === null) return this.logHere(leaf);
+    const inclusion = await this.#followed().logAppend(leaf, certificate);
     verifyInclusion(leaf, inclusion);
     await this.#checkHead(inclusion.head);
     return inclusion;
+  }
+
+  /** In the log of this home's validator, whose word counts where it has a seat. */
+  logHere(leaf: Uint8Array): Promise<LogInclusion> {
+    return this.#log.append(leaf);
   }
 
   async logHead(): Promise<SignedTreeHead> {
@@ -499,6 +504,19 @@ export class TrustChain implements Trust, AsyncDisposable {
   }
 
   // --- of a member
+
+  /** On which nodes the publishers with seats are, by key id, as far as this home was told once. */
+  machines(): ReadonlyMap<string, string> {
+    const row = this.#store.raw.prepare("SELECT value FROM setting WHERE name = 'machines'").get();
+    return new Map(row === undefined ? [] : Object.entries(JSON.parse(row['value'] as string) as object));
+  }
+
+  /** In the place of those that were known. Durable when it returns. */
+  rememberMachines(machines: ReadonlyMap<string, string>): void {
+    this.#store.raw
+      .prepare("INSERT OR REPLACE INTO setting (name, value) VALUES ('machines', ?)")
+      .run(JSON.stringify(Object.fromEntries(machines)));
+  }
 
   /** Null in a network of its own. */
   membership(): StoredMembership | null {
@@ -685,7 +703,7 @@ export class TrustChain implements Trust, AsyncDisposable {
         raw.exec(`DELETE FROM ${table}`);
       for (const row of rows) insertCertificate(raw, row);
       for (const list of lists) this.#putList(list);
-      raw.exec("DELETE FROM setting WHERE name = 'founder'");
+      raw.exec("DELETE FROM setting WHERE name IN ('founder', 'machines')");
       raw.prepare("UPDATE setting SET value = ? WHERE name = 'network'").run(network);
       if (membership !== null)
         raw.prepare('INSERT INTO membership (one, json) VALUES (1, ?)').run(JSON.stringify(membership));
