@@ -1,5 +1,4 @@
 import { spawnSync } from 'node:child_process';
-import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 
 /**
@@ -12,18 +11,7 @@ const steps: readonly (readonly [string, readonly string[]])[] = [
   ['tsc', ['--noEmit', '-p', 'src/dashboard']],
   ['oxlint', ['--type-aware', '--deny-warnings']],
   ['knip', []],
-  // Node leaves one processor free by default; on two that is half of the machine.
-  [
-    'node',
-    [
-      '--test',
-      `--test-concurrency=${availableParallelism()}`,
-      '--test-reporter=spec',
-      'src/**/*.test.ts',
-      'test/**/*.test.ts',
-      'examples/**/*.test.ts',
-    ],
-  ],
+  ['node', ['test/suite.ts']],
 ];
 
 const root = join(import.meta.dirname, '..');

@@ -11,6 +11,7 @@ import type { HyperMeshExtension } from '../capabilities/extension.ts';
 import type { Event } from '../capabilities/monitoring.ts';
 import type { State } from '../capabilities/state.ts';
 import { type ExtensionSource, writeExtension } from '../testing/extension-folder.ts';
+import { until } from '../testing/until.ts';
 import { CROSSINGS } from './crossings.ts';
 import { Extensions, type ExtensionsOptions } from './extensions.ts';
 
@@ -252,7 +253,7 @@ describe('cell', () => {
       assert.rejects(probe.ask('wait'), code('extension-failed')),
       assert.rejects(probe.ask('crash'), code('extension-failed')),
     ]);
-    await waitFor(() => extensions.list()[0]!.state === 'error');
+    await until('it failed', () => extensions.list()[0]!.state === 'error');
     assert.equal((await extensions.status('probe')).health.kind, 'unhealthy');
     await assert.rejects(probe.ask('wait'), code('extension-failed'));
     assert.ok(events.some(({ type }) => type === 'extension.failed'));
@@ -276,7 +277,7 @@ describe('cell', () => {
         const data = await new Promise(() => {})`),
     });
     await assert.rejects(probe.ask('large'), code('extension-failed'));
-    await waitFor(() => probe.extensions.list()[0]!.state === 'error');
+    await until('it failed', () => probe.extensions.list()[0]!.state === 'error');
     await probe.extensions.unload('probe');
     await probe.extensions.load({ folder: probe.folder }, { grants: NEEDS, mode: 'cell' });
     await assert.rejects(probe.ask('garbage'), code('extension-failed'));
@@ -292,7 +293,7 @@ describe('cell', () => {
     );
     // Whichever notices first on a busy machine: the caller's clock or the keeper of the cell.
     await assert.rejects(probe.ask('loop'), (error) => isCoded(error, 'timeout', 'extension-failed'));
-    await waitFor(() => probe.extensions.list()[0]!.state === 'error');
+    await until('it failed', () => probe.extensions.list()[0]!.state === 'error');
   });
 
   it('dies with a host that was killed', async () => {
@@ -311,7 +312,7 @@ describe('cell', () => {
     const pid = Number(line.toString().trim().split(' ')[0]);
     assert.ok(isAlive(pid));
     child.kill('SIGKILL');
-    await waitFor(() => !isAlive(pid));
+    await until('its process ended', () => !isAlive(pid));
   });
 });
 
@@ -321,9 +322,4 @@ function isAlive(pid: number): boolean {
   } catch {
     return false;
   }
-}
-
-/** Until it holds; the runner's own limit ends what never does. */
-async function waitFor(holds: () => boolean): Promise<void> {
-  while (!holds()) await new Promise((resolve) => setTimeout(resolve, 10));
 }

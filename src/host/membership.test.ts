@@ -12,6 +12,7 @@ import type { Membership, NetworkPlace } from '../capabilities/membership.ts';
 import { HyperMesh, verifyBundleOffline } from '../hypermesh.ts';
 import { openTrust, type TrustChain } from '../subsystems/trustchain/index.ts';
 import { type TestNetwork, testNetwork } from '../testing/network.ts';
+import { until } from '../testing/until.ts';
 import { decodeCertification, encodeNetworkMove } from '../wire/certification.ts';
 import { decodeInvite, encodeInvite } from '../wire/invite.ts';
 import type { HostNode } from './node.ts';
@@ -85,14 +86,6 @@ function clockFrom(startMs: number): Clock & { pass(ms: number): void } {
       nowMs += ms;
     },
   };
-}
-
-async function until(holds: () => Promise<boolean>, triesMax = 200): Promise<void> {
-  for (let tries = 0; tries < triesMax; tries++) {
-    if (await holds()) return;
-    await new Promise((resolve) => setTimeout(resolve, 25));
-  }
-  assert.fail('it never came');
 }
 
 async function* replay(pieces: readonly Uint8Array[]): AsyncGenerator<Uint8Array> {
@@ -384,7 +377,10 @@ test('certificates and lists are renewed from the network, at last also by who c
   time.pass(60 * DAY_MS);
   await trust.anchor();
   assert.equal((await trust.identity('node')).fingerprint, first.fingerprint);
-  await until(async () => (await trust.identity('node')).fingerprint !== first.fingerprint);
+  await until(
+    'it has another certificate',
+    async () => (await trust.identity('node')).fingerprint !== first.fingerprint,
+  );
   const second = await trust.identity('node');
   network.cut('ada-8');
   time.pass(100 * DAY_MS);
@@ -609,7 +605,7 @@ test('a member gets a seat in the committee: from the next epoch on it takes bot
   assert.equal(proposal.validators.length, 2);
   for (const { membership } of [ada, bob]) {
     // Validators that missed something ask each other again, more and more rarely.
-    await until(async () => (await membership.validators()).epoch === 1, 2_000);
+    await until('the first epoch', async () => (await membership.validators()).epoch === 1);
     const { epoch, quorum, documents } = await membership.validators();
     assert.deepEqual([epoch, quorum, documents], [1, 2, 2]);
   }
@@ -625,9 +621,9 @@ test('a member gets a seat in the committee: from the next epoch on it takes bot
   const fewer = await ada.membership.removeValidators([node]);
   assert.deepEqual([fewer.approvedBy.length, fewer.needed], [1, 2]);
   await bob.membership.approveValidators(undefined);
-  await until(async () => (await ada.membership.validators()).epoch === 2, 2_000);
+  await until('the second epoch', async () => (await ada.membership.validators()).epoch === 2);
   await publish(ada, 'ada/alone');
   // Who had a seat goes on knowing whose word counts.
-  await until(async () => (await bob.membership.validators()).epoch === 2, 2_000);
+  await until('for both', async () => (await bob.membership.validators()).epoch === 2);
   await publish(bob, 'bob/unseated');
 });

@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { base64, concat, equal, fromBase64, fromHex, fromUtf8, hex, utf8 } from '../base/bytes.ts';
 import { type ErrorCode, isCoded } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
+import { OVERLAY_MESSAGES } from '../testing/overlay-messages.ts';
 import { readVectors } from '../testing/vectors.ts';
 import { decodeBundle, encodeBundle } from './bundle.ts';
 import { decodeCertification, decodeJoinRequest } from './certification.ts';
@@ -39,18 +40,7 @@ import {
 import { decodeInvite, encodeInvite } from './invite.ts';
 import { decodeSignedNodeRecord, encodeNodeRecord } from './node-record.ts';
 import { decodeCertifiedPart, decodeHeadCertificate, decodeVoteExchange } from './order.ts';
-import {
-  aboutNode,
-  aboutResource,
-  auditAnswer,
-  auditQuestion,
-  decodeMessage,
-  encodeMessage,
-  holders,
-  keeping,
-  reached,
-  resourceIds,
-} from './overlay.ts';
+import { decodeMessage, encodeMessage } from './overlay.ts';
 import { decodeCompareAnswer, decodeCompareRequest, encodeCompareAnswer, encodeCompareRequest } from './reconcile.ts';
 import {
   decodeRecordsAnswer,
@@ -154,16 +144,7 @@ decoder(
 );
 
 const { messages } = readVectors<{ messages: (Text & { schema: string })[] }>('overlay', 'valid');
-for (const [name, schema] of Object.entries({
-  aboutNode,
-  reached,
-  resourceIds,
-  aboutResource,
-  holders,
-  keeping,
-  auditQuestion,
-  auditAnswer,
-})) {
+for (const [name, schema] of Object.entries(OVERLAY_MESSAGES)) {
   const seeds = texts(messages.filter((message) => message.schema === name));
   decoder(
     `a message of the overlay: ${name}`,

@@ -11,6 +11,7 @@ import type { NKrypt } from '../../src/subsystems/nkrypt/index.ts';
 import { rootOf } from '../../src/subsystems/nkrypt/merkle.ts';
 import { auditPositions } from '../../src/subsystems/nkrypt/registration.ts';
 import type { Ask } from '../../src/subsystems/stoq/ask.ts';
+import { until } from '../../src/testing/until.ts';
 import { ACCESS_LIMITS, accessProve, decodeAccess, encodeAccess } from '../../src/wire/access.ts';
 import { encodeHaveAsk, SHARD_LIST_BYTES_MAX } from '../../src/wire/content.ts';
 import {
@@ -21,7 +22,7 @@ import {
   SPACE_AUDIT_LIMITS,
 } from '../../src/wire/space-audit.ts';
 import { type Folder, SMALL_NETWORK, temporaryFolder, writePackage } from '../system/support.ts';
-import { QUICK_PACE, until } from './mesh.ts';
+import { QUICK_PACE } from './mesh.ts';
 
 /** Nodes with the real channel between them: a founder, a member that gives, and two that only take, so that they are no place of anything. */
 

@@ -3,8 +3,9 @@ import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { packFolder } from '../../src/client/folder.ts';
+import { until } from '../../src/testing/until.ts';
 import { SMALL_NETWORK, writePackage } from '../system/support.ts';
-import { type MeshNode, mesh, QUICK_PACE, until } from './mesh.ts';
+import { type MeshNode, mesh, QUICK_PACE } from './mesh.ts';
 
 // One publish takes about 75 ms of processor time even without proofs (signatures, votes, a log that is synced to the disk), so that a thousand are for
 // whoever has the minutes: HYPERMESH_PUBLISHES=1000 node --test test/network/catch-up.test.ts

@@ -3,8 +3,9 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type { CatalogExtension } from '../../src/catalog/extension.ts';
 import { HyperMesh } from '../../src/index.ts';
+import { until } from '../../src/testing/until.ts';
 import { type Folder, SMALL_NETWORK, temporaryFolder, writePackage } from '../system/support.ts';
-import { QUICK_PACE, until } from './mesh.ts';
+import { QUICK_PACE } from './mesh.ts';
 
 const HOUR_MS = 3_600_000;
 

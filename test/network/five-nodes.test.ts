@@ -5,8 +5,9 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { isCoded } from '../../src/base/errors.ts';
 import type { Distribution, PeerInfo } from '../../src/capabilities/transport.ts';
+import { until } from '../../src/testing/until.ts';
 import { writePackage } from '../system/support.ts';
-import { type MeshNode, mesh, QUICK_PACE, until } from './mesh.ts';
+import { type MeshNode, mesh, QUICK_PACE } from './mesh.ts';
 
 /** Content comes slowly enough for a test to step in while it moves. */
 const SPEED = 6 * 2 ** 20;

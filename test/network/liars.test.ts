@@ -11,12 +11,13 @@ import { base64 } from '../../src/base/bytes.ts';
 import type { PeerInfo } from '../../src/capabilities/transport.ts';
 import type { CatalogExtension } from '../../src/catalog/extension.ts';
 import { HyperMesh } from '../../src/index.ts';
+import { until } from '../../src/testing/until.ts';
 import { encodeBundle } from '../../src/wire/bundle.ts';
 import { encodeNodeRecord } from '../../src/wire/node-record.ts';
 import { encodeStateChange } from '../../src/wire/state-change.ts';
 import { type Folder, SMALL_NETWORK, temporaryFolder, writePackage } from '../system/support.ts';
 import type { ContentLie, LiarOrder } from './liar-child.ts';
-import { join as joinNetwork, type MeshNode, meshNode, QUICK_PACE, until } from './mesh.ts';
+import { join as joinNetwork, type MeshNode, meshNode, QUICK_PACE } from './mesh.ts';
 
 /** What the user wants, one for each lie; large enough that both sources are asked for parts of it. */
 const LARGE = 3 * 2 ** 20;

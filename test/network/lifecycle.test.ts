@@ -2,8 +2,9 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { HyperMesh } from '../../src/index.ts';
+import { until } from '../../src/testing/until.ts';
 import { PROJECT, SMALL_NETWORK, temporaryFolder } from '../system/support.ts';
-import { type MeshNode, mesh, QUICK_PACE, until } from './mesh.ts';
+import { type MeshNode, mesh, QUICK_PACE } from './mesh.ts';
 
 /** The specification's lifecycle example across processes, less proxy: the author's program here, the others as nodes of their own. */
 test('the lifecycle of a package across a network: sign, publish, distribute, find, install, execute, observe, carry on elsewhere', {

@@ -1,7 +1,9 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { packFolder } from '../../src/client/folder.ts';
 import type { Client } from '../../src/client/index.ts';
+import { until } from '../../src/testing/until.ts';
 import { freshHome, type Home, nodeOf } from '../system/support.ts';
+
+export { until };
 
 /** Short periods, so that a test sees in seconds what takes minutes elsewhere. */
 export const QUICK_PACE = { probeMs: 200, patienceMs: 2_000, syncMs: 1_000, replicationMs: 2_000 };
@@ -87,25 +89,6 @@ export async function mesh(
 export async function join(node: MeshNode, founder: MeshNode, listen = '127.0.0.1:0'): Promise<void> {
   const { invite } = await founder.client.invite({});
   await node.client.joinNetwork({ invite, listen });
-}
-
-/** Polls until it holds; what it throws counts as not yet. */
-export async function until(
-  what: string,
-  holds: () => boolean | Promise<boolean>,
-  { withinMs = 30_000, everyMs = 50 }: { readonly withinMs?: number; readonly everyMs?: number } = {},
-): Promise<void> {
-  const giveUpAtMs = performance.now() + withinMs;
-  for (let failure: unknown; ; ) {
-    try {
-      if (await holds()) return;
-      failure = undefined;
-    } catch (error) {
-      failure = error;
-    }
-    if (performance.now() > giveUpAtMs) throw new Error(`${what}: not within ${withinMs} ms`, { cause: failure });
-    await sleep(everyMs);
-  }
 }
 
 function isAlive(pid: number): boolean {

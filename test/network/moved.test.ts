@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { until } from '../../src/testing/until.ts';
 import { writePackage } from '../system/support.ts';
-import { type MeshNode, mesh, until } from './mesh.ts';
+import { type MeshNode, mesh } from './mesh.ts';
 
 test('a founder that comes back at another address is found again, also by a member that was away when it moved', {
   timeout: 240_000,

@@ -7,9 +7,10 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { PeerInfo } from '../../src/capabilities/transport.ts';
+import { until } from '../../src/testing/until.ts';
 import { decodeNodeFile } from '../../src/wire/node-file.ts';
 import { freshHome, type Home, writePackage } from '../system/support.ts';
-import { QUICK_PACE, until } from './mesh.ts';
+import { QUICK_PACE } from './mesh.ts';
 
 // Two machines that are network namespaces, and between them what TUN devices and a program of this test make of a link: 20 Mbit/s, 50 ms there and
 // back, one packet in a hundred lost. HYPERMESH_SEED=… loses the same ones.

@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createServer } from 'node:net';
 import { test } from 'node:test';
-import { join, type MeshNode, mesh, meshNode, until } from './mesh.ts';
+import { until } from '../../src/testing/until.ts';
+import { join, type MeshNode, mesh, meshNode } from './mesh.ts';
 
 test('a node whose port is taken says so, takes part all the same, and listens when the port is free', async () => {
   await using stack = new AsyncDisposableStack();

@@ -4,7 +4,6 @@ import { readdir } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { utf8 } from '../../base/bytes.ts';
 import { digestOf } from '../../base/digest.ts';
 import { type ErrorCode, isCoded } from '../../base/errors.ts';
@@ -12,6 +11,7 @@ import { canonicalJson, type Json } from '../../base/json.ts';
 import type { ProofVerdict } from '../../capabilities/consensus.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import { makeSigner } from '../../testing/signer.ts';
+import { until } from '../../testing/until.ts';
 import { encodeOrder, ORDER_TYPE } from '../../wire/entry.ts';
 import { GENESIS_TYPE, type Genesis } from '../../wire/genesis.ts';
 import {
@@ -540,8 +540,7 @@ test('another epoch: what was admitted before and after holds by the committee o
   await assert.rejects(home.proposeCommittee([{ ...seat, account: 'ab'.repeat(32) }]), coded('epoch-invalid'));
   const started = await home.prove(await home.challenge('publish', subject, 'ada/greeter@4.0.0'));
   await home.proposeCommittee([seat]);
-  for (let tries = 0; (await home.committee()).epoch === 0 && tries < 200; tries++) await sleep(20);
-  assert.equal((await home.committee()).epoch, 1);
+  await until('the next epoch', async () => (await home.committee()).epoch === 1);
   await assert.rejects(home.admit(started));
   const set = await home.prove(await home.challenge('publish', subject, 'ada/greeter@4.0.0'));
   const { endorsement: after } = await home.admit(set);

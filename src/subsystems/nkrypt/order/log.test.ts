@@ -75,7 +75,7 @@ function checkCertified(validators: OrderedValidators, who: number, committee: r
   }
 }
 
-const until = async (what: () => boolean, ms = 20_000) => {
+const until = async (what: () => boolean, ms = 60_000) => {
   for (const start = performance.now(); !what(); ) {
     assert.ok(performance.now() - start < ms, 'it never happened');
     await sleep(5);

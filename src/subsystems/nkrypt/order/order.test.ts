@@ -107,7 +107,7 @@ class Network implements AsyncDisposable {
   async agreed(among: readonly number[]): Promise<void> {
     const states = () => new Set(among.map((of) => `${this.ledgers[of]!.index} ${this.ledgers[of]!.root()}`));
     for (const start = performance.now(); states().size > 1; await sleep(5)) {
-      assert.ok(performance.now() - start < 20_000, [...states()].join('\n'));
+      assert.ok(performance.now() - start < 60_000, [...states()].join('\n'));
     }
   }
 
@@ -258,7 +258,7 @@ test('two heads of one index cost the validator that signed them its stake', asy
   }
   const locked = () => network.ledgers[1]!.account(accounts[3]!.keyId).locked;
   for (const start = performance.now(); locked() === 500; await sleep(5)) {
-    assert.ok(performance.now() - start < 10_000);
+    assert.ok(performance.now() - start < 60_000);
   }
   assert.equal(locked(), 250);
   await network.agreed([0, 1, 2]);
