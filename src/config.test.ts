@@ -17,8 +17,8 @@ async function withFile(yaml: string) {
   return loadConfig({ home }, {});
 }
 
-test('loadConfig() has a default for everything', () => {
-  const { config, secrets } = loadConfig({}, {});
+test('loadConfig() has a default for everything', async () => {
+  const { config, secrets } = await loadConfig({}, {});
   assert.deepEqual(config, {
     home: path.join(homedir(), '.hypermesh'),
     http: { host: '127.0.0.1', port: 0 },
@@ -33,10 +33,10 @@ test('loadConfig() has a default for everything', () => {
 test('loadConfig() lets flags win over the environment, and that over the file', async () => {
   await writeFile(path.join(home, 'config.yaml'), 'http: 127.0.0.1:1000\nlogLevel: warn\nsubject: Ada\n');
   const env = { HYPERMESH_HOME: home, HYPERMESH_HTTP: '127.0.0.1:2000' };
-  const fromFile = loadConfig({ home }, {}).config;
+  const fromFile = (await loadConfig({ home }, {})).config;
   assert.deepEqual([fromFile.http.port, fromFile.logLevel, fromFile.subject], [1000, 'warn', 'Ada']);
-  assert.equal(loadConfig({}, env).config.http.port, 2000);
-  assert.equal(loadConfig({ http: '3000' }, env).config.http.port, 3000);
+  assert.equal((await loadConfig({}, env)).config.http.port, 2000);
+  assert.equal((await loadConfig({ http: '3000' }, env)).config.http.port, 3000);
 });
 
 test('loadConfig() reads the numbers of a new network', async () => {
@@ -88,11 +88,11 @@ test('loadConfig() takes the passphrase from the file that is named, else from t
   const file = path.join(home, 'passphrase');
   await writeFile(file, 'correct horse\n', { mode: 0o600 });
   const env = { HYPERMESH_PASSPHRASE: 'from the environment' };
-  assert.deepEqual(loadConfig({ home }, env).secrets, { passphrase: 'from the environment' });
-  const loaded = loadConfig({ home, passphraseFile: file }, env);
+  assert.deepEqual((await loadConfig({ home }, env)).secrets, { passphrase: 'from the environment' });
+  const loaded = await loadConfig({ home, passphraseFile: file }, env);
   assert.deepEqual(loaded.secrets, { passphrase: 'correct horse' });
   assert.doesNotMatch(JSON.stringify(loaded.config), /correct horse/);
-  assert.throws(() => loadConfig({ home, passphraseFile: `${file}.none` }, {}), { code: 'config-invalid' });
+  await assert.rejects(() => loadConfig({ home, passphraseFile: `${file}.none` }, {}), { code: 'config-invalid' });
 });
 
 test('loadConfig() says so when the configuration cannot be read', { skip: process.getuid?.() === 0 }, async () => {
@@ -100,7 +100,7 @@ test('loadConfig() says so when the configuration cannot be read', { skip: proce
   await mkdir(folder);
   await writeFile(path.join(folder, 'config.yaml'), '');
   await chmod(path.join(folder, 'config.yaml'), 0);
-  assert.throws(() => loadConfig({ home: folder }, {}), { code: 'storage-read-only' });
+  await assert.rejects(() => loadConfig({ home: folder }, {}), { code: 'storage-read-only' });
 });
 
 test('parseHttpAddress() reads the forms that people type', () => {

@@ -1,7 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import path from 'node:path';
-import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
 import { HyperMeshError, storageError } from './base/errors.ts';
 import { CAPABILITY_NAMES } from './capabilities/extension.ts';
@@ -202,11 +201,11 @@ export interface Loaded {
 const FILE_BYTES_MAX = 256 * 1024;
 
 /** Reads flags, environment and `HOME/config.yaml`. Errors: `config-invalid`, `storage-*`. */
-export function loadConfig(flags: Flags = {}, env: NodeJS.ProcessEnv = process.env): Loaded {
+export async function loadConfig(flags: Flags = {}, env: NodeJS.ProcessEnv = process.env): Promise<Loaded> {
   const home = path.resolve(
     nonEmpty(flags.home ?? env['HYPERMESH_HOME'], '--home') ?? path.join(homedir(), '.hypermesh'),
   );
-  const file = readConfigFile(path.join(home, 'config.yaml'));
+  const file = await readConfigFile(path.join(home, 'config.yaml'));
   const logLevel = flags.logLevel ?? env['HYPERMESH_LOG_LEVEL'] ?? file.logLevel ?? 'info';
   const config: Config = {
     home,
@@ -292,12 +291,13 @@ function plain<T extends object>(value: T): { readonly [Key in keyof T]: Exclude
   };
 }
 
-function readConfigFile(file: string): z.infer<typeof configFile> {
+async function readConfigFile(file: string): Promise<z.infer<typeof configFile>> {
   const text = readText(file, 'reading the configuration');
   if (text === undefined) return {};
+  const { parse } = await import('yaml');
   let value: unknown;
   try {
-    value = parseYaml(text, { maxAliasCount: 0, schema: 'core', uniqueKeys: true, logLevel: 'error' });
+    value = parse(text, { maxAliasCount: 0, schema: 'core', uniqueKeys: true, logLevel: 'error' });
   } catch (error) {
     throw new HyperMeshError(
       'config-invalid',

@@ -1,5 +1,5 @@
 import { join, resolve } from 'node:path';
-import { Auditor } from './audit/auditor.ts';
+import type { Auditor } from './audit/auditor.ts';
 import type { CallOptions } from './base/call.ts';
 import { type Clock, systemClock } from './base/clock.ts';
 import type { Digest } from './base/digest.ts';
@@ -106,7 +106,8 @@ export async function verifyBundleOffline(
 }
 
 /** Judges what became of a network by signed statements alone; `network`: that one only. */
-export function openAuditor(network?: Digest): Auditor {
+export async function openAuditor(network?: Digest): Promise<Auditor> {
+  const { Auditor } = await import('./audit/auditor.ts');
   return new Auditor(signatureCheck, network === undefined ? {} : { network });
 }
 

@@ -57,9 +57,9 @@ export interface Trust {
   ): Promise<boolean>;
   /** Whether both signatures of an envelope are by these keys. Certificates do not matter. */
   signedBy(envelope: Envelope, keys: { readonly falcon: string; readonly ed25519: string }): Promise<boolean>;
-  /** The public keys of this home in a role, base64. Errors: `key-locked`. */
+  /** The public keys of this home in a role, base64. */
   publicKeys(role: LeafRole): Promise<{ readonly falcon: string; readonly ed25519: string }>;
-  /** The public keys of this home's validator, as a network pins them, with the account of this home's publisher. Errors: `key-locked`. */
+  /** The public keys of this home's validator, as a network pins them, with the account of this home's publisher. */
   validatorKeys(): Promise<ValidatorKeys>;
   /** Errors: `anchor-stale` for a member whose lists ran out while its committee cannot be reached. */
   anchor(): Promise<TrustAnchor>;

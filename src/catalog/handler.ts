@@ -1,4 +1,3 @@
-import { stringify } from 'yaml';
 import { isDigest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import type { Json } from '../base/json.ts';
@@ -52,6 +51,7 @@ export class PackageHandler implements AssetExtensionHandler {
       keywords: spec.tags,
       privacy: spec.privacy,
     };
+    const { stringify } = await import('yaml');
     return (await this.#catalog.publishPackage({ manifestYaml: stringify(manifest), layer: spec.layer })).id;
   }
 

@@ -4,7 +4,6 @@ import { HyperMeshError } from '../base/errors.ts';
 import { once } from '../base/streams.ts';
 import type { Assets } from '../capabilities/assets.ts';
 import type { Capabilities } from '../capabilities/extension.ts';
-import { parseManifest } from '../wire/manifest.ts';
 import { assetId } from '../wire/names.ts';
 import { encodePackage } from '../wire/package.ts';
 import { encodeStatement, STATEMENT_TYPE } from '../wire/statement.ts';
@@ -18,6 +17,7 @@ export async function stagePackage(
   layer: Digest,
   options: CallOptions = {},
 ): Promise<StagedPackage> {
+  const { parseManifest } = await import('../wire/manifest-text.ts');
   const manifest = parseManifest(manifestYaml);
   const info = await assets.stat(layer);
   if (info === null)

@@ -15,7 +15,7 @@ import { setImmediate as breathe } from 'node:timers/promises';
 import { fromUtf8 } from '../base/bytes.ts';
 import type { CallOptions } from '../base/call.ts';
 import { HyperMeshError, storageError } from '../base/errors.ts';
-import { MANIFEST_BYTES_MAX, type PackageManifest, parseManifest } from '../wire/manifest.ts';
+import { MANIFEST_BYTES_MAX, type PackageManifest } from '../wire/manifest.ts';
 import {
   comparePaths,
   encodedSize,
@@ -70,6 +70,7 @@ interface Found {
 export async function packFolder(folder: string, options: FolderOptions = {}): Promise<PackedFolder> {
   const root = resolve(folder);
   const manifestYaml = readManifest(options.manifestFile ?? join(root, 'catalog.yaml'));
+  const { parseManifest } = await import('../wire/manifest-text.ts');
   const manifest = parseManifest(manifestYaml);
   const found = await walk(root, manifest.exclude, options);
   const rules = new TreeRules(options.entriesMax);

@@ -20,7 +20,7 @@ import { type TestContext, test } from 'node:test';
 import { concat } from '../base/bytes.ts';
 import { digestOf } from '../base/digest.ts';
 import { isCoded } from '../base/errors.ts';
-import { parseManifest } from '../wire/manifest.ts';
+import { parseManifest } from '../wire/manifest-text.ts';
 import { decodeTree, type TreeEntry } from '../wire/tree.ts';
 import { packFolder } from './folder.ts';
 import { readPackageFile, writePackageFile } from './pack.ts';

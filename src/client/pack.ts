@@ -4,7 +4,7 @@ import { basename, dirname, join, resolve } from 'node:path';
 import type { CallOptions } from '../base/call.ts';
 import type { Digest } from '../base/digest.ts';
 import { HyperMeshError, isCoded, storageError } from '../base/errors.ts';
-import { parseManifest } from '../wire/manifest.ts';
+import { parseManifest } from '../wire/manifest-text.ts';
 import { encodePackage } from '../wire/package.ts';
 import {
   blobHeader,

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { after, describe, it } from 'node:test';
 import { type ErrorCode, isCoded } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
@@ -94,6 +95,23 @@ describe('openNode()', () => {
     assert.deepEqual({ networkId, publisher }, { networkId: first.networkId, publisher: first.publisher });
     const ask = await keeper(again);
     assert.equal(await ask('read'), 'before');
+  });
+
+  it('opens a home without opening its secret keys: an idle node holds none', async () => {
+    const home = join(base, 'sealed');
+    {
+      await using node = await openNode({ ...config, home });
+      await node.consensus.commitSpace();
+    }
+    const raw = new DatabaseSync(join(home, 'trust', 'trust.db'));
+    raw.exec(
+      `UPDATE keystore SET sealed = json_set(sealed, '$.ciphertext', 'AAAA' || substr(sealed ->> 'ciphertext', 5))`,
+    );
+    raw.close();
+    await using node = await openNode({ ...config, home });
+    await node.status();
+    assert.equal((await node.consensus.space()).state, 'ready');
+    await assert.rejects(node.trust.sign('publisher', 'text/plain', new Uint8Array()), code('key-invalid'));
   });
 
   it('loads only extensions that a trusted publisher signed, when told so', async () => {

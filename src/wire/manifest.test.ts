@@ -5,7 +5,8 @@ import fc from 'fast-check';
 import { z } from 'zod';
 import { type HyperMeshError, isCoded } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
-import { MANIFEST_BYTES_MAX, packageManifest, parseManifest } from './manifest.ts';
+import { MANIFEST_BYTES_MAX, packageManifest } from './manifest.ts';
+import { parseManifest } from './manifest-text.ts';
 
 const START = 'name: ada/greeter\nversion: 1.0.0\n';
 

@@ -5,7 +5,7 @@ import fc from 'fast-check';
 import { fromBase64, fromUtf8, utf8 } from '../base/bytes.ts';
 import { digestOf } from '../base/digest.ts';
 import { isCoded } from '../base/errors.ts';
-import { parseManifest } from './manifest.ts';
+import { parseManifest } from './manifest-text.ts';
 import { decodePackage, encodePackage, MEDIA, type PackageConfig } from './package.ts';
 
 const layer = {

@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { MemoryTrees } from '../../../testing/runtime-conformance.ts';
-import { parseManifest } from '../../../wire/manifest.ts';
+import { parseManifest } from '../../../wire/manifest-text.ts';
 import { TreeScanner } from '../../../wire/tree.ts';
 import { packImage } from '../image-package.ts';
 import { type AptSource, parseLines, parseStanzas } from './apt.ts';
