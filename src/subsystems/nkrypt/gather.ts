@@ -8,6 +8,8 @@ const ABSENT = ['peer-unreachable', 'network-unreachable', 'timeout', 'committee
 interface GatherOptions<T> {
   readonly needed: number;
   readonly faulty: number;
+  /** Asked as well when not enough of the others are left. */
+  readonly reserve?: readonly string[];
   /** Only answers with the same text here count together. */
   readonly alike?: (value: T) => string;
 }
@@ -19,37 +21,48 @@ interface GatherOptions<T> {
  */
 export async function gather<T>(
   validators: readonly string[],
-  { needed, faulty, alike = () => '' }: GatherOptions<T>,
+  { needed, faulty, reserve = [], alike = () => '' }: GatherOptions<T>,
   ask: (validator: string, signal: AbortSignal) => Promise<T>,
 ): Promise<readonly T[]> {
   const groups = new Map<string, T[]>();
   const failures: unknown[] = [];
-  let left = validators.length;
+  let asked = 0;
+  let left = 0;
+  let waiting = reserve;
   const { promise, resolve, reject } = Promise.withResolvers<readonly T[]>();
   const enough = new AbortController();
   const settle = () => {
     const most = [...groups.values()].reduce((best, group) => (group.length > best.length ? group : best), []);
     if (most.length >= needed) resolve(most.slice(0, needed));
-    else if (most.length + left < needed)
-      reject(explained(failures, validators.length - failures.length, faulty, needed));
+    else if (most.length + left < needed) {
+      const more = waiting;
+      waiting = [];
+      if (more.length > 0) askAll(more);
+      else reject(explained(failures, asked - failures.length, faulty, needed));
+    }
   };
-  settle();
-  for (const validator of validators) {
-    ask(validator, enough.signal)
-      .then(
-        (value) => {
-          const text = alike(value);
-          const group = groups.get(text);
-          if (group === undefined) groups.set(text, [value]);
-          else group.push(value);
-        },
-        (error: unknown) => void failures.push(error),
-      )
-      .finally(() => {
-        left -= 1;
-        settle();
-      });
-  }
+  const askAll = (more: readonly string[]) => {
+    asked += more.length;
+    left += more.length;
+    for (const validator of more) {
+      ask(validator, enough.signal)
+        .then(
+          (value) => {
+            const text = alike(value);
+            const group = groups.get(text);
+            if (group === undefined) groups.set(text, [value]);
+            else group.push(value);
+          },
+          (error: unknown) => void failures.push(error),
+        )
+        .finally(() => {
+          left -= 1;
+          settle();
+        });
+    }
+    settle();
+  };
+  askAll(validators);
   try {
     return await promise;
   } finally {

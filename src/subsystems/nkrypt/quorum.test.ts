@@ -248,3 +248,29 @@ test('a publisher who signs two operations under one number pays half of its loc
   assert.equal(now.balance, before.balance - before.locked / 2);
   await assert.rejects(owner!.nkrypt.challenge('publish', subjectOf('three'), 'eve/one@3.0.0'), coded('not-permitted'));
 });
+
+test('a validator that failed lately is asked all the same when another one is away', async () => {
+  const [failing, away] = [committee.homes[1]!.validator, committee.homes[2]!.validator];
+  const isGone = (to: string, method: string) => to === away && isCommittee(method);
+  const unreachable = () => new HyperMeshError('peer-unreachable', 'silent');
+  // The other one misses the first anchor, so that the failing one is in it.
+  let anchors = 0;
+  await with_(
+    async (to, method, _body, _from, pass) => {
+      if (isGone(to, method) && method === 'committee/anchor' && ++anchors === 1) throw unreachable();
+      const answer = (await pass()) as Json;
+      return to === failing && method === 'committee/reveal'
+        ? { ...(answer as object), revealed: '77'.repeat(32) }
+        : answer;
+    },
+    () => publish(),
+  );
+  assert.equal(anchors, 2);
+  await with_(
+    async (to, method, _body, _from, pass) => {
+      if (isGone(to, method)) throw unreachable();
+      return pass();
+    },
+    () => publish(),
+  );
+});

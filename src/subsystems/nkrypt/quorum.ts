@@ -127,7 +127,13 @@ export class Quorum implements Witness {
       const said = new Set<Digest>();
       const ask = async (validator: string, stop: AbortSignal) => {
         const body = { operation, order, newest };
-        const answer = await this.#answer(validator, 'committee/anchor', body, shared, either(signal, stop));
+        const answer = await this.#answer(validator, 'committee/anchor', body, shared, either(signal, stop)).catch(
+          (error: unknown) => {
+            // Everybody waited for it: it comes last from now on.
+            if (isCoded(error, 'timeout')) this.#shun(validator);
+            throw error;
+          },
+        );
         const { share, previous } = answer;
         const statement = shareStatement({ networkId, epoch, operation, previous }, share);
         await this.#holds(validator, share.attestation, SHARE_TYPE, statement);
@@ -137,7 +143,8 @@ export class Quorum implements Witness {
         return { share, previous };
       };
       try {
-        const shares = await gather(this.#validators(), { ...this.#quorum, alike: ({ previous }) => previous }, ask);
+        const { first, reserve } = this.#turns();
+        const shares = await gather(first, { ...this.#quorum, reserve, alike: ({ previous }) => previous }, ask);
         const [{ previous } = { previous: NO_PREVIOUS }] = shares;
         const terms = { operation, requirements, networkId, epoch, previous };
         const challenge = challengeOf(
@@ -200,7 +207,8 @@ export class Quorum implements Witness {
   }
 
   async certifyStake(challenge: Challenge): Promise<StakeProof> {
-    const statements = await gather(this.#validators(), this.#quorum, async (validator, signal) => {
+    const { first, reserve } = this.#turns();
+    const statements = await gather(first, { ...this.#quorum, reserve }, async (validator, signal) => {
       const said = await this.#answer(validator, 'committee/statement', { challenge }, signedStake, { signal });
       const { attestation, ...own } = said;
       await this.#holds(validator, attestation, STAKE_STATEMENT_TYPE, stakeStatement(challenge, own));
@@ -225,7 +233,8 @@ export class Quorum implements Witness {
     const order = await orders.signed(operation);
     let verdicts: readonly ProofVerdict[] | undefined;
     const admitted = { formatVersion: 2, networkId, epoch: genesis.committee.epoch, operation, proofs } as const;
-    const cast = await gather(this.#validators(), this.#quorum, async (validator, stop) => {
+    const { first, reserve } = this.#turns();
+    const cast = await gather(first, { ...this.#quorum, reserve }, async (validator, stop) => {
       let vote: SignedVote<FastAttestation>;
       if (validator === own?.validator) {
         const judged = await own.committee.vote(set, order, options);
@@ -255,13 +264,14 @@ export class Quorum implements Witness {
     options: CallOptions & { readonly timeoutMs?: number } = {},
   ): Promise<unknown> {
     const { faulty } = this.#quorum;
-    const [first] = await gather(
-      this.#validators(),
-      { needed: faulty + 1, faulty, alike: (answer) => canonicalJson(answer) },
+    const { first, reserve } = this.#turns();
+    const [answer] = await gather(
+      first,
+      { needed: faulty + 1, faulty, reserve, alike: (one) => canonicalJson(one) },
       (validator, stop) =>
         this.#answer(validator, method, body, z.unknown(), { ...options, ...either(options.signal, stop) }),
     );
-    return first;
+    return answer;
   }
 
   /** Registration with each validator; that a quorum has it is remembered in `memory`, so that a start needs no network. */
@@ -303,7 +313,8 @@ export class Quorum implements Witness {
   async standing(root: string): Promise<readonly StandingWord[]> {
     const { genesis, networkId, identity } = this.#options;
     try {
-      const words = await gather(this.#validators(), this.#quorum, async (validator, signal) => {
+      const { first, reserve } = this.#turns();
+      const words = await gather(first, { ...this.#quorum, reserve }, async (validator, signal) => {
         const word = await this.#answer(validator, 'committee/standing', {}, standingWord, { signal });
         const statement = standingOf(genesis, networkId, identity, root, word.atMs);
         await this.#holds(validator, word.attestation, SPACE_STANDING_TYPE, statement);
@@ -414,11 +425,13 @@ export class Quorum implements Witness {
     );
   }
 
-  /** Whose answers are wanted first: all, but for those that failed lately as long as there are enough others. */
-  #validators(): readonly string[] {
+  /** Whose answers are wanted first: all, but for those that failed lately, who are asked when too few of the others answer. */
+  #turns(): { readonly first: readonly string[]; readonly reserve: readonly string[] } {
     const nowMs = this.#options.clock.nowMs();
-    const trusted = this.#all().filter((validator) => (this.#shunned.get(validator) ?? 0) <= nowMs);
-    return trusted.length >= this.#quorum.needed ? trusted : this.#all();
+    const isShunned = (validator: string) => (this.#shunned.get(validator) ?? 0) > nowMs;
+    const first = this.#all().filter((validator) => !isShunned(validator));
+    if (first.length < this.#quorum.needed) return { first: this.#all(), reserve: [] };
+    return { first, reserve: this.#all().filter(isShunned) };
   }
 
   #all(): readonly string[] {
