@@ -46,6 +46,8 @@ const CERTIFY_LIMITS = { replyBytesMax: CERTIFICATION_LIMITS.answerBytesMax, tim
 /** How often a member asks what was revoked. */
 const NEWS_EVERY_MS = 600_000;
 const NEWS_FIRST_MS = 5_000;
+/** After a new committee took office. */
+const MEET_MS = 20_000;
 
 /** What says that somebody is not there, rather than that he refuses. */
 const UNREACHABLE = ['peer-unreachable', 'network-unreachable', 'timeout', 'committee-unreachable'] as const;
@@ -132,6 +134,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
   readonly #clock: Clock;
   #changing: Promise<unknown> = Promise.resolve();
   #news: NodeJS.Timeout | undefined;
+  #meeting: NodeJS.Timeout | undefined;
   #learning: Promise<ReadonlyMap<string, string>> | undefined;
   /** The seat that answered last is asked first. */
   #seat: string | undefined;
@@ -156,6 +159,21 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     if (!belongs && network.isOpen) await network.closeNetwork();
   }
 
+  /** Another committee may be in office: where its new validators are is asked while the founder can be. */
+  epochsChanged(): void {
+    clearTimeout(this.#meeting);
+    // Not everybody at once.
+    this.#meeting = setTimeout(() => void this.#meetSeats().catch(() => undefined), MEET_MS * (0.5 + Math.random()));
+    this.#meeting.unref();
+  }
+
+  async #meetSeats(): Promise<void> {
+    const { consensus, trust } = this.#lent;
+    if (trust.membership() === null) return;
+    const machines = trust.machines();
+    if ((await consensus.seats()).some(({ account }) => !machines.has(account))) await this.#learnMachines();
+  }
+
   /** A member asks its committee, and goes on asking what was revoked. */
   #follow(): void {
     const { trust, consensus } = this.#lent;
@@ -168,7 +186,10 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     // The first time soon after the start, which a node that ends with its one command does not live to see.
     const ask = (afterMs: number): void => {
       this.#news = setTimeout(() => {
-        void trust.refreshAnchor().catch(() => undefined);
+        void trust
+          .refreshAnchor()
+          .then(() => this.#meetSeats())
+          .catch(() => undefined);
         ask(NEWS_EVERY_MS);
       }, afterMs);
       this.#news.unref();
@@ -429,6 +450,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     clearTimeout(this.#news);
+    clearTimeout(this.#meeting);
     await this.#changing.catch(() => undefined);
   }
 

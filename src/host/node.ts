@@ -200,6 +200,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
             await consensus.gainAccess(node, kind, resources, ask);
           },
         },
+        epochs: consensus.epochRecords,
         seats: () => trust.membership()?.committee ?? [],
       },
       {
@@ -262,6 +263,10 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
       { directory: moves, clock },
     ),
   );
+  consensus.watchEpochs(() => {
+    transport.epochsChanged();
+    membership.epochsChanged();
+  });
   await membership.enter();
 
   const opened = stack.move();

@@ -13,6 +13,7 @@ import {
   validatorKeys,
 } from './attestation.ts';
 import { quorumOf } from './genesis.ts';
+import { decodeCanonical } from './json-message.ts';
 import { PROOF_LIMITS } from './proof.ts';
 import { firstIssue } from './signature.ts';
 
@@ -123,6 +124,12 @@ function decoded<T>(schema: z.ZodType<T>, value: unknown, what: string, bytesMax
   }
   if (canonicalJson(parsed.data).length <= bytesMax) return parsed.data;
   throw new HyperMeshError('epoch-invalid', `Expected ${what} of at most ${bytesMax} bytes.`);
+}
+
+/** A document as nodes hand it on: its canonical JSON and nothing else. Errors: `epoch-invalid`. */
+export function readEpochDocument(bytes: Uint8Array): EpochDocument {
+  if (bytes.length > EPOCH_BYTES_MAX) throw noSuccessor('it is too long');
+  return decodeCanonical(epochDocument, bytes, noSuccessor);
 }
 
 /** SHA-256 of the canonical JSON of what is approved: the same whoever approved it. */

@@ -6,8 +6,8 @@ import { type MeshNode, mesh, until } from './mesh.ts';
 
 test('a committee of four, seated in one change, admits while its founder is dead, also after a restart of who publishes', async () => {
   await using stack = new AsyncDisposableStack();
-  const nodes = (await mesh(stack, 4)) as [MeshNode, MeshNode, MeshNode, MeshNode];
-  const [founder, second, third, fourth] = nodes;
+  const nodes = (await mesh(stack, 5)) as [MeshNode, MeshNode, MeshNode, MeshNode, MeshNode];
+  const [founder, second, third, fourth, reader] = nodes;
   const folderOf = (name: string, version: string) =>
     writePackage(
       join(founder.folder, `${name}-${version}`),
@@ -16,7 +16,8 @@ test('a committee of four, seated in one change, admits while its founder is dea
     );
 
   await founder.json(['network', 'validators', 'add', second.id, third.id, fourth.id]);
-  await until('all of them sit', async () => {
+  // Who has no seat is told by the other nodes: its committee is asked for news every ten minutes only.
+  await until('all of them sit, and everybody knows', async () => {
     const seen = await Promise.all(nodes.map(({ client }) => client.networkValidators()));
     return seen.every(({ epoch, validators }) => epoch === 1 && validators.length === 4);
   });
@@ -31,6 +32,10 @@ test('a committee of four, seated in one change, admits while its founder is dea
   await founder.end('SIGKILL');
   await until('the other three admit', async () => {
     await second.publish(await folderOf('p1', '1.1.0'));
+    return true;
+  });
+  await until('they admit what a member without a seat publishes', async () => {
+    await reader.publish(await folderOf('p4', '1.1.0'));
     return true;
   });
   const { endorsement, inclusion } = await second.client.bundle('away/p1@1.1.0');

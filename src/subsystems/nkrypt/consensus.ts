@@ -1,7 +1,7 @@
 import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { base64, hex } from '../../base/bytes.ts';
+import { base64, equal, hex, utf8 } from '../../base/bytes.ts';
 import type { CallOptions } from '../../base/call.ts';
 import type { Clock } from '../../base/clock.ts';
 import { type Digest, isDigest } from '../../base/digest.ts';
@@ -21,7 +21,7 @@ import type { Trust } from '../../capabilities/trust.ts';
 import type { AccessChallenge, Use } from '../../wire/access.ts';
 import type { Attestation, SignatureCheck, ValidatorKeys } from '../../wire/attestation.ts';
 import { type Action, claimable, encodeEntry, type SequencerPlace, SPACE_LOST_TYPE } from '../../wire/entry.ts';
-import { decodeEpochDocument, type EpochDocument } from '../../wire/epoch.ts';
+import { decodeEpochDocument, type EpochDocument, readEpochDocument } from '../../wire/epoch.ts';
 import { decodeGenesis, type Genesis, genesisDocument } from '../../wire/genesis.ts';
 import type { OrderMethod } from '../../wire/order.ts';
 import {
@@ -42,7 +42,7 @@ import { isApproved } from './attest.ts';
 import { checkEndorsement, checkedCertificate } from './certificate.ts';
 import { Committee, type Ruled } from './committee.ts';
 import { Desk, type DeskMethod } from './desk.ts';
-import { type Law, lawOf, lawOfProofs } from './epoch-law.ts';
+import { type Law, lawOf, lawOfProofs, successor } from './epoch-law.ts';
 import { Epochs } from './epochs.ts';
 import { foundNetwork, type NetworkTerms } from './found.ts';
 import { judge } from './judge.ts';
@@ -177,6 +177,15 @@ export interface NKrypt extends Consensus, AsyncDisposable {
   answerEpochs(publisher: string, body: unknown): Promise<Json>;
   /** Documents from anybody, of which those count that follow what is known here. Errors: `epoch-invalid`. */
   learnEpochs(documents: readonly unknown[]): Promise<void>;
+  /** The documents of the committees up to the one in office, as nodes hand them on to each other. */
+  readonly epochRecords: {
+    numbers(): readonly number[];
+    read(epoch: number): Uint8Array | null;
+    /** `known`: another one counts in its place. `later`: it cannot be judged yet. Errors: `epoch-invalid`. */
+    take(bytes: Uint8Array): Promise<'accepted' | 'known' | 'later'>;
+  };
+  /** From here on it is said when another committee may be in office. */
+  watchEpochs(changed: () => void): void;
   /** Genesis, ledger, sequence numbers and replay memory, as a part of a state export. */
   readonly section: StateSection;
 }
@@ -409,6 +418,7 @@ class Validator implements NKrypt {
   readonly #rounds: NodeJS.Timeout;
   #turning: Promise<void> = Promise.resolve();
   #isClosed = false;
+  #epochsChanged: () => void = () => undefined;
   /** The epoch, and the commitment that all of its validators know. */
   #introducedTo: string | undefined;
 
@@ -503,6 +513,7 @@ class Validator implements NKrypt {
       await this.#member.epochs?.handOver();
       const { ledger, order, genesis } = this.#member;
       if (ledger.latest(order !== undefined).epoch !== genesis.committee.epoch) await this.#switch();
+      this.#epochsChanged();
     });
     this.#turning = result.catch(() => undefined);
     await result;
@@ -538,6 +549,38 @@ class Validator implements NKrypt {
     await lawOf(this.#trust, document, documents, first + documents.length);
     this.#store.transact(() => ledger.announce(documents.map(decodeEpochDocument)));
     await this.turned();
+  }
+
+  readonly epochRecords: NKrypt['epochRecords'] = {
+    numbers: () => {
+      const { ledger, order } = this.#member;
+      // Who follows the order knows of a committee before that takes over.
+      const { epoch: present } = ledger.latest(order !== undefined);
+      return ledger.epochDocuments().flatMap(({ epoch }) => (epoch <= present ? [epoch] : []));
+    },
+    read: (epoch) => {
+      const document = this.#member.ledger.epochDocument(epoch);
+      return document === undefined ? null : utf8(canonicalJson(document));
+    },
+    take: async (bytes) => {
+      const document = readEpochDocument(bytes);
+      const { ledger, order, networkId } = this.#member;
+      const latest = ledger.latest(order !== undefined);
+      if (document.epoch <= latest.epoch) {
+        const known = this.epochRecords.read(document.epoch);
+        return known !== null && equal(known, bytes) ? 'accepted' : 'known';
+      }
+      // Who has a seat learns it from the order.
+      if (order !== undefined || document.epoch > latest.epoch + 1) return 'later';
+      await successor(this.#trust, latest, document, networkId);
+      this.#store.transact(() => ledger.announce([document]));
+      await this.turned();
+      return 'accepted';
+    },
+  };
+
+  watchEpochs(changed: () => void): void {
+    this.#epochsChanged = changed;
   }
 
   #ownEpochs(): Epochs {

@@ -1,7 +1,15 @@
 import type { Digest } from '../../base/digest.ts';
 import { isCoded } from '../../base/errors.ts';
 import type { Trust } from '../../capabilities/trust.ts';
-import { type Committee, decodeEpochDocument, EPOCH_TYPE, noSuccessor, proposalOf, succeed } from '../../wire/epoch.ts';
+import {
+  type Committee,
+  decodeEpochDocument,
+  EPOCH_TYPE,
+  type EpochDocument,
+  noSuccessor,
+  proposalOf,
+  succeed,
+} from '../../wire/epoch.ts';
 import { decodeGenesis, type Genesis } from '../../wire/genesis.ts';
 import { proofSetShell } from '../../wire/proof.ts';
 import { checkWords } from './attest.ts';
@@ -30,20 +38,29 @@ export async function lawOf(
   let committee = firstCommittee(genesis, networkId);
   for (const value of documents) {
     if (committee.epoch === epoch) break;
-    const next = decodeEpochDocument(value);
-    const after = succeed(committee, next, networkId);
-    const statement = proposalOf(next);
-    const words = next.approvals.map((attestation) => ({ attestation, statement }));
-    try {
-      await checkWords(words, { trust, validators: committee.validators, payloadType: EPOCH_TYPE });
-    } catch (error) {
-      throw noSuccessor((error as Error).message);
-    }
-    committee = after;
+    committee = await successor(trust, committee, decodeEpochDocument(value), networkId);
   }
   if (committee.epoch !== epoch)
     throw noSuccessor(`the documents lead to epoch ${committee.epoch}, and not to ${epoch}`);
   return { genesis: { ...genesis, committee: { epoch, validators: committee.validators } }, networkId };
+}
+
+/** The committee that the document makes of the one before it, a quorum of which approved it. Errors: `epoch-invalid`. */
+export async function successor(
+  trust: Pick<Trust, 'attested'>,
+  before: Committee,
+  document: EpochDocument,
+  networkId: Digest,
+): Promise<Committee> {
+  const after = succeed(before, document, networkId);
+  const statement = proposalOf(document);
+  const words = document.approvals.map((attestation) => ({ attestation, statement }));
+  try {
+    await checkWords(words, { trust, validators: before.validators, payloadType: EPOCH_TYPE });
+  } catch (error) {
+    throw noSuccessor((error as Error).message);
+  }
+  return after;
 }
 
 /** That of the epoch in which the challenge of the proofs was issued; that of the genesis, by which they then do not hold, where nothing leads to it. */

@@ -5,6 +5,7 @@ import type { ContentUse } from '../../capabilities/transport.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import type { AskOptions } from './ask.ts';
 import type { Method, NodeId } from './channel/index.ts';
+import type { EpochRecords } from './records/epochs.ts';
 
 export interface StoqLimits {
   readonly nodesMax: number;
@@ -64,6 +65,7 @@ export interface StoqLent {
   readonly content: ContentExchange;
   readonly read: (blob: Digest) => AsyncIterable<Uint8Array>;
   readonly access: ContentAccess;
+  readonly epochs: EpochRecords;
   /** Nodes that are always to be found: the committee of the network. */
   readonly seats: () => readonly { readonly node: NodeId; readonly addresses: readonly string[] }[];
 }

@@ -24,6 +24,7 @@ import type { Settings, StoqLent } from './options.ts';
 import type { Directory } from './overlay/directory.ts';
 import type { Liveness } from './overlay/liveness.ts';
 import { Reach } from './reach.ts';
+import { EpochCollection } from './records/epochs.ts';
 import type { RecordExchange } from './records/exchange.ts';
 import type { SyncRounds } from './records/rounds.ts';
 import type { Replication } from './replication.ts';
@@ -95,6 +96,7 @@ export class Presence implements AsyncDisposable {
   readonly #around: Surroundings;
   readonly #stack = new AsyncDisposableStack();
   readonly #audit: Audit;
+  readonly #epochs: EpochCollection;
   readonly #sourceOf: Parts['sourceOf'];
   /** Where nodes said they are on the local link. */
   readonly #nearby = new Map<NodeId, string>();
@@ -156,9 +158,10 @@ export class Presence implements AsyncDisposable {
         },
       }),
     );
+    this.#epochs = new EpochCollection(lent.epochs);
     this.exchange = this.#stack.use(
       new RecordExchange(this.#around, {
-        collections: [this.directory, lent.arrivals.collection()],
+        collections: [this.directory, this.#epochs, lent.arrivals.collection()],
         reachable: () => this.#presumed(),
         accuse: lent.accuse,
         fanout: 4,
@@ -287,6 +290,11 @@ export class Presence implements AsyncDisposable {
     this.reach.disconnect(node);
     this.directory.refresh();
     this.replication.changed();
+  }
+
+  /** Another committee may be in office: others are told by which documents. */
+  epochsChanged(): void {
+    for (const id of this.#epochs.refresh()) this.exchange.accepted('epochs', id);
   }
 
   forgiven(node: NodeId): void {

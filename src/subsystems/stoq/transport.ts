@@ -149,6 +149,11 @@ export class Stoq implements Transport, AsyncDisposable {
     return await talk((method, body, limits) => connection.request(method, body, { ...options, ...limits }));
   }
 
+  /** To be called when another committee may be in office. */
+  epochsChanged(): void {
+    this.#presence?.epochsChanged();
+  }
+
   /** A node is no member any more. */
   expel(node: NodeId): void {
     this.#presence?.directory.forget(node);
@@ -229,6 +234,7 @@ export class Stoq implements Transport, AsyncDisposable {
       options.onProgress?.({ step: 'sync', done: at, total: nodes.length, unit: 'steps', note: node.slice(0, 12) });
       try {
         await exchange.sync(node, 'nodes', options.signal);
+        await exchange.sync(node, 'epochs', options.signal);
         const { received, offered } = await exchange.sync(node, 'records', options.signal);
         summary.nodes += 1;
         summary.received += received;
