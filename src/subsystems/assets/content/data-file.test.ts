@@ -3,7 +3,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { equal } from '../../../base/bytes.ts';
+import { concat, equal } from '../../../base/bytes.ts';
 import { noise } from '../../../testing/made-content.ts';
 import { DataFile, PAGE, PageBuffers } from './data-file.ts';
 
@@ -31,6 +31,21 @@ test('a data file has every byte in its place, whether it went straight to the d
       await file.write(bytes, from);
       assert.ok(equal(await file.read(new Uint8Array(length), from), bytes));
     }
+    for (const [from, length] of [
+      [0, 8 * MIB],
+      [4 * MIB, PAGE],
+      [5 * MIB - 3, 2 * MIB + 17],
+      [8 * MIB - 5, 5],
+    ] as const) {
+      const seen: Uint8Array[] = [];
+      await file.look(from, length, (bytes) => void seen.push(new Uint8Array(bytes)));
+      assert.ok(equal(concat(...seen), expected.subarray(from, from + length)), `${from} of ${size}`);
+    }
+    let beyond = 0;
+    await file.look(size - 10, 100, (bytes) => {
+      beyond += bytes.length;
+    });
+    assert.equal(beyond, 10, 'less where the file ends');
     await file.sync();
     await file.close();
     const found = await readFile(join(folder, `${size}`));

@@ -84,6 +84,37 @@ export class DataFile {
     return into.subarray(0, at);
   }
 
+  /** What is read once to be looked at, in order; less where the file ends. As writes, it leaves the page cache alone when it can. */
+  async look(offset: number, length: number, at: (bytes: Uint8Array) => void): Promise<void> {
+    const buffer = this.buffers.take();
+    try {
+      for (let done = 0; done < length; ) {
+        const start = (offset + done) % PAGE;
+        const end = Math.min(buffer.length, start + length - done);
+        const pages = Math.min(buffer.length, Math.ceil(end / PAGE) * PAGE);
+        const bytesRead = await this.#readPages(buffer.subarray(0, pages), offset + done - start);
+        if (bytesRead <= start) return;
+        const bytes = buffer.subarray(start, Math.min(end, bytesRead));
+        at(bytes);
+        done += bytes.length;
+      }
+    } finally {
+      this.buffers.give(buffer);
+    }
+  }
+
+  async #readPages(into: Uint8Array, offset: number): Promise<number> {
+    if (this.#direct !== null && this.buffers.owns(into)) {
+      try {
+        return (await this.#direct.read(into, 0, into.length, offset)).bytesRead;
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'EINVAL') throw error;
+        await this.#endDirect();
+      }
+    }
+    return (await this.#file.read(into, 0, into.length, offset)).bytesRead;
+  }
+
   async write(bytes: Uint8Array, offset: number): Promise<void> {
     const before = -offset & (PAGE - 1);
     const length = (bytes.length - before) & ~(PAGE - 1);

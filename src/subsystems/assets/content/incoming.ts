@@ -15,8 +15,12 @@ import { DataFile, PAGE, PageBuffers } from './data-file.ts';
 
 /** Bytes of an arriving blob that are written before the disk is asked to keep up: the last sync is then short. */
 const SYNC_BYTES = 128 * 2 ** 20;
-/** A run that is at most this many shards ahead of the hash over the whole waits for it, and then feeds it from memory. */
-const CATCH_UP_SHARDS = 8;
+/** A run that is at most this far ahead of what the hash over the whole reads from the file waits for it, and then feeds it from memory. */
+const CATCH_UP_BYTES = 32 * 2 ** 20;
+/** The hash over the whole is kept as it was about so many shards ago: copying it for each costs more than reading these again, which is rare. */
+const KEPT_SHARDS = 16;
+/** At most so often is it noted which shards count: what was not noted is fetched again after a crash. */
+const NOTE_MS = 20;
 const EMPTY = new Uint8Array(0);
 /** Handing work to the threads that write costs as much as the writing when it is little at a time. */
 const WRITE_BYTES = 2 ** 20;
@@ -116,11 +120,15 @@ export class Incoming implements IncomingBlob {
   #sha: Hash = createHash('sha256');
   /** The first shard that is not in `#sha`. */
   #shaNext = 0;
-  /** The run that feeds shard `#shaNext` to `#sha` now, and the hash as it was before. */
-  #live: { readonly run: Run; readonly before: Hash } | null = null;
+  /** The hash as it was before shard `next`, not after `#shaNext`. */
+  #kept = { hash: createHash('sha256'), next: 0 };
+  /** The run that feeds shard `#shaNext` to `#sha` now. */
+  #live: Run | null = null;
   #catchingUp: Promise<void> | null = null;
   #noting: Promise<void> | null = null;
   #noteAgain = false;
+  #notedAtMs = Number.NEGATIVE_INFINITY;
+  #isNoted = true;
   #unsynced = 0;
   #syncing: Promise<unknown> = Promise.resolve();
   #failure: unknown = null;
@@ -256,6 +264,7 @@ export class Incoming implements IncomingBlob {
     if (this.#closed) return;
     this.#closed = true;
     await Promise.allSettled([...this.#owners.values()].map((run) => run.settled()));
+    if (!this.#isNoted) this.#note();
     await Promise.allSettled([this.#catchingUp, this.#syncing, this.#noting]);
     await Promise.allSettled([this.#data.close(), this.#haveFile.close()]);
     this.#lent.closed();
@@ -264,6 +273,7 @@ export class Incoming implements IncomingBlob {
   async #end(): Promise<void> {
     // What cannot be removed now is removed by the next sweep.
     await removeIncoming(this.#lent.folder, this.#blob.digest).catch(() => {});
+    this.#isNoted = true;
     this.#lent.ended();
     await this[Symbol.asyncDispose]();
   }
@@ -282,11 +292,14 @@ export class Incoming implements IncomingBlob {
   async claim(index: number, run: Run): Promise<void> {
     this.#checkUsable();
     if (this.has(index) || this.#owners.has(index)) return;
-    if (this.#catchingUp !== null && index - this.#shaNext <= CATCH_UP_SHARDS) await this.#catchingUp;
+    const { shards } = this.list;
+    if (this.#catchingUp !== null && shards[index]!.offset - shards[this.#shaNext]!.offset <= CATCH_UP_BYTES)
+      await this.#catchingUp;
     if (this.has(index) || this.#owners.has(index)) return;
     this.#owners.set(index, run);
-    if (this.#shaNext === index && this.#live === null && this.#catchingUp === null)
-      this.#live = { run, before: this.#sha.copy() };
+    if (this.#shaNext !== index || this.#live !== null || this.#catchingUp !== null) return;
+    if (index - this.#kept.next >= KEPT_SHARDS) this.#kept = { hash: this.#sha.copy(), next: index };
+    this.#live = run;
   }
 
   owns(index: number, run: Run): boolean {
@@ -295,12 +308,12 @@ export class Incoming implements IncomingBlob {
 
   /** Bytes of the shard that `run` works on, seen in memory. */
   see(run: Run, bytes: Uint8Array): void {
-    if (this.#live?.run === run) this.#sha.update(bytes);
+    if (this.#live === run) this.#sha.update(bytes);
   }
 
   /** All bytes of the shard were seen and have its hash. */
   seen(run: Run): void {
-    if (this.#live?.run !== run) return;
+    if (this.#live !== run) return;
     this.#live = null;
     this.#shaNext += 1;
   }
@@ -331,7 +344,8 @@ export class Incoming implements IncomingBlob {
       this.#owners.delete(index);
       this.#bytes += this.list.shards[index]!.length;
     }
-    this.#note();
+    this.#isNoted = false;
+    if (performance.now() - this.#notedAtMs >= NOTE_MS) this.#note();
     this.#catchUp();
   }
 
@@ -345,9 +359,11 @@ export class Incoming implements IncomingBlob {
   }
 
   #revert(run: Run): void {
-    if (this.#live?.run !== run) return;
-    this.#sha = this.#live.before;
+    if (this.#live !== run) return;
     this.#live = null;
+    this.#sha = this.#kept.hash.copy();
+    this.#shaNext = this.#kept.next;
+    this.#catchUp();
   }
 
   /** Shards that are wrong on disk are wanted again; when none is, the description was a lie and the arrival is over. */
@@ -357,6 +373,7 @@ export class Incoming implements IncomingBlob {
     this.#bytes = 0;
     this.#sha = createHash('sha256');
     this.#shaNext = 0;
+    this.#kept = { hash: createHash('sha256'), next: 0 };
     await this.#check((index) => hasBit(had, index), options);
     if (this.wanted().length > 0) {
       this.#note();
@@ -395,12 +412,15 @@ export class Incoming implements IncomingBlob {
     const { shards } = this.list;
     if (this.#shaNext >= shards.length || !this.has(this.#shaNext)) return;
     const work = async () => {
-      let buffer = new Uint8Array(this.list.averageBytes);
       while (this.#shaNext < shards.length && this.has(this.#shaNext) && !this.#closed) {
-        const { offset, length } = shards[this.#shaNext]!;
-        if (buffer.length < length) buffer = new Uint8Array(length);
-        this.#sha.update(await this.#readAt(offset, buffer.subarray(0, length)));
-        this.#shaNext += 1;
+        const { offset } = shards[this.#shaNext]!;
+        let length = 0;
+        let to = this.#shaNext;
+        for (; to < shards.length && this.has(to) && length < WRITE_BYTES; to++) length += shards[to]!.length;
+        await storing('reading what came', () =>
+          this.#data.look(offset, length, (bytes) => void this.#sha.update(bytes)),
+        );
+        this.#shaNext = to;
       }
     };
     this.#catchingUp = work()
@@ -414,6 +434,8 @@ export class Incoming implements IncomingBlob {
 
   /** Notes in the file what counts, at most one write at a time. */
   #note(): void {
+    this.#isNoted = true;
+    this.#notedAtMs = performance.now();
     if (this.#noting !== null) {
       this.#noteAgain = true;
       return;
@@ -503,18 +525,18 @@ class Run implements ShardRun {
     for (let at = 0; at < bytes.length; ) {
       if (this.#next >= this.#to) throw new RangeError('more bytes than the run has shards for');
       const shard = shards[this.#next]!;
-      if (this.#hasher === null) {
-        await incoming.claim(this.#next, this);
-        this.#hasher = incoming.blake3.hasher();
-      }
       const part = bytes.subarray(at, at + Math.min(shard.length - this.#within, bytes.length - at));
-      this.#hasher.update(part);
+      if (this.#within === 0) {
+        await incoming.claim(this.#next, this);
+        if (part.length < shard.length) this.#hasher = incoming.blake3.hasher();
+      }
+      this.#hasher?.update(part);
       incoming.see(this, part);
       if (incoming.owns(this.#next, this)) await this.#gather(part, shard.offset + this.#within);
       this.#within += part.length;
       at += part.length;
       if (this.#within < shard.length) continue;
-      if (!equal(this.#hasher.digest(), shard.hash)) {
+      if (!equal(this.#hasher?.digest() ?? incoming.blake3.hash(part), shard.hash)) {
         const wrong = this.#next;
         incoming.giveUp(wrong, this);
         await this.#finish();

@@ -56,6 +56,8 @@ export class BulkClient {
   #writing = false;
   #error: HyperMeshError | undefined;
   #movedAtMs = performance.now();
+  /** Since the last tick. To ask for the time costs too much to do it for each record. */
+  #moved = false;
   #answered = false;
   #everAnswered = false;
 
@@ -106,10 +108,11 @@ export class BulkClient {
 
   /** Called from time to time. A transfer whose receiver is slow is not stalled by the other end. */
   tick(nowMs: number, stallMsMax: number): void {
-    if (this.#transfer === undefined || this.#writing) this.#movedAtMs = nowMs;
+    if (this.#transfer === undefined || this.#writing || this.#moved) this.#movedAtMs = nowMs;
     else if (nowMs - this.#movedAtMs > stallMsMax) {
       this.end(new HyperMeshError('timeout', 'The other node stopped in the middle of a transfer.'));
     }
+    this.#moved = false;
   }
 
   end(error: HyperMeshError): void {
@@ -133,7 +136,7 @@ export class BulkClient {
   #received(bytes: number): boolean {
     if (this.#error !== undefined) return false;
     this.#count(bytes);
-    this.#movedAtMs = performance.now();
+    this.#moved = true;
     try {
       switch (this.#state) {
         case 'idle':
@@ -220,6 +223,7 @@ export class BulkServer {
   readonly #remote: RemoteNode;
   readonly #source: BulkSource;
   readonly #slabs: Slabs;
+  readonly #readSlabs: Slabs;
   readonly #count: (bytesIn: number, bytesOut: number) => void;
   readonly #onDefect: (error: unknown) => void;
   #pending = new Uint8Array(0);
@@ -233,6 +237,7 @@ export class BulkServer {
     lent: {
       readonly source: BulkSource;
       readonly slabs: Slabs;
+      readonly readSlabs: Slabs;
       count(bytesIn: number, bytesOut: number): void;
       onDefect(error: unknown): void;
     },
@@ -241,6 +246,7 @@ export class BulkServer {
     this.#remote = remote;
     this.#source = lent.source;
     this.#slabs = lent.slabs;
+    this.#readSlabs = lent.readSlabs;
     this.#count = lent.count;
     this.#onDefect = lent.onDefect;
     socket.on('data', (chunk: Uint8Array) => this.#receive(chunk));
@@ -288,11 +294,25 @@ export class BulkServer {
       return this.#write(problem);
     }
     this.#socket.write(encodeRangeAnswer({ kind: 'bytes', length: request.length }));
+    const slabs = this.#readSlabs.isScarce ? this.#slabs : this.#readSlabs;
     // Two pieces are under way: one in the socket, one that is read.
-    let [slab, other] = [this.#slabs.take(), this.#slabs.take()];
+    const [slab, other] = [slabs.take(), slabs.take()];
+    try {
+      await this.#send(served, request, slab, other);
+    } catch (error) {
+      slabs.lose();
+      slabs.lose();
+      throw error;
+    }
+    slabs.give(slab);
+    slabs.give(other);
+  }
+
+  async #send(served: ServedBlob, { offset, length }: RangeRequest, into: Buffer, next: Buffer): Promise<void> {
+    let [slab, other] = [into, next];
     let before: Promise<void> | undefined;
-    for (let at = 0; at < request.length; ) {
-      const piece = await readPiece(served, request.offset + at, slab.subarray(0, request.length - at));
+    for (let at = 0; at < length; ) {
+      const piece = await readPiece(served, offset + at, slab.subarray(0, length - at));
       await before;
       before = this.#write(piece);
       // Whoever waits for it learns of a failure.
@@ -301,9 +321,6 @@ export class BulkServer {
       [slab, other] = [other, slab];
     }
     await before;
-    // After a failure they may still be in use, and are left to themselves.
-    this.#slabs.give(slab);
-    this.#slabs.give(other);
   }
 
   #write(piece: Uint8Array): Promise<void> {

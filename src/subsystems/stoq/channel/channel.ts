@@ -16,7 +16,7 @@ import { cancelled, gone } from './endings.ts';
 import { Identity, otherNode, type Proved } from './identity.ts';
 import { type Bodies, Link, type LinkAbout, type LinkLent, secured } from './link.ts';
 import { Mux } from './mux.ts';
-import { Slabs } from './slabs.ts';
+import { READ_BYTES, SLAB_BYTES, Slabs } from './slabs.ts';
 import type {
   Channel,
   ChannelLimits,
@@ -64,7 +64,8 @@ class StoqChannel implements Channel {
   readonly #identity: Identity;
   readonly #tls: ConnectionOptions;
   readonly #lent: LinkLent;
-  readonly #slabs = new Slabs();
+  readonly #slabs = new Slabs(SLAB_BYTES);
+  readonly #readSlabs = new Slabs(READ_BYTES);
   readonly #servers = new Set<Server>();
   readonly #links = new Set<Link>();
   /** Sockets that have not proved anything yet -> where they come from. */
@@ -97,6 +98,7 @@ class StoqChannel implements Channel {
       blobs,
       limits: this.#limits,
       slabs: this.#slabs,
+      readSlabs: this.#readSlabs,
       bodies,
       tls: this.#tls,
       onDefect,
@@ -382,7 +384,8 @@ class StoqChannel implements Channel {
         mux.close(gone('a guest stayed too long'));
       else if (!link.isBusy && nowMs - mux.usedAtMs > idleMsMax) mux.close(gone('nobody used it'));
     }
-    if (!this.#openLinks().some((link) => link.hasBulk)) this.#slabs.drop();
+    if (!this.#openLinks().some((link) => link.hasBulk))
+      for (const slabs of [this.#slabs, this.#readSlabs]) slabs.drop();
     if (this.#links.size === 0) {
       clearInterval(this.#sweeper);
       this.#sweeper = undefined;

@@ -37,6 +37,7 @@ export interface LinkLent {
   readonly blobs: BulkSource;
   readonly limits: ChannelLimits;
   readonly slabs: Slabs;
+  readonly readSlabs: Slabs;
   readonly bodies: Bodies;
   readonly tls: ConnectionOptions;
   readonly onDefect: (error: unknown) => void;
@@ -177,6 +178,7 @@ export class Link implements Connection, Responder {
     const server = new BulkServer(socket, this.remote, {
       source: this.#lent.blobs,
       slabs: this.#lent.slabs,
+      readSlabs: this.#lent.readSlabs,
       count: (bytesIn, bytesOut) => {
         this.#bulkIn += bytesIn;
         this.#bulkOut += bytesOut;
@@ -323,7 +325,7 @@ export class Link implements Connection, Responder {
   }
 
   get hasBulk(): boolean {
-    return this.#clients.size > 0;
+    return this.#clients.size > 0 || this.#servers.size > 0;
   }
 }
 

@@ -41,7 +41,7 @@ const RUN_BYTES_FIRST = 2 ** 20;
 const RUN_BYTES_MIN = 2 ** 19;
 const RUN_BYTES_MAX = 64 * 2 ** 20;
 const RUN_MS = 1_500;
-/** A source farther away than this is asked for the next thing before the last one is there. */
+/** A source farther away than this is asked for the next thing when the last one is nearly there. */
 const FAR_MS = 20;
 const TICK_MS = 250;
 /** How fast the measured speed follows. */
@@ -253,14 +253,13 @@ export class Transfer {
   }
 
   #employ(peer: Peer, sources: number): void {
-    const far = (peer.source.rttMs ?? 0) > FAR_MS;
+    const rttMs = peer.source.rttMs ?? 0;
+    const far = rttMs > FAR_MS;
     for (;;) {
-      const runs = peer.tasks
-        .values()
-        .filter(({ job }) => job.kind === 'run')
-        .toArray().length;
-      // One stream fills a near link; scattered shards cost a round trip each time.
-      if (runs >= (far ? 2 : 1) || peer.tasks.size - runs >= (far ? 4 : 2)) return;
+      const runs = [...peer.tasks].filter(({ job }) => job.kind === 'run');
+      // One stream fills a link, in order; from far away the next is on its way when it ends. Scattered shards cost a round trip each time.
+      const isFull = runs.length >= (far ? 2 : 1) || runs.some((run) => this.#leftMs(run) > 2 * rttMs);
+      if (isFull || peer.tasks.size - runs.length >= (far ? 4 : 2)) return;
       const job = this.#plan.take(peer.bits, this.#share(peer, sources));
       if (job !== null) this.#start(peer, job, false);
       else if (peer.tasks.size > 0 || !this.#rescue(peer)) return;
@@ -306,10 +305,14 @@ export class Transfer {
   }
 
   #remainingMs(task: Task): number {
+    return this.#leftMs(task) + performance.now() - task.heardAtMs;
+  }
+
+  #leftMs({ left, peer }: Task): number {
     const { shards } = this.#lent.incoming.list;
     let bytes = 0;
-    for (const index of task.left) bytes += shards[index]!.length;
-    return bytes / (task.peer.speed || UNKNOWN_SPEED) + performance.now() - task.heardAtMs;
+    for (const index of left) bytes += shards[index]!.length;
+    return bytes / (peer.speed || UNKNOWN_SPEED);
   }
 
   #start(peer: Peer, job: Job, isRescue: boolean): void {
