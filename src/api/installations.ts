@@ -81,9 +81,6 @@ function rootOf(input: { readonly root?: string | undefined }): { readonly root?
   return { root: path.normalize(input.root) };
 }
 
-function defined(limits: { readonly memoryBytes?: number | undefined; readonly wallMs?: number | undefined }) {
-  return {
-    ...(limits.memoryBytes === undefined ? {} : { memoryBytes: limits.memoryBytes }),
-    ...(limits.wallMs === undefined ? {} : { wallMs: limits.wallMs }),
-  };
+function defined<T extends object>(members: T): { [K in keyof T]: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined)) as never;
 }

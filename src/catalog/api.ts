@@ -18,6 +18,7 @@ import type { Lock } from '../wire/lock.ts';
 import type { PackageManifest } from '../wire/manifest.ts';
 import type { AssetId, PackageName } from '../wire/names.ts';
 import type { Envelope } from '../wire/signature.ts';
+import type { RunLimits } from './policy.ts';
 
 /** Ready to be signed: content is in the store, the manifest is checked. */
 export interface StagedPackage {
@@ -112,7 +113,7 @@ export interface Catalog {
     options?: CallOptions & {
       readonly args?: readonly string[];
       readonly environment?: Readonly<Record<string, string>>;
-      readonly limits?: { readonly memoryBytes?: number; readonly wallMs?: number };
+      readonly limits?: RunLimits;
     },
   ): Promise<CatalogRun>;
 

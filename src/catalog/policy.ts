@@ -12,10 +12,15 @@ const DEFAULTS = {
   tmpBytes: 64 * 2 ** 20,
 };
 
-/** What the person who runs a package may ask for. */
+/** What the person who runs a package may ask for: less than the package does, never more. */
 export interface RunLimits {
   readonly memoryBytes?: number;
   readonly wallMs?: number;
+  readonly cpuCores?: number;
+  readonly tmpBytes?: number;
+  readonly outputBytes?: number;
+  /** Instructions, of programs that are metered: WebAssembly. */
+  readonly fuel?: number;
 }
 
 /** An unknown language runs as a container. */
@@ -56,12 +61,15 @@ export function programOf(
   return { kind, entry, args, ...(julia === undefined ? {} : { julia }) };
 }
 
-/** The stricter of manifest and request wins; nothing that neither names is open. Errors: `policy-refused`. */
+/**
+ * The stricter of manifest and request wins; nothing that neither names is open. Processors are a share, so the node's own limit is one of the
+ * request: a program that wants more of them than there are is slower, not refused. Errors: `policy-refused`.
+ */
 export function policyFor(
   record: AssetRecord,
   dependencies: readonly LockedPackage[],
   environment: Readonly<Record<string, string>>,
-  limits: RunLimits,
+  limits: RunLimits & { readonly cpuCores: number },
 ): SandboxPolicy {
   const { resources, sandbox } = record.manifest;
   const refused = Object.keys(environment).find((key) => !sandbox.environment.includes(key));
@@ -70,15 +78,14 @@ export function policyFor(
       hint: `It accepts: ${sandbox.environment.join(', ') || 'none'}.`,
     });
   }
+  const wallMs = resources.timeoutSeconds === undefined ? undefined : resources.timeoutSeconds * 1_000;
   return {
-    memoryBytes: Math.min(resources.memory ?? DEFAULTS.memoryBytes, limits.memoryBytes ?? Number.POSITIVE_INFINITY),
-    cpuCores: resources.cpuCores ?? DEFAULTS.cpuCores,
-    wallMs: Math.min(
-      (resources.timeoutSeconds ?? DEFAULTS.wallMs / 1000) * 1000,
-      limits.wallMs ?? Number.POSITIVE_INFINITY,
-    ),
-    outputBytes: resources.output ?? DEFAULTS.outputBytes,
-    tmpBytes: resources.disk ?? DEFAULTS.tmpBytes,
+    memoryBytes: stricter(resources.memory ?? DEFAULTS.memoryBytes, limits.memoryBytes),
+    cpuCores: stricter(resources.cpuCores ?? DEFAULTS.cpuCores, limits.cpuCores),
+    wallMs: stricter(wallMs ?? DEFAULTS.wallMs, limits.wallMs),
+    outputBytes: stricter(resources.output ?? DEFAULTS.outputBytes, limits.outputBytes),
+    tmpBytes: stricter(resources.disk ?? DEFAULTS.tmpBytes, limits.tmpBytes),
+    ...(limits.fuel === undefined ? {} : { fuel: BigInt(limits.fuel) }),
     network: sandbox.network,
     ...(sandbox.connect === undefined ? {} : { connect: sandbox.connect }),
     ...(sandbox.folders === undefined
@@ -88,4 +95,8 @@ export function policyFor(
     // The program's own layer is at /package already.
     mounts: dependencies.flatMap((entry) => entry.layers.map((layer) => ({ layer, at: `/packages/${entry.name}` }))),
   };
+}
+
+function stricter(declared: number, asked: number | undefined): number {
+  return Math.min(declared, asked ?? declared);
 }

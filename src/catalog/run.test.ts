@@ -5,10 +5,11 @@ import { after, before, beforeEach, test } from 'node:test';
 import { type Folder, PROJECT, SMALL_NETWORK, temporaryFolder } from '../../test/system/support.ts';
 import { systemClock } from '../base/clock.ts';
 import { HyperMeshError, isCoded } from '../base/errors.ts';
-import type { RunRequest } from '../capabilities/vm.ts';
+import type { RunRequest, SandboxPolicy } from '../capabilities/vm.ts';
 import { HyperMesh } from '../hypermesh.ts';
 import type { CatalogContext, Lent } from './context.ts';
 import { openPackage } from './open.ts';
+import { policyFor } from './policy.ts';
 import { run } from './run.ts';
 
 const REF = 'my-scope/my-package';
@@ -88,7 +89,7 @@ test('run() unpacks nothing before access is proved, and gives the lease back', 
     await assert.rejects(run(context, REF, null), { code: 'proof-rejected' }, step);
     assert.ok(!calls.includes('vm.run'), step);
     assert.deepEqual(
-      calls.filter((call) => call.startsWith('resources.')),
+      calls.filter((call) => call === 'resources.allocate' || call === 'resources.release'),
       ['resources.allocate', 'resources.release'],
     );
     assert.deepEqual([await unpacked(), await leases()], [[], 0]);
@@ -159,4 +160,47 @@ test('run() is a lease: held while the program runs, given back when it ends, fa
 test('executeJuliaPackage() refuses what is in another language', async () => {
   const catalog = await hypermesh.loadExtension('catalog');
   await assert.rejects(catalog.executeJuliaPackage(REF, null), { code: 'not-runnable' });
+});
+
+test('run() takes the stricter of manifest, request and node for each limit', async () => {
+  const policies: SandboxPolicy[] = [];
+  const leased: { cpuCores: number; durationMs: number }[] = [];
+  instead = {
+    'vm.run': async ({ policy }: RunRequest) => {
+      policies.push(policy);
+      return { output: 1, usage: { wallMs: 1 }, termination: 'exit', exitCode: 0 };
+    },
+    'resources.usage': async () => ({ capacity: { cpuCores: 4 } }),
+    'resources.limits': async () => ({ cpuShare: 0.5 }),
+    'resources.allocate': async (request: (typeof leased)[number]) => {
+      leased.push(request);
+      return { id: 'lease' };
+    },
+    'resources.release': async () => undefined,
+  };
+  const less = { memoryBytes: 1_000, wallMs: 1_001, cpuCores: 0.5, tmpBytes: 0, outputBytes: 1_002, fuel: 1_003 };
+  const more = { memoryBytes: 2 ** 50, wallMs: 2 ** 50, cpuCores: 1_000, tmpBytes: 2 ** 50, outputBytes: 2 ** 50 };
+  for (const limits of [less, more]) await run(context, REF, null, { limits });
+  const [small, own] = policies;
+  const pick = ({ memoryBytes, wallMs, cpuCores, tmpBytes, outputBytes, fuel }: SandboxPolicy) => ({
+    ...{ memoryBytes, wallMs, cpuCores, tmpBytes, outputBytes, fuel },
+  });
+  assert.deepEqual(pick(small!), { ...less, fuel: 1_003n });
+  const MiB = 2 ** 20;
+  assert.deepEqual(pick(own!), {
+    ...{ memoryBytes: 64 * MiB, wallMs: 60_000, cpuCores: 1, tmpBytes: 64 * MiB, outputBytes: 16 * MiB },
+    fuel: undefined,
+  });
+  leased.forEach(({ cpuCores, durationMs }, index) => {
+    assert.equal(cpuCores, policies[index]!.cpuCores);
+    assert.ok(durationMs > policies[index]!.wallMs, 'the lease ends before the program');
+  });
+});
+
+test('policyFor() gives a program that declares more processors than the node lends those of the node', async () => {
+  const catalog = await hypermesh.loadExtension('catalog');
+  const record = await catalog.resolve(REF);
+  const { manifest } = record;
+  const wide = { ...record, manifest: { ...manifest, resources: { ...manifest.resources, cpuCores: 64 } } };
+  assert.equal(policyFor(wide, [], {}, { cpuCores: 1.5 }).cpuCores, 1.5);
 });

@@ -4,6 +4,7 @@ import { HyperMeshError } from '../base/errors.ts';
 import type { Json } from '../base/json.ts';
 import { hold } from '../base/lease.ts';
 import type { AssetRecord, Installation } from '../capabilities/assets.ts';
+import type { Resources } from '../capabilities/resources.ts';
 import type { Lock, LockedPackage } from '../wire/lock.ts';
 import { type PackageName, parseRef } from '../wire/names.ts';
 import type { CatalogRun } from './api.ts';
@@ -13,6 +14,10 @@ import { resolve } from './resolve.ts';
 import { bringContent } from './share.ts';
 import { verifyRecord } from './verify.ts';
 import { newestInRange } from './versions.ts';
+
+/** What comes before and after the program itself: proofs, content from other nodes, unpacking, the first compilation. */
+const AROUND_MS = 600_000;
+const LEASE_MS_MAX = 86_400_000;
 
 export interface RunOptions extends CallOptions {
   readonly args?: readonly string[];
@@ -35,7 +40,9 @@ export async function run(
   const record = (await installedInRange(context, installation, ref)) ?? (await newestInRange(lent.assets, ref)); // package-not-found, version-not-found
   const program = programOf(record, options.args ?? []); // not-runnable
   const dependencies = await dependenciesOf(context, record, installation?.lock, options); // dependency-*
-  const policy = policyFor(record, dependencies, options.environment ?? {}, options.limits ?? {}); // policy-refused
+  const cpuCores = Math.min(options.limits?.cpuCores ?? Number.POSITIVE_INFINITY, await coresOf(lent.resources));
+  const limits = { ...options.limits, cpuCores };
+  const policy = policyFor(record, dependencies, options.environment ?? {}, limits); // policy-refused
 
   await using _lease = await hold(
     lent.resources,
@@ -45,6 +52,7 @@ export async function run(
       memoryBytes: policy.memoryBytes,
       storageBytes: policy.tmpBytes,
       priority: 'normal',
+      durationMs: Math.min(Math.ceil(policy.wallMs) + AROUND_MS, LEASE_MS_MAX),
     },
     options,
   ); // quota-exceeded, cancelled
@@ -74,6 +82,12 @@ export async function run(
     },
   });
   return { ...result, ref: `${record.name}@${record.version}`, id: record.id, policy };
+}
+
+/** Processors that this node lends to programs. */
+async function coresOf(resources: Resources): Promise<number> {
+  const [{ capacity }, { cpuShare }] = await Promise.all([resources.usage(), resources.limits('execute')]);
+  return Math.min(capacity.cpuCores, Math.max(1, cpuShare * capacity.cpuCores));
 }
 
 /** What is installed runs at the version it was installed at, as long as that is what was asked for. */

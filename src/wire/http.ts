@@ -92,7 +92,15 @@ export const runRequest = z.strictObject({
   args: z.array(z.string().max(4_096)).max(256).optional(),
   environment: z.record(z.string().max(128), z.string().max(32_768)).optional(),
   limits: z
-    .strictObject({ memoryBytes: z.int().positive().optional(), wallMs: z.int().positive().optional() })
+    .strictObject({
+      memoryBytes: z.int().positive().optional(),
+      wallMs: z.int().positive().optional(),
+      cpuCores: z.number().positive().optional(),
+      tmpBytes: z.int().nonnegative().optional(),
+      outputBytes: z.int().nonnegative().optional(),
+      /** Instructions of WebAssembly. */
+      fuel: z.int().positive().optional(),
+    })
     .optional(),
 });
 export const verifyRequest = z.union([

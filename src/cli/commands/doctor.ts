@@ -128,10 +128,15 @@ async function checkRunning(client: Client): Promise<Finding[]> {
       ({ kind, available, version, reason }): Finding =>
         available
           ? ok(`run ${kind}`, version ?? 'available')
-          : { check: `run ${kind}`, verdict: 'warn', says: 'not available', remedy: reason },
+          : { check: `run ${kind}`, verdict: 'warn', says: 'not available', remedy: oneLine(reason) },
     ),
     ...limitsOf(runtimes).map(checkLimit),
   ];
+}
+
+/** A program that was tried may have said several. */
+function oneLine(text: string | null): string | null {
+  return text === null ? null : text.trim().replace(/\s*\n\s*/g, ' | ');
 }
 
 /** Limits that the kernel holds for a program as a whole only where it lends control groups. */

@@ -2,6 +2,7 @@ import { text as readAll } from 'node:stream/consumers';
 import { EXIT, HyperMeshError } from '../../base/errors.ts';
 import type { Json } from '../../base/json.ts';
 import type { CatalogRun } from '../../client/index.ts';
+import type { RunRequest } from '../../wire/http.ts';
 import { byteCount } from '../../wire/manifest.ts';
 import type { Context, Outcome } from '../command.ts';
 import { parseJson, readTextFile } from '../files.ts';
@@ -13,6 +14,10 @@ interface RunOptions {
   readonly env?: readonly string[];
   readonly memory?: string;
   readonly timeout?: string;
+  readonly cpus?: string;
+  readonly disk?: string;
+  readonly output?: string;
+  readonly fuel?: string;
   readonly allow?: readonly string[];
 }
 
@@ -38,7 +43,7 @@ export async function run(
     input,
     ...(args.length === 0 ? {} : { args: [...args] }),
     ...(options.env === undefined ? {} : { environment: environmentOf(options.env) }),
-    ...(limits === undefined ? {} : { limits }),
+    ...(Object.keys(limits).length === 0 ? {} : { limits }),
   };
   const result = await context.withNode((client) =>
     withGrants(context, client, options.allow ?? [], () => client.run(request, { signal: context.signal, onProgress })),
@@ -77,28 +82,41 @@ function environmentOf(pairs: readonly string[]): Record<string, string> {
     pairs.map((pair) => {
       const at = pair.indexOf('=');
       if (at <= 0)
-        throw new HyperMeshError('usage', `Expected NAME=VALUE after --env, but got "${pair.slice(0, 100)}".`);
+        throw new HyperMeshError('usage', `Expected NAME=VALUE after --env, but got "${pair.slice(0, 100)}".`, {
+          hint: 'Arguments of the program come before --env, or after --.',
+        });
       return [pair.slice(0, at), pair.slice(at + 1)];
     }),
   );
 }
 
-function limitsOf({ memory, timeout }: RunOptions): { memoryBytes?: number; wallMs?: number } | undefined {
-  if (memory === undefined && timeout === undefined) return undefined;
-  const seconds = Number(timeout ?? 1);
-  if (!(seconds > 0 && seconds <= 86_400))
-    throw new HyperMeshError(
-      'usage',
-      `Expected a number of seconds after --timeout, but got "${String(timeout).slice(0, 50)}".`,
-    );
-  const size = byteCount.safeParse(memory !== undefined && /^\d+$/.test(memory) ? Number(memory) : (memory ?? 0));
-  if (!size.success)
-    throw new HyperMeshError(
-      'usage',
-      `Expected a size such as 64MiB after --memory, but got "${String(memory).slice(0, 50)}".`,
-    );
+const SECONDS_MAX = 86_400;
+const CPUS_MAX = 4_096;
+
+/** Nothing stands in it that was not asked for. */
+function limitsOf({ memory, timeout, cpus, disk, output, fuel }: RunOptions): NonNullable<RunRequest['limits']> {
   return {
-    ...(memory === undefined ? {} : { memoryBytes: size.data }),
-    ...(timeout === undefined ? {} : { wallMs: Math.ceil(seconds * 1_000) }),
+    ...(memory === undefined ? {} : { memoryBytes: size('--memory', memory) }),
+    ...(timeout === undefined
+      ? {}
+      : { wallMs: Math.ceil(amount('--timeout', timeout, 'a number of seconds', SECONDS_MAX) * 1_000) }),
+    ...(cpus === undefined ? {} : { cpuCores: amount('--cpus', cpus, 'a number of processors', CPUS_MAX) }),
+    ...(disk === undefined ? {} : { tmpBytes: size('--disk', disk) }),
+    ...(output === undefined ? {} : { outputBytes: size('--output', output) }),
+    ...(fuel === undefined
+      ? {}
+      : { fuel: Math.ceil(amount('--fuel', fuel, 'a number of instructions', Number.MAX_SAFE_INTEGER)) }),
   };
+}
+
+function amount(option: string, text: string, what: string, max: number): number {
+  const value = Number(text);
+  if (value > 0 && value <= max) return value;
+  throw new HyperMeshError('usage', `Expected ${what} after ${option}, but got "${text.slice(0, 50)}".`);
+}
+
+function size(option: string, text: string): number {
+  const parsed = byteCount.safeParse(/^\d+$/.test(text) ? Number(text) : text);
+  if (parsed.success) return parsed.data;
+  throw new HyperMeshError('usage', `Expected a size such as 64MiB after ${option}, but got "${text.slice(0, 50)}".`);
 }

@@ -4,7 +4,6 @@ import type { Client } from '../../client/index.ts';
 import type { RuntimeRequest } from '../../wire/http.ts';
 import type { Context, Outcome } from '../command.ts';
 import { bytes, fields, plain, table } from '../terminal.ts';
-import { oneOf } from './trust.ts';
 
 export async function list(context: Context): Promise<Outcome> {
   const runtimes = await context.withNode((client) => client.runtimes(context));
@@ -95,8 +94,20 @@ export async function remove(context: Context, language: string): Promise<Outcom
   return { data: { removed }, text: removed ? `${plain(language)} is gone.` : `${plain(language)} was not there.` };
 }
 
+const ADDED = ['julia', 'python', 'vm'];
+
 function checked(language: string): string {
+  const name = language.toLowerCase();
   // The emulator of virtual machines by its own name.
-  if (language === 'qemu') return 'vm';
-  return oneOf(['julia', 'python', 'container', 'vm', 'wasm'], language, 'a language');
+  if (name === 'qemu') return 'vm';
+  if (ADDED.includes(name)) return name;
+  const others =
+    name === 'wasm' || name === 'container'
+      ? 'It is part of every node: `hypermesh runtime list` shows whether it can run here.'
+      : 'Programs in other languages bring a container image: `hypermesh new container DIR` makes such a package.';
+  throw new HyperMeshError(
+    'usage',
+    `"${language.slice(0, 50)}" is nothing that is added to a node: julia, python and vm are.`,
+    { hint: others },
+  );
 }

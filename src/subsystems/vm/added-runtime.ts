@@ -1,10 +1,12 @@
 import { chmod, mkdir } from 'node:fs/promises';
 import type { CallOptions } from '../../base/call.ts';
+import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import { packImage } from './image-package.ts';
 import {
   type AddedImage,
   addImage,
   findImage,
+  isIntact,
   type ProvisionOptions,
   type Recipe,
   removeImage,
@@ -17,7 +19,7 @@ export class AddedRuntime {
   readonly #folder: string;
   readonly #changed: () => void;
   readonly #users = new Set<Promise<unknown>>();
-  #image: Promise<AddedImage | null> | undefined;
+  #checked: Promise<AddedImage | 'damaged' | null> | undefined;
   /** Changes follow each other; who runs programs waits for those that remove. */
   #changing: Promise<unknown> = Promise.resolve();
   #removing: Promise<unknown> = Promise.resolve();
@@ -29,17 +31,19 @@ export class AddedRuntime {
     this.#changed = changed;
   }
 
-  /** What is there when nothing is being removed. */
+  /** What is there when nothing is being removed, read and compared with its digest once. Errors: `runtime-unavailable` when it is damaged. */
   async installed(): Promise<AddedImage | null> {
     for (;;) {
       const removing = this.#removing;
       await removing;
-      this.#image ??= findImage(this.#folder, this.#recipe.runtime).catch((error: unknown) => {
-        this.#image = undefined;
+      this.#checked ??= this.#check().catch((error: unknown) => {
+        this.#checked = undefined;
         throw error;
       });
-      const image = await this.#image;
-      if (removing === this.#removing) return image;
+      const checked = await this.#checked;
+      if (removing !== this.#removing) continue;
+      if (checked === 'damaged') throw this.#damaged();
+      return checked;
     }
   }
 
@@ -51,12 +55,17 @@ export class AddedRuntime {
     return using.finally(() => this.#users.delete(using));
   }
 
-  /** Adds it to this node ({@link addImage}), from packages of the distribution or of the catalog; one change at a time. */
+  /** Adds it to this node ({@link addImage}), from packages of the distribution or of the catalog; a damaged one is made anew. One change at a time. */
   async add(options: ProvisionOptions = {}): Promise<void> {
     await this.#change(async () => {
       await mkdir(this.#folder, { recursive: true });
       // The users of boxes walk through.
       await chmod(this.#folder, 0o711);
+      if ((await this.#check()) === 'damaged') {
+        this.#checked = undefined;
+        await Promise.allSettled(this.#users);
+        await removeImage(this.#folder, this.#recipe.runtime);
+      }
       await addImage(this.#folder, this.#recipe, options);
     });
   }
@@ -86,9 +95,28 @@ export class AddedRuntime {
     return removed;
   }
 
+  async #check(): Promise<AddedImage | 'damaged' | null> {
+    try {
+      const image = await findImage(this.#folder, this.#recipe.runtime);
+      return image === null || (await isIntact(image)) ? image : 'damaged';
+    } catch (error) {
+      if (isCoded(error, 'config-invalid') || (error as NodeJS.ErrnoException).code === 'ENOENT') return 'damaged';
+      throw error;
+    }
+  }
+
+  #damaged(): HyperMeshError {
+    const { runtime, title } = this.#recipe;
+    const again = `\`hypermesh runtime add ${runtime}\` makes it anew.`;
+    return new HyperMeshError(
+      'runtime-unavailable',
+      `The image of ${title} on this node is damaged: its files are not those of its digest. ${again}`,
+    );
+  }
+
   #change<T>(work: () => Promise<T>): Promise<T> {
     const changed = this.#changing.then(work).finally(() => {
-      this.#image = undefined;
+      this.#checked = undefined;
       this.#changed();
     });
     this.#changing = changed.catch(() => {});

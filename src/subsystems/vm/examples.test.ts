@@ -55,6 +55,7 @@ describe('example packages and templates', () => {
     'templates/wasm',
     'templates/library',
     'templates/julia',
+    'templates/python',
     'templates/virtual-machine',
     'templates/container',
   ]) {
@@ -83,6 +84,33 @@ describe('example packages and templates', () => {
     );
     assert.equal((await run('examples/packages/greeter', { language: '../../x' })).exitCode, 1);
     assert.match((await run('examples/packages/greeter', { name: 'x'.repeat(70_000) })).stderr, /too large/);
+  });
+
+  it('templates/python answers, with an input and without', async (t) => {
+    const directory = await mkdtemp(join(tmpdir(), 'hypermesh-python-'));
+    try {
+      const assets = new MemoryTrees();
+      await using execution = await openExecution({ assets }, { directory: join(directory, 'vm') });
+      const status = (await execution.runtimes()).find(({ kind }) => kind === 'python');
+      if (status?.available !== true) {
+        t.skip(status?.reason ?? 'no Python');
+        return;
+      }
+      const layer = assets.add(folder('templates/python'));
+      const policy = { ...SMALL_POLICY, wallMs: 60_000 };
+      for (const [input, output] of [
+        [{ numbers: [6, 1, 2] }, { mean: 3, sorted: [1, 2, 6] }],
+        [null, { mean: null, sorted: [] }],
+      ]) {
+        const result = await execution.run({
+          ...{ kind: 'python', layer, entry: 'main.py', args: [], policy },
+          input: input as Json,
+        });
+        assert.deepEqual(result.output, output, result.stderr);
+      }
+    } finally {
+      await rm(directory, { recursive: true, force: true });
+    }
   });
 
   it('hello/librarian reads the folder that it is lent, and writes into the other', async (t) => {

@@ -294,7 +294,7 @@ function check(request: RunRequest, limits: ExecutionLimits): RunRequest {
     throw new HyperMeshError(
       'policy-refused',
       `The program asks for more than this node allows: ${over.map(([name, max]) => `${name} ${policy[name]}, at most ${max}`).join('; ')}.`,
-      { hint: 'Lower `resources` in catalog.yaml, or raise the limits of the node.' },
+      { hint: 'Lower `resources` in catalog.yaml, or ask for less in the request; or run it on a larger machine.' },
     );
   }
   const { fuel, connect, folders, ...rest } = policy;

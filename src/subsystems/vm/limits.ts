@@ -1,8 +1,8 @@
-import { availableParallelism } from 'node:os';
+import { availableParallelism, totalmem } from 'node:os';
 
 const MiB = 2 ** 20;
 
-/** What this node lets any program have, whatever its policy asks for. */
+/** What this node lets one program have, whatever its policy asks for. */
 export interface ExecutionLimits {
   readonly memoryBytesMax: number;
   readonly wallMsMax: number;
@@ -29,7 +29,7 @@ export interface ExecutionLimits {
 }
 
 export const DEFAULT_LIMITS: ExecutionLimits = {
-  memoryBytesMax: 1024 * MiB,
+  memoryBytesMax: Math.max(1024 * MiB, Math.floor(totalmem() / 2)),
   wallMsMax: 3_600_000,
   cpuCoresMax: availableParallelism(),
   outputBytesMax: 16 * MiB,

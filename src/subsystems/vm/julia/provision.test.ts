@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { appendFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, chmodSync, cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { mkdtemp, readdir, readlink, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
@@ -9,6 +9,7 @@ import { after, before, describe, it } from 'node:test';
 import { MemoryTrees } from '../../../testing/runtime-conformance.ts';
 import { parseManifest } from '../../../wire/manifest-text.ts';
 import { TreeScanner } from '../../../wire/tree.ts';
+import { AddedRuntime } from '../added-runtime.ts';
 import { packImage } from '../image-package.ts';
 import { type AptSource, parseLines, parseStanzas } from './apt.ts';
 import { addImage, findImage, JULIA, type Recipe, removeImage, removeUnfinished } from './provision.ts';
@@ -90,6 +91,39 @@ describe('adding Julia', { skip: lacking === undefined ? false : `this machine h
     assert.deepEqual([await findImage(images, 'julia'), await readdir(images)], [null, []]);
     const again = await addImage(images, JULIA, { sources: [mirror.source] });
     assert.equal(again.digest, image.digest, 'the same packages give the same digest');
+    await removeImage(images, 'julia');
+  });
+
+  it('is seen to be damaged, whatever it is that changed, and made anew', async () => {
+    const options = { sources: [mirror.source] };
+    const { root, digest } = await addImage(images, JULIA, options);
+    const image = join(root, '..');
+    const program = join(root, 'usr/bin/julia');
+    const kept = join(folder, 'kept');
+    cpSync(image, kept, { recursive: true });
+    const damages: readonly (() => unknown)[] = [
+      () => appendFileSync(program, 'x'),
+      () => rmSync(program),
+      () => chmodSync(program, 0o644),
+      () => writeFileSync(join(root, 'usr/lib/added'), ''),
+      () => spawnSync('mkfifo', [join(root, 'usr/lib/pipe')]),
+      () => rmSync(root, { recursive: true }),
+      () => writeFileSync(join(image, 'image.json'), '{'),
+      () => rmSync(join(image, 'image.json')),
+    ];
+    for (const damage of damages) {
+      damage();
+      const damaged = new AddedRuntime(JULIA, images, () => {});
+      for (const use of [() => damaged.installed(), () => damaged.use(async () => 'used')])
+        await assert.rejects(use(), { code: 'runtime-unavailable', message: /damaged.*`hypermesh runtime add julia`/ });
+      rmSync(image, { recursive: true });
+      cpSync(kept, image, { recursive: true });
+      assert.equal((await new AddedRuntime(JULIA, images, () => {}).installed())?.digest, digest, String(damage));
+    }
+    appendFileSync(program, 'x');
+    const added = new AddedRuntime(JULIA, images, () => {});
+    await added.add(options);
+    assert.equal((await added.installed())?.digest, digest);
     await removeImage(images, 'julia');
   });
 

@@ -68,7 +68,9 @@ const FILES_MAX = 100_000;
 /** Set on every file, so that the same packages give the same tree. */
 const MTIME = new Date('2000-01-01T00:00:00Z');
 const NEW = '.new-';
-const SYNCS = 16;
+const READ_BYTES = 2 ** 18;
+/** Files that are read, changed or synced side by side. */
+const AT_ONCE = 16;
 
 /**
  * Adds a runtime to the images in `folder`, from packages of Debian: verified by apt, unpacked without running any of their scripts, trimmed, and
@@ -240,47 +242,82 @@ async function trim(root: string, { kept: all }: Recipe): Promise<void> {
 }
 
 /** Plain modes and one time for everything; nothing but files, folders and links; and the digest of it all. */
-async function seal(
-  root: string,
-  { signal, onProgress }: CallOptions,
-): Promise<Pick<RuntimeImage, 'digest' | 'files' | 'bytes'>> {
-  const all = createHash('sha256');
-  let files = 0;
-  let bytes = 0;
+async function seal(root: string, options: CallOptions): Promise<Sealed> {
+  const entries = await entriesOf(root);
+  await mapBounded(entries, AT_ONCE, async ({ path, kind, mode }) => {
+    if (kind !== 'link') await chmod(join(root, path), mode);
+    await lutimes(join(root, path), MTIME, MTIME);
+  });
+  return measure(root, entries, options);
+}
+
+/** Whether the files of an image are those that it was sealed with. */
+export async function isIntact({ root, digest }: AddedImage): Promise<boolean> {
+  try {
+    return (await measure(root, await entriesOf(root), {})).digest === digest;
+  } catch (error) {
+    // What cannot be read, or is no file, was not sealed.
+    if (isCoded(error, 'runtime-unavailable', 'limit-exceeded')) return false;
+    if (error instanceof Error && 'code' in error && /^E(NOENT|IO|NOTDIR)$/.test(String(error.code))) return false;
+    throw storageError(error, `checking ${root}`);
+  }
+}
+
+type Sealed = Pick<RuntimeImage, 'digest' | 'files' | 'bytes'>;
+
+interface ImageEntry {
+  readonly path: string;
+  readonly kind: 'file' | 'folder' | 'link';
+  readonly mode: 0o644 | 0o755;
+  readonly size: number;
+}
+
+/** Folder by folder, names in their order. Errors: `runtime-unavailable`, `limit-exceeded`. */
+async function entriesOf(root: string): Promise<readonly ImageEntry[]> {
+  const entries: ImageEntry[] = [];
   async function visit(folder: string): Promise<void> {
     for (const name of (await readdir(join(root, folder))).sort()) {
       const path = folder === '' ? name : `${folder}/${name}`;
-      const at = join(root, path);
-      const info = await lstat(at);
-      files += 1;
-      if (signal?.aborted === true)
-        throw new HyperMeshError('cancelled', 'The caller gave up.', { cause: signal.reason });
-      if (files > FILES_MAX) throw new HyperMeshError('limit-exceeded', `The image has more than ${FILES_MAX} files.`);
-      if (info.isSymbolicLink()) {
-        all.update(`link ${path}\0${await readlink(at)}\0`);
-      } else if (info.isDirectory()) {
-        all.update(`folder ${path}\0`);
-        await chmod(at, 0o755);
-        await visit(path);
-      } else if (info.isFile()) {
-        const mode = (info.mode & 0o100) === 0 ? 0o644 : 0o755;
-        all.update(`file ${mode.toString(8)} ${path}\0`).update(await hashOf(at));
-        bytes += info.size;
-        await chmod(at, mode);
-        onProgress?.({ step: 'seal', unit: 'files', done: files });
-      } else {
+      const info = await lstat(join(root, path));
+      const kind = info.isSymbolicLink() ? 'link' : info.isDirectory() ? 'folder' : info.isFile() ? 'file' : null;
+      if (kind === null)
         throw new HyperMeshError('runtime-unavailable', `A package of the image holds ${path}, which is no file.`);
-      }
-      await lutimes(at, MTIME, MTIME);
+      const mode = kind === 'file' && (info.mode & 0o100) === 0 ? 0o644 : 0o755;
+      entries.push({ path, kind, mode, size: kind === 'file' ? info.size : 0 });
+      if (entries.length > FILES_MAX)
+        throw new HyperMeshError('limit-exceeded', `The image has more than ${FILES_MAX} files.`);
+      if (kind === 'folder') await visit(path);
     }
   }
   await visit('');
-  return { digest: `sha256:${all.digest('hex')}`, files, bytes };
+  return entries;
+}
+
+/** The digest of an image (docs/protocol/runtime-image.md). */
+async function measure(
+  root: string,
+  entries: readonly ImageEntry[],
+  { signal, onProgress }: CallOptions,
+): Promise<Sealed> {
+  const all = createHash('sha256');
+  let files = 0;
+  const pieces = await mapBounded(entries, AT_ONCE, async ({ path, kind, mode }) => {
+    if (signal?.aborted === true)
+      throw new HyperMeshError('cancelled', 'The caller gave up.', { cause: signal.reason });
+    files += 1;
+    if (kind === 'link') return [`link ${path}\0${await readlink(join(root, path))}\0`];
+    if (kind === 'folder') return [`folder ${path}\0`];
+    onProgress?.({ step: 'seal', unit: 'files', done: files, total: entries.length });
+    return [`file ${mode.toString(8)} ${path}\0`, await hashOf(join(root, path))];
+  });
+  for (const piece of pieces.flat()) all.update(piece);
+  const bytes = entries.reduce((sum, { size }) => sum + size, 0);
+  return { digest: `sha256:${all.digest('hex')}`, files: entries.length, bytes };
 }
 
 async function hashOf(file: string): Promise<Buffer> {
   const hash = createHash('sha256');
-  for await (const piece of createReadStream(file)) hash.update(piece as Uint8Array);
+  for await (const piece of createReadStream(file, { highWaterMark: READ_BYTES })) hash.update(piece as Uint8Array);
   return hash.digest();
 }
 
@@ -289,7 +326,7 @@ async function syncAll(folder: string): Promise<void> {
   const entries = await readdir(folder, { recursive: true, withFileTypes: true });
   const kept = entries.filter((entry) => entry.isFile() || entry.isDirectory());
   // Side by side: the disk orders them.
-  await mapBounded(kept, SYNCS, async (entry) => {
+  await mapBounded(kept, AT_ONCE, async (entry) => {
     await using handle = await open(join(entry.parentPath, entry.name));
     await handle.sync();
   });

@@ -13,6 +13,8 @@ import { type BoxEnd, type BoxEntry, type BoxOrder, type BoxProgram, type FileWi
 import { type BoxEvent, BoxPool, type BoxProcess, type Starter, startIn, startPlain } from './process.ts';
 
 const PAGE = 65_536;
+/** What a WebAssembly memory of 32 bits can have. */
+const PAGES_MAX = 65_536;
 /** After this the box is killed, should it not have stopped the program itself. */
 const GRACE_MS = 250;
 const WATCH_MS = 100;
@@ -123,7 +125,7 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
     this.#limits = options.limits;
     this.#sandbox = lent.sandbox;
     const { memoryBytesMax, tmpBytesMax, keptBoxesMax } = options.limits;
-    const memoryBytes = memoryBytesMax + 2 * tmpBytesMax + OVERHEAD_BYTES;
+    const memoryBytes = Math.min(memoryBytesMax, PAGES_MAX * PAGE) + 2 * tmpBytesMax + OVERHEAD_BYTES;
     this.#pool = new BoxPool(keptBoxesMax, () => this.#startProcess(memoryBytes));
   }
 
@@ -187,7 +189,7 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
   /** The box in which this program ran last, or another one that is given the program. */
   async #load(request: RunRequest, options: CallOptions): Promise<Loaded> {
     const { layer, entry, policy } = request;
-    const memoryPagesMax = Math.min(Math.floor(policy.memoryBytes / PAGE), 65_536);
+    const memoryPagesMax = Math.min(Math.floor(policy.memoryBytes / PAGE), PAGES_MAX);
     const key = JSON.stringify([layer, entry, memoryPagesMax, policy.mounts.map((mount) => [mount.layer, mount.at])]);
     const kept = this.#pool.takeKept(key);
     if (kept !== null) return kept;
