@@ -50,7 +50,7 @@ export const COMMANDS: readonly CommandSpec[] = [
   {
     name: 'new',
     heading: 'Your packages',
-    summary: 'Make a package from a template: wasm, julia, library, container or virtual-machine.',
+    summary: 'Make a package from a template: wasm, julia, python, library, container or virtual-machine.',
     args: '<template> <dir>',
     options: [['--name <scope/name>', 'Name of the package; default: made from the name of the folder.']],
     example: 'hypermesh new wasm greeter --name ada/greeter',
