@@ -126,6 +126,19 @@ test('a publish is proved, judged offline, admitted, and its endorsement verifie
   assert.ok(steps.has('space') && steps.has('stake'));
 });
 
+test('the first proofs of a home are bound to an anchor that is fresh when its commitment is made, however long that takes', async () => {
+  const first = closing.use(await open('first', {}, await newTrust('first-trust')));
+  const challenge = await first.challenge('install', subject, '');
+  let isMaking = false;
+  const onProgress = ({ step }: { readonly step: string }) => {
+    if (step !== 'space' || isMaking) return;
+    isMaking = true;
+    time.nowMs += 2 * 60_000;
+  };
+  await first.admit(await first.prove(challenge, { onProgress }));
+  assert.ok(isMaking, 'it took no time');
+});
+
 test('a name belongs to who published under it first, and a version stands for one content for ever', async () => {
   const challenge = await nkrypt.challenge('publish', subject, 'ada/owned@1.0.0');
   await nkrypt.admit(await nkrypt.prove(challenge));

@@ -812,6 +812,11 @@ class Validator implements NKrypt {
     const account = requirements.stake === null ? nothing : await this.stake();
     const lent = { witness, space, account, spaceBytes: genesis.space.bytes };
     let current: Challenge = parsed.data;
+    // Making the commitment, once for this home, can take longer than an anchor lasts.
+    if (requirements.space !== null && space.status().state !== 'ready') {
+      await space.ready(options);
+      current = await witness.anchor(operation, options);
+    }
     for (let anchors = 1; ; anchors++) {
       try {
         return await this.#prover.prove(current, lent, options);
