@@ -11,6 +11,7 @@ import { packFolder } from './client/folder.ts';
 import { Client, type PublishResult } from './client/index.ts';
 import { type RunningNode, startNode, verifyOffline } from './main.ts';
 import { decodeBundle } from './wire/bundle.ts';
+import type { LockedPackage } from './wire/lock.ts';
 import { decodeNodeFile } from './wire/node-file.ts';
 import type { OperationKind } from './wire/proof.ts';
 
@@ -108,6 +109,25 @@ test('a package travels from a folder to a verified run', async () => {
     lock: { ...installed.lock } as never,
   });
   assert.deepEqual(copy.lock, installed.lock);
+
+  // A lock file that was edited says something else than the catalog, also where everything it names is installed already.
+  const altered = (change: (entry: LockedPackage) => Partial<LockedPackage>) => ({
+    ...installed.lock,
+    packages: installed.lock.packages.map((entry) =>
+      entry.name === 'hello/phrases' ? { ...entry, ...change(entry) } : entry,
+    ),
+  });
+  for (const [refs, lock] of [
+    [['no/body'], installed.lock],
+    [['hello/phrases'], installed.lock],
+    [['hello/greeter@^2.0.0'], installed.lock],
+    [[], altered(() => ({ version: '9.9.9' }))],
+    [[], altered(() => ({ layers: [`sha256:${'0'.repeat(64)}`] }))],
+  ] as const) {
+    const wanted = { refs: [...refs], root, locked: true, lock: { ...lock } as never };
+    await assert.rejects(client.install(wanted), { code: 'lock-outdated' });
+    await assert.rejects(client.install({ ...wanted, root: path.join(folder, 'other') }), { code: 'lock-outdated' });
+  }
 
   const run = await client.run({ ref: 'hello/greeter', input: { name: 'Ada', language: 'en' } });
   assert.deepEqual([run.termination, run.exitCode, run.output], ['exit', 0, { greeting: 'Hello, Ada!' }]);

@@ -89,7 +89,7 @@ async function switchTo(
 ): Promise<InstallResult> {
   const { lent } = context;
   const before = new Map((current?.packages ?? []).map((entry) => [entry.name, entry]));
-  const arriving = lock.packages.filter((entry) => before.get(entry.name)?.digest !== entry.digest);
+  const arriving = lock.packages.filter((entry) => !isSame(before.get(entry.name), entry));
   await using _lease = await hold(lent.resources, leaseRequest(arriving), options); // quota-exceeded, cancelled
   if (arriving.length > 0) {
     await together(options.signal, [
@@ -143,7 +143,10 @@ async function resolveLock(
 
 /** With `--locked`, nothing is chosen: the lock file says everything, or it is out of date. */
 function lockedExactly(lock: Lock | undefined, asked: Readonly<Record<string, string>>): Lock {
-  const missing = Object.entries(asked).find(([name, range]) => range !== '*' && lock?.requested[name] !== range);
+  const missing = Object.entries(asked).find(([name, range]) => {
+    const locked = lock?.requested[name];
+    return locked === undefined || (range !== '*' && locked !== range);
+  });
   if (lock === undefined || missing !== undefined) {
     const what = lock === undefined ? 'there is no hypermesh.lock' : `it does not have ${missing![0]}@${missing![1]}`;
     throw new HyperMeshError('lock-outdated', `Expected a lock file that covers what was asked for, but ${what}.`, {
@@ -151,6 +154,20 @@ function lockedExactly(lock: Lock | undefined, asked: Readonly<Record<string, st
     });
   }
   return lock;
+}
+
+/** A lock file is anybody's text: what it says of a package holds when its record says the same. */
+function isSame(
+  known: Pick<LockedPackage, 'name' | 'version' | 'digest' | 'layers'> | undefined,
+  entry: LockedPackage,
+) {
+  return (
+    known !== undefined &&
+    known.name === entry.name &&
+    known.version === entry.version &&
+    known.digest === entry.digest &&
+    known.layers.join() === entry.layers.join()
+  );
 }
 
 async function verifyAll(
@@ -162,12 +179,12 @@ async function verifyAll(
   await mapBounded(packages, context.settings.installConcurrency, async (entry) => {
     options.signal?.throwIfAborted();
     const record = await context.lent.assets.get(entry.id);
-    if (record === null || record.digest !== entry.digest) {
+    if (record === null || !isSame(record, entry)) {
       throw new HyperMeshError(
         'lock-outdated',
-        `${entry.name}@${entry.version} (${entry.digest}) is not in this catalog.`,
+        `${entry.name}@${entry.version} is not in this catalog as hypermesh.lock has it (${entry.digest}).`,
         {
-          hint: 'Run `hypermesh update` to choose versions that exist.',
+          hint: 'Restore hypermesh.lock from version control, or run `hypermesh update` to choose versions that exist.',
         },
       );
     }
@@ -217,7 +234,7 @@ async function installedAt({ lent }: CatalogContext, root: string): Promise<Inst
 function notAskedFor(name: PackageName, current: Installation): HyperMeshError {
   const through = current.lock.packages.filter((entry) => entry.dependencies.includes(name)).map((entry) => entry.name);
   return through.length > 0
-    ? new HyperMeshError('has-dependents', `${name} is only there because ${through.join(', ')} needs it.`, {
+    ? new HyperMeshError('has-dependents', `${name} is only there because of ${through.join(', ')}.`, {
         hint: `Uninstall ${through[0]} instead.`,
         details: { dependents: through },
       })

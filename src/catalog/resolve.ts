@@ -369,7 +369,7 @@ async function checkRequested({ name, range }: Demand, catalog: Candidates): Pro
 
 function listVersions(versions: readonly Candidate[]): string {
   if (versions.length === 0) return 'No version is known here.';
-  const some = versions.slice(0, 8).map(({ version }) => version);
+  const some = semver.rsort(versions.map(({ version }) => version)).slice(0, 8);
   return `There are: ${some.join(', ')}${versions.length > 8 ? `, and ${versions.length - 8} more` : ''}.`;
 }
 
