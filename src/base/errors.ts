@@ -694,6 +694,10 @@ export function storageError(error: unknown, doing: string): HyperMeshError {
         cause: error,
       });
     case 'EROFS':
+      return new HyperMeshError('storage-read-only', `The file system cannot be written to: ${doing}.`, {
+        hint: 'Make it writable (it is mounted read-only), or choose another place with --home or --to.',
+        cause: error,
+      });
     case 'EACCES':
     case 'EPERM':
       return new HyperMeshError('storage-read-only', `Permission denied while ${doing}.`, {

@@ -63,7 +63,7 @@ export interface LogInclusion {
 export function canonicalBase64(min: number, max: number) {
   return z
     .string()
-    .max(Math.ceil(max / 3) * 4)
+    .max(Math.ceil(max / 3) * 4, `expected base64 of at most ${max} bytes`)
     .refine(
       (text) => {
         try {
@@ -89,10 +89,13 @@ export const envelope: z.ZodType<Envelope> = z
       .max(SIGNATURE_LIMITS.payloadTypeLengthMax)
       .regex(/^[a-z]+\/[a-z0-9][a-z0-9.+-]*$/, 'expected a media type in lower case'),
     payload: canonicalBase64(0, SIGNATURE_LIMITS.payloadBytesMax),
-    signatures: z.tuple([
-      z.strictObject({ keyid: hash, alg: z.literal('falcon1024-r3-padded'), sig: canonicalBase64(1280, 1280) }),
-      z.strictObject({ keyid: hash, alg: z.literal('ed25519'), sig: canonicalBase64(64, 64) }),
-    ]),
+    signatures: z.tuple(
+      [
+        z.strictObject({ keyid: hash, alg: z.literal('falcon1024-r3-padded'), sig: canonicalBase64(1280, 1280) }),
+        z.strictObject({ keyid: hash, alg: z.literal('ed25519'), sig: canonicalBase64(64, 64) }),
+      ],
+      { error: ({ code }) => (code === 'invalid_type' ? undefined : 'expected both signatures, FALCON-1024 and Ed25519') },
+    ),
   })
   .refine((value) => value.signatures[0].keyid === value.signatures[1].keyid, 'expected both signatures by one key id');
 

@@ -150,7 +150,7 @@ function checkPath(path: string): void {
   if (path === '') throw invalid(path, 'is empty');
   if (!path.isWellFormed()) throw invalid(path, 'is not valid Unicode');
   if (path.startsWith('/')) throw invalid(path, 'is absolute; paths are relative to the package');
-  if (FORBIDDEN.test(path)) throw invalid(path, 'contains a backslash or a control character');
+  if (FORBIDDEN.test(path)) throw invalid(path, 'contains a backslash or a control character', { hint: 'Rename it.' });
   if (utf8Length(path) > TREE_LIMITS.pathBytesMax)
     throw invalid(path, `is longer than ${TREE_LIMITS.pathBytesMax} bytes`);
   for (const part of path.split('/')) {
