@@ -54,6 +54,9 @@ test('verify --offline needs no home, and tells a missing file from a damaged on
   await writeFile(path.join(folder, 'cut.json'), '{"formatVersion":1');
   const cut = await hypermesh('verify', 'cut.json', '--offline', '--json');
   assert.deepEqual([cut.exit, JSON.parse(cut.stdout).error.code], [7, 'bundle-invalid']);
+  await writeFile(path.join(folder, 'other.json'), '{}');
+  const other = await hypermesh('verify', 'other.json', '--offline');
+  assert.match(other.stderr, /^Error: The bundle is malformed .*\(bundle-invalid\)\nHint: .*fresh copy/);
 });
 
 test('what is wrong in an argument is said before a node is needed', async () => {

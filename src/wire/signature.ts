@@ -94,7 +94,10 @@ export const envelope: z.ZodType<Envelope> = z
         z.strictObject({ keyid: hash, alg: z.literal('falcon1024-r3-padded'), sig: canonicalBase64(1280, 1280) }),
         z.strictObject({ keyid: hash, alg: z.literal('ed25519'), sig: canonicalBase64(64, 64) }),
       ],
-      { error: ({ code }) => (code === 'invalid_type' ? undefined : 'expected both signatures, FALCON-1024 and Ed25519') },
+      {
+        error: ({ code }) =>
+          code === 'invalid_type' ? undefined : 'expected both signatures, FALCON-1024 and Ed25519',
+      },
     ),
   })
   .refine((value) => value.signatures[0].keyid === value.signatures[1].keyid, 'expected both signatures by one key id');

@@ -1,7 +1,7 @@
 import { stat } from 'node:fs/promises';
 import path from 'node:path';
 import { isDigest } from '../../base/digest.ts';
-import { HyperMeshError } from '../../base/errors.ts';
+import { ERRORS, EXIT, HyperMeshError, isCoded } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
 import type { VerifyResult } from '../../client/index.ts';
 import { BUNDLE_BYTES_MAX, decodeBundle } from '../../wire/bundle.ts';
@@ -34,14 +34,23 @@ export async function verify(
     return describe(pinned(await context.withNode((client) => client.verify(request, context)), genesis));
   }
   const content = await readFileBounded(target, BUNDLE_BYTES_MAX);
-  const bundle = decodeBundle(content);
-  if (offline) {
-    const { verifyOffline } = await import('../../main.ts');
-    return describe(await verifyOffline(bundle, genesis));
+  try {
+    const bundle = decodeBundle(content);
+    if (offline) {
+      const { verifyOffline } = await import('../../main.ts');
+      return describe(await verifyOffline(bundle, genesis));
+    }
+    // A bundle is plain JSON data; its type only promises more.
+    const request = { bundle: bundle as unknown as Json };
+    return describe(pinned(await context.withNode((client) => client.verify(request, context)), genesis));
+  } catch (error) {
+    throw isCoded(error) && error.hint === undefined && ERRORS[error.code].exit === EXIT.integrity
+      ? new HyperMeshError(error.code, error.message, {
+          hint: 'The file was altered or damaged. Get a fresh copy: hypermesh bundle scope/name FILE',
+          cause: error,
+        })
+      : error;
   }
-  // A bundle is plain JSON data; its type only promises more.
-  const request = { bundle: bundle as unknown as Json };
-  return describe(pinned(await context.withNode((client) => client.verify(request, context)), genesis));
 }
 
 function pinned(result: VerifyResult, genesis: string | undefined): VerifyResult {

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { base64, equal } from '../../base/bytes.ts';
 import type { Clock } from '../../base/clock.ts';
 import type { Digest } from '../../base/digest.ts';
-import { HyperMeshError, storageError } from '../../base/errors.ts';
+import { HyperMeshError, isCoded, storageError } from '../../base/errors.ts';
 import type { Json } from '../../base/json.ts';
 import { openSqlite, type SqliteStore } from '../../base/sqlite.ts';
 import type { StateSection } from '../../capabilities/state.ts';
@@ -1055,9 +1055,21 @@ export class TrustChain implements Trust, AsyncDisposable {
 
   /** Whether imported key documents open here. Errors: `key-locked`, `key-invalid`. */
   async #unlockFor(sealed: readonly string[]): Promise<Unlock> {
-    const unlock = await openUnlock(this.#options, sealed);
-    for (const text of sealed) checkUnlock(text, unlock);
-    return unlock;
+    try {
+      const unlock = await openUnlock(this.#options, sealed);
+      for (const text of sealed) checkUnlock(text, unlock);
+      return unlock;
+    } catch (error) {
+      if (!isCoded(error, 'key-locked')) throw error;
+      throw new HyperMeshError(
+        'key-locked',
+        'This home was not opened with the passphrase of the keys in the export.',
+        {
+          hint: 'Import into a new home that has that passphrase from its first command on: `hypermesh state import FILE --home NEW --passphrase-file FILE`.',
+          cause: error,
+        },
+      );
+    }
   }
 
   async #switched(unlock: Unlock | undefined): Promise<void> {
