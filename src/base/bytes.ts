@@ -29,6 +29,12 @@ export function fromBase64(text: string): Uint8Array {
   return Uint8Array.fromBase64(text, { lastChunkHandling: 'strict' });
 }
 
+/** How many bytes a text stands for, if it is the only base64 text of them: no white space, no loose trailing bits. */
+export function base64Length(text: string): number | undefined {
+  const bytes = Buffer.from(text, 'base64');
+  return bytes.toString('base64') === text ? bytes.length : undefined;
+}
+
 export function concat(...parts: Uint8Array[]): Uint8Array {
   const out = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;

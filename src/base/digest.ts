@@ -9,13 +9,15 @@ export function isDigest(text: unknown): text is Digest {
   return typeof text === 'string' && DIGEST.test(text);
 }
 
-export function sha256(bytes: Uint8Array): Uint8Array {
+/** Of a text: of its UTF-8. */
+export function sha256(content: Uint8Array | string): Uint8Array {
   // By way of text: node:crypto hands that over faster than a buffer.
-  return Uint8Array.fromHex(hash('sha256', bytes, 'hex'));
+  return Uint8Array.fromHex(hash('sha256', content, 'hex'));
 }
 
-export function digestOf(bytes: Uint8Array): Digest {
-  return `sha256:${hash('sha256', bytes, 'hex')}`;
+/** Of a text: of its UTF-8. */
+export function digestOf(content: Uint8Array | string): Digest {
+  return `sha256:${hash('sha256', content, 'hex')}`;
 }
 
 /** The 64 hexadecimal digits of a digest. */

@@ -1,9 +1,9 @@
 import { z } from 'zod';
-import { base64, fromBase64, fromHex, hex, utf8 } from '../base/bytes.ts';
+import { base64, fromBase64, fromHex, hex } from '../base/bytes.ts';
 import { canonicalJson } from '../base/json.ts';
 import { keyIdOf, type PublicKeys } from './key-id.ts';
 import { foldPath, leafHash } from './log.ts';
-import { canonicalBase64, pae } from './signature.ts';
+import { canonicalBase64, pae, paeOfText } from './signature.ts';
 
 /**
  * The word of a validator (docs/protocol/attestation.md). It does not carry the statement: who reads it makes the statement from what it should say,
@@ -82,7 +82,7 @@ export function publicKeysOf({ falcon, ed25519 }: Pick<ValidatorKeys, 'falcon' |
 
 /** What Ed25519 signs, and the leaf that FALCON covers. */
 export function attestedBytes(payloadType: string, statement: unknown): Uint8Array {
-  return pae(payloadType, utf8(canonicalJson(statement)));
+  return paeOfText(payloadType, canonicalJson(statement));
 }
 
 /** What FALCON signs. */

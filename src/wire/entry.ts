@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { fromBase64, utf8 } from '../base/bytes.ts';
+import { base64, fromBase64, utf8 } from '../base/bytes.ts';
 import { type Digest, digestOf, isDigest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
@@ -305,6 +305,11 @@ export function decodeOrder({ keys, envelope: sealed }: SelfSigned): Order {
   const value = payloadOf(order, sealed, ORDER_TYPE);
   if (value.operation.identity !== keyIdOf(keyBytes(keys))) throw invalid('the identity is not that of the keys');
   return value;
+}
+
+/** Whether that is what the envelope holds: with nothing decoded, where the order is known already. Says nothing about signatures. */
+export function saysOrder({ payloadType, payload }: Envelope, value: Order): boolean {
+  return payloadType === ORDER_TYPE && payload === base64(encodeOrder(value));
 }
 
 export function encodeInstruction(value: Instruction): Uint8Array {

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { base64, concat, fromBase64, utf8 } from '../base/bytes.ts';
+import { base64, base64Length, concat, fromBase64, utf8 } from '../base/bytes.ts';
 import { type Digest, isDigest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import type { PublicKeys } from './key-id.ts';
@@ -66,13 +66,8 @@ export function canonicalBase64(min: number, max: number) {
     .max(Math.ceil(max / 3) * 4, `expected base64 of at most ${max} bytes`)
     .refine(
       (text) => {
-        try {
-          const { length } = fromBase64(text);
-          // The decoder is strict but for white space, which makes a text longer.
-          return length >= min && length <= max && text.length === Math.ceil(length / 3) * 4;
-        } catch {
-          return false;
-        }
+        const length = base64Length(text);
+        return length !== undefined && length >= min && length <= max;
       },
       `expected canonical base64 of ${min === max ? min : `${min} to ${max}`} bytes`,
     );
@@ -189,8 +184,16 @@ export function sealEnvelope(
 
 /** The pre-authentication encoding of DSSE v1: `DSSEv1 <length> <type> <length> <payload>`, lengths in bytes, decimal. */
 export function pae(payloadType: string, payload: Uint8Array): Uint8Array {
-  const type = utf8(payloadType);
-  return concat(utf8(`DSSEv1 ${type.length} `), type, utf8(` ${payload.length} `), payload);
+  return concat(utf8(paeHead(payloadType, payload.length)), payload);
+}
+
+/** {@link pae} of the UTF-8 of a text. */
+export function paeOfText(payloadType: string, payload: string): Uint8Array {
+  return utf8(`${paeHead(payloadType, Buffer.byteLength(payload))}${payload}`);
+}
+
+function paeHead(payloadType: string, bytes: number): string {
+  return `DSSEv1 ${Buffer.byteLength(payloadType)} ${payloadType} ${bytes} `;
 }
 
 /** The first thing a schema found wrong, as part of a sentence. Never quotes the input. */

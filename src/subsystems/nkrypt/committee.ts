@@ -3,13 +3,13 @@ import { setImmediate } from 'node:timers';
 import { hex } from '../../base/bytes.ts';
 import type { CallOptions } from '../../base/call.ts';
 import type { Clock } from '../../base/clock.ts';
-import type { Digest } from '../../base/digest.ts';
+import { type Digest, digestOf } from '../../base/digest.ts';
 import { HyperMeshError } from '../../base/errors.ts';
 import type { ProofVerdict } from '../../capabilities/consensus.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import type { StandingWord } from '../../wire/access.ts';
 import type { FastAttestation } from '../../wire/attestation.ts';
-import { decodeOrder, type SelfSigned } from '../../wire/entry.ts';
+import { decodeOrder, type SelfSigned, saysOrder } from '../../wire/entry.ts';
 import {
   type AnchorShare,
   AUDITS,
@@ -463,13 +463,16 @@ export class Committee {
     if (!needsOrder(operation.kind)) return;
     if (order === null) throw badOrder('there is none');
     const { keys, envelope } = order;
-    const key = [operationDigest(operation), keys.falcon, keys.ed25519, JSON.stringify(envelope)].join();
-    if (this.#genuine.has(key)) return;
-    const { networkId, operation: ordered } = decodeOrder(order);
-    if (networkId !== this.#law.networkId) throw badOrder('it is for another network');
-    if (operationDigest(ordered) !== operationDigest(operation)) throw badOrder('it is for another operation');
+    const { networkId } = this.#law;
+    const id = `order ${digestOf(JSON.stringify([order, operation]))}`;
+    if (this.#genuine.has(id)) return;
+    if (!saysOrder(envelope, { formatVersion: 1, networkId, operation })) {
+      const said = decodeOrder(order);
+      throw badOrder(said.networkId === networkId ? 'it is for another operation' : 'it is for another network');
+    }
+    if (envelope.signatures[0]?.keyid !== operation.identity) throw badOrder('the identity is not that of the keys');
     if (!(await this.#trust.signedBy(envelope, keys))) throw badOrder('its signatures do not hold');
-    this.#remember(key);
+    this.#remember(id);
   }
 
   /** The anchor is what a quorum signed. Errors: `proof-rejected`, `network-mismatch`. */

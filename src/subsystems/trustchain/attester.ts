@@ -127,30 +127,35 @@ export const signatureCheck: SignatureCheck = {
     falconVerifier().verify(signature, message, publicKey),
 };
 
-const decoded = new Map<string, PublicKeys>();
+interface Known {
+  readonly falcon: string;
+  readonly keys: PublicKeys;
+  readonly keyId: string;
+}
+
+const decoded = new Map<string, Known>();
 
 /** By the text of the keys: decoding them, and opening the Ed25519 key, takes as long as a signature. */
-function keysOf({ falcon, ed25519 }: Pick<ValidatorKeys, 'falcon' | 'ed25519'>): PublicKeys {
-  const text = `${ed25519}${falcon}`;
-  let keys = decoded.get(text);
-  if (keys === undefined) {
-    keys = publicKeysOf({ falcon, ed25519 });
-    const [oldest] = decoded.keys();
-    if (decoded.size >= KEYS_MAX && oldest !== undefined) decoded.delete(oldest);
-    decoded.set(text, keys);
-  }
-  return keys;
+function known({ falcon, ed25519 }: Pick<ValidatorKeys, 'falcon' | 'ed25519'>): Known {
+  const found = decoded.get(ed25519);
+  if (found?.falcon === falcon) return found;
+  const keys = publicKeysOf({ falcon, ed25519 });
+  const made = { falcon, keys, keyId: keyIdOf(keys) };
+  const [oldest] = decoded.keys();
+  if (decoded.size >= KEYS_MAX && oldest !== undefined) decoded.delete(oldest);
+  decoded.set(ed25519, made);
+  return made;
 }
 
 /** Whether both signatures of an envelope are by these keys. False for what is no envelope. */
 export function envelopeHolds(envelope: Envelope, keys: Pick<ValidatorKeys, 'falcon' | 'ed25519'>): boolean {
   try {
-    const opened = openEnvelope(envelope);
-    const { ed25519, falcon } = keysOf(keys);
+    const { keyId, signed, ed25519, falcon } = openEnvelope(envelope);
+    const by = known(keys);
     return (
-      opened.keyId === keyIdOf({ ed25519, falcon }) &&
-      signatureCheck.ed25519(opened.ed25519, opened.signed, ed25519) &&
-      signatureCheck.falcon(opened.falcon, opened.signed, falcon)
+      keyId === by.keyId &&
+      signatureCheck.ed25519(ed25519, signed, by.keys.ed25519) &&
+      signatureCheck.falcon(falcon, signed, by.keys.falcon)
     );
   } catch {
     return false;
@@ -164,5 +169,5 @@ export function wordHolds(
   statement: unknown,
   keys: Pick<ValidatorKeys, 'falcon' | 'ed25519'>,
 ): boolean {
-  return attestationHolds(word, payloadType, statement, keysOf(keys), signatureCheck);
+  return attestationHolds(word, payloadType, statement, known(keys).keys, signatureCheck);
 }

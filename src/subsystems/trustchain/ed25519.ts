@@ -23,7 +23,6 @@ export function signEd25519(message: Uint8Array, seed: Uint8Array): Uint8Array {
   return signAllEd25519([message], seed)[0]!;
 }
 
-/** Opening the key takes as long as a signature: once for all. */
 export function signAllEd25519(messages: readonly Uint8Array[], seed: Uint8Array): readonly Uint8Array[] {
   const key = privateKey(seed);
   return messages.map((message) => new Uint8Array(sign(null, message, key)));
@@ -51,11 +50,19 @@ function keyOf(publicKey: Uint8Array): KeyObject {
   return key;
 }
 
-function privateKey(seed: Uint8Array) {
-  const der = Buffer.from(concat(PKCS8, seed));
-  try {
-    return createPrivateKey({ key: der, format: 'der', type: 'pkcs8' });
-  } finally {
-    der.fill(0);
+/** By the array that holds the seed: forgotten with it. Opening a key takes as long as a signature. */
+const privateKeys = new WeakMap<Uint8Array, KeyObject>();
+
+function privateKey(seed: Uint8Array): KeyObject {
+  let key = privateKeys.get(seed);
+  if (key === undefined) {
+    const der = Buffer.from(concat(PKCS8, seed));
+    try {
+      key = createPrivateKey({ key: der, format: 'der', type: 'pkcs8' });
+    } finally {
+      der.fill(0);
+    }
+    privateKeys.set(seed, key);
   }
+  return key;
 }
