@@ -47,6 +47,17 @@ for (const { why, of, form, ...change } of vectors('invalid') as readonly Invali
   });
 }
 
+test('what held before says nothing about other keys, and comes back with the right ones', () => {
+  const { payloadType, statement, attestation: word, keys } = valid[1]!;
+  const others = (vectors('invalid') as readonly Invalid[]).find((one) => one.keys !== undefined)!.keys!;
+  const mixed = [
+    { ...keys, falcon: others.falcon },
+    { ...keys, ed25519: others.ed25519 },
+  ];
+  for (const [by, holds] of [keys, ...mixed, keys].map((one) => [one, one === keys] as const))
+    assert.equal(wordHolds(word, payloadType, statement, by), holds);
+});
+
 test('the schemas answer any value, and no signature survives a changed byte', () => {
   const word = valid[1]!.attestation as Attestation;
   const members = Object.keys(word);

@@ -1,4 +1,6 @@
-import { base64 } from '../../base/bytes.ts';
+import { LRUCache } from 'lru-cache';
+import { base64, concat } from '../../base/bytes.ts';
+import { digestOf } from '../../base/digest.ts';
 import { HyperMeshError } from '../../base/errors.ts';
 import {
   ATTESTATION_LIMITS,
@@ -16,7 +18,7 @@ import { keyIdOf, type PublicKeys } from '../../wire/key-id.ts';
 import { leafHash, nodeHash } from '../../wire/log.ts';
 import { type Envelope, openEnvelope } from '../../wire/signature.ts';
 import { verifyEd25519 } from './ed25519.ts';
-import { falconVerifier } from './falcon.ts';
+import { falconVerifier, isCanonicalSignature } from './falcon.ts';
 
 /** Statements that wait to be signed at the same time, at most. */
 const WAITING_MAX = 10_000;
@@ -162,6 +164,21 @@ export function envelopeHolds(envelope: Envelope, keys: Pick<ValidatorKeys, 'fal
   }
 }
 
+/** FALCON signatures of roots that were found good, by hash of key, signature and root: votes that were sealed together share one. */
+const seals = new LRUCache<string, true>({ max: 1_000 });
+
+function sealHolds(signature: Uint8Array, root: Uint8Array, publicKey: Uint8Array): boolean {
+  // Of fixed lengths, so that the hash is of one signature of one root.
+  if (!isCanonicalSignature(signature, publicKey)) return false;
+  const id = digestOf(concat(publicKey, signature, root));
+  if (seals.has(id)) return true;
+  const holds = falconVerifier().verify(signature, root, publicKey);
+  if (holds) seals.set(id, true);
+  return holds;
+}
+
+const wordCheck: SignatureCheck = { ed25519: verifyEd25519, falcon: sealHolds };
+
 /** Whether the word holds under these keys alone: no disk, no network, no home. Its form was checked before. */
 export function wordHolds(
   word: FastAttestation | Attestation,
@@ -169,5 +186,5 @@ export function wordHolds(
   statement: unknown,
   keys: Pick<ValidatorKeys, 'falcon' | 'ed25519'>,
 ): boolean {
-  return attestationHolds(word, payloadType, statement, known(keys).keys, signatureCheck);
+  return attestationHolds(word, payloadType, statement, known(keys).keys, wordCheck);
 }
