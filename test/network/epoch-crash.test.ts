@@ -4,12 +4,10 @@ import { DatabaseSync } from 'node:sqlite';
 
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Auditor } from '../../src/audit/auditor.ts';
-import { fromUtf8 } from '../../src/base/bytes.ts';
 import { Facts } from '../../src/subsystems/nkrypt/ledger/facts.ts';
-import { signatureCheck } from '../../src/subsystems/trustchain/index.ts';
 import { writePackage } from '../system/support.ts';
 import { type MeshNode, mesh, until } from './mesh.ts';
+import { auditHomes } from './signed.ts';
 
 /** `HYPERMESH_EPOCHS=large`: more epochs, more deaths. */
 const ROUNDS = process.env['HYPERMESH_EPOCHS'] === 'large' ? 12 : 2;
@@ -25,23 +23,6 @@ function stateOf({ home }: MeshNode) {
     head: Buffer.from(head!['head'] as Uint8Array).toString('hex'),
     ...(database.prepare('SELECT applied FROM log_state').get() as { applied: number }),
   };
-}
-
-/** Everything signed that a home has: certificates, heads, epochs, and the entries of the order. */
-function* signedOf({ home }: MeshNode): Iterable<unknown> {
-  using database = new DatabaseSync(join(home, 'consensus', 'nkrypt.db'), { readOnly: true });
-  for (const [table, column] of [
-    ['genesis', 'document'],
-    ['epochs', 'document'],
-    ['certificates', 'certificate'],
-    ['log_certificates', 'document'],
-    ['log_entries', 'entry'],
-  ]) {
-    for (const row of database.prepare(`SELECT ${column} AS text FROM ${table}`).all()) {
-      const { text } = row as { text: string | Uint8Array };
-      yield JSON.parse(typeof text === 'string' ? text : fromUtf8(text));
-    }
-  }
 }
 
 test('whoever loses its power while one committee follows another, all end in one epoch with one state, nobody votes twice, and publishing goes on', async (t) => {
@@ -111,9 +92,7 @@ test('whoever loses its power while one committee follows another, all end in on
     );
     return states.every((state) => state === 'published');
   });
-  const auditor = new Auditor(signatureCheck);
-  for (const node of nodes) for (const document of signedOf(node)) auditor.add(document);
-  const { conflicts, misdeeds, checked } = auditor.report();
+  const { conflicts, misdeeds, checked } = auditHomes(nodes);
   assert.deepEqual([conflicts, misdeeds], [[], []]);
   assert.ok(checked.certificates >= admitted.length && checked.committees === ROUNDS + 2, JSON.stringify(checked));
 });

@@ -1,41 +1,23 @@
-import { randomBytes } from 'node:crypto';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { fromBase64 } from '../../src/base/bytes.ts';
 import { type Digest, digestOf } from '../../src/base/digest.ts';
 import { HyperMeshError, isCoded } from '../../src/base/errors.ts';
 import type { Json } from '../../src/base/json.ts';
 import type { SeatAsk } from '../../src/capabilities/membership.ts';
-import { challengeOf, shareStatement } from '../../src/subsystems/nkrypt/anchor.ts';
 import type { DeskMethod } from '../../src/subsystems/nkrypt/desk.ts';
 import { openConsensus } from '../../src/subsystems/nkrypt/index.ts';
-import { openingDigest, spaceReceipt } from '../../src/subsystems/nkrypt/judge.ts';
 import { openTrust, signatureCheck } from '../../src/subsystems/trustchain/index.ts';
-import { encodeOrder, ORDER_TYPE, type SelfSigned } from '../../src/wire/entry.ts';
 import { GENESIS_TYPE } from '../../src/wire/genesis.ts';
 import { ORDER_METHODS, type OrderMethod } from '../../src/wire/order.ts';
-import {
-  type AnchorShare,
-  AUDITS,
-  beaconOf,
-  type Challenge,
-  type Endorsement,
-  hashedTimes,
-  type Operation,
-  type ProofSet,
-  proofsDigest,
-  SHARE_TYPE,
-  SPACE_RECEIPT_TYPE,
-  VOTE_TYPE,
-} from '../../src/wire/proof.ts';
+import { type Endorsement, VOTE_TYPE } from '../../src/wire/proof.ts';
+import { type Behaviour, Liar, type Submission } from './lies.ts';
+
+export type { Behaviour, Submission } from './lies.ts';
 
 /**
  * A home with its keys, its proofs and its seat, in a process of its own. What it asks other validators goes through its parent, which is the network
  * between them: it sees everything, and cuts, kills and confuses. Argument: the folder of the home.
  */
-
-/** How a validator answers others. Whatever it signs, it signs as itself. */
-export type Behaviour = 'honest' | 'silent' | 'votes for everything' | 'replays' | 'lies about time';
 
 /** Where a validator loses its power, around a vote. */
 export type Death = 'before it signs' | 'after it signed' | 'after it answered';
@@ -56,11 +38,6 @@ export interface Calls {
   desk(method: string, identity: string, body: Json): Json;
 }
 
-export interface Submission {
-  readonly proofs: ProofSet;
-  readonly order: SelfSigned;
-}
-
 export type ToChild =
   | { readonly call: keyof Calls; readonly id: number; readonly args: readonly Json[] }
   | { readonly answer: number; readonly value?: Json; readonly problem?: Problem };
@@ -73,12 +50,11 @@ export interface Problem {
 }
 
 const ASK_MS = 15_000;
-const HOUR_MS = 3_600_000;
 
 const [folder] = process.argv.slice(2) as [string];
-let behaviour: Behaviour = 'honest';
+const liar = new Liar();
+const { clock } = liar;
 let death: Death | null = null;
-const clock = { nowMs: () => Date.now() + (behaviour === 'lies about time' ? HOUR_MS : 0) };
 
 const opened = async () => {
   for (const part of ['trust', 'consensus']) mkdirSync(join(folder, part), { recursive: true, mode: 0o700 });
@@ -117,6 +93,7 @@ const opened = async () => {
   return { trust, consensus };
 };
 const { trust, consensus } = await opened();
+liar.take({ trust, consensus });
 
 // --- what it asks others
 
@@ -140,83 +117,13 @@ consensus.meet(ask);
 
 // --- what it answers
 
-/** Answers that it gave, by method, for replaying. */
-const given = new Map<string, Json>();
-/** Seeds of shares that it made up. */
-const seeds = new Map<string, string>();
-
 async function desk(method: string, identity: string, body: Json): Promise<Json> {
   const isAboutOrder = (ORDER_METHODS as readonly string[]).includes(method);
   const honestly = () =>
     isAboutOrder
       ? consensus.order(method as OrderMethod, identity, body)
       : consensus.desk(method as DeskMethod, identity, body);
-  switch (behaviour) {
-    case 'silent':
-      return new Promise(() => undefined);
-    case 'votes for everything':
-      return (await everything(method, body)) ?? honestly();
-    case 'replays': {
-      const before = given.get(method);
-      const now = await honestly();
-      given.set(method, now);
-      return before ?? now;
-    }
-    case 'honest':
-    case 'lies about time':
-      return honestly();
-  }
-}
-
-interface Opened {
-  readonly challenge: Challenge;
-  readonly revealed: readonly string[];
-  readonly root: string;
-  readonly labels: string;
-  readonly path: string;
-}
-
-/** Says yes to whatever is asked, checks nothing, and remembers nothing of it. */
-async function everything(method: string, body: Json): Promise<Json | undefined> {
-  const { networkId, document } = await consensus.genesis();
-  const { epoch } = (document as { committee: { epoch: number } }).committee;
-  switch (method) {
-    case 'committee/anchor': {
-      const { operation } = body as unknown as { operation: Operation };
-      const seed = randomBytes(32).toString('hex');
-      const own = { nonce: hashedTimes(seed, AUDITS + 1), issuedAtMs: clock.nowMs(), hexDigits: 1 };
-      seeds.set(own.nonce, seed);
-      const { newest } = body as unknown as { newest: Endorsement | null };
-      const previous = newest === null ? (`sha256:${'0'.repeat(64)}` as const) : newest.proofs;
-      const statement = shareStatement({ networkId, epoch, operation, previous }, own);
-      const share: AnchorShare = { ...own, attestation: await trust.attestFast(SHARE_TYPE, statement) };
-      return { share, previous, newest: null } as unknown as Json;
-    }
-    case 'committee/reveal': {
-      const { challenge, attempt } = body as unknown as { challenge: Challenge; attempt: number };
-      const mine = challenge.anchor.shares.find(({ nonce }) => seeds.has(nonce));
-      if (mine === undefined) return undefined;
-      const revealed = hashedTimes(seeds.get(mine.nonce)!, AUDITS + 1 - attempt);
-      return { revealed, root: 'f'.repeat(64) };
-    }
-    case 'committee/opening': {
-      const { challenge, revealed, root, labels, path } = body as unknown as Opened;
-      if (!challenge.anchor.shares.some(({ nonce }) => seeds.has(nonce))) return undefined;
-      const opening = openingDigest({ labels: fromBase64(labels), path: fromBase64(path) });
-      const { bytes } = (document as unknown as { space: { bytes: number } }).space;
-      const own = { issuedAtMs: clock.nowMs() - 1, arrivedAtMs: clock.nowMs() };
-      const receipt = spaceReceipt(challenge, { root, bytes, beacon: beaconOf(revealed), opening }, own);
-      return { ...own, attestation: await trust.attestFast(SPACE_RECEIPT_TYPE, receipt) } as unknown as Json;
-    }
-    case 'committee/vote': {
-      const { proofs } = body as unknown as { proofs: ProofSet };
-      const { operation } = proofs.challenge;
-      const vote = { formatVersion: 2, networkId, epoch, operation, proofs: proofsDigest(proofs), atMs: clock.nowMs() };
-      return { atMs: vote.atMs, attestation: await trust.attest(VOTE_TYPE, vote) } as unknown as Json;
-    }
-    default:
-      return undefined;
-  }
+  return liar.answer(method, body, honestly);
 }
 
 // --- what its parent makes it do
@@ -233,7 +140,7 @@ const calls: { readonly [C in keyof Calls]: (...args: Parameters<Calls[C]>) => P
     return null;
   },
   async behave(how) {
-    behaviour = how;
+    liar.behaviour = how;
     return null;
   },
   async die(when) {
@@ -244,39 +151,7 @@ const calls: { readonly [C in keyof Calls]: (...args: Parameters<Calls[C]>) => P
     const set = await consensus.prove(await consensus.challenge('publish', subject, ref));
     return (await consensus.admit(set)).endorsement;
   },
-  async equivocate([first, second], [ref, otherRef]) {
-    const honest = await consensus.challenge('publish', first!, ref!);
-    const operation: Operation = { ...honest.operation, subject: second!, ref: otherRef! };
-    const { networkId, epoch, requirements } = honest;
-    const signed = async (what: Operation): Promise<SelfSigned> => {
-      const payload = encodeOrder({ formatVersion: 1, networkId, operation: what });
-      const [keys, envelope] = await Promise.all([
-        trust.publicKeys('publisher'),
-        trust.sign('publisher', ORDER_TYPE, payload),
-      ]);
-      return { keys, envelope };
-    };
-    const order = await signed(operation);
-    const { document } = await consensus.genesis();
-    const { validators } = (document as unknown as { committee: { validators: readonly { key: string }[] } }).committee;
-    const body = { operation, order, newest: null } as unknown as Json;
-    const answers = await Promise.allSettled(validators.map(({ key }) => ask(key, 'committee/anchor', body)));
-    const shares = answers.flatMap((one) =>
-      one.status === 'fulfilled' ? [one.value as { share: AnchorShare; previous: Digest }] : [],
-    );
-    const needed = honest.anchor.shares.length;
-    const alikeTo = (previous: Digest) => shares.filter((one) => one.previous === previous);
-    const { previous } = shares.find((one) => alikeTo(one.previous).length >= needed)!;
-    const alike = alikeTo(previous).slice(0, needed);
-    const other = challengeOf(
-      { operation, requirements, networkId, epoch, previous },
-      alike.map(({ share }) => share),
-    );
-    const submissions: Submission[] = [];
-    for (const challenge of [honest, other])
-      submissions.push({ proofs: await consensus.prove(challenge), order: await signed(challenge.operation) });
-    return submissions;
-  },
+  equivocate: (subjects, refs) => liar.equivocate(subjects, refs, ask),
   async submit({ proofs, order }, validator) {
     return (await ask(validator, 'committee/vote', { proofs, order, fast: false } as unknown as Json)) as Json;
   },
