@@ -137,6 +137,21 @@ test('a name that was claimed a moment ago is known also where the order comes l
   time.nowMs += 600_001;
 });
 
+test('what an account has is believed when more than one validator says the same, and nobody believes a single one', async () => {
+  const [liar] = committee.homes.map(({ validator }) => validator);
+  const before = await client.nkrypt.stake();
+  const lies: Wire = async (to, method, _body, _from, pass) => {
+    const answer = (await pass()) as Json;
+    return to === liar && method === 'committee/account' ? { ...(answer as object), balance: 999_999 } : answer;
+  };
+  assert.deepEqual(await with_(lies, () => client.nkrypt.stake()), before);
+  const alone: Wire = (to, method, body, from, pass) => {
+    if (to === liar || method !== 'committee/account') return lies(to, method, body, from, pass);
+    throw new HyperMeshError('peer-unreachable', 'silent');
+  };
+  await with_(alone, () => assert.rejects(client.nkrypt.stake(), coded('committee-unreachable')));
+});
+
 test('with two of four silent a publish says how many answered, loses nothing, and goes on with the same proofs', async () => {
   const ref = 'ada/patient@1.0.0';
   const set = await client.nkrypt.prove(await client.nkrypt.challenge('publish', subjectOf(ref), ref));
