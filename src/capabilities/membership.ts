@@ -57,7 +57,7 @@ export interface ValidatorInfo {
 export interface CommitteeInfo {
   readonly networkId: Digest;
   readonly epoch: number;
-  /** When the epoch began, by the word of the committee before it; null when that is not known. */
+  /** When the epoch began: the first one by the genesis, a later one when this home learned of it, by its own clock. Null when that is not known. */
   readonly sinceMs: number | null;
   /** Votes that it takes. */
   readonly quorum: number;

@@ -601,6 +601,7 @@ test('a member gets a seat in the committee: from the next epoch on it takes bot
   await refused(bob.membership.addValidators([node]), 'committee-only');
   await refused(ada.membership.addValidators(['ab'.repeat(32)]), 'not-a-member');
   await refused(ada.membership.removeValidators([node]), 'usage');
+  const beganMs = Date.now();
   const proposal = await ada.membership.addValidators([node]);
   assert.equal(proposal.validators.length, 2);
   for (const { membership } of [ada, bob]) {
@@ -608,6 +609,10 @@ test('a member gets a seat in the committee: from the next epoch on it takes bot
     await until('the first epoch', async () => (await membership.validators()).epoch === 1);
     const { epoch, quorum, documents } = await membership.validators();
     assert.deepEqual([epoch, quorum, documents], [1, 2, 2]);
+    await until('when it began is noted', async () => {
+      const { sinceMs } = await membership.validators();
+      return sinceMs !== null && sinceMs >= beganMs && sinceMs <= Date.now();
+    });
   }
   for (const home of [ada, bob]) {
     await publish(home, `${home.name.split('-')[0]}/seated`);

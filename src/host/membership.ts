@@ -149,6 +149,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
   async enter(options: { readonly anew?: boolean } = {}): Promise<void> {
     const { trust, network } = this.#lent;
     this.#follow();
+    await this.#noteEpoch();
     const belongs = trust.membership() !== null || trust.isFounder();
     if (belongs && (options.anew === true || !network.isOpen)) {
       // Without a listener it takes part all the same, and its status says why it does not listen.
@@ -161,10 +162,17 @@ export class NetworkMembership implements Membership, AsyncDisposable {
 
   /** Another committee may be in office: where its new validators are is asked while the founder can be. */
   epochsChanged(): void {
+    void this.#noteEpoch().catch(() => undefined);
     clearTimeout(this.#meeting);
     // Not everybody at once.
     this.#meeting = setTimeout(() => void this.#meetSeats().catch(() => undefined), MEET_MS * (0.5 + Math.random()));
     this.#meeting.unref();
+  }
+
+  /** Documents carry no time: that of the first committee is in the genesis, of later ones this home remembers when it learned of them. */
+  async #noteEpoch(): Promise<void> {
+    const { epoch, sinceMs } = await this.#lent.consensus.committee();
+    if (sinceMs === null) this.#lent.trust.noteEpoch(epoch);
   }
 
   async #meetSeats(): Promise<void> {
@@ -389,6 +397,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     return {
       networkId,
       ...epoch,
+      sinceMs: epoch.sinceMs ?? trust.epochSeenAtMs(epoch.epoch),
       quorum: quorumOf(validators.length),
       validators: validators.map(({ key, account, locked }) => {
         const member = members.find(({ publisher, leftAtMs }) => publisher === account && leftAtMs === null);

@@ -152,7 +152,7 @@ export async function epoch(context: Context): Promise<Outcome> {
   const { networkId, epoch: number, sinceMs, quorum, documents, validators: seats } = committee;
   const text = fields({
     Network: networkId,
-    Epoch: `${number}${sinceMs === null ? '' : `, since ${date(sinceMs)}`}`,
+    Epoch: `${number}${sinceMs === null ? '' : `, ${documents === 1 ? '' : 'known here '}since ${date(sinceMs)}`}`,
     Committee: `${count(seats.length, 'validator')}, of whom ${quorum} must agree`,
     Verified: `${count(documents, 'document')}, from the genesis on`,
   });

@@ -519,6 +519,21 @@ export class TrustChain implements Trust, AsyncDisposable {
       .run(JSON.stringify(Object.fromEntries(machines)));
   }
 
+  /** When this home learned that the epoch began, by its own clock; null for any but the last one that it noted. */
+  epochSeenAtMs(epoch: number): number | null {
+    const row = this.#store.raw.prepare("SELECT value FROM setting WHERE name = 'epoch'").get();
+    const seen = row === undefined ? null : (JSON.parse(row['value'] as string) as { epoch: number; atMs: number });
+    return seen?.epoch === epoch ? seen.atMs : null;
+  }
+
+  /** From now on it is known. Safe to repeat. */
+  noteEpoch(epoch: number): void {
+    if (this.epochSeenAtMs(epoch) !== null) return;
+    this.#store.raw
+      .prepare("INSERT OR REPLACE INTO setting (name, value) VALUES ('epoch', ?)")
+      .run(JSON.stringify({ epoch, atMs: this.#nowMs }));
+  }
+
   /** Null in a network of its own. */
   membership(): StoredMembership | null {
     const row = this.#store.raw.prepare('SELECT json FROM membership').get();
@@ -704,7 +719,7 @@ export class TrustChain implements Trust, AsyncDisposable {
         raw.exec(`DELETE FROM ${table}`);
       for (const row of rows) insertCertificate(raw, row);
       for (const list of lists) this.#putList(list);
-      raw.exec("DELETE FROM setting WHERE name IN ('founder', 'machines')");
+      raw.exec("DELETE FROM setting WHERE name IN ('founder', 'machines', 'epoch')");
       raw.prepare("UPDATE setting SET value = ? WHERE name = 'network'").run(network);
       if (membership !== null)
         raw.prepare('INSERT INTO membership (one, json) VALUES (1, ?)').run(JSON.stringify(membership));
