@@ -47,16 +47,25 @@ export class Nodes implements AsyncDisposable {
   }
 }
 
-/** One end of the reference: node:http2 in a process of its own. */
-export class Http2 implements Disposable {
-  readonly #child: ChildProcess = fork(join(import.meta.dirname, 'http2-child.ts'));
+/** One end of a reference, in a process of its own: node:http2, or the least that can be done over node:tls. */
+export class Reference implements Disposable {
+  readonly #child: ChildProcess;
+
+  constructor(of: 'http2' | 'tls') {
+    this.#child = fork(join(import.meta.dirname, `${of}-child.ts`));
+  }
 
   serve(file: string): Promise<number> {
     return this.#ask({ serve: file });
   }
 
   /** Milliseconds. */
-  get(asked: { readonly port: number; readonly window?: number; readonly into: string | null }): Promise<number> {
+  get(asked: {
+    readonly port: number;
+    readonly window?: number;
+    readonly bytes?: number;
+    readonly into: string | null;
+  }): Promise<number> {
     return this.#ask({ get: asked });
   }
 

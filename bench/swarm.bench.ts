@@ -4,7 +4,7 @@ import { loadavg } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ContentProcess } from '../src/testing/content-process.ts';
-import { delayed, Http2, libp2pObjects, Nodes } from './content.ts';
+import { delayed, libp2pObjects, Nodes, Reference } from './content.ts';
 import type { Bench, Comparison } from './harness.ts';
 
 const MIB = 2 ** 20;
@@ -79,8 +79,8 @@ async function far(nodes: Nodes): Promise<Comparison> {
   await Promise.all([seed.kill(), receiver.kill()]);
   const file = join(nodes.folder, 'far');
   await writeFile(file, new Uint8Array(FAR_BYTES));
-  using server = new Http2();
-  using client = new Http2();
+  using server = new Reference('http2');
+  using client = new Reference('http2');
   using slow = await delayed({ address: `127.0.0.1:${await server.serve(file)}`, node: '' }, ONE_WAY_MS);
   const theirs = await client.get({ port: Number(slow.address.split(':')[1]), into: join(nodes.folder, 'got') });
   return {

@@ -295,29 +295,34 @@ export class ContentStore implements Omit<ContentExchange, 'release'>, AsyncDisp
     const incoming = this.#incoming.get(digest);
     if (incoming?.covers(offset, length)) return incoming.read(offset, into);
     const path = this.#path(digest);
-    // While it is open it is there; its row says how long it is.
-    const row = this.#openFiles.has(path) ? (this.#sql.find.get(digest) as BlobRow | undefined) : undefined;
-    const { size } = row ?? (await this.#require(digest));
-    if (offset + length > size) {
-      throw new HyperMeshError(
-        'blob-not-found',
-        `${digest} has ${size} bytes; ${offset} to ${offset + length} are not there.`,
-      );
-    }
-    if (size <= this.#limits.memoryItemBytesMax) {
-      const bytes = await this.#small(digest, () => this.#readWhole(digest, size));
-      into.set(bytes.subarray(offset, offset + length));
-      return;
+    // While it is open it is there, and too large to be kept in memory.
+    if (!this.#openFiles.has(path)) {
+      const { size } = await this.#holdingOf(digest, offset + length);
+      if (size <= this.#limits.memoryItemBytesMax) {
+        const bytes = await this.#small(digest, () => this.#readWhole(digest, size));
+        into.set(bytes.subarray(offset, offset + length));
+        return;
+      }
     }
     await this.#openFiles.use(path, (file) =>
       storing('reading a blob', async () => {
         for (let at = 0; at < length; ) {
           const { bytesRead } = await file.read(into, at, length - at, offset + at);
-          if (bytesRead === 0) throw damagedBlob(digest);
+          if (bytesRead === 0) {
+            await this.#holdingOf(digest, offset + length);
+            throw damagedBlob(digest);
+          }
           at += bytesRead;
         }
       }),
     );
+  }
+
+  /** Errors: `blob-not-found`, also when it ends before `end`. */
+  async #holdingOf(digest: Digest, end: number): Promise<BlobRow> {
+    const row = await this.#require(digest);
+    if (end <= row.size) return row;
+    throw new HyperMeshError('blob-not-found', `${digest} has ${row.size} bytes; up to ${end} are not there.`);
   }
 
   async receive(blob: BlobDescription, list: ShardList, options: CallOptions = {}): Promise<Incoming> {

@@ -1,7 +1,7 @@
 /** Of a buffer that bytes are received into or sent from. */
 export const SLAB_BYTES = 262_144;
 /** Of a buffer that a served blob is read into: each read is handed to another thread, which costs as much as reading a few hundred KiB. */
-export const READ_BYTES = 1_048_576;
+export const READ_BYTES = 524_288;
 /** Served at the same time from buffers that large; more than these get smaller ones. */
 const LARGE_MAX = 16;
 /** Kept for the next transfer, in bytes. */

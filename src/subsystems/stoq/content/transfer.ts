@@ -41,8 +41,10 @@ const RUN_BYTES_FIRST = 2 ** 20;
 const RUN_BYTES_MIN = 2 ** 19;
 const RUN_BYTES_MAX = 64 * 2 ** 20;
 const RUN_MS = 1_500;
-/** A source farther away than this is asked for the next thing when the last one is nearly there. */
+/** A source farther away than this is asked for more scattered shards before the last ones are there. */
 const FAR_MS = 20;
+/** And one farther away than this for the next run: nearer, the pause is short, and what comes in order need not be read again for the hash over the whole. */
+const FAR_RUN_MS = 100;
 const TICK_MS = 250;
 /** How fast the measured speed follows. */
 const SPEED_WEIGHT = 0.3;
@@ -254,12 +256,11 @@ export class Transfer {
 
   #employ(peer: Peer, sources: number): void {
     const rttMs = peer.source.rttMs ?? 0;
-    const far = rttMs > FAR_MS;
     for (;;) {
       const runs = [...peer.tasks].filter(({ job }) => job.kind === 'run');
-      // One stream fills a link, in order; from far away the next is on its way when it ends. Scattered shards cost a round trip each time.
-      const isFull = runs.length >= (far ? 2 : 1) || runs.some((run) => this.#leftMs(run) > 2 * rttMs);
-      if (isFull || peer.tasks.size - runs.length >= (far ? 4 : 2)) return;
+      // One stream fills a link. Scattered shards cost a round trip each time.
+      const isFull = runs.length >= (rttMs > FAR_RUN_MS ? 2 : 1) || runs.some((run) => this.#leftMs(run) > 2 * rttMs);
+      if (isFull || peer.tasks.size - runs.length >= (rttMs > FAR_MS ? 4 : 2)) return;
       const job = this.#plan.take(peer.bits, this.#share(peer, sources));
       if (job !== null) this.#start(peer, job, false);
       else if (peer.tasks.size > 0 || !this.#rescue(peer)) return;
