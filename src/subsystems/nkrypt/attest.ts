@@ -18,11 +18,13 @@ export async function checkWords(
     readonly trust: Pick<Trust, 'attested'>;
     readonly validators: readonly ValidatorKeys[];
     readonly payloadType: string;
+    /** Default: a quorum. */
+    readonly needed?: number;
   },
 ): Promise<void> {
-  const { validators } = by;
-  if (words.length < quorumOf(validators.length) || words.length > validators.length) {
-    throw new Error(`${quorumOf(validators.length)} of ${validators.length} validators must sign, not ${words.length}`);
+  const { validators, needed = quorumOf(validators.length) } = by;
+  if (words.length < needed || words.length > validators.length) {
+    throw new Error(`${needed} of ${validators.length} validators must sign, not ${words.length}`);
   }
   const members = new Map(validators.map((keys) => [keys.key, keys]));
   for (const { attestation, statement } of words) {

@@ -2,6 +2,7 @@ import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import type { Json } from '../../base/json.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import type { EpochDocument } from '../../wire/epoch.ts';
+import { quorumOf } from '../../wire/genesis.ts';
 import { decodeEndorsement, type Endorsement, type FastEndorsement, VOTE_TYPE, voteOf } from '../../wire/proof.ts';
 import type { TrustAnchor } from '../../wire/signature.ts';
 import { checkWords } from './attest.ts';
@@ -33,16 +34,33 @@ export async function checkedCertificate(
   law: Law,
 ): Promise<Endorsement> {
   const certificate = decodeEndorsement(value);
-  await refusing(() => checkVotes(trust, certificate, law));
+  await refusing(async () => {
+    await checkVotes(trust, certificate, law);
+  });
   return certificate;
 }
 
-/** Votes of both algorithms, or fast ones. Throws an Error that says what is wrong. */
+/** Votes for one operation, also when they are too few for a certificate. Errors: `endorsement-invalid`. */
+export async function checkedBallot(
+  trust: Pick<Trust, 'attested'>,
+  value: unknown,
+  law: Law,
+): Promise<{ readonly ballot: Endorsement; readonly isCertificate: boolean }> {
+  const ballot = decodeEndorsement(value);
+  let needed = 0;
+  await refusing(async () => {
+    needed = await checkVotes(trust, ballot, law, 1);
+  });
+  return { ballot, isCertificate: ballot.votes.length >= needed };
+}
+
+/** Votes of both algorithms, or fast ones; resolves to how many make a certificate. Throws an Error that says what is wrong. */
 async function checkVotes(
   trust: Pick<Trust, 'attested'>,
   certificate: FastEndorsement,
   { genesis, networkId, committeeOf }: Law,
-): Promise<void> {
+  votesMin?: number,
+): Promise<number> {
   if (certificate.networkId !== networkId) throw new Error('it belongs to another network');
   const { epoch } = certificate;
   const committee = epoch === genesis.committee.epoch ? genesis.committee : committeeOf?.(epoch);
@@ -51,7 +69,10 @@ async function checkVotes(
     attestation,
     statement: voteOf(certificate, atMs),
   }));
-  await checkWords(words, { trust, validators: committee.validators, payloadType: VOTE_TYPE });
+  const { validators } = committee;
+  const needed = quorumOf(validators.length);
+  await checkWords(words, { trust, validators, payloadType: VOTE_TYPE, needed: votesMin ?? needed });
+  return needed;
 }
 
 async function refusing(check: () => Promise<void>): Promise<void> {

@@ -32,7 +32,7 @@ import {
   type Vote,
 } from '../../wire/proof.ts';
 import { isRevealed, revealedOf, shareStatement } from './anchor.ts';
-import { checkedCertificate } from './certificate.ts';
+import { checkedBallot, checkedCertificate } from './certificate.ts';
 import type { Law } from './epoch-law.ts';
 import {
   anchorAgeMs,
@@ -322,9 +322,16 @@ export class Committee {
     return standFor(this.#trust, { ...this.#law, clock: this.#clock }, identity, root);
   }
 
-  /** The committee's certificate, brought by whoever has it. Errors: `endorsement-invalid`. */
-  async confirm(value: unknown): Promise<void> {
-    this.#votes.record(await checkedCertificate(this.#trust, value, this.#law));
+  /**
+   * The committee's certificate, brought by whoever has it; or votes that are too few for one, brought by the publisher whom they were given to.
+   * Errors: `endorsement-invalid`, `not-permitted`.
+   */
+  async confirm(identity: string, value: unknown): Promise<void> {
+    const { ballot, isCertificate } = await checkedBallot(this.#trust, value, this.#law);
+    if (isCertificate) return this.#votes.record(ballot);
+    if (ballot.operation.identity !== identity)
+      throw new HyperMeshError('not-permitted', 'Votes that are no certificate are brought by who asked for them.');
+    this.#votes.witness.keep(ballot);
   }
 
   /** The part of the store that a commitment of this identity is registered in. */

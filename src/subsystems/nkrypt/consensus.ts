@@ -51,7 +51,7 @@ import { firstCommittee, foundLedger, Ledger } from './ledger/ledger.ts';
 import type { OrderLent, OrderOptions } from './order/order.ts';
 import { nobodyToAsk, OrderedHome } from './ordered.ts';
 import { OwnOrders } from './orders.ts';
-import { accountId, type LedgerOffice, OwnAccount, tokenAmount } from './own-account.ts';
+import { accountId, type LedgerOffice, leavesOpen, OwnAccount, tokenAmount } from './own-account.ts';
 import { Prover } from './prover.ts';
 import { type OwnSeat, Quorum } from './quorum.ts';
 import { auditPositions } from './registration.ts';
@@ -63,7 +63,8 @@ import { LABEL_BYTES, labelSeed } from './space-graph.ts';
 import { type LossLent, lossEntry } from './space-loss.ts';
 import { OwnStanding, Standings } from './standing.ts';
 import { openStore, type Store } from './store.ts';
-import { type Equivocation, VoteBook } from './votes.ts';
+import { VoteBook } from './votes.ts';
+import type { Accusation } from './witness.ts';
 
 /** After a handover that did not get through. */
 const TURN_AGAIN_MS = 1_000;
@@ -121,8 +122,8 @@ export interface NKrypt extends Consensus, AsyncDisposable {
     readonly documents: number;
     readonly validators: readonly (Pick<ValidatorKeys, 'key' | 'account'> & { readonly locked: number | null })[];
   }>;
-  /** Orders that contradict each other, which this validator was shown. */
-  equivocations(): readonly Equivocation[];
+  /** Who contradicted himself, as far as this home saw it: with what proves it. */
+  accusations(): readonly Accusation[];
   /** A certificate of this network's committee, after its votes were checked. Errors: `endorsement-invalid`. */
   certified(value: unknown): Promise<Endorsement>;
   /** {@link Consensus.canAccessPackage}, at once. */
@@ -235,7 +236,8 @@ function forget(raw: Store['raw']): void {
     'floors',
     'closed',
     'certificates',
-    'equivocations',
+    'ballots',
+    'accusations',
     'facts',
     'fact_sum',
     'epochs',
@@ -265,6 +267,8 @@ interface Membership {
   /** How the next committee follows; undefined in a home without a seat. */
   readonly epochs: Epochs | undefined;
   readonly account: OwnAccount;
+  readonly office: LedgerOffice;
+  readonly votes: VoteBook;
   /** The committee of the network, and this home as the court of what it serves to itself. */
   readonly network: Quorum;
   readonly court: { readonly quorum: Quorum; readonly law: Genesis };
@@ -378,7 +382,7 @@ async function enter(
   space.ready().catch(() => undefined);
   return {
     ...{ genesis, document: genesisDocument(founded), networkId, identity, epochs },
-    ...{ seat, order, ledger, account, network, court, space, standing, access, audits },
+    ...{ seat, order, ledger, account, office, votes, network, court, space, standing, access, audits },
   };
 }
 
@@ -496,8 +500,8 @@ class Validator implements NKrypt {
     };
   }
 
-  equivocations(): readonly Equivocation[] {
-    return new VoteBook(this.#store).equivocations();
+  accusations(): readonly Accusation[] {
+    return this.#member.votes.witness.all();
   }
 
   async certified(value: unknown): Promise<Endorsement> {
@@ -719,21 +723,18 @@ class Validator implements NKrypt {
     if (await network.introduce(root)) this.#introducedTo = `${epoch} ${root}`;
   }
 
-  /** Who signed two orders with one number answers for it with his stake: the order of the network gets both. */
+  /** Who signed two things that contradict each other answers for it with his stake: the order of the network gets both. */
   async #accuse(): Promise<void> {
-    const { seat, order, ledger, networkId } = this.#member;
-    if (seat === null || order === undefined) return;
-    for (const { identity, sequence, first, second } of this.equivocations()) {
-      if (ledger.isConvicted(identity, sequence)) continue;
-      // Sorted, so that what several validators saw is one entry.
-      const [one, other] = [first.envelope, second.envelope].sort((a, b) => (a.payload < b.payload ? -1 : 1));
-      const conflict = { kind: 'orders', keys: first.keys, first: one!, second: other! } as const;
+    const { seat, office, ledger, networkId, votes } = this.#member;
+    for (const { about, conflict } of votes.witness.open()) {
       try {
-        await order.submit(encodeEntry({ formatVersion: 1, networkId, kind: 'evidence', conflict }));
+        // Another one may have been first.
+        if (seat === null || !ledger.isAnswered(about))
+          await office.submit(encodeEntry({ formatVersion: 1, networkId, kind: 'evidence', conflict }));
       } catch (error) {
-        // Another validator was first.
-        if (!isCoded(error, 'proof-replayed')) throw error;
+        if (leavesOpen(error)) throw error;
       }
+      votes.witness.answered(about);
     }
   }
 
@@ -879,6 +880,8 @@ class Validator implements NKrypt {
     },
   ): Promise<void> {
     await checkEndorsement(this.#trust, endorsement, options);
+    // Of this network, what members see is compared: two certificates that contradict each other show who voted twice.
+    if (endorsement.networkId === this.#member.networkId) this.#member.votes.record(endorsement);
   }
 
   async stake(): Promise<StakeAccount> {

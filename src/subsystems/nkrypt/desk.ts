@@ -51,8 +51,8 @@ export class Desk {
         async () => (await this.#committee.vote(proofs, order, { ...options, fast })).vote,
       );
     },
-    'committee/confirm': async (_identity, { certificate }) => {
-      await this.#committee.confirm(certificate);
+    'committee/confirm': async (identity, { certificate }) => {
+      await this.#committee.confirm(identity, certificate);
       return {};
     },
     'committee/account': (identity) => this.#office.account(identity),

@@ -42,6 +42,11 @@ const UNKNOWN = [
   'quota-exceeded',
 ] as const;
 
+/** Whether it is not known what became of an entry that was handed in. */
+export function leavesOpen(error: unknown): boolean {
+  return !isCoded(error) || UNKNOWN.some((one) => one === error.code) || error.code.startsWith('storage-');
+}
+
 /**
  * What this home's publisher says in the order, one thing after the other. What was signed is kept until it is known what became of it, so that a lost answer,
  * or a crash, never makes a transfer happen twice: repeating the command finishes the one that is under way.
@@ -140,9 +145,7 @@ export class OwnAccount {
     try {
       await this.#office.submit(entry, options);
     } catch (error) {
-      if (!isCoded(error)) throw error;
-      const { code } = error;
-      if (UNKNOWN.some((one) => one === code) || code.startsWith('storage-')) throw error;
+      if (!isCoded(error) || leavesOpen(error)) throw error;
       refusal = error;
     }
     this.#store.raw.prepare('DELETE FROM instructions WHERE number = ?').run(number);

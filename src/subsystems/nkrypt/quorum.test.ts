@@ -201,7 +201,7 @@ test('two copies of one home that publish different things under one number neve
     const admitted = outcomes.filter(({ status }) => status === 'fulfilled');
     assert.ok(admitted.length <= 1, 'two certificates under one number');
   }
-  const evidence = committee.homes.slice(1, 4).flatMap(({ nkrypt }) => nkrypt.equivocations());
+  const evidence = committee.homes.slice(1, 4).flatMap(({ nkrypt }) => nkrypt.accusations());
   assert.ok(evidence.length > 0, 'the contradicting orders are kept');
 });
 
@@ -288,4 +288,86 @@ test('a validator that failed lately is asked all the same when another one is a
     },
     () => publish(),
   );
+});
+
+/** What answers for each validator, when that of some is no longer what it was. */
+async function lockedAfter(
+  among: TestCommittee,
+  changed: readonly string[],
+  before: number,
+): Promise<Map<string, number | null>> {
+  for (const endMs = Date.now() + 60_000; ; await new Promise((done) => setTimeout(done, 20))) {
+    const { validators } = await among.homes[1]!.nkrypt.committee();
+    const locked = new Map(validators.map((one) => [one.key, one.locked]));
+    if (changed.every((key) => locked.get(key) !== before)) return locked;
+    assert.ok(Date.now() < endMs, 'nobody answered for it');
+  }
+}
+
+async function voteOfHome({ trust }: CommitteeHome, about: Omit<Vote, 'formatVersion'>) {
+  return { atMs: about.atMs, attestation: await trust.attest(VOTE_TYPE, { formatVersion: 2, ...about }) };
+}
+
+test('a validator that votes for two operations under one number pays, by the votes of a publisher who got no certificate', async () => {
+  await using four = await testCommittee(path.join(folder, 'double'), { n: 4, clock, roundMs: 20 });
+  const [dishonest, , , last, owner] = four.homes as [
+    CommitteeHome,
+    CommitteeHome,
+    CommitteeHome,
+    CommitteeHome,
+    CommitteeHome,
+  ];
+  const twin = await four.copyOf(owner);
+  const sets: ProofSet[] = [];
+  for (const [i, home] of [owner.nkrypt, twin].entries()) {
+    const ref = `eve/double@1.${i}.0`;
+    sets.push(await home.prove(await home.challenge('publish', subjectOf(ref), ref)));
+  }
+  const [first, second] = sets as [ProofSet, ProofSet];
+  assert.equal(first.challenge.operation.sequence, second.challenge.operation.sequence);
+  four.wire = async (to, method, body, _from, pass) => {
+    if (method !== 'committee/vote') return pass();
+    if (to === last.validator && (body as { proofs: ProofSet }).proofs.challenge.operation.ref.endsWith('1.0.0'))
+      throw new HyperMeshError('peer-unreachable', 'silent');
+    if (to !== dishonest.validator) return pass();
+    const { proofs } = body as { proofs: ProofSet };
+    const { operation, networkId, epoch } = proofs.challenge;
+    return voteOfHome(dishonest, { networkId, epoch, operation, proofs: proofsDigest(proofs), atMs: time.nowMs });
+  };
+  const { endorsement } = await owner.nkrypt.admit(first);
+  assert.ok(endorsement.votes.some(({ attestation }) => attestation.validator === dishonest.validator));
+  await assert.rejects(twin.admit(second), coded('equivocation'));
+  const locked = await lockedAfter(four, [dishonest.validator], 100);
+  assert.deepEqual(
+    four.homes.slice(0, 4).map(({ validator }) => locked.get(validator)),
+    [50, 100, 100, 100],
+  );
+});
+
+test('a member that is shown two certificates which contradict each other brings all who voted for both before the order', async () => {
+  await using four = await testCommittee(path.join(folder, 'member'), { n: 4, clock, roundMs: 20 });
+  const [, , , , member] = four.homes as [CommitteeHome, CommitteeHome, CommitteeHome, CommitteeHome, CommitteeHome];
+  const { networkId } = await member.nkrypt.genesis();
+  const anchor = await four.homes[0]!.trust.anchor();
+  const guilty = four.homes.slice(0, 3).sort((a, b) => (a.validator < b.validator ? -1 : 1));
+  // Another number, the same version: what no honest validator votes for either.
+  for (const [i, ref] of ['mallory/two@1.0.0', 'mallory/two@1.0.0+build'].entries()) {
+    const operation = {
+      kind: 'publish',
+      identity: 'ab'.repeat(32),
+      sequence: i + 1,
+      ref,
+      subject: subjectOf(`${i}`),
+    } as const;
+    const about = { networkId, epoch: 0, operation, proofs: subjectOf('proofs') };
+    const votes = await Promise.all(guilty.map((home) => voteOfHome(home, { ...about, atMs: time.nowMs })));
+    await member.nkrypt.verifyEndorsement({ formatVersion: 2, ...about, votes }, { genesis: four.document, anchor });
+  }
+  assert.equal(member.nkrypt.accusations().length, 3);
+  const locked = await lockedAfter(
+    four,
+    guilty.map(({ validator }) => validator),
+    100,
+  );
+  assert.deepEqual([...locked.values()].sort(), [100, 50, 50, 50]);
 });

@@ -234,7 +234,10 @@ export class Quorum implements Witness {
     let verdicts: readonly ProofVerdict[] | undefined;
     const admitted = { formatVersion: 2, networkId, epoch: genesis.committee.epoch, operation, proofs } as const;
     const { first, reserve } = this.#turns();
-    const cast = await gather(first, { ...this.#quorum, reserve }, async (validator, stop) => {
+    const heard: SignedVote[] = [];
+    let isLost = false;
+    // Also what is said too late is heard: it may be what a validator should not have said.
+    const collect = async (validator: string) => {
       let vote: SignedVote<FastAttestation>;
       if (validator === own?.validator) {
         const judged = await own.committee.vote(set, order, options);
@@ -242,14 +245,22 @@ export class Quorum implements Witness {
         vote = judged.vote;
       } else {
         vote = await this.#answer(validator, 'committee/vote', { proofs: set, order, fast: false }, signedVote, {
-          ...either(options.signal, stop),
+          signal: options.signal,
           timeoutMs: VOTE_TIMEOUT_MS,
         });
       }
       const statement: Vote = { ...admitted, atMs: vote.atMs };
       await this.#holds(validator, vote.attestation, VOTE_TYPE, statement);
       options.onProgress?.({ step: 'admit', note: 'a validator voted for it' });
+      heard.push(vote as SignedVote);
+      if (isLost) this.#bear({ ...admitted, votes: [vote as SignedVote] });
       return vote as SignedVote;
+    };
+    const cast = await gather(first, { ...this.#quorum, reserve }, collect).catch((error: unknown) => {
+      // Somebody may hold other votes of the same validators: together they show who votes for everything.
+      isLost = true;
+      if (heard.length > 0) this.#bear({ ...admitted, votes: [...heard].sort(byValidator) });
+      throw error;
     });
     const endorsement: Endorsement = { ...admitted, votes: [...cast].sort(byValidator) };
     votes.record(endorsement);
@@ -356,6 +367,13 @@ export class Quorum implements Witness {
     } catch {
       // It stays without until the next time that it is asked.
     }
+  }
+
+  /** Votes that did not suffice are kept, here and by the validators. */
+  #bear(ballot: Endorsement): void {
+    if (this.#all().length === 1) return;
+    this.#lent.votes.witness.keep(ballot);
+    this.#confirm(ballot);
   }
 
   /** To everybody, not waiting for anybody: who misses it hears of it with the next operation. */

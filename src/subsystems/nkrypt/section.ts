@@ -10,8 +10,8 @@ import { decodeGenesis, type Genesis } from '../../wire/genesis.ts';
 import { ledgerObjection } from './ledger/ledger.ts';
 import { openStore, type Store } from './store.ts';
 
-/** 2 has the grants of a founder, and homes without a ledger; 3 has who owns which name; 4 has the order and what follows from it, signed orders, votes and certificates. */
-const VERSION = 4;
+/** 2 has the grants of a founder, and homes without a ledger; 3 has who owns which name; 4 has the order and what follows from it, signed orders, votes and certificates; 5 has who contradicted himself. */
+const VERSION = 5;
 const STAGE = 'nkrypt-import.db';
 /** Bytes of rows after which a piece is closed; the largest row is a genesis document or an endorsement. */
 const PIECE_BYTES = 64 * 2 ** 10;
@@ -25,8 +25,9 @@ const TABLES = {
   votes: ['identity', 'sequence', 'epoch', 'kind', 'operation', 'proofs', 'at_ms', 'signed'],
   floors: ['identity', 'sequence'],
   closed: ['epoch'],
-  certificates: ['identity', 'sequence', 'kind', 'operation', 'proofs', 'certificate'],
-  equivocations: ['identity', 'sequence', 'first', 'second'],
+  certificates: ['identity', 'sequence', 'kind', 'operation', 'proofs', 'certificate', 'ref'],
+  ballots: ['identity', 'sequence', 'operation', 'proofs', 'ref', 'ballot'],
+  accusations: ['about', 'conflict', 'is_answered'],
   commitments: ['identity', 'roots', 'nonce', 'registered'],
   joined: ['id'],
   versions: ['ref', 'subject'],
@@ -185,7 +186,16 @@ function check(staged: Store): Genesis {
 }
 
 /** What this home promised: going back to an older state of the same network takes none of it back. */
-const PROMISES: readonly Table[] = ['orders', 'votes', 'floors', 'closed', 'certificates', 'equivocations', 'versions'];
+const PROMISES: readonly Table[] = [
+  'orders',
+  'votes',
+  'floors',
+  'closed',
+  'certificates',
+  'ballots',
+  'accusations',
+  'versions',
+];
 
 /**
  * Commit point: one transaction that writes this database only. Sequence numbers that this home took in the same network stay

@@ -112,6 +112,29 @@ const MIGRATIONS: readonly Migration[] = [
         PRIMARY KEY (identity, sequence)) STRICT, WITHOUT ROWID;
     `,
   },
+  {
+    name: '006-contradictions',
+    up: `
+      -- Of a publish: its version, without build metadata.
+      ALTER TABLE certificates ADD COLUMN ref TEXT;
+      UPDATE certificates SET ref = json_extract(certificate, '$.operation.ref') WHERE kind = 'publish';
+      UPDATE certificates SET ref = substr(ref, 1, instr(ref, '+') - 1) WHERE ref LIKE '%+%';
+      CREATE INDEX certificates_ref ON certificates (ref) WHERE ref IS NOT NULL;
+      -- Votes that were seen and are too few for a certificate, the last ones of each identity.
+      CREATE TABLE ballots (
+        id INTEGER PRIMARY KEY, identity TEXT NOT NULL, sequence INTEGER NOT NULL, operation TEXT NOT NULL, proofs TEXT NOT NULL,
+        ref TEXT, ballot TEXT NOT NULL, UNIQUE (identity, sequence, operation, proofs)
+      ) STRICT;
+      CREATE INDEX ballots_ref ON ballots (ref) WHERE ref IS NOT NULL;
+      -- Two signed statements that contradict each other, by what they are about. Answered: the order has it, or refused it.
+      CREATE TABLE accusations (about TEXT PRIMARY KEY, conflict TEXT NOT NULL, is_answered INTEGER NOT NULL DEFAULT 0) STRICT;
+      CREATE INDEX accusations_open ON accusations (is_answered) WHERE is_answered = 0;
+      INSERT INTO accusations (about, conflict) SELECT 'order/' || identity || '/' || sequence, json_object(
+        'kind', 'orders', 'keys', json(first -> '$.keys'), 'first', json(first -> '$.envelope'), 'second', json(second -> '$.envelope')
+      ) FROM equivocations;
+      DROP TABLE equivocations;
+    `,
+  },
 ];
 
 export type Store = SqliteStore;

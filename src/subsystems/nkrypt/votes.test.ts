@@ -20,7 +20,8 @@ after(() => rmSync(folder, { recursive: true, force: true }));
 const digest = (text: string): Digest => digestOf(utf8(text));
 const identity = (n: number) => String(n).repeat(64);
 /** Votes do not look into orders: that they are genuine was checked before. */
-const signed = (operation: Operation) => ({ of: operationDigest(operation) }) as unknown as SelfSigned;
+const signed = (operation: Operation) =>
+  ({ keys: {}, envelope: { payload: operationDigest(operation) } }) as unknown as SelfSigned;
 const wantedOf = (operation: Operation, proofs: Digest, more: { nowMs?: number; epoch?: number } = {}) => ({
   ...{ epoch: more.epoch ?? 0, operation, digest: operationDigest(operation), proofs },
   ...{ signed: operation.kind === 'publish' ? signed(operation) : null, nowMs: more.nowMs ?? 1_000 },
@@ -89,10 +90,14 @@ test('a vote is on the disk before it is answered, the same proofs get the same 
   assert.deepEqual(book.decide(wantedOf(operation, digest('a'), { nowMs: 9_000 })), { atMs: 1_000 });
   assert.deepEqual(book.decide(wantedOf(operation, digest('b'), { nowMs: 9_000 })), { atMs: 9_000 });
   assert.throws(() => book.decide(wantedOf(other, digest('a'))), /stands for another operation/);
+  const [caught, ...others] = book.witness.open();
+  assert.equal(caught?.about, `order/${operation.identity}/${operation.sequence}`);
   assert.deepEqual(
-    book.equivocations().map(({ first, second }) => [first, second]),
-    [[signed(operation), signed(other)]],
+    new Set([caught.conflict.first, caught.conflict.second]),
+    new Set([signed(operation).envelope, signed(other).envelope]),
   );
+  book.witness.answered(caught.about);
+  assert.deepEqual([others, book.witness.open(), book.witness.all()], [[], [], [caught]]);
   const [refused, accepted] = book.decideAll([
     wantedOf(publish(2, 7, 1, 2), digest('c')),
     wantedOf(publish(2, 8, 3, 2), digest('d')),

@@ -11,18 +11,11 @@ import {
   operationDigest,
 } from '../../wire/proof.ts';
 import type { Store } from './store.ts';
+import { refOf, Witness } from './witness.ts';
 
 /** What a validator decided: the time that its vote carries. */
 export interface Decision {
   readonly atMs: number;
-}
-
-/** Two orders that no honest publisher signs. */
-export interface Equivocation {
-  readonly identity: string;
-  readonly sequence: number;
-  readonly first: SelfSigned;
-  readonly second: SelfSigned;
 }
 
 /** What a validator found right, and would vote for. */
@@ -54,11 +47,14 @@ const FORGET_EVERY_MS = 60_000;
  */
 export class VoteBook {
   readonly #store: Store;
+  /** What contradicts itself, of all that comes by here. */
+  readonly witness: Witness;
   readonly #prepared = new Map<string, StatementSync>();
   #forgottenAtMs = 0;
 
   constructor(store: Store) {
     this.#store = store;
+    this.witness = new Witness(store);
   }
 
   /** {@link decideAll} of one. */
@@ -130,13 +126,20 @@ export class VoteBook {
   record(certificate: Endorsement): void {
     const { operation, proofs } = certificate;
     const { identity, sequence, kind } = operation;
+    const digest = operationDigest(operation);
+    const known = this.#sql('SELECT operation, proofs FROM certificates WHERE identity = ? AND sequence = ?').get(
+      identity,
+      sequence,
+    );
+    if (known?.['operation'] === digest && known['proofs'] === proofs) return;
     this.#store.transact((raw) => {
+      this.witness.see(certificate);
       raw
         .prepare(
-          `INSERT INTO certificates (identity, sequence, kind, operation, proofs, certificate) VALUES (?, ?, ?, ?, ?, ?)
+          `INSERT INTO certificates (identity, sequence, kind, operation, proofs, ref, certificate) VALUES (?, ?, ?, ?, ?, ?, ?)
              ON CONFLICT DO NOTHING`,
         )
-        .run(identity, sequence, kind, operationDigest(operation), proofs, canonicalJson(certificate));
+        .run(identity, sequence, kind, digest, proofs, refOf(certificate), canonicalJson(certificate));
       if (kind === 'publish') return;
       raw
         .prepare(
@@ -173,19 +176,6 @@ export class VoteBook {
       )
       .get(operation.identity, operation.sequence, operationDigest(operation), proofs);
     return row === undefined ? undefined : (JSON.parse(row['certificate'] as string) as Endorsement);
-  }
-
-  /** Orders that contradict each other, as evidence. */
-  equivocations(): readonly Equivocation[] {
-    const rows = this.#store.raw.prepare('SELECT identity, sequence, first, second FROM equivocations').all();
-    return (rows as unknown as { identity: string; sequence: number; first: string; second: string }[]).map(
-      ({ identity, sequence, first, second }) => ({
-        identity,
-        sequence,
-        first: JSON.parse(first) as SelfSigned,
-        second: JSON.parse(second) as SelfSigned,
-      }),
-    );
   }
 
   /** Stops voting in the epoch, for good; durable when it returns. */
@@ -225,11 +215,8 @@ export class VoteBook {
     if (signed === null) return;
     const known = this.#row(operation);
     if (known === undefined || known.operation === digest || known.signed === null) return;
-    this.#store.raw
-      .prepare(
-        'INSERT INTO equivocations (identity, sequence, first, second) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING',
-      )
-      .run(operation.identity, operation.sequence, known.signed, canonicalJson(signed));
+    const { identity, sequence } = operation;
+    this.witness.caughtOrders(identity, sequence, JSON.parse(known.signed) as SelfSigned, signed);
   }
 
   #checkClaim({ kind, subject, ref }: Operation): void {

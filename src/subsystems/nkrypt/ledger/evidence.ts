@@ -4,7 +4,7 @@ import { canonicalJson } from '../../../base/json.ts';
 import { attestationHolds, publicKeysOf } from '../../../wire/attestation.ts';
 import { type Conflict, decodeOrder, keyBytes, type Word } from '../../../wire/entry.ts';
 import { HEAD_TYPE } from '../../../wire/order.ts';
-import { operation, operationDigest, VOTE_TYPE } from '../../../wire/proof.ts';
+import { type Operation, operation, operationDigest, VOTE_TYPE } from '../../../wire/proof.ts';
 import { envelopeHolds } from '../../../wire/signature.ts';
 import { changeAccount, isKnown, slash } from './accounts.ts';
 import { presentOf } from './committees.ts';
@@ -58,6 +58,14 @@ export function orderAbout(identity: string, sequence: number): string {
   return `order/${identity}/${sequence}`;
 }
 
+/** What two votes of one validator in one epoch contradict each other about; undefined when both may be given. */
+export function voteAbout(epoch: number, a: Operation, b: Operation): string | undefined {
+  if (canonicalJson(a) === canonicalJson(b)) return undefined;
+  if (a.identity === b.identity && a.sequence === b.sequence) return `vote/${epoch}/${a.identity}/${a.sequence}`;
+  const isOneVersion = a.kind === 'publish' && b.kind === 'publish' && KEYS.version(a.ref) === KEYS.version(b.ref);
+  return isOneVersion && a.subject !== b.subject ? `vote/${epoch}/${KEYS.version(a.ref)}` : undefined;
+}
+
 function byValidator(
   place: Place,
   { epoch, type, first, second }: Extract<Conflict, { kind: 'words' }>,
@@ -88,10 +96,7 @@ function contradiction(place: Place, epoch: number, type: string, first: Word, s
   switch (type) {
     case VOTE_TYPE: {
       const [{ operation: a }, { operation: b }] = both(vote);
-      if (canonicalJson(a) === canonicalJson(b)) return undefined;
-      if (a.identity === b.identity && a.sequence === b.sequence) return `vote/${epoch}/${a.identity}/${a.sequence}`;
-      const isOneVersion = a.kind === 'publish' && b.kind === 'publish' && KEYS.version(a.ref) === KEYS.version(b.ref);
-      return isOneVersion && a.subject !== b.subject ? `vote/${epoch}/${KEYS.version(a.ref)}` : undefined;
+      return voteAbout(epoch, a, b);
     }
     case HEAD_TYPE: {
       const [a, b] = both(logHead);

@@ -30,7 +30,7 @@ import {
   seatsObjection,
   sequencerOf,
 } from './committees.ts';
-import { judgeConflict, orderAbout } from './evidence.ts';
+import { judgeConflict } from './evidence.ts';
 import { Draft, Facts } from './facts.ts';
 import { KEYS, type LedgerTerms, type Place, refuse } from './law.ts';
 
@@ -145,9 +145,9 @@ export class Ledger implements OrderedState {
     return [epoch, epoch - 1].some((one) => draft.get(KEYS.spaceLost(one, account, root)) !== undefined);
   }
 
-  /** Whether a publisher answered for two orders with that sequence number. */
-  isConvicted(identity: string, sequence: number): boolean {
-    return this.#draft().get(KEYS.evidence(orderAbout(identity, sequence))) !== undefined;
+  /** Whether somebody answered for contradicting himself about that. */
+  isAnswered(about: string): boolean {
+    return this.#draft().get(KEYS.evidence(about)) !== undefined;
   }
 
   /** Tokens that were founded, and those that were burned since; the rest is what all accounts have together. */
