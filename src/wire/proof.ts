@@ -9,6 +9,11 @@ import { firstIssue } from './signature.ts';
 export const OPERATION_KINDS = ['publish', 'install', 'execute', 'default'] as const;
 export type OperationKind = (typeof OPERATION_KINDS)[number];
 
+/** Whether two operations of that kind can contradict each other: who asks for one signs for it. */
+export function needsOrder(kind: OperationKind): boolean {
+  return kind === 'publish' || kind === 'default';
+}
+
 /** One row of the network's requirement table; a proof that is null is not asked for. Defaults: docs/protocol/proofs.md. */
 export interface Requirements {
   readonly kind: OperationKind;

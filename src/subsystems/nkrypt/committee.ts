@@ -18,6 +18,7 @@ import {
   decodeProofSet,
   type Endorsement,
   hashedTimes,
+  needsOrder,
   type Operation,
   type OperationKind,
   operationDigest,
@@ -105,6 +106,7 @@ export class Committee {
   readonly #votes: VoteBook;
   readonly #ledger: Pick<Ledger, 'account' | 'ownerOf'>;
   readonly #ruled: Ruled | undefined;
+  readonly #told: ((certificate: Endorsement) => void) | undefined;
   readonly #clock: Clock;
   readonly #law: Law;
   readonly #given = new Map<string, Given>();
@@ -128,6 +130,8 @@ export class Committee {
       readonly store: Store;
       readonly votes: VoteBook;
       readonly ledger: Pick<Ledger, 'account' | 'ownerOf'>;
+      /** Is told of certificates that were found genuine. */
+      readonly genuine?: (certificate: Endorsement) => void;
       /** Whether the order says that an identity lost that commitment once. */
       readonly isSpaceLost?: (identity: string, root: string) => boolean;
       readonly ruled?: Ruled | undefined;
@@ -139,6 +143,7 @@ export class Committee {
     this.#votes = lent.votes;
     this.#ledger = lent.ledger;
     this.#ruled = lent.ruled;
+    this.#told = lent.genuine;
     this.#clock = options.clock;
     this.#law = options;
     this.#load = new WorkLoad(options.clock);
@@ -328,7 +333,10 @@ export class Committee {
    */
   async confirm(identity: string, value: unknown): Promise<void> {
     const { ballot, isCertificate } = await checkedBallot(this.#trust, value, this.#law);
-    if (isCertificate) return this.#votes.record(ballot);
+    if (isCertificate) {
+      this.#told?.(ballot);
+      return this.#votes.record(ballot);
+    }
     if (ballot.operation.identity !== identity)
       throw new HyperMeshError('not-permitted', 'Votes that are no certificate are brought by who asked for them.');
     this.#votes.witness.keep(ballot);
@@ -546,11 +554,6 @@ export class Committee {
 interface Judged {
   readonly atMs: number;
   readonly verdicts: readonly ProofVerdict[];
-}
-
-/** Whether two operations of that kind can contradict each other: who asks for one signs for it. */
-export function needsOrder(kind: OperationKind): boolean {
-  return kind === 'publish' || kind === 'default';
 }
 
 function windowMs(challenge: Challenge): number {

@@ -20,15 +20,24 @@ import type { StateSection } from '../../capabilities/state.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import type { AccessChallenge, Use } from '../../wire/access.ts';
 import type { Attestation, SignatureCheck, ValidatorKeys } from '../../wire/attestation.ts';
-import { type Action, claimable, encodeEntry, type SequencerPlace, SPACE_LOST_TYPE } from '../../wire/entry.ts';
+import {
+  type Action,
+  claimable,
+  ENTRY_LIMITS,
+  encodeEntry,
+  type SequencerPlace,
+  SPACE_LOST_TYPE,
+} from '../../wire/entry.ts';
 import { decodeEpochDocument, type EpochDocument, readEpochDocument } from '../../wire/epoch.ts';
 import { decodeGenesis, type Genesis, genesisDocument } from '../../wire/genesis.ts';
 import type { OrderMethod } from '../../wire/order.ts';
 import {
+  admittedAtMs,
   type Challenge,
   challenge as challengeSchema,
   decodeProofSet,
   type Endorsement,
+  type Operation,
   type OperationKind,
   operationKind,
   type ProofSet,
@@ -41,6 +50,7 @@ import { AccessCourt } from './access-court.ts';
 import { isApproved } from './attest.ts';
 import { checkEndorsement, checkedCertificate } from './certificate.ts';
 import { Committee, type Ruled } from './committee.ts';
+import { cut } from './cut.ts';
 import { Desk, type DeskMethod } from './desk.ts';
 import { type Law, lawOf, lawOfProofs, successor } from './epoch-law.ts';
 import { Epochs } from './epochs.ts';
@@ -92,8 +102,10 @@ interface Lent {
 /** Before another anchor is asked for, growing. */
 const ANCHOR_PAUSE_MS = 25;
 
-/** How often a validator looks whether an audit is due. */
-const AUDIT_ROUND_MS = 10_000;
+/** How often a validator looks whether an audit is due, and what has to be brought into the order. */
+const ROUND_MS = 10_000;
+/** Certificates that are looked at in one round. */
+const SETTLED_AT_ONCE_MAX = 2_048;
 /** How long a validator waits for a part of the order that the others have. */
 const SETTLE_MS = 3_000;
 
@@ -332,7 +344,10 @@ async function enter(
   });
   const seatOf = (law: Genesis, office: LedgerOffice, ruled?: Ruled): OwnSeat => {
     const isSpaceLost = (account: string, root: string) => ledger.isSpaceLost(account, root);
-    const committee = new Committee({ trust, store, votes, ledger, isSpaceLost, ruled }, { clock, ...lawWith(law) });
+    // A court of its own asks no committee.
+    const genuine = law === genesis ? (certificate: Endorsement) => ledger.remember(certificate) : () => undefined;
+    const lent = { trust, store, votes, ledger, genuine, isSpaceLost, ruled };
+    const committee = new Committee(lent, { clock, ...lawWith(law) });
     return { validator: validator.key, committee, desk: new Desk({ committee, office }) };
   };
   const quorumOf = (law: Genesis, seat: OwnSeat | null) =>
@@ -420,6 +435,8 @@ class Validator implements NKrypt {
   #watching: Omit<LossLent, 'trust'> | undefined;
   #meeting: OrderLent['ask'] | undefined;
   readonly #rounds: NodeJS.Timeout;
+  readonly #roundMs: number;
+  #isSettling = false;
   #turning: Promise<void> = Promise.resolve();
   #isClosed = false;
   #epochsChanged: () => void = () => undefined;
@@ -462,12 +479,14 @@ class Validator implements NKrypt {
       await change?.();
       this.#member = await entering();
     };
+    this.#roundMs = options.auditRoundMs ?? ROUND_MS;
     this.#rounds = setInterval(() => {
       // What fails now is looked at again in the next round.
       void this.#auditRound().catch(() => undefined);
       void this.#accuse().catch(() => undefined);
+      void this.#settle().catch(() => undefined);
       void this.#introduce().catch(() => undefined);
-    }, options.auditRoundMs ?? AUDIT_ROUND_MS);
+    }, this.#roundMs);
     this.#rounds.unref();
     this.#prover = new Prover(options.threads === undefined ? {} : { threads: options.threads });
     this.section = stateSection(store, options.directory, {
@@ -723,6 +742,41 @@ class Validator implements NKrypt {
     if (await network.introduce(root)) this.#introducedTo = `${epoch} ${root}`;
   }
 
+  /**
+   * What was certified goes into the order, so that a handover carries only what is unfinished. Another validator is first for each certificate; the others step in, one
+   * after the other, when the order does not have it.
+   */
+  async #settle(): Promise<void> {
+    const { seat, order, ledger, networkId, votes, genesis } = this.#member;
+    if (seat === null || order === undefined || this.#isSettling) return;
+    this.#isSettling = true;
+    try {
+      const { validators } = genesis.committee;
+      const own = validators.findIndex(({ key }) => key === seat.validator);
+      const settled: Operation[] = [];
+      const due: Endorsement[] = [];
+      for (const certificate of votes.unsettled(SETTLED_AT_ONCE_MAX)) {
+        const { operation, proofs } = certificate;
+        const turn = (own + Number.parseInt(proofs.slice(-8), 16)) % validators.length;
+        if (ledger.isRecorded(operation)) settled.push(operation);
+        else if (this.#clock.nowMs() - admittedAtMs(certificate) >= turn * this.#roundMs) due.push(certificate);
+      }
+      votes.settled(settled);
+      const submit = (certificates: readonly Endorsement[]) =>
+        order.submit(encodeEntry({ formatVersion: 1, networkId, kind: 'certified', certificates }));
+      for (const part of cut(due, ENTRY_LIMITS.certificatesMax)) {
+        await submit(part).catch(async (error: unknown) => {
+          if (leavesOpen(error)) throw error;
+          // One of them spoils it: each for itself, and what is refused has nothing to say.
+          for (const one of part) await submit([one]).catch(rethrowUnlessRefused);
+        });
+        votes.settled(part.map(({ operation }) => operation));
+      }
+    } finally {
+      this.#isSettling = false;
+    }
+  }
+
   /** Who signed two things that contradict each other answers for it with his stake: the order of the network gets both. */
   async #accuse(): Promise<void> {
     const { seat, office, ledger, networkId, votes } = this.#member;
@@ -959,6 +1013,10 @@ class Validator implements NKrypt {
     await this.#member.order?.[Symbol.asyncDispose]();
     await this.#store[Symbol.asyncDispose]();
   }
+}
+
+function rethrowUnlessRefused(error: unknown): void {
+  if (leavesOpen(error)) throw error;
 }
 
 function notApproved(): HyperMeshError {

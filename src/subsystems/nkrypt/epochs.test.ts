@@ -130,6 +130,7 @@ test('a committee follows another when a quorum approved, each on its own machin
   assert.deepEqual(a.epochs.proposals().length, 1);
   await assert.rejects(c.epochs.approve(), (error) => isCoded(error, 'epoch-invalid'));
 
+  network.submit(encodeEntry(network.make.instruct(network.account, { kind: 'claim', name: 'demo' })));
   const order = network.make.order(network.account, {
     ...{ kind: 'publish', ref: 'demo/a@1.0.0', sequence: 1 },
     subject: subject('a'),

@@ -5,7 +5,14 @@ import { canonicalJson, type Json } from '../../base/json.ts';
 import type { ProposalInfo } from '../../capabilities/membership.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import type { Attestation } from '../../wire/attestation.ts';
-import { ENTRY_LIMITS, encodeEntry, HANDOVER_TYPE, type HandoverStatement, type SelfSigned } from '../../wire/entry.ts';
+import {
+  decodeOrder,
+  ENTRY_LIMITS,
+  encodeEntry,
+  HANDOVER_TYPE,
+  type HandoverStatement,
+  type SelfSigned,
+} from '../../wire/entry.ts';
 import {
   byKey,
   decodeEpochExchange,
@@ -17,13 +24,12 @@ import {
   type Seat,
 } from '../../wire/epoch.ts';
 import { quorumOf } from '../../wire/genesis.ts';
+import { cut } from './cut.ts';
 import type { Ledger } from './ledger/ledger.ts';
 import type { Store } from './store.ts';
 
 /** What others propose at the same time: who proposes more is refused. */
 const PROPOSALS_MAX = 16;
-/** Of signed orders in one part of a handover, so that it fits into an entry. */
-const PART_BYTES_MAX = ENTRY_LIMITS.bytesMax - 64 * 2 ** 10;
 
 export interface EpochsLent {
   readonly store: Store;
@@ -127,7 +133,9 @@ export class Epochs {
     const sits = ledger.committee().validators.some(({ key }) => key === this.#self);
     if (isVoting || !sits || ledger.handedOver().includes(this.#self)) return;
     votes.close(epoch);
-    const parts = cut(votes.votedIn(epoch).filter((order) => !ledger.isCertified(order)));
+    const open = votes.votedIn(epoch).filter((order) => !ledger.isRecorded(decodeOrder(order).operation));
+    // At least one part, which says that there is nothing.
+    const parts = open.length === 0 ? [[]] : cut(open, ENTRY_LIMITS.ordersMax);
     for (const [part, orders] of parts.entries()) {
       if (part < ledger.partsOf(this.#self)) continue;
       const statement: HandoverStatement = {
@@ -257,20 +265,4 @@ export class Epochs {
       }
     });
   }
-}
-
-/** At least one part, which says that there is nothing. */
-function cut(orders: readonly SelfSigned[]): readonly (readonly SelfSigned[])[] {
-  const parts: SelfSigned[][] = [[]];
-  let bytes = 0;
-  for (const order of orders) {
-    const size = canonicalJson(order).length;
-    if (parts.at(-1)!.length >= ENTRY_LIMITS.ordersMax || bytes + size > PART_BYTES_MAX) {
-      parts.push([]);
-      bytes = 0;
-    }
-    parts.at(-1)!.push(order);
-    bytes += size;
-  }
-  return parts;
 }

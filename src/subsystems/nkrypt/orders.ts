@@ -2,8 +2,7 @@ import { HyperMeshError } from '../../base/errors.ts';
 import { canonicalJson } from '../../base/json.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import { encodeOrder, ORDER_TYPE, type SelfSigned } from '../../wire/entry.ts';
-import type { Operation } from '../../wire/proof.ts';
-import { needsOrder } from './committee.ts';
+import { needsOrder, type Operation } from '../../wire/proof.ts';
 import type { Store } from './store.ts';
 
 /** How long this home remembers what it asked for; nobody votes for it any more long before. */

@@ -3,12 +3,14 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
-import { utf8 } from '../../base/bytes.ts';
+import { fromBase64, utf8 } from '../../base/bytes.ts';
 import { digestOf } from '../../base/digest.ts';
 import { type ErrorCode, HyperMeshError, isCoded } from '../../base/errors.ts';
 import type { Json } from '../../base/json.ts';
 import { type CommitteeHome, type TestCommittee, testCommittee, type Wire } from '../../testing/committee.ts';
 import { until } from '../../testing/until.ts';
+import { decodeEntry, type Entry } from '../../wire/entry.ts';
+import { decodeCertifiedPart } from '../../wire/order.ts';
 import { type Endorsement, type ProofSet, proofsDigest, VOTE_TYPE, type Vote } from '../../wire/proof.ts';
 import type { NKrypt } from './index.ts';
 
@@ -370,4 +372,43 @@ test('a member that is shown two certificates which contradict each other brings
     100,
   );
   assert.deepEqual([...locked.values()].sort(), [100, 50, 50, 50]);
+});
+
+test('what is certified gets into the order by itself, so that a handover carries only what is unfinished', async () => {
+  await using lone = await testCommittee(path.join(folder, 'settled'), { n: 1, clock, roundMs: 20 });
+  const [home, publisher] = lone.homes as [CommitteeHome, CommitteeHome];
+  const entries = async () => {
+    const all: Entry[] = [];
+    for (let after = 0; ; ) {
+      const part = decodeCertifiedPart(await home.nkrypt.order('order/part', home.publisher, { after }));
+      if (part.certificate === null) return all;
+      all.push(...part.entries.map((text) => decodeEntry(fromBase64(text))));
+      after = part.certificate.statement.index;
+    }
+  };
+  const certified = async () =>
+    (await entries()).flatMap((entry) => (entry.kind === 'certified' ? entry.certificates : []));
+  const admitted: Endorsement[] = [];
+  for (const [i, by] of [home, publisher, publisher].entries()) {
+    const ref = `${by === home ? 'ada' : 'eve'}/settled@1.${i}.0`;
+    const set = await by.nkrypt.prove(await by.nkrypt.challenge('publish', subjectOf(ref), ref));
+    admitted.push((await by.nkrypt.admit(set)).endorsement);
+    time.nowMs += 1_000;
+  }
+  for (const endMs = Date.now() + 60_000; (await certified()).length < 3; ) {
+    assert.ok(Date.now() < endMs, 'it never got there');
+    await new Promise((done) => setTimeout(done, 20));
+  }
+  const byNumber = (a: Endorsement, b: Endorsement) => a.operation.sequence - b.operation.sequence;
+  assert.deepEqual((await certified()).toSorted(byNumber), admitted.toSorted(byNumber));
+  await home.nkrypt.proposeCommittee(await home.nkrypt.seats());
+  for (const endMs = Date.now() + 60_000; (await home.nkrypt.committee()).epoch === 0; ) {
+    assert.ok(Date.now() < endMs, 'the epoch never ended');
+    await new Promise((done) => setTimeout(done, 20));
+  }
+  const handovers = (await entries()).flatMap((entry) => (entry.kind === 'handover' ? [entry.statement] : []));
+  assert.deepEqual(
+    handovers.map(({ orders, isLast }) => [orders.length, isLast]),
+    [[0, true]],
+  );
 });

@@ -25,7 +25,7 @@ const TABLES = {
   votes: ['identity', 'sequence', 'epoch', 'kind', 'operation', 'proofs', 'at_ms', 'signed'],
   floors: ['identity', 'sequence'],
   closed: ['epoch'],
-  certificates: ['identity', 'sequence', 'kind', 'operation', 'proofs', 'certificate', 'ref'],
+  certificates: ['identity', 'sequence', 'kind', 'operation', 'proofs', 'certificate', 'ref', 'is_open'],
   ballots: ['identity', 'sequence', 'operation', 'proofs', 'ref', 'ballot'],
   accusations: ['about', 'conflict', 'is_answered'],
   commitments: ['identity', 'roots', 'nonce', 'registered'],

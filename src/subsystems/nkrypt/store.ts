@@ -135,6 +135,15 @@ const MIGRATIONS: readonly Migration[] = [
       DROP TABLE equivocations;
     `,
   },
+  {
+    name: '007-settled',
+    up: `
+      -- Whether it has yet to be brought into the order, as far as this home knows.
+      ALTER TABLE certificates ADD COLUMN is_open INTEGER NOT NULL DEFAULT 0;
+      UPDATE certificates SET is_open = 1 WHERE kind IN ('publish', 'default');
+      CREATE INDEX certificates_open ON certificates (is_open) WHERE is_open = 1;
+    `,
+  },
 ];
 
 export type Store = SqliteStore;

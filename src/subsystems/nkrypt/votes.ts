@@ -6,6 +6,7 @@ import type { SelfSigned } from '../../wire/entry.ts';
 import {
   type Endorsement,
   NO_PREVIOUS,
+  needsOrder,
   type Operation,
   type OperationKind,
   operationDigest,
@@ -136,10 +137,13 @@ export class VoteBook {
       this.witness.see(certificate);
       raw
         .prepare(
-          `INSERT INTO certificates (identity, sequence, kind, operation, proofs, ref, certificate) VALUES (?, ?, ?, ?, ?, ?, ?)
+          `INSERT INTO certificates (identity, sequence, kind, operation, proofs, ref, is_open, certificate) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
              ON CONFLICT DO NOTHING`,
         )
-        .run(identity, sequence, kind, digest, proofs, refOf(certificate), canonicalJson(certificate));
+        .run(
+          ...[identity, sequence, kind, digest, proofs, refOf(certificate), needsOrder(kind) ? 1 : 0],
+          canonicalJson(certificate),
+        );
       if (kind === 'publish') return;
       raw
         .prepare(
@@ -176,6 +180,21 @@ export class VoteBook {
       )
       .get(operation.identity, operation.sequence, operationDigest(operation), proofs);
     return row === undefined ? undefined : (JSON.parse(row['certificate'] as string) as Endorsement);
+  }
+
+  /** Certificates that the order may not have yet; some of them. */
+  unsettled(limit: number): readonly Endorsement[] {
+    const rows = this.#sql('SELECT certificate FROM certificates WHERE is_open = 1 LIMIT ?').all(limit);
+    return rows.map((row) => JSON.parse(row['certificate'] as string) as Endorsement);
+  }
+
+  /** The order has them, or does not want them. */
+  settled(operations: readonly Operation[]): void {
+    if (operations.length === 0) return;
+    const settle = this.#sql('UPDATE certificates SET is_open = 0 WHERE identity = ? AND sequence = ?');
+    this.#store.transact(() => {
+      for (const { identity, sequence } of operations) settle.run(identity, sequence);
+    });
   }
 
   /** Stops voting in the epoch, for good; durable when it returns. */

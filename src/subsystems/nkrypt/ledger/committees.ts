@@ -47,7 +47,12 @@ export type VersionFact = {
 export type HandedFact = {
   /** What the sequence number stands for; null: for nothing, because two different orders were handed over. */
   readonly operation: Digest | null;
+  /** The epoch at whose end it was handed over: it may be voted for in the next one. */
+  readonly epoch: number;
 };
+
+/** With each entry. */
+const SETTLED_FORGOTTEN_MAX = 128;
 
 export type SequencerFact = { readonly moves: number; readonly to: SequencerPlace | null };
 
@@ -106,7 +111,6 @@ export function endEpoch(place: Place, document: EpochDocument): void {
   if (objection !== undefined) throw noSuccessor(objection);
   const unfit = seatsObjection(draft, document.validators);
   if (unfit !== undefined) refuse('epoch-invalid', unfit);
-  closeHanded(draft);
   draft.set(KEYS.epoch, { ...now, next: epochDigest(document) });
 }
 
@@ -119,21 +123,57 @@ export function seatsObjection(draft: Pick<Draft, 'get'>, validators: readonly S
   return undefined;
 }
 
-/** Whether no later committee can vote for anything else under the number and the version of a publish, also when it is not handed over. */
-export function isRecorded(draft: Pick<Draft, 'get'>, { kind, identity, sequence, ref, subject }: Operation): boolean {
-  if (kind !== 'publish' || sequence > accountOf(draft, identity).sequence.reached) return false;
-  const version = draft.get<VersionFact>(KEYS.version(ref));
-  return version?.isCertified === true && version.subject === subject;
+/** Whether no later committee can vote for anything else under the number and the version, also when it is not handed over. */
+export function isRecorded(draft: Pick<Draft, 'get'>, operation: Operation): boolean {
+  const { kind, identity, sequence, ref, subject } = operation;
+  const now = presentOf(draft).epoch;
+  const settled = draft.get<Digest>(KEYS.settled(now, identity, sequence));
+  if (settled !== undefined) return settled === operationDigest(operation);
+  const isClosed = sequence <= closedIn(accountOf(draft, identity).sequence, now);
+  if (!isClosed || draft.get(KEYS.handed(identity, sequence)) !== undefined) return false;
+  const version = kind === 'publish' ? draft.get<VersionFact>(KEYS.version(ref)) : undefined;
+  return kind !== 'publish' || (version?.isCertified === true && version.subject === subject);
 }
 
-/** What the epoch before left open, and this one did not certify, stands for nothing from here on. */
-function closeHanded(draft: Draft): void {
-  for (const [key] of draft.list('handed/')) {
+/** What the epoch before left open, and the one that is over now neither certified nor handed over again, stands for nothing from here on. */
+function closeHanded(draft: Draft, over: number): void {
+  for (const [key, { epoch }] of draft.list<HandedFact>('handed/')) {
+    if (epoch >= over) continue;
     const [, identity, padded] = key.split('/') as [string, string, string];
     const { sequence } = accountOf(draft, identity);
     changeAccount(draft, identity, { sequence: { ...sequence, closed: Math.max(sequence.closed, Number(padded)) } });
     draft.delete(key);
   }
+}
+
+/** What was certified in epochs that are over is closed with all other numbers of them: some of it is forgotten with each entry. */
+export function forgetSettled(draft: Draft): void {
+  const { epoch } = presentOf(draft);
+  for (const key of draft.first('settled/', SETTLED_FORGOTTEN_MAX)) {
+    if (Number(key.split('/')[1]) < epoch) draft.delete(key);
+  }
+}
+
+/**
+ * Names what an order stands for, so that the next committees can vote for nothing else in its place. Passed over is what no honest validator can have voted for
+ * in the epoch, so that a dishonest one cannot open again what is closed, or bar names of others.
+ */
+function name(draft: Draft, epoch: number, operation: Operation): void {
+  const { kind, identity, sequence, ref, subject } = operation;
+  if (kind === 'publish' && ownerOf(draft, ref.split('@')[0]!) !== identity) return;
+  if (draft.get(KEYS.settled(epoch, identity, sequence)) !== undefined) return;
+  const digest = operationDigest(operation);
+  const key = KEYS.handed(identity, sequence);
+  const handed = draft.get<HandedFact>(key);
+  if (handed === undefined && sequence <= closedIn(accountOf(draft, identity).sequence, epoch)) return;
+  if (handed !== undefined && handed.epoch < epoch && handed.operation !== digest) return;
+  const isOne = handed === undefined || handed.operation === digest;
+  draft.set(key, { operation: isOne ? digest : null, epoch } satisfies HandedFact);
+  if (kind !== 'publish') return;
+  const version = draft.get<VersionFact>(KEYS.version(ref));
+  if (version?.isCertified === true) return;
+  const isSame = version === undefined || version.subject === subject;
+  draft.set(KEYS.version(ref), { subject: isSame ? subject : null, isCertified: false });
 }
 
 /** Errors: `entry-invalid`, `network-mismatch`, `proof-replayed`. Returns whether the next epoch is open now. */
@@ -155,17 +195,7 @@ export function handOver(place: Place, statement: HandoverStatement, attestation
     }
     return operation;
   });
-  for (const operation of orders) {
-    const key = KEYS.handed(operation.identity, operation.sequence);
-    const digest = operationDigest(operation);
-    const handed = draft.get<HandedFact>(key);
-    draft.set(key, { operation: handed === undefined || handed.operation === digest ? digest : null });
-    if (operation.kind !== 'publish') continue;
-    const version = draft.get<VersionFact>(KEYS.version(operation.ref));
-    if (version?.isCertified === true) continue;
-    const isSame = version === undefined || version.subject === operation.subject;
-    draft.set(KEYS.version(operation.ref), { subject: isSame ? operation.subject : null, isCertified: false });
-  }
+  for (const operation of orders) name(draft, now.epoch, operation);
   const handed = { ...now.handed, [validator]: { parts: part + 1, isWhole: isLast } };
   const whole = Object.values(handed).filter(({ isWhole }) => isWhole).length;
   const { validators } = place.committeeOf(now.epoch)!;
@@ -173,21 +203,27 @@ export function handOver(place: Place, statement: HandoverStatement, attestation
     draft.set(KEYS.epoch, { ...now, handed });
     return false;
   }
+  closeHanded(draft, now.epoch);
   draft.set(KEYS.epoch, { epoch: now.epoch + 1, digest: now.next, next: null, handed: {} });
   return true;
 }
 
 /** What is certified, so that also a later committee knows. Errors: `entry-invalid`, `network-mismatch`, `equivocation`. */
-export function recordCertified(place: Place, certificates: readonly Endorsement[]): void {
+export function recordCertified(
+  place: Place,
+  certificates: readonly Endorsement[],
+  /** Says so only of what was checked here, by the same committee. */
+  isGenuine: (certificate: Endorsement) => boolean = () => false,
+): void {
   const { draft, terms, check } = place;
   for (const certificate of certificates) {
     const { networkId, epoch, operation } = certificate;
     if (networkId !== terms.networkId) refuse('network-mismatch', 'A certificate is of another network.');
     const committee = place.committeeOf(epoch);
-    if (committee === undefined || !isCertified(certificate, committee, check)) {
+    if (committee === undefined || !(isGenuine(certificate) || isCertified(certificate, committee, check))) {
       refuse('entry-invalid', 'A certificate is not the word of its committee.');
     }
-    reach(draft, operation.identity, operation.sequence, epoch);
+    settle(draft, operation);
     if (operation.kind !== 'publish') continue;
     const key = KEYS.version(operation.ref);
     const known = draft.get<VersionFact>(key);
@@ -211,11 +247,17 @@ function isCertified(certificate: Endorsement, { validators }: Committee, check:
   });
 }
 
-function reach(draft: Draft, identity: string, number: number, epoch: number): void {
+/** The number stands for that operation. What was handed over under it is of no more use; with the epoch it is closed as all numbers up to it. */
+function settle(draft: Draft, operation: Operation): void {
+  const { identity, sequence } = operation;
   const before = accountOf(draft, identity).sequence;
-  const now = presentOf(draft).epoch;
-  const closed = Math.max(closedIn(before, now), epoch < now ? number : 0);
-  changeAccount(draft, identity, { sequence: { closed, reached: Math.max(before.reached, number), epoch: now } });
+  const { epoch } = presentOf(draft);
+  const closed = closedIn(before, epoch);
+  const key = KEYS.handed(identity, sequence);
+  if (sequence > closed || draft.get(key) !== undefined)
+    draft.set(KEYS.settled(epoch, identity, sequence), operationDigest(operation));
+  draft.delete(key);
+  changeAccount(draft, identity, { sequence: { closed, reached: Math.max(before.reached, sequence), epoch } });
 }
 
 function closedIn({ closed, reached, epoch }: AccountFact['sequence'], now: number): number {
@@ -226,11 +268,15 @@ function closedIn({ closed, reached, epoch }: AccountFact['sequence'], now: numb
 export function checkOperation(draft: Pick<Draft, 'get'>, operation: Operation): void {
   const { kind, identity, sequence, ref, subject } = operation;
   const handed = draft.get<HandedFact>(KEYS.handed(identity, sequence));
-  const isClosed = sequence <= closedIn(accountOf(draft, identity).sequence, presentOf(draft).epoch);
-  if (handed === undefined ? isClosed : handed.operation !== operationDigest(operation)) {
+  const { epoch } = presentOf(draft);
+  const isClosed = sequence <= closedIn(accountOf(draft, identity).sequence, epoch);
+  const digest = operationDigest(operation);
+  const settled = draft.get<Digest>(KEYS.settled(epoch, identity, sequence));
+  const isBarred = handed === undefined ? isClosed && settled === undefined : handed.operation !== digest;
+  if (isBarred || (settled !== undefined && settled !== digest)) {
     refuse(
       'equivocation',
-      `Sequence number ${sequence} of this identity is from an epoch that ended.`,
+      `Sequence number ${sequence} of this identity is from an epoch that ended, or stands for something else.`,
       'Run the command again; each operation takes a number of its own.',
     );
   }

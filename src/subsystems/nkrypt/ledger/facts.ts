@@ -24,6 +24,14 @@ export class Facts {
     return rows.map(({ key, value }) => [key, value]);
   }
 
+  /** The first of them. */
+  firstKeys(prefix: string, limit: number): readonly string[] {
+    const rows = this.#raw
+      .prepare('SELECT key FROM facts WHERE key >= ? AND key < ? ORDER BY key LIMIT ?')
+      .all(prefix, `${prefix}\x7f`, limit) as { key: string }[];
+    return rows.map(({ key }) => key);
+  }
+
   root(): Digest {
     return this.#sum().root();
   }
@@ -69,10 +77,10 @@ export class Facts {
 
 /** Changes that one entry makes, seen by its own rules at once and stored together, or not at all. */
 export class Draft {
-  readonly #facts: Pick<Facts, 'get' | 'list'>;
+  readonly #facts: Pick<Facts, 'get' | 'list' | 'firstKeys'>;
   readonly #changes = new Map<string, string | null>();
 
-  constructor(facts: Pick<Facts, 'get' | 'list'>) {
+  constructor(facts: Pick<Facts, 'get' | 'list' | 'firstKeys'>) {
     this.#facts = facts;
   }
 
@@ -93,6 +101,11 @@ export class Draft {
       .filter((fact): fact is [string, string] => fact[1] !== null)
       .sort(([a], [b]) => (a < b ? -1 : 1))
       .map(([key, text]) => [key, JSON.parse(text) as T]);
+  }
+
+  /** The first keys with that prefix, before any change of this draft. */
+  first(prefix: string, limit: number): readonly string[] {
+    return this.#facts.firstKeys(prefix, limit);
   }
 
   set(key: string, value: Json): void {

@@ -61,6 +61,9 @@ export const KEYS = {
   version: (ref: string) => `version/${ref.split('+')[0]!}`,
   /** What was voted for and not certified when an epoch ended. */
   handed: (identity: string, sequence: number) => `handed/${identity}/${padded(sequence)}`,
+  /** What was certified under a number, while its epoch is not over. */
+  settled: (epoch: number, identity: string, sequence: number) =>
+    `settled/${padded(epoch)}/${identity}/${padded(sequence)}`,
   evidence: (about: string) => `evidence/${about}`,
   /** The root follows from the identity: whoever registers again has the same, and can lose it again in the next epoch. */
   spaceLost: (epoch: number, account: string, root: string) => `space-lost/${epoch}/${account}/${root}`,

@@ -7,12 +7,13 @@ import fc from 'fast-check';
 import { utf8 } from '../../../base/bytes.ts';
 import { type ErrorCode, isCoded } from '../../../base/errors.ts';
 import { EntryMaker, seatOf, someId, subject } from '../../../testing/order.ts';
-import { makeQuickSigner, makeSigner, quickCheck, signatureCheck } from '../../../testing/signer.ts';
+import { makeQuickSigner, makeSigner, quickCheck, type Signer, signatureCheck } from '../../../testing/signer.ts';
 import {
   type Action,
   type Entry,
   encodeEntry,
   SEQUENCER_TYPE,
+  type SelfSigned,
   type SequencerStatement,
   SPACE_LOST_TYPE,
   type SpaceLostStatement,
@@ -343,6 +344,67 @@ suite('the committee', () => {
     sure(make.epoch(ledger.committeeOf(1)!, seats, validators));
     for (const validator of validators.slice(1)) sure(make.handover(validator, 1));
     may(publish(4, 'ada/a@0.9.0', 'zero'), 'equivocation');
+  });
+
+  test('hands over nothing that opens again what is closed, or bars what belongs to somebody else', () => {
+    const { make, ledger, sure } = bench();
+    const may = (by: Signer, of: Omit<Operation, 'identity'>, code?: ErrorCode) => {
+      const check = () => ledger.checkOperation({ ...of, identity: by.keyId });
+      if (code === undefined) check();
+      else assert.throws(check, (error) => isCoded(error, code));
+    };
+    const certified = (of: Omit<Operation, 'identity'>, epoch: number): Entry => {
+      const { networkId } = make;
+      const admitted = { formatVersion: 2, networkId, epoch, proofs: subject('proofs') } as const;
+      const said = { ...admitted, operation: { ...of, identity: ada.keyId } };
+      const votes = validators
+        .slice(1)
+        .map((voter) => ({ atMs: 5, attestation: voter.attest(VOTE_TYPE, { ...said, atMs: 5 }) }))
+        .sort((a, b) => (a.attestation.validator < b.attestation.validator ? -1 : 1));
+      return { formatVersion: 1, networkId, kind: 'certified', certificates: [{ ...said, votes }] };
+    };
+    const [liar, ...honest] = validators as [Signer, ...Signer[]];
+    const turn = (epoch: number, lie: readonly SelfSigned[], orders: readonly SelfSigned[] = []) => {
+      sure(make.epoch(ledger.committeeOf(epoch)!, seats, validators));
+      sure(make.handover(liar, epoch, lie));
+      for (const validator of honest.slice(1)) sure(make.handover(validator, epoch, orders));
+      assert.equal(ledger.present().epoch, epoch + 1);
+    };
+    sure(make.instruct(ada, { kind: 'grant', to: joe.keyId, amount: 1_000, id: someId() }));
+    for (const [by, name] of [
+      [ada, 'ada'],
+      [joe, 'joe'],
+    ] as const)
+      sure(make.instruct(by, { kind: 'claim', name }));
+
+    // Ada signed two operations under number 1, of which one is certified, and two under number 2, of which one was voted for.
+    sure(certified(publish(1, 'ada/one@1.0.0', 'one'), 0));
+    assert.ok(ledger.isRecorded({ ...publish(1, 'ada/one@1.0.0', 'one'), identity: ada.keyId }));
+    assert.ok(!ledger.isRecorded({ ...publish(1, 'ada/other@1.0.0', 'other'), identity: ada.keyId }));
+    may(ada, publish(1, 'ada/other@1.0.0', 'other'), 'equivocation');
+    const [settled, stolen] = [publish(1, 'ada/other@1.0.0', 'other'), publish(7, 'joe/tool@1.0.0', 'ada says')];
+    const [two, both] = [publish(2, 'ada/two@1.0.0', 'two'), publish(2, 'ada/both@1.0.0', 'both')];
+    turn(
+      0,
+      [settled, stolen].map((what) => make.order(ada, what)),
+      [make.order(ada, two)],
+    );
+    may(ada, settled, 'equivocation');
+    may(joe, publish(7, 'joe/tool@1.0.0', 'joe says'));
+    may(ada, two);
+    may(ada, both, 'equivocation');
+    // Nobody votes for it in this epoch: the number is over, whatever the liar says now.
+    turn(1, [make.order(ada, both), make.order(ada, settled)]);
+    for (const what of [two, both, settled]) may(ada, what, 'equivocation');
+    turn(2, [make.order(ada, both), make.order(ada, two)]);
+    for (const what of [two, both, settled]) may(ada, what, 'equivocation');
+    // What was certified in the epoch before, and becomes known now, settles what was handed over meanwhile.
+    turn(3, [make.order(ada, publish(9, 'ada/late@1.0.0', 'lie'))]);
+    may(ada, publish(9, 'ada/late@1.0.0', 'lie'));
+    sure(certified(publish(9, 'ada/nine@1.0.0', 'nine'), 3));
+    may(ada, publish(9, 'ada/late@1.0.0', 'lie'), 'equivocation');
+    turn(4, [make.order(ada, publish(9, 'ada/late@1.0.0', 'lie'))]);
+    may(ada, publish(9, 'ada/late@1.0.0', 'lie'), 'equivocation');
   });
 });
 

@@ -1,12 +1,13 @@
 import type { DatabaseSync } from 'node:sqlite';
-import { type Digest, digestHex } from '../../../base/digest.ts';
+import { utf8 } from '../../../base/bytes.ts';
+import { type Digest, digestHex, digestOf } from '../../../base/digest.ts';
 import { type ErrorCode, isCoded } from '../../../base/errors.ts';
 import { canonicalJson } from '../../../base/json.ts';
 import type { SignatureCheck } from '../../../wire/attestation.ts';
-import { decodeEntry, decodeOrder, type Entry, type SelfSigned, type SequencerPlace } from '../../../wire/entry.ts';
+import { decodeEntry, type Entry, type SequencerPlace } from '../../../wire/entry.ts';
 import { type Committee, type EpochDocument, epochDigest, type Seat } from '../../../wire/epoch.ts';
 import type { Genesis } from '../../../wire/genesis.ts';
-import type { Operation } from '../../../wire/proof.ts';
+import type { Endorsement, Operation } from '../../../wire/proof.ts';
 import type { OrderedState } from '../order/log.ts';
 import {
   type AccountFact,
@@ -21,6 +22,7 @@ import { forgetClocks, isClockAwaited, tellTime, timeOf } from './clock.ts';
 import {
   checkOperation,
   endEpoch,
+  forgetSettled,
   handOver,
   isRecorded,
   loseSpace,
@@ -33,6 +35,9 @@ import {
 import { judgeConflict } from './evidence.ts';
 import { Draft, Facts } from './facts.ts';
 import { KEYS, type LedgerTerms, type Place, refuse } from './law.ts';
+
+/** Certificates on their way into the order. */
+const GENUINE_MAX = 10_000;
 
 /** Why an entry changed nothing. A type and not an interface, so that it is plain data for the log. */
 export type Refusal = { readonly code: ErrorCode; readonly message: string; readonly hint?: string };
@@ -60,6 +65,7 @@ export class Ledger implements OrderedState {
   readonly #check: SignatureCheck;
   readonly #first: Committee;
   readonly #committees = new Map<number, Committee>();
+  readonly #genuine = new Set<Digest>();
 
   constructor(
     lent: { readonly raw: DatabaseSync; readonly check: SignatureCheck },
@@ -177,9 +183,16 @@ export class Ledger implements OrderedState {
     return presentOf(this.#draft()).handed[validator]?.parts ?? 0;
   }
 
-  /** Whether the order knows enough of that publish, so that it need not be handed over. */
-  isCertified(order: SelfSigned): boolean {
-    return isRecorded(this.#draft(), decodeOrder(order).operation);
+  /** Whether the order knows enough of that operation, so that it need not be handed over. */
+  isRecorded(operation: Operation): boolean {
+    return isRecorded(this.#draft(), operation);
+  }
+
+  /** A certificate that was found to be the word of a committee that this ledger names: when it comes in an entry, its signatures are not checked again. */
+  remember(certificate: Endorsement): void {
+    const [oldest] = this.#genuine;
+    if (this.#genuine.size >= GENUINE_MAX && oldest !== undefined) this.#genuine.delete(oldest);
+    this.#genuine.add(digestOf(utf8(canonicalJson(certificate))));
   }
 
   /** Why these could not be a committee, whoever approves; undefined when they could. */
@@ -272,6 +285,7 @@ export class Ledger implements OrderedState {
 
   #rule(place: Place, entry: Entry): void {
     if (entry.networkId !== place.terms.networkId) refuse('network-mismatch', 'The entry is for another network.');
+    forgetSettled(place.draft);
     switch (entry.kind) {
       case 'instruction':
         instruct(place, entry.signed);
@@ -286,7 +300,7 @@ export class Ledger implements OrderedState {
         loseSpace(place, entry.statement, entry.attestations);
         return;
       case 'certified':
-        recordCertified(place, entry.certificates);
+        recordCertified(place, entry.certificates, (one) => this.#genuine.has(digestOf(utf8(canonicalJson(one)))));
         return;
       case 'epoch':
         endEpoch(place, entry.document);
