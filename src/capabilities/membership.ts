@@ -85,6 +85,8 @@ export interface SequencerInfo {
   /** Entries that are certified and applied here, and those that are proposed and not certified yet. */
   readonly applied: number;
   readonly waiting: number;
+  /** Entries up to there are not kept any more: a snapshot of what follows from them is in their place. */
+  readonly floor: number;
   /** Of the hash chain of the applied entries. */
   readonly head: string;
   /** Validators to whom the engine seems to have shown other entries than to this one. */

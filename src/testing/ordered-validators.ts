@@ -5,8 +5,8 @@ import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
 import { openSqlite, type SqliteStore } from '../base/sqlite.ts';
 import { EMBEDDED_SCHEMA } from '../subsystems/nkrypt/order/embedded.ts';
-import { type LogLent, OrderedLog, type OrderedState } from '../subsystems/nkrypt/order/log.ts';
-import { LOG_SCHEMA } from '../subsystems/nkrypt/order/log-store.ts';
+import { type Fact, type LogLent, OrderedLog, type OrderedState } from '../subsystems/nkrypt/order/log.ts';
+import { LOG_SCHEMA, SNAPSHOT_SCHEMA } from '../subsystems/nkrypt/order/log-store.ts';
 import type { Sequencer } from '../subsystems/nkrypt/order/sequencer.ts';
 import type { Attestation } from '../wire/attestation.ts';
 import type { SequencerPlace } from '../wire/entry.ts';
@@ -65,10 +65,22 @@ export function testWordHolds(word: Attestation, type: string, statement: unknow
 /** A state that knows what it is made of: a hash over everything that was applied, the committee and the engine. */
 class TestState implements OrderedState {
   readonly #store: SqliteStore;
+  readonly #learned: number[][] = [];
+  #coming: Fact[] = [];
 
   constructor(store: SqliteStore, committee: readonly number[], place: SequencerPlace) {
     this.#store = store;
-    this.#write({ root: '0'.repeat(64), epoch: 0, committee, moves: 0, place, seen: [] }, 'INSERT OR IGNORE');
+    const first = {
+      root: '0'.repeat(64),
+      epoch: 0,
+      committee,
+      past: [committee],
+      moves: 0,
+      place,
+      origin: 0,
+      seen: [],
+    };
+    this.#write(first, 'INSERT OR IGNORE');
   }
 
   committee() {
@@ -77,8 +89,54 @@ class TestState implements OrderedState {
   }
 
   engine() {
-    const { moves, place } = this.#read();
-    return { moves, place };
+    const { moves, place, origin } = this.#read();
+    return { moves, place, origin };
+  }
+
+  committeeOf(epoch: number) {
+    const committee = this.#read().past[epoch] ?? this.#learned[epoch];
+    return committee === undefined ? undefined : { epoch, validators: committee.map(testSeat) };
+  }
+
+  keep() {
+    this.#write(this.#read(), 'INSERT OR REPLACE', 2);
+  }
+
+  /** One fact on each page. */
+  kept(after: string) {
+    const { root, ...rest } = this.#read(2);
+    const all: Fact[] = [
+      ['rest', JSON.stringify(rest)],
+      ['root', root],
+    ];
+    const facts = all.filter(([key]) => key > after).slice(0, 1);
+    return { facts, isLast: facts[0]?.[0] === 'root' };
+  }
+
+  documentsAfter(epoch: number) {
+    return this.#read()
+      .past.slice(epoch + 1)
+      .map((committee) => [...committee]);
+  }
+
+  learn(documents: readonly unknown[]) {
+    const { past } = this.#read();
+    for (const document of documents) this.#learned[Math.max(past.length, this.#learned.length)] = document as number[];
+  }
+
+  receive(facts: readonly Fact[] | null) {
+    this.#coming = facts === null ? [] : [...this.#coming, ...facts];
+  }
+
+  receivedRoot() {
+    return new Map(this.#coming).get('root') ?? '';
+  }
+
+  replace() {
+    const facts = new Map(this.#coming);
+    const rest = JSON.parse(facts.get('rest')!) as Omit<State, 'root'>;
+    this.#write({ ...rest, root: facts.get('root')! }, 'INSERT OR REPLACE');
+    this.keep();
   }
 
   root(): string {
@@ -101,19 +159,19 @@ class TestState implements OrderedState {
       typeof said === 'string'
         ? {}
         : 'move' in said
-          ? { moves: state.moves + 1, place: said.move }
-          : { epoch: state.epoch + 1, committee: said.committee };
+          ? { moves: state.moves + 1, place: said.move, origin: index }
+          : { epoch: state.epoch + 1, committee: said.committee, past: [...state.past, said.committee] };
     this.#write({ ...state, ...change, root, seen: [...state.seen, text] }, 'INSERT OR REPLACE');
     return { at: index };
   }
 
-  #read(): State {
-    const { value } = this.#store.raw.prepare('SELECT value FROM state').get() as { value: string };
+  #read(id = 1): State {
+    const { value } = this.#store.raw.prepare('SELECT value FROM state WHERE id = ?').get(id) as { value: string };
     return JSON.parse(value) as State;
   }
 
-  #write(state: State, how: string): void {
-    this.#store.raw.prepare(`${how} INTO state (id, value) VALUES (1, ?)`).run(JSON.stringify(state));
+  #write(state: State, how: string, id = 1): void {
+    this.#store.raw.prepare(`${how} INTO state (id, value) VALUES (?, ?)`).run(id, JSON.stringify(state));
   }
 }
 
@@ -121,8 +179,10 @@ interface State {
   readonly root: string;
   readonly epoch: number;
   readonly committee: readonly number[];
+  readonly past: readonly (readonly number[])[];
   readonly moves: number;
   readonly place: SequencerPlace;
+  readonly origin: number;
   readonly seen: readonly string[];
 }
 
@@ -138,6 +198,7 @@ interface ValidatorsOptions {
   readonly engine: (place: SequencerPlace, log: string, of: number) => Sequencer;
   readonly wires?: Wires;
   readonly submitMs?: number;
+  readonly snapshotEntries?: number;
   /** In the place of the validator with that number. */
   readonly liar?: (of: number, method: string, body: Json) => Promise<unknown> | undefined;
 }
@@ -159,11 +220,11 @@ export class OrderedValidators implements AsyncDisposable {
     this.stores[of] ??= openSqlite(':memory:', [
       {
         name: '001',
-        up: `${EMBEDDED_SCHEMA}${LOG_SCHEMA}CREATE TABLE state (id INTEGER PRIMARY KEY, value TEXT) STRICT;`,
+        up: `${EMBEDDED_SCHEMA}${LOG_SCHEMA}${SNAPSHOT_SCHEMA}CREATE TABLE state (id INTEGER PRIMARY KEY, value TEXT) STRICT;`,
       },
     ]);
     const kept = this.stores[of];
-    const { committee, engine, submitMs = 20_000, wires = goodWires, liar } = this.#options;
+    const { committee, engine, submitMs = 20_000, snapshotEntries, wires = goodWires, liar } = this.#options;
     const state = new TestState(kept, committee, { kind: 'embedded', validator: testSeat(0).key });
     const { key } = testSeat(of);
     const lent: LogLent = {
@@ -181,7 +242,17 @@ export class OrderedValidators implements AsyncDisposable {
           if (lie !== undefined) return lie;
           const peer = this.logs[to];
           if (peer === undefined) throw new HyperMeshError('peer-unreachable', 'Nobody is there.');
-          return method === 'order/votes' ? peer.exchange(body, key) : peer.part((body as { after: number }).after);
+          const asked = body as { after: number & string; base: number; epoch: number };
+          switch (method) {
+            case 'order/votes':
+              return peer.exchange(body, key);
+            case 'order/part':
+              return peer.part(asked.after);
+            case 'order/snapshot':
+              return peer.snapshot(asked.epoch);
+            case 'order/facts':
+              return peer.facts(asked.base, asked.after);
+          }
         }, body);
       },
       caught: (first) => this.caught.push(first.attestation.validator),
@@ -189,7 +260,8 @@ export class OrderedValidators implements AsyncDisposable {
     const log = new OrderedLog(lent, {
       networkId: NETWORK,
       self: key,
-      ...(submitMs === undefined ? {} : { submitMs }),
+      ...{ submitMs },
+      ...(snapshotEntries === undefined ? {} : { snapshotEntries }),
     });
     this.logs[of] = log;
     log.start();

@@ -92,6 +92,27 @@ export function testSequencer(
       assert.ok(sizes.length > 1);
     });
 
+    it('may drop what nobody needs any more, and keeps the places of everything else', async () => {
+      const log = fresh();
+      await using one = await open(log);
+      await using other = await open(log);
+      const names = Array.from({ length: 40 }, (_, at) => `entry ${at + 1}`);
+      for (const name of names) await one.append(utf8(name));
+      const read = async (after: number) => (await other.read(after)).map((entry) => Buffer.from(entry).toString());
+      await one.forget(0);
+      assert.equal((await read(0))[0], 'entry 1');
+      await Promise.all([one.forget(35), other.forget(30)]);
+      await other.forget(20);
+      assert.deepEqual(await read(35), names.slice(35));
+      // Nothing, or what it still has; never something else in its place.
+      assert.ok(['entry 1', undefined].includes((await read(0))[0]));
+      assert.equal(await other.append(utf8('entry 36')), 36);
+      assert.equal(await one.append(utf8('entry 41')), 41);
+      await one.forget(99);
+      assert.equal(await other.append(utf8('entry 42')), 42);
+      assert.deepEqual(await read(41), ['entry 42']);
+    });
+
     it('tells who watches that the order grew, from any handle, until the watching ends', {
       timeout: 20_000,
     }, async () => {

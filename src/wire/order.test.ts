@@ -10,7 +10,9 @@ import { attestationHolds, publicKeysOf } from './attestation.ts';
 import type { KeyText } from './entry.ts';
 import {
   decodeCertifiedPart,
+  decodeFacts,
   decodeHeadCertificate,
+  decodeSnapshot,
   decodeVoteExchange,
   firstHead,
   HEAD_TYPE,
@@ -24,9 +26,14 @@ const valid = readVectors<{
   certificate: HeadCertificate;
   votes: Json;
   part: Json;
+  snapshot: Json;
+  facts: Json;
 }>('order', 'valid');
-const invalid = readVectors<{ why: string; of: 'certificate' | 'votes' | 'part'; patch: Json }[]>('order', 'invalid');
-const DECODERS = { certificate: decodeHeadCertificate, votes: decodeVoteExchange, part: decodeCertifiedPart };
+const invalid = readVectors<{ why: string; of: keyof typeof DECODERS; patch: Json }[]>('order', 'invalid');
+const DECODERS = {
+  ...{ certificate: decodeHeadCertificate, votes: decodeVoteExchange, part: decodeCertifiedPart },
+  ...{ snapshot: decodeSnapshot, facts: decodeFacts },
+};
 
 suite('the certified order', () => {
   test('chains entries as in the vectors', () => {

@@ -15,6 +15,11 @@ export const ORDER_LIMITS = {
   windowEntriesMax: 256,
   windowBytesMax: 2 * 2 ** 20,
   certificateBytesMax: 512 * 2 ** 10,
+  /** Of one answer with facts of a snapshot, which has at least one of them. */
+  factsMax: 1_024,
+  factsBytesMax: 2 ** 20,
+  /** Epoch documents in one answer. */
+  documentsMax: 4,
 } as const;
 
 /** Payload type of a {@link HeadStatement}. */
@@ -100,14 +105,47 @@ export interface CertifiedPart {
   readonly certificate: HeadCertificate | null;
   /** Base64. */
   readonly entries: readonly string[];
+  /** Entries up to there are not kept any more by who answers: in their place there is a {@link OrderSnapshot}. */
+  readonly floor: number;
+}
+
+/** The state after `base` entries, without the facts themselves. */
+export interface OrderSnapshot {
+  readonly base: number;
+  /** Which these entries lead to. */
+  readonly head: string;
+  /** Says which state it is. */
+  readonly certificate: HeadCertificate;
 }
 
 const certifiedPart: z.ZodType<CertifiedPart> = z
   .strictObject({
     certificate: headCertificate.nullable(),
     entries: z.array(canonicalBase64(1, ENTRY_LIMITS.bytesMax)).max(ORDER_LIMITS.windowEntriesMax),
+    floor: position,
   })
   .refine(({ certificate, entries }) => (certificate === null) === (entries.length === 0), 'expected both or neither');
+
+const orderSnapshot: z.ZodType<OrderSnapshot> = z
+  .strictObject({ base: position, head: hex32, certificate: headCertificate })
+  .refine(({ base, certificate }) => certificate.statement.base === base, 'expected a certificate of that state');
+
+/** What is there in the place of entries that are not kept any more, and documents that lead to the committee which certified it. */
+const snapshotAnswer = z.strictObject({
+  snapshot: orderSnapshot.nullable(),
+  documents: z.array(z.unknown()).max(ORDER_LIMITS.documentsMax),
+});
+
+const factKey = z.string().min(1).max(1_024);
+/** Facts of a snapshot by ascending key; null: it is not there any more. */
+const factsAnswer = z.strictObject({
+  facts: z
+    .array(z.tuple([factKey, z.string().max(ORDER_LIMITS.factsBytesMax)]))
+    .max(ORDER_LIMITS.factsMax)
+    .refine((all) => all.every(([key], at) => at === 0 || all[at - 1]![0] < key), 'expected facts by ascending key')
+    .nullable(),
+  isLast: z.boolean(),
+});
 
 const entryText = canonicalBase64(1, ENTRY_LIMITS.bytesMax);
 /** Of an order within an engine: network and number of moves. */
@@ -117,6 +155,9 @@ const logName = z.string().regex(/^[0-9a-f]{64}-(0|[1-9]\d{0,9})$/, 'expected th
 const ORDER_REQUESTS = {
   'order/votes': voteExchange,
   'order/part': z.strictObject({ after: position }),
+  /** `epoch`: the last one whose document is known to who asks. */
+  'order/snapshot': z.strictObject({ epoch: position }),
+  'order/facts': z.strictObject({ base: position, after: z.string().max(1_024) }),
   'order/submit': z.strictObject({ entry: entryText }),
   'order/approve': z.strictObject({ statement: sequencerStatement, attestation }),
   'sequence/append': z.strictObject({ log: logName, entry: entryText }),
@@ -132,6 +173,8 @@ export const ORDER_METHODS = Object.keys(ORDER_REQUESTS) as readonly OrderMethod
 export const ORDER_BYTES_MAX: Readonly<Record<OrderMethod, number>> = {
   'order/votes': ORDER_LIMITS.certificateBytesMax,
   'order/part': 64 * 2 ** 10,
+  'order/snapshot': 64 * 2 ** 10,
+  'order/facts': 64 * 2 ** 10,
   'order/submit': 2 * ENTRY_LIMITS.bytesMax,
   'order/approve': 64 * 2 ** 10,
   'sequence/append': 2 * ENTRY_LIMITS.bytesMax,
@@ -171,6 +214,16 @@ export function decodeVoteExchange(value: unknown): VoteExchange {
 /** Errors: `order-invalid`. */
 export function decodeCertifiedPart(value: unknown): CertifiedPart {
   return decoded(certifiedPart, value, 'a part of the order');
+}
+
+/** Errors: `order-invalid`. */
+export function decodeSnapshot(value: unknown): z.output<typeof snapshotAnswer> {
+  return decoded(snapshotAnswer, value, 'a snapshot of the order');
+}
+
+/** Errors: `order-invalid`. */
+export function decodeFacts(value: unknown): z.output<typeof factsAnswer> {
+  return decoded(factsAnswer, value, 'facts of a snapshot');
 }
 
 /** The head of an order without entries. */

@@ -135,7 +135,7 @@ export async function sequencer(
     Network: info.networkId,
     Engine: placeOf(info.engine),
     Moved: count(info.moves, 'time'),
-    Entries: `${info.applied} certified${info.waiting === 0 ? '' : `, ${info.waiting} waiting`}`,
+    Entries: `${info.applied} certified${info.waiting === 0 ? '' : `, ${info.waiting} waiting`}${info.floor === 0 ? '' : `, kept from ${info.floor + 1} on`}`,
     Head: info.head,
     ...(approved.length === 0 ? {} : { Approved: approved.join('; ') }),
     ...(info.trouble === null ? {} : { Trouble: oneLine(info.trouble) }),

@@ -257,6 +257,8 @@ function forget(raw: Store['raw']): void {
     'log_entries',
     'log_certificates',
     'log_state',
+    'log_snapshot',
+    'facts_before',
     'sequenced',
     'commitments',
     'joined',

@@ -98,8 +98,9 @@ export class OwnAccount {
     const asked = canonicalJson(action);
     for (const pending of this.#pending()) {
       const refusal = await this.#finish(pending, options);
-      // It is what is asked for now: asking again finished it.
-      if (pending.action === asked && !isCoded(refusal, 'proof-replayed')) return raise(refusal);
+      // It is what is asked for now: asking again finished it. When an old number is all that is against it, it may have been applied so long ago that the
+      // order does not say so any more: never twice unless that is said again.
+      if (pending.action === asked) return raise(isCoded(refusal, 'proof-replayed') ? perhapsDone(refusal) : refusal);
     }
     for (let attempt = 1; ; attempt += 1) {
       const { number } = await this.#office.account(this.#account);
@@ -157,6 +158,13 @@ interface Pending {
   readonly number: number;
   readonly action: string;
   readonly entry: Uint8Array;
+}
+
+function perhapsDone(cause: HyperMeshError): HyperMeshError {
+  return new HyperMeshError('proof-replayed', 'The same was asked for before, and may have been done since.', {
+    hint: 'See whether it was: hypermesh stake show. Run the command again if not.',
+    cause,
+  });
 }
 
 function raise(refusal: HyperMeshError | undefined): void {

@@ -36,7 +36,9 @@ const TABLES = {
   epochs: ['epoch', 'document'],
   log_entries: ['position', 'digest', 'entry', 'head', 'outcome'],
   log_certificates: ['position', 'turn', 'document'],
-  log_state: ['id', 'applied', 'voted', 'lost', 'origin'],
+  log_state: ['id', 'applied', 'voted', 'lost', 'floor'],
+  log_snapshot: ['id', 'base', 'head', 'document'],
+  facts_before: ['key', 'value'],
   sequenced: ['log', 'position', 'digest', 'entry'],
 } as const;
 /** What follows from the order of the network: it is taken as a whole, and never goes back. */
@@ -47,6 +49,8 @@ const ORDERED: readonly string[] = [
   'log_entries',
   'log_certificates',
   'log_state',
+  'log_snapshot',
+  'facts_before',
   'sequenced',
 ];
 /** Columns of bytes: they travel as base64. */

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { type Migration, openSqlite, type SqliteStore } from '../../base/sqlite.ts';
 import { EMBEDDED_SCHEMA } from './order/embedded.ts';
-import { LOG_SCHEMA } from './order/log-store.ts';
+import { LOG_SCHEMA, SNAPSHOT_SCHEMA } from './order/log-store.ts';
 
 /** Never edited after release: add the next number. */
 const MIGRATIONS: readonly Migration[] = [
@@ -142,6 +142,16 @@ const MIGRATIONS: readonly Migration[] = [
       ALTER TABLE certificates ADD COLUMN is_open INTEGER NOT NULL DEFAULT 0;
       UPDATE certificates SET is_open = 1 WHERE kind IN ('publish', 'default');
       CREATE INDEX certificates_open ON certificates (is_open) WHERE is_open = 1;
+    `,
+  },
+  {
+    name: '008-snapshot',
+    up: `
+      ${SNAPSHOT_SCHEMA}
+      -- What the facts of the snapshot were, of those that changed since; null: there was none.
+      CREATE TABLE facts_before (key TEXT PRIMARY KEY, value TEXT) STRICT, WITHOUT ROWID;
+      -- Those of a snapshot that is on its way in.
+      CREATE TABLE facts_coming (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
     `,
   },
 ];

@@ -54,7 +54,12 @@ export type HandedFact = {
 /** With each entry. */
 const SETTLED_FORGOTTEN_MAX = 128;
 
-export type SequencerFact = { readonly moves: number; readonly to: SequencerPlace | null };
+export type SequencerFact = {
+  readonly moves: number;
+  readonly to: SequencerPlace | null;
+  /** After which position the order of that engine begins. */
+  readonly origin: number;
+};
 
 export function presentOf(draft: Pick<Draft, 'get'>): EpochFact {
   return draft.get<EpochFact>(KEYS.epoch)!;
@@ -323,9 +328,9 @@ export function moveSequencer(place: Place, statement: SequencerStatement, attes
   byQuorum(place, SEQUENCER_TYPE, statement, attestations);
   const { moves } = sequencerOf(draft);
   if (statement.moves !== moves) refuse('proof-replayed', `The network has moved its sequencer ${moves} times.`);
-  draft.set(KEYS.sequencer, { moves: moves + 1, to: statement.to });
+  draft.set(KEYS.sequencer, { moves: moves + 1, to: statement.to, origin: place.index });
 }
 
 export function sequencerOf(draft: Pick<Draft, 'get'>): SequencerFact {
-  return draft.get<SequencerFact>(KEYS.sequencer) ?? { moves: 0, to: null };
+  return draft.get<SequencerFact>(KEYS.sequencer) ?? { moves: 0, to: null, origin: 0 };
 }

@@ -6,6 +6,7 @@ import { FactSum } from './sum.ts';
 /** What is stored of the ordered state: a map from keys to canonical JSON, and its sum. */
 export class Facts {
   readonly #raw: DatabaseSync;
+  #coming = new FactSum();
 
   constructor(raw: DatabaseSync) {
     this.#raw = raw;
@@ -53,9 +54,13 @@ export class Facts {
       'INSERT INTO facts (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value',
     );
     const drop = this.#raw.prepare('DELETE FROM facts WHERE key = ?');
+    const keep = this.#raw.prepare(
+      'INSERT OR IGNORE INTO facts_before (key, value) SELECT ?, ? WHERE EXISTS (SELECT 1 FROM log_snapshot)',
+    );
     for (const [key, value] of changes) {
       const before = this.get(key);
       if (before === (value ?? undefined)) continue;
+      keep.run(key, before ?? null);
       if (before !== undefined) sum.remove(key, before);
       if (value === null) {
         drop.run(key);
@@ -67,6 +72,67 @@ export class Facts {
     this.#raw
       .prepare('INSERT INTO fact_sum (id, lanes) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET lanes = excluded.lanes')
       .run(sum.bytes());
+  }
+
+  /** From here on {@link kept} is what there is now. Within a transaction of the caller, who keeps a snapshot. */
+  keep(): void {
+    this.#raw.exec('DELETE FROM facts_before');
+  }
+
+  /** What there was when {@link keep} was called last: the facts that follow a key, some of them. */
+  kept(
+    after: string,
+    limit: number,
+  ): { readonly facts: readonly (readonly [string, string])[]; readonly isLast: boolean } {
+    const page = (table: string) =>
+      this.#raw.prepare(`SELECT key, value FROM ${table} WHERE key > ? ORDER BY key LIMIT ?`).all(after, limit) as {
+        key: string;
+        value: string | null;
+      }[];
+    const pages = [page('facts'), page('facts_before')];
+    // As far as both pages reach; what was changed since has its value of then.
+    const ends = pages.flatMap((rows) => (rows.length < limit ? [] : [rows.at(-1)!.key])).sort();
+    const facts = new Map(pages.flat().map(({ key, value }) => [key, value]));
+    return {
+      facts: [...facts]
+        .filter((fact): fact is [string, string] => fact[1] !== null && (ends[0] === undefined || fact[0] <= ends[0]))
+        .sort(([a], [b]) => (a < b ? -1 : 1)),
+      isLast: ends.length === 0,
+    };
+  }
+
+  /** Puts facts beside the others, that came from elsewhere; null: begins anew. */
+  receive(facts: readonly (readonly [string, string])[] | null): void {
+    if (facts === null) {
+      this.#raw.exec('DELETE FROM facts_coming');
+      this.#coming = new FactSum();
+      return;
+    }
+    const put = this.#raw.prepare('INSERT INTO facts_coming (key, value) VALUES (?, ?)');
+    for (const [key, value] of facts) {
+      put.run(key, value);
+      this.#coming.add(key, value);
+    }
+  }
+
+  /** Of what was received. */
+  receivedRoot(): Digest {
+    return this.#coming.root();
+  }
+
+  received(key: string): string | undefined {
+    const row = this.#raw.prepare('SELECT value FROM facts_coming WHERE key = ?').get(key);
+    return (row as { value: string } | undefined)?.value;
+  }
+
+  /** What was received takes the place of everything. Within a transaction of the caller. */
+  replace(): void {
+    this.#raw.exec(`
+      DELETE FROM facts; DELETE FROM facts_before;
+      INSERT INTO facts SELECT key, value FROM facts_coming;
+      DELETE FROM facts_coming;
+    `);
+    this.#raw.prepare('INSERT OR REPLACE INTO fact_sum (id, lanes) VALUES (1, ?)').run(this.#coming.bytes());
   }
 
   #sum(): FactSum {

@@ -2,13 +2,25 @@ import type { DatabaseSync } from 'node:sqlite';
 import { utf8 } from '../../../base/bytes.ts';
 import { type Digest, digestHex, digestOf } from '../../../base/digest.ts';
 import { type ErrorCode, isCoded } from '../../../base/errors.ts';
-import { canonicalJson } from '../../../base/json.ts';
+import { canonicalJson, type Json } from '../../../base/json.ts';
 import type { SignatureCheck } from '../../../wire/attestation.ts';
 import { decodeEntry, type Entry, type SequencerPlace } from '../../../wire/entry.ts';
-import { type Committee, type EpochDocument, epochDigest, type Seat } from '../../../wire/epoch.ts';
+import {
+  type Committee,
+  decodeEpochDocument,
+  EPOCH_TYPE,
+  type EpochDocument,
+  epochDigest,
+  noSuccessor,
+  proposalOf,
+  quorumObjection,
+  type Seat,
+  succeed,
+} from '../../../wire/epoch.ts';
 import type { Genesis } from '../../../wire/genesis.ts';
+import { ORDER_LIMITS } from '../../../wire/order.ts';
 import type { Endorsement, Operation } from '../../../wire/proof.ts';
-import type { OrderedState } from '../order/log.ts';
+import type { Fact, OrderedState } from '../order/log.ts';
 import {
   type AccountFact,
   accountOf,
@@ -101,9 +113,9 @@ export class Ledger implements OrderedState {
     return this.committeeOf(presentOf(this.#draft()).epoch)!;
   }
 
-  engine(): { readonly moves: number; readonly place: SequencerPlace } {
-    const { moves, to } = sequencerOf(this.#draft());
-    return { moves, place: to ?? { kind: 'embedded', validator: this.#first.validators[0]!.key } };
+  engine(): { readonly moves: number; readonly place: SequencerPlace; readonly origin: number } {
+    const { moves, to, origin } = sequencerOf(this.#draft());
+    return { moves, origin, place: to ?? { kind: 'embedded', validator: this.#first.validators[0]!.key } };
   }
 
   turns(entry: Uint8Array): boolean {
@@ -128,6 +140,49 @@ export class Ledger implements OrderedState {
     this.#facts.write(changes.changes);
     if (refused === null && changes.changes.has(KEYS.epoch)) this.onTurn?.();
     return refused;
+  }
+
+  keep(): void {
+    this.#facts.keep();
+  }
+
+  kept(after: string): { readonly facts: readonly Fact[]; readonly isLast: boolean } {
+    return this.#facts.kept(after, ORDER_LIMITS.factsMax / 2);
+  }
+
+  documentsAfter(epoch: number): readonly Json[] {
+    const rows = this.#raw
+      .prepare('SELECT document FROM epochs WHERE epoch > ? AND epoch <= ? ORDER BY epoch LIMIT ?')
+      .all(epoch, presentOf(this.#draft()).epoch, ORDER_LIMITS.documentsMax) as { document: string }[];
+    return rows.map(({ document }) => JSON.parse(document) as Json);
+  }
+
+  learn(documents: readonly unknown[]): void {
+    for (const value of documents) {
+      const document = decodeEpochDocument(value);
+      const before = this.committeeOf(document.epoch - 1);
+      if (before === undefined) throw noSuccessor('it does not follow from what is known here');
+      succeed(before, document, this.#terms.networkId);
+      const signed = { type: EPOCH_TYPE, statement: proposalOf(document), check: this.#check };
+      const objection = quorumObjection(before, document.approvals, signed);
+      if (objection !== undefined) throw noSuccessor(objection);
+      this.#keep(document);
+    }
+  }
+
+  receive(facts: readonly Fact[] | null): void {
+    this.#facts.receive(facts);
+  }
+
+  receivedRoot(): string {
+    return digestHex(this.#facts.receivedRoot());
+  }
+
+  replace(): void {
+    this.#facts.replace();
+    const { epoch, digest } = presentOf(this.#draft());
+    if (this.committeeOf(epoch)?.digest !== digest) throw noSuccessor('another committee sits in the state that came');
+    this.onTurn?.();
   }
 
   account(id: string): LedgerAccount {
@@ -317,6 +372,7 @@ export class Ledger implements OrderedState {
 
   /** The fact has its digest; the document itself lies beside, in the same transaction. */
   #keep(document: EpochDocument): void {
+    this.#committees.delete(document.epoch);
     this.#raw
       .prepare('INSERT OR REPLACE INTO epochs (epoch, document) VALUES (?, ?)')
       .run(document.epoch, canonicalJson(document));

@@ -26,6 +26,7 @@ testSequencer('embedded', async (log) => {
     append: (...args) => handle.append(...args),
     read: (after) => handle.read(after),
     watch: (...args) => handle.watch(...args),
+    forget: (upTo) => handle.forget(upTo),
     [Symbol.asyncDispose]: async () => undefined,
   };
 });

@@ -54,13 +54,25 @@ export class EmbeddedSequencer implements Sequencer {
   async read(after: number): Promise<readonly Uint8Array[]> {
     if (this.#closed) throw closed();
     const rows = this.#store.raw
-      .prepare('SELECT entry FROM sequenced WHERE log = ? AND position > ? ORDER BY position LIMIT ?')
-      .iterate(this.#log, after, SEQUENCER_LIMITS.entriesMax) as Iterable<{ entry: Uint8Array }>;
+      .prepare('SELECT position, entry FROM sequenced WHERE log = ? AND position > ? ORDER BY position LIMIT ?')
+      .iterate(this.#log, after, SEQUENCER_LIMITS.entriesMax) as Iterable<{ position: number; entry: Uint8Array }>;
     return fitting(
       (function* () {
-        for (const { entry } of rows) yield entry;
+        let next = after + 1;
+        for (const { position, entry } of rows) {
+          if (position !== next) return;
+          next += 1;
+          yield entry;
+        }
       })(),
     );
+  }
+
+  async forget(upTo: number): Promise<void> {
+    if (this.#closed) throw closed();
+    this.#store.raw
+      .prepare('DELETE FROM sequenced WHERE log = ? AND position <= ?')
+      .run(this.#log, Math.min(upTo, this.#length() - 1));
   }
 
   async *watch(after: number, signal: AbortSignal): AsyncIterable<number> {

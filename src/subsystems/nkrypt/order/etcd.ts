@@ -42,6 +42,7 @@ interface Waiting {
  *   PREFIX/head               how many entries there are
  *   PREFIX/entry/POSITION     the entry; sixteen digits, so that they sort
  *   PREFIX/at/DIGEST          its position
+ *   PREFIX/floor              entries up to there were dropped
  *
  * One transaction writes all three if the head is as it was read and the digest is new, so that whatever is lost, late or repeated on the way
  * an entry is there once. Appends of one node that come together share a transaction.
@@ -80,6 +81,9 @@ export class EtcdSequencer implements Sequencer {
       range,
       this.#ends(signal),
     );
+    if (answer.kvs.length > 0 && answer.kvs[0]!.key !== this.#entryKey(after + 1)) {
+      if ((await this.#readFloor(this.#ends(signal))) > after) return [];
+    }
     return fitting(
       answer.kvs.map(({ key, value }, at) => {
         if (key === this.#entryKey(after + 1 + at)) return fromBase64(value);
@@ -88,6 +92,36 @@ export class EtcdSequencer implements Sequencer {
         });
       }),
     );
+  }
+
+  async forget(upTo: number, { signal }: SequencerOptions = {}): Promise<void> {
+    const ends = this.#ends(signal);
+    const { length } = await this.#readHead(ends);
+    const last = Math.min(upTo, length - 1);
+    for (let from = (await this.#readFloor(ends)) + 1; from <= last; ) {
+      const entries = (await this.read(from - 1, { signal: ends })).slice(0, last - from + 1);
+      // Another one drops them just now.
+      if (entries.length === 0) return;
+      const drop = (key: string) => ({ request_delete_range: { key } });
+      const floor = { key: this.#key('floor'), value: base64(number(from - 1 + entries.length)) };
+      await this.#client.call(
+        '/v3/kv/txn',
+        {
+          compare: [],
+          success: [
+            { request_put: floor },
+            ...entries.flatMap((entry, at) => [
+              drop(this.#entryKey(from + at)),
+              drop(this.#key(`at/${digestHex(digestOf(entry))}`)),
+            ]),
+          ],
+          failure: [],
+        },
+        txn,
+        ends,
+      );
+      from += entries.length;
+    }
   }
 
   async *watch(after: number, signal: AbortSignal): AsyncIterable<number> {
@@ -200,6 +234,12 @@ export class EtcdSequencer implements Sequencer {
   ): Promise<{ readonly length: number; readonly revision: bigint; readonly at: bigint }> {
     const answer = await this.#client.call('/v3/kv/range', { key: this.#key('head') }, range, signal);
     return { ...headOf(answer.kvs[0]), at: answer.header.revision };
+  }
+
+  /** Entries up to there were dropped. */
+  async #readFloor(signal: AbortSignal): Promise<number> {
+    const answer = await this.#client.call('/v3/kv/range', { key: this.#key('floor') }, range, signal);
+    return answer.kvs[0] === undefined ? 0 : numberIn(answer.kvs[0].value);
   }
 
   #ends(signal: AbortSignal | undefined): AbortSignal {

@@ -2,9 +2,9 @@ import { fromHex, hex } from '../../../base/bytes.ts';
 import { sha256 } from '../../../base/digest.ts';
 import { canonicalJson, type Json } from '../../../base/json.ts';
 import type { SqliteStore } from '../../../base/sqlite.ts';
-import { decodeHeadCertificate, type HeadCertificate, ORDER_LIMITS } from '../../../wire/order.ts';
+import { decodeHeadCertificate, type HeadCertificate, ORDER_LIMITS, type OrderSnapshot } from '../../../wire/order.ts';
 
-/** Never emptied while the home is in one network: what a validator voted for binds it for ever. */
+/** What a validator voted for binds it for ever. */
 export const LOG_SCHEMA = `
   -- The entries that were applied, and after them those that this home voted for. Outcome: as soon as it was applied.
   CREATE TABLE log_entries (
@@ -20,11 +20,22 @@ export const LOG_SCHEMA = `
   ) STRICT;
 `;
 
+/** What is in the place of entries that were dropped. */
+export const SNAPSHOT_SCHEMA = `
+  ALTER TABLE log_state DROP COLUMN origin;
+  -- Entries up to there are dropped.
+  ALTER TABLE log_state ADD COLUMN floor INTEGER NOT NULL DEFAULT 0;
+  -- The state after so many entries was certified by that document, and is kept (facts, facts_before).
+  CREATE TABLE log_snapshot (
+    id INTEGER PRIMARY KEY CHECK (id = 1), base INTEGER NOT NULL, head BLOB NOT NULL, document TEXT NOT NULL
+  ) STRICT;
+`;
+
 export interface Marks {
   readonly applied: number;
   readonly voted: number;
   readonly lost: number;
-  readonly origin: number;
+  readonly floor: number;
 }
 
 /** An entry in its place. */
@@ -51,14 +62,14 @@ export class LogStore {
   }
 
   marks(): Marks {
-    const row = this.#store.raw.prepare('SELECT applied, voted, lost, origin FROM log_state').get();
-    return (row as unknown as Marks | undefined) ?? { applied: 0, voted: 0, lost: 0, origin: 0 };
+    const row = this.#store.raw.prepare('SELECT applied, voted, lost, floor FROM log_state').get();
+    return (row as unknown as Marks | undefined) ?? { applied: 0, voted: 0, lost: 0, floor: 0 };
   }
 
-  setMarks({ applied, voted, lost, origin }: Marks): void {
+  setMarks({ applied, voted, lost, floor }: Marks): void {
     this.#store.raw
-      .prepare('INSERT OR REPLACE INTO log_state (id, applied, voted, lost, origin) VALUES (1, ?, ?, ?, ?)')
-      .run(applied, voted, lost, origin);
+      .prepare('INSERT OR REPLACE INTO log_state (id, applied, voted, lost, floor) VALUES (1, ?, ?, ?, ?)')
+      .run(applied, voted, lost, floor);
   }
 
   headAt(position: number): string | undefined {
@@ -78,6 +89,35 @@ export class LogStore {
     this.#store.raw
       .prepare('INSERT OR REPLACE INTO log_entries (position, digest, entry, head, outcome) VALUES (?, ?, ?, ?, ?)')
       .run(position, sha256(entry), entry, fromHex(head), outcome === undefined ? null : canonicalJson(outcome));
+  }
+
+  /** How much was applied after that position. */
+  sizeAfter(position: number): { readonly entries: number; readonly bytes: number } {
+    return this.#store.raw
+      .prepare(
+        'SELECT count(*) AS entries, coalesce(sum(length(entry)), 0) AS bytes FROM log_entries WHERE position > ? AND outcome IS NOT NULL',
+      )
+      .get(position) as { entries: number; bytes: number };
+  }
+
+  snapshot(): OrderSnapshot | undefined {
+    const row = this.#store.raw.prepare('SELECT base, head, document FROM log_snapshot').get() as
+      | { base: number; head: Uint8Array; document: string }
+      | undefined;
+    if (row === undefined) return undefined;
+    return { base: row.base, head: hex(row.head), certificate: decodeHeadCertificate(JSON.parse(row.document)) };
+  }
+
+  setSnapshot({ base, head, certificate }: OrderSnapshot): void {
+    this.#store.raw
+      .prepare('INSERT OR REPLACE INTO log_snapshot (id, base, head, document) VALUES (1, ?, ?, ?)')
+      .run(base, fromHex(head), canonicalJson(certificate));
+  }
+
+  /** Entries and certificates up to there. */
+  dropUpTo(position: number): void {
+    for (const table of ['log_entries', 'log_certificates'])
+      this.#store.raw.prepare(`DELETE FROM ${table} WHERE position <= ?`).run(position);
   }
 
   dropAfter(position: number): void {

@@ -39,6 +39,7 @@ class Engines {
       append: (...args) => handle.append(...args),
       read: (after) => handle.read(after),
       watch: (...args) => handle.watch(...args),
+      forget: (upTo) => handle.forget(upTo),
       [Symbol.asyncDispose]: async () => undefined,
     };
   };
@@ -134,6 +135,59 @@ for (const n of [4, 7]) {
   });
 }
 
+/** The digest of everything that a validator applied, and how many entries of it are still on its disk. */
+function kept(validators: OrderedValidators, who: number): { readonly root: string; readonly entries: number } {
+  const { raw } = validators.stores[who]!;
+  const { value } = raw.prepare('SELECT value FROM state WHERE id = 1').get() as { value: string };
+  const { entries } = raw.prepare('SELECT count(*) AS entries FROM log_entries').get() as { entries: number };
+  return { root: (JSON.parse(value) as { root: string }).root, entries };
+}
+
+test('entries of long ago are dropped; who comes later begins with a snapshot that the committee of then certified, whatever one liar says, and goes on', async () => {
+  const engines = new Engines();
+  let lies = 0;
+  await using validators = new OrderedValidators({
+    ...{ committee: [0, 1, 2, 3], ...engines, snapshotEntries: 12 },
+    liar: (of, method) => {
+      if (of !== 1 || !['order/facts', 'order/snapshot'].includes(method)) return undefined;
+      lies += 1;
+      if (method === 'order/facts') return Promise.resolve({ facts: [['root', '7'.repeat(64)]], isLast: true });
+      return undefined;
+    },
+  });
+  const committee = [0, 1, 2, 4];
+  for (const who of [0, 1, 2]) validators.open(who);
+  let entries = 0;
+  const some = async (count: number) => {
+    for (let at = 0; at < count; at += 1) await validators.logs[at % 3]!.submit(testEntry(`entry ${entries++}`));
+  };
+  await some(30);
+  await validators.logs[0]!.submit(testEntry({ committee }));
+  await some(30);
+  const { applied: length, floor } = validators.logs[0]!.status();
+  assert.equal(length, 61);
+  assert.ok(floor >= 31 && kept(validators, 0).entries === length - floor, `floor ${floor}`);
+  assert.deepEqual(validators.logs[0]!.part(0), { certificate: null, entries: [], floor });
+  // One that never had anything, of the new committee, and one that was away, of the old one.
+  for (const who of [4, 3]) validators.open(who);
+  const isLevel = (who: number) => validators.logs[who]!.status().applied === validators.logs[0]!.status().applied;
+  await until(() => [1, 2, 3, 4].every(isLevel));
+  for (const who of [3, 4]) {
+    assert.equal(kept(validators, who).root, kept(validators, 0).root);
+    assert.ok(validators.logs[who]!.status().floor >= 31);
+    await validators.close(who);
+    validators.open(who);
+  }
+  // It votes as every other, and has snapshots of its own.
+  await validators.close(2);
+  for (let at = 0; at < 30; at += 1) await validators.logs[4]!.submit(testEntry(`late ${at}`));
+  await until(() => [1, 3, 4].every(isLevel));
+  assert.equal(new Set([0, 1, 3, 4].map((who) => kept(validators, who).root)).size, 1);
+  assert.ok(validators.logs[4]!.status().floor > floor);
+  assert.equal(validators.logs[4]!.status().trouble, null);
+  assert.ok(lies > 0);
+});
+
 test('an answer that comes after a log ended changes nothing under the one that goes on in its place', async () => {
   const committee = [0, 1, 2, 3];
   const held: (() => void)[] = [];
@@ -187,6 +241,7 @@ class LyingEngine {
     return {
       append: async () => 1,
       read: async (after) => order().slice(after),
+      forget: async () => undefined,
       async *watch(after, signal) {
         for (let said = after; !signal.aborted; ) {
           if (order().length > said) {

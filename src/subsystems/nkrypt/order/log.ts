@@ -11,6 +11,8 @@ import { quorumOf } from '../../../wire/genesis.ts';
 import {
   type CertifiedPart,
   decodeCertifiedPart,
+  decodeFacts,
+  decodeSnapshot,
   decodeVoteExchange,
   firstHead,
   HEAD_TYPE,
@@ -19,6 +21,7 @@ import {
   type HeadVote,
   nextHead,
   ORDER_LIMITS,
+  type OrderSnapshot,
   type VoteExchange,
 } from '../../../wire/order.ts';
 import { LogStore, type Marks, type Row, type Submitted } from './log-store.ts';
@@ -28,8 +31,10 @@ import { type Sequencer, sequencerUnreachable } from './sequencer.ts';
 export interface OrderedState {
   /** Whose votes certify what comes next. */
   committee(): { readonly epoch: number; readonly validators: readonly Seat[] };
-  /** Where the next entries are put in order, and how often that has changed. */
-  engine(): { readonly moves: number; readonly place: SequencerPlace };
+  /** Undefined: nobody that is known here. Also of epochs that others say were approved; whether they were opened is the order's to say. */
+  committeeOf(epoch: number): { readonly epoch: number; readonly validators: readonly Seat[] } | undefined;
+  /** Where the next entries are put in order, how often that has changed, and after which position its order begins. */
+  engine(): { readonly moves: number; readonly place: SequencerPlace; readonly origin: number };
   /** 64 hex digits that are equal where the state is. */
   root(): string;
   /** Whether the entry may change committee or engine: votes wait until it was applied. */
@@ -39,7 +44,27 @@ export interface OrderedState {
    * entry that was applied before (an old engine had it too late, and the next one got it again).
    */
   apply(entry: Uint8Array, index: number): Json;
+
+  // A snapshot: the state as it was once, and another one that takes the place of this.
+
+  /** Called in a transaction: from here on {@link kept} is the state as it is now. */
+  keep(): void;
+  /** Facts of the state that is kept, those that follow a key: some of them, by key. */
+  kept(after: string): { readonly facts: readonly Fact[]; readonly isLast: boolean };
+  /** What shows who sits in the epochs after that one: some of it. */
+  documentsAfter(epoch: number): readonly Json[];
+  /** The other side: makes more epochs known. Errors: `epoch-invalid`. */
+  learn(documents: readonly unknown[]): void;
+  /** Puts facts of another state beside this one; null: begins anew. */
+  receive(facts: readonly Fact[] | null): void;
+  /** {@link root} of what was received. */
+  receivedRoot(): string;
+  /** Called in a transaction: what was received takes the place of this state. */
+  replace(): void;
 }
+
+/** Key and value. */
+export type Fact = readonly [string, string];
 
 export interface LogLent {
   readonly store: SqliteStore;
@@ -51,13 +76,17 @@ export interface LogLent {
   /** The engine at that place; `log` names this network's order in it. Errors: `config-invalid`. */
   engine(place: SequencerPlace, log: string): Sequencer;
   /** Asks another validator. Errors: `peer-*`, `timeout`. */
-  ask(validator: Seat, method: 'order/votes' | 'order/part', body: Json): Promise<unknown>;
+  ask(validator: Seat, method: LogMethod, body: Json): Promise<unknown>;
   /** Called when a validator voted for two heads of one index. */
   caught?(first: HeadVote, second: HeadVote): void;
 }
 
+export type LogMethod = 'order/votes' | 'order/part' | 'order/snapshot' | 'order/facts';
+
 export interface LogStatus {
   readonly applied: number;
+  /** Entries up to there were dropped; a snapshot of the state is in their place. */
+  readonly floor: number;
   /** Entries that this node sees and that are not certified yet. */
   readonly waiting: number;
   readonly head: string;
@@ -76,6 +105,9 @@ const SUBMIT_MS = 30_000;
 const SUBMITTED_MAX = 10_000;
 /** Parts of the order that are fetched from one validator before the others are heard again. */
 const PARTS_MAX = 1_000;
+/** A snapshot is kept each time that so much was applied since the last one; what came before that last one is dropped. */
+const SNAPSHOT_ENTRIES = 1_024;
+const SNAPSHOT_BYTES = 64 * 2 ** 20;
 /** In the place of an entry: whoever waits for this looks at every certificate. */
 const ANYTHING = '';
 /** Who sends no part for so long is not the only one to be asked. */
@@ -111,6 +143,7 @@ export class OrderedLog implements AsyncDisposable {
   readonly #self: string;
   readonly #submitMs: number;
   readonly #againMs: number;
+  readonly #snapshotEntries: number;
   readonly #store: LogStore;
   readonly #closing = new AbortController();
   readonly #peers = new Map<string, Peer>();
@@ -120,6 +153,9 @@ export class OrderedLog implements AsyncDisposable {
   readonly #votes = new Map<string, HeadVote>();
   #marks: Marks;
   #head: string;
+  /** The last snapshot, and what was applied since. */
+  #base: number;
+  #since: { readonly entries: number; readonly bytes: number };
   /** What follows the applied part, as far as it was proposed: the first of them voted for. */
   #window: Proposed[];
   #engine: OpenEngine | undefined;
@@ -129,6 +165,8 @@ export class OrderedLog implements AsyncDisposable {
   #dirty = false;
   /** Catching up: with how many, and when it last brought something. */
   #catching = { count: 0, atMs: 0 };
+  /** A snapshot is on its way in. */
+  #isLoading = false;
   /** How far others say to be: true or not, it is worth asking. */
   #claimed = 0;
   #turn = 0;
@@ -145,6 +183,8 @@ export class OrderedLog implements AsyncDisposable {
       readonly submitMs?: number;
       /** How soon others are asked again at first. */
       readonly againMs?: number;
+      /** How many entries make another snapshot. */
+      readonly snapshotEntries?: number | undefined;
     },
   ) {
     this.#lent = lent;
@@ -153,10 +193,14 @@ export class OrderedLog implements AsyncDisposable {
     this.#submitMs = options.submitMs ?? SUBMIT_MS;
     this.#againMs = options.againMs ?? AGAIN_MS;
     this.#pause = this.#againMs;
+    this.#snapshotEntries = options.snapshotEntries ?? SNAPSHOT_ENTRIES;
     this.#store = new LogStore(lent.store);
     this.#marks = this.#store.marks();
     const { applied, voted } = this.#marks;
-    this.#head = this.#store.headAt(applied) ?? firstHead(this.#networkId);
+    const snapshot = this.#store.snapshot();
+    this.#base = snapshot?.base ?? 0;
+    this.#since = this.#store.sizeAfter(this.#base);
+    this.#head = this.#store.headAt(applied) ?? snapshot?.head ?? firstHead(this.#networkId);
     const rows = this.#store.rows(applied, Math.max(applied, voted));
     this.#window = rows.map((row) => ({ ...row, turns: lent.state.turns(row.entry) }));
   }
@@ -227,6 +271,7 @@ export class OrderedLog implements AsyncDisposable {
   status(): LogStatus {
     return {
       applied: this.#marks.applied,
+      floor: this.#marks.floor,
       waiting: this.#window.length,
       head: this.#head,
       engine: this.#lent.state.engine().place,
@@ -253,10 +298,22 @@ export class OrderedLog implements AsyncDisposable {
 
   /** What follows that position, up to a certificate. */
   part(after: number): CertifiedPart {
-    const certificate = after < this.#marks.applied ? this.#store.certificateAfter(after) : undefined;
-    if (certificate === undefined) return { certificate: null, entries: [] };
+    const { applied, floor } = this.#marks;
+    const certificate = after >= floor && after < applied ? this.#store.certificateAfter(after) : undefined;
+    if (certificate === undefined) return { certificate: null, entries: [], floor };
     const rows = this.#store.rows(after, certificate.statement.index);
-    return { certificate, entries: rows.map(({ entry }) => base64(entry)) };
+    return { certificate, entries: rows.map(({ entry }) => base64(entry)), floor };
+  }
+
+  /** The last snapshot, and what shows who certified it to somebody who knows the committees up to that epoch. */
+  snapshot(epoch: number): { readonly snapshot: OrderSnapshot | null; readonly documents: readonly Json[] } {
+    return { snapshot: this.#store.snapshot() ?? null, documents: this.#lent.state.documentsAfter(epoch) };
+  }
+
+  /** Facts of the snapshot after so many entries; null when it is not there (any more). */
+  facts(base: number, after: string): { readonly facts: readonly Fact[] | null; readonly isLast: boolean } {
+    if (base === 0 || base !== this.#base) return { facts: null, isLast: true };
+    return this.#lent.state.kept(after);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -310,8 +367,8 @@ export class OrderedLog implements AsyncDisposable {
     for (;;) {
       if (this.#window.at(-1)?.turns === true) return;
       const tip = this.#tip();
-      if (engine.length <= tip - this.#marks.origin) return;
-      const entries = await engine.sequencer.read(tip - this.#marks.origin, { signal }).catch((error: unknown) => {
+      if (engine.length <= tip - this.#origin) return;
+      const entries = await engine.sequencer.read(tip - this.#origin, { signal }).catch((error: unknown) => {
         if (isCoded(error, 'sequencer-unreachable', 'timeout', 'cancelled')) return [];
         throw error;
       });
@@ -407,14 +464,24 @@ export class OrderedLog implements AsyncDisposable {
     if (this.#closing.signal.aborted) return;
     const { index, base, stateRoot } = certificate.statement;
     const { state } = this.#lent;
-    const { applied, voted, lost, origin } = this.#marks;
+    const { applied, voted, lost } = this.#marks;
     const isOurs = rows.every(({ head }, at) => (this.#window[at]?.head ?? head) === head);
     const { moves } = state.engine();
     // Commit point: certificate, entries, and everything that they change.
     this.#mark(() => {
       if (!isOurs) this.#store.dropAfter(applied);
+      let { floor } = this.#marks;
       for (const [at, row] of rows.entries()) {
-        if (applied + at === base && state.root() !== stateRoot) throw diverged(base);
+        if (applied + at === base) {
+          if (state.root() !== stateRoot) throw diverged(base);
+          if (this.#isSnapshotDue(base)) {
+            // What the committee says of the state holds of it now, before the next entry.
+            floor = this.#base;
+            this.#store.setSnapshot({ base, head: rows[at - 1]?.head ?? this.#head, certificate });
+            this.#store.dropUpTo(floor);
+            state.keep();
+          }
+        }
         this.#store.put(applied + at + 1, row, state.apply(row.entry, applied + at + 1));
       }
       this.#store.addCertificate(certificate, state.turns(rows.at(-1)!.entry));
@@ -422,10 +489,11 @@ export class OrderedLog implements AsyncDisposable {
         applied: index,
         voted,
         lost: isOurs ? lost : Math.max(lost, voted),
-        origin: state.engine().moves === moves ? origin : index,
+        floor,
       };
     });
     this.#head = rows.at(-1)!.head;
+    this.#measure();
     this.#window = isOurs ? this.#window.slice(rows.length) : [];
     for (const [validator, { statement }] of this.#votes) if (statement.index <= index) this.#votes.delete(validator);
     for (const [validator, at] of this.#split) if (at <= index) this.#split.delete(validator);
@@ -434,10 +502,33 @@ export class OrderedLog implements AsyncDisposable {
     for (const id of [...rows.map(({ entry }) => hex(sha256(entry))), ANYTHING]) {
       for (const wake of this.#waiting.get(id) ?? []) wake();
     }
-    if (state.engine().moves !== moves) {
-      void this.#leaveEngine();
-      for (const waiters of this.#waiting.values()) for (const wake of waiters) wake();
+    if (state.engine().moves !== moves) this.#changeEngine();
+  }
+
+  #isSnapshotDue(base: number): boolean {
+    const { entries, bytes } = this.#since;
+    return base > this.#base && (entries >= this.#snapshotEntries || bytes >= SNAPSHOT_BYTES);
+  }
+
+  /** After what is kept has changed. */
+  #measure(): void {
+    const base = this.#store.snapshot()?.base ?? 0;
+    const { floor } = this.#marks;
+    if (base !== this.#base && floor > this.#origin) {
+      // Of use to nobody any more: who is so far behind begins with a snapshot.
+      this.#engine?.sequencer.forget(floor - this.#origin, { signal: this.#closing.signal }).catch(() => undefined);
     }
+    this.#base = base;
+    this.#since = this.#store.sizeAfter(base);
+  }
+
+  #changeEngine(): void {
+    void this.#leaveEngine();
+    for (const waiters of this.#waiting.values()) for (const wake of waiters) wake();
+  }
+
+  get #origin(): number {
+    return this.#lent.state.engine().origin;
   }
 
   // The other validators.
@@ -543,21 +634,22 @@ export class OrderedLog implements AsyncDisposable {
     try {
       for (let parts = 0; parts < PARTS_MAX && !this.#closing.signal.aborted; parts += 1) {
         const after = this.#marks.applied;
-        const { certificate, entries } = decodeCertifiedPart(await this.#lent.ask(seat, 'order/part', { after }));
-        if (certificate === null) return;
         const first = this.#head;
-        if (!(await this.#holds(certificate))) throw lied(seat);
+        const part = decodeCertifiedPart(await this.#lent.ask(seat, 'order/part', { after }));
+        const { certificate } = part;
+        if (certificate === null) {
+          if (part.floor <= after || this.#isLoading) return;
+          this.#isLoading = true;
+          const goesOn = await this.#load(seat).finally(() => {
+            this.#isLoading = false;
+          });
+          if (!goesOn) return;
+          continue;
+        }
+        if (!(await this.#holds(certificate, this.#lent.state.committee()))) throw lied(seat);
         // Votes may have brought this node further meanwhile.
         if (this.#marks.applied !== after) continue;
-        const rows: Row[] = [];
-        for (const text of entries) {
-          const entry = fromBase64(text);
-          rows.push({ entry, head: nextHead(rows.at(-1)?.head ?? first, entry) });
-        }
-        const { index, head } = certificate.statement;
-        const hasTurnWithin = rows.slice(0, -1).some(({ entry }) => this.#lent.state.turns(entry));
-        if (index !== after + rows.length || rows.at(-1)!.head !== head || hasTurnWithin) throw lied(seat);
-        this.#apply(certificate, rows);
+        this.#apply(certificate, this.#chained(seat, part, { index: after, head: first }));
         catching.atMs = performance.now();
         this.#kick();
       }
@@ -566,8 +658,91 @@ export class OrderedLog implements AsyncDisposable {
     }
   }
 
-  async #holds({ statement, attestations }: HeadCertificate): Promise<boolean> {
-    const { epoch, validators } = this.#lent.state.committee();
+  /** The entries of a part with the heads that they lead to, the last one of which is certified. */
+  #chained(
+    seat: Seat,
+    { certificate, entries }: CertifiedPart,
+    after: { readonly index: number; readonly head: string },
+  ): readonly Row[] {
+    const rows: Row[] = [];
+    for (const text of entries) {
+      const entry = fromBase64(text);
+      rows.push({ entry, head: nextHead(rows.at(-1)?.head ?? after.head, entry) });
+    }
+    const { index, head } = certificate!.statement;
+    const hasTurnWithin = rows.slice(0, -1).some(({ entry }) => this.#lent.state.turns(entry));
+    if (index !== after.index + rows.length || rows.at(-1)!.head !== head || hasTurnWithin) throw lied(seat);
+    return rows;
+  }
+
+  /**
+   * Begins anew with the snapshot of a validator that does not have the entries any more which this node needs next. Nothing is believed: a committee that follows from those
+   * known here certified the digest of the state, the facts have that digest, and the entries after them lead on to a certified head. Whether that brought this node further.
+   */
+  async #load(seat: Seat): Promise<boolean> {
+    const { state } = this.#lent;
+    const ask = (method: LogMethod, body: Json) => this.#lent.ask(seat, method, body);
+    let { epoch } = state.committee();
+    let answer = decodeSnapshot(await ask('order/snapshot', { epoch }));
+    for (
+      ;
+      answer.documents.length > 0 && state.committeeOf(answer.snapshot?.certificate.statement.epoch ?? 0) === undefined;
+    ) {
+      state.learn(answer.documents);
+      epoch += answer.documents.length;
+      answer = decodeSnapshot(await ask('order/snapshot', { epoch }));
+    }
+    const { snapshot } = answer;
+    if (snapshot === null) return false;
+    const { base, head, certificate } = snapshot;
+    const committee = state.committeeOf(certificate.statement.epoch);
+    if (committee === undefined || !(await this.#holds(certificate, committee))) throw lied(seat);
+    this.#lent.store.transact(() => state.receive(null));
+    for (let after = ''; !this.#closing.signal.aborted; ) {
+      const { facts, isLast } = decodeFacts(await ask('order/facts', { base, after }));
+      // Another one is in its place by now.
+      if (facts === null) return true;
+      const [first] = facts;
+      if (first !== undefined && first[0] <= after) throw lied(seat);
+      if (first === undefined && !isLast) throw lied(seat);
+      this.#lent.store.transact(() => state.receive(facts));
+      this.#catching.atMs = performance.now();
+      if (isLast) break;
+      after = facts.at(-1)![0];
+    }
+    if (state.receivedRoot() !== certificate.statement.stateRoot) throw lied(seat);
+    // That the entries before it lead to that head follows from where it leads to.
+    const part = decodeCertifiedPart(await ask('order/part', { after: base }));
+    if (part.certificate === null || !(await this.#holds(part.certificate, committee))) throw lied(seat);
+    this.#chained(seat, part, { index: base, head });
+    const { applied, voted, lost } = this.#marks;
+    if (this.#closing.signal.aborted || applied >= base) return true;
+    const at = this.#window[base - applied - 1];
+    const isOurs = at === undefined || at.head === head;
+    const { moves } = state.engine();
+    // Commit point: the snapshot is in the place of everything before it.
+    this.#mark(() => {
+      this.#store.dropUpTo(base);
+      if (!isOurs) this.#store.dropAfter(base);
+      this.#store.setSnapshot(snapshot);
+      state.replace();
+      return { applied: base, voted, lost: isOurs ? lost : Math.max(lost, voted), floor: base };
+    });
+    this.#head = head;
+    this.#window = isOurs ? this.#window.slice(base - applied) : [];
+    this.#votes.clear();
+    this.#split.clear();
+    this.#trouble = null;
+    this.#measure();
+    if (state.engine().moves !== moves) this.#changeEngine();
+    this.#kick();
+    return true;
+  }
+
+  async #holds(
+    { statement, attestations }: HeadCertificate,
+    { epoch, validators }: { readonly epoch: number; readonly validators: readonly Seat[] },
+  ): Promise<boolean> {
     if (statement.networkId !== this.#networkId || statement.epoch !== epoch) return false;
     if (attestations.length < quorumOf(validators.length)) return false;
     const seats = new Map(validators.map((seat) => [seat.key, seat]));
@@ -600,7 +775,7 @@ export class OrderedLog implements AsyncDisposable {
   }
 
   async #follow(engine: OpenEngine): Promise<void> {
-    const from = this.#tip() - this.#marks.origin;
+    const from = this.#tip() - this.#origin;
     for await (const length of engine.sequencer.watch(from, engine.ends.signal)) this.#grew(engine.moves, length);
   }
 
@@ -654,7 +829,7 @@ export class OrderedLog implements AsyncDisposable {
   #schedule(): void {
     clearTimeout(this.#timer);
     if (this.#closing.signal.aborted) return;
-    const isBehind = (this.#engine?.length ?? 0) > this.#tip() - this.#marks.origin;
+    const isBehind = (this.#engine?.length ?? 0) > this.#tip() - this.#origin;
     const isWaiting =
       isBehind || this.#claimed > this.#marks.applied || this.#window.length > 0 || this.#waiting.size > 0;
     if (this.#isAlone() && !isWaiting) return;

@@ -46,6 +46,7 @@ class Network implements AsyncDisposable {
   readonly ledgers: Ledger[] = [];
   readonly #stores: Store[] = [];
   readonly #name = String(networks++);
+  snapshotEntries: number | undefined;
 
   open(of: number): Order {
     const store = openStore(folder, `${this.#name}-${of}.db`);
@@ -78,7 +79,7 @@ class Network implements AsyncDisposable {
           return JSON.parse(canonicalJson(answer)) as Json;
         },
       },
-      { networkId, self: signers[of]!.keyId },
+      { networkId, self: signers[of]!.keyId, snapshotEntries: this.snapshotEntries },
     );
     this.orders[of] = order;
     order.start();
@@ -90,6 +91,11 @@ class Network implements AsyncDisposable {
     this.orders[of] = undefined;
     await order?.[Symbol.asyncDispose]();
     await this.#stores[of]?.[Symbol.asyncDispose]();
+  }
+
+  count(of: number, table: 'log_entries' | 'sequenced'): number {
+    const { rows } = this.#stores[of]!.raw.prepare(`SELECT count(*) AS rows FROM ${table}`).get() as { rows: number };
+    return rows;
   }
 
   claim(by: Signer, name: string): Uint8Array {
@@ -170,7 +176,9 @@ test('who may ask for what', async () => {
   ] as [OrderMethod, string, Json, ErrorCode][]) {
     await assert.rejects(order.answer(method, publisher, body), (error) => isCoded(error, code), method);
   }
-  assert.deepEqual(await order.answer('order/part', stranger, { after: 0 }), { certificate: null, entries: [] });
+  assert.deepEqual(await order.answer('order/part', stranger, { after: 0 }), {
+    ...{ certificate: null, entries: [], floor: 0 },
+  });
 });
 
 test('the committee changes by epoch and handovers; who is new had followed, and is needed afterwards', async () => {
@@ -262,4 +270,41 @@ test('two heads of one index cost the validator that signed them its stake', asy
   }
   assert.equal(locked(), 250);
   await network.agreed([0, 1, 2]);
+});
+
+test('entries of long ago are dropped, by the engine too; a validator of a later committee begins with a snapshot, and is needed afterwards', async () => {
+  await using network = new Network();
+  network.snapshotEntries = 8;
+  for (const at of [0, 1, 2, 3]) network.open(at);
+  const { make, committee } = network;
+  const [ada] = accounts as [Signer];
+  for (let at = 0; at < 12; at += 1) await network.orders[at % 4]!.submit(network.claim(ada, `early-${at}`));
+  const next = [0, 1, 2, 4].map((at) => seats[at]!);
+  const change = make.epoch(committee, next, [signers[0]!, signers[1]!, signers[2]!]);
+  await network.orders[0]!.submit(encodeEntry(change));
+  for (const at of [0, 1, 2]) await network.orders[at]!.submit(encodeEntry(make.handover(signers[at]!, 0)));
+  for (let at = 0; at < 24; at += 1) await network.orders[at % 3]!.submit(network.claim(ada, `later-${at}`));
+  const { floor, applied } = network.orders[0]!.status();
+  assert.ok(floor >= 16 && floor < applied);
+  assert.equal(network.count(0, 'log_entries'), applied - floor);
+  for (const start = performance.now(); network.count(0, 'sequenced') > applied - floor; await sleep(5))
+    assert.ok(performance.now() - start < 20_000);
+
+  network.open(4);
+  await network.agreed([0, 1, 2, 4]);
+  const fresh = network.ledgers[4]!;
+  assert.deepEqual([fresh.ownerOf('early-0'), fresh.ownerOf('later-23')], [ada.keyId, ada.keyId]);
+  assert.deepEqual(fresh.epochDocuments(), network.ledgers[0]!.epochDocuments());
+  assert.ok(network.orders[4]!.status().floor >= floor);
+  // What was applied before the snapshot is refused when it comes again.
+  assert.notEqual((await network.orders[4]!.submit(network.claim(ada, 'fresh'))).outcome, undefined);
+  await network.close(2);
+  assert.equal((await network.orders[0]!.submit(network.claim(ada, 'without-two'))).outcome, null);
+  await network.agreed([0, 1, 4]);
+  await network.close(4);
+  network.open(4);
+  for (let at = 0; at < 20; at += 1) await network.orders[4]!.submit(network.claim(ada, `last-${at}`));
+  await network.agreed([0, 1, 4]);
+  assert.ok(network.orders[4]!.status().floor > floor);
+  for (const at of [0, 1, 4]) assert.equal(network.orders[at]!.status().trouble, null);
 });

@@ -15,7 +15,13 @@ import {
   type SequencerStatement,
 } from '../../../wire/entry.ts';
 import { quorumOf } from '../../../wire/genesis.ts';
-import { decodeOrderRequest, HEAD_TYPE, type HeadVote, type OrderMethod } from '../../../wire/order.ts';
+import {
+  decodeOrderRequest,
+  HEAD_TYPE,
+  type HeadVote,
+  type OrderMethod,
+  type OrderRequest,
+} from '../../../wire/order.ts';
 import { EmbeddedSequencer } from './embedded.ts';
 import type { EtcdAccess } from './etcd-client.ts';
 import { type LogLent, OrderedLog, type OrderedState } from './log.ts';
@@ -41,12 +47,14 @@ export interface OrderOptions {
   readonly networkId: Digest;
   /** Key id of this home's validator. */
   readonly self: string;
+  /** How many entries make another snapshot. */
+  readonly snapshotEntries?: number | undefined;
   /** How this machine gets into a cluster of etcd; the order says where it is. */
   readonly etcd?: Omit<EtcdAccess, 'endpoints'> | undefined;
 }
 
 const ASK_MS = 15_000;
-/** Submissions at once, and in a minute, of one member: each is kept for ever. */
+/** Submissions at once, and in a minute, of one member: each stays in the order for a while. */
 const SUBMISSIONS_EACH_MAX = 8;
 const SUBMISSIONS_EACH_MINUTE = 60;
 const MEMBERS_MAX = 10_000;
@@ -153,6 +161,12 @@ export class Order implements AsyncDisposable {
       }
       case 'order/part':
         return this.#log.part(decodeOrderRequest(method, body).after) as unknown as Json;
+      case 'order/snapshot':
+        return this.#log.snapshot(decodeOrderRequest(method, body).epoch) as unknown as Json;
+      case 'order/facts': {
+        const { base, after }: OrderRequest<typeof method> = decodeOrderRequest(method, body);
+        return this.#log.facts(base, after) as unknown as Json;
+      }
       case 'order/submit': {
         const entry = fromBase64(decodeOrderRequest(method, body).entry);
         this.#checkSubmission(publisher, entry);
@@ -305,6 +319,7 @@ function late(open: () => Promise<Sequencer>): Sequencer {
   const engine = () => (opened ??= open());
   return {
     append: async (...args) => (await engine()).append(...args),
+    forget: async (...args) => (await engine()).forget(...args),
     read: async (...args) => (await engine()).read(...args),
     async *watch(after, signal) {
       const found = await engine().catch(() => undefined);
@@ -320,6 +335,7 @@ function borrowed(engine: Sequencer): Sequencer {
     append: (...args) => engine.append(...args),
     read: (...args) => engine.read(...args),
     watch: (...args) => engine.watch(...args),
+    forget: (...args) => engine.forget(...args),
     [Symbol.asyncDispose]: async () => undefined,
   };
 }

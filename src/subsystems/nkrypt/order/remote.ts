@@ -72,6 +72,9 @@ export class RemoteSequencer implements Sequencer {
     }
   }
 
+  /** The home that has it sees for itself what is not needed any more. */
+  async forget(): Promise<void> {}
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing.abort();
   }

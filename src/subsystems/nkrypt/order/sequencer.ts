@@ -23,13 +23,15 @@ export interface SequencerOptions {
 export interface Sequencer extends AsyncDisposable {
   /** Puts the entry at the end, durably, and says where; one that is in the order already stays where it is. Errors: `limit-exceeded`. */
   append(entry: Uint8Array, options?: SequencerOptions): Promise<number>;
-  /** The entries that follow position `after`: in order, as many as fit the limits, at least one if there is any. */
+  /** The entries that follow position `after`: in order, as many as fit the limits, at least one if there is any. None where the next one was dropped. */
   read(after: number, options?: SequencerOptions): Promise<readonly Uint8Array[]>;
   /**
    * Says the length whenever it is known to be above `after` and above what was said before; ends when `signal` does. Goes on, without an error,
    * as long as the engine does not answer.
    */
   watch(after: number, signal: AbortSignal): AsyncIterable<number>;
+  /** Nobody needs the entries up to that position any more: they may be dropped, but for the last one. The others stay where they are. */
+  forget(upTo: number, options?: SequencerOptions): Promise<void>;
 }
 
 /** Errors: `limit-exceeded`. */
