@@ -96,7 +96,8 @@ export const networkRoutes: readonly AnyRoute[] = [
     access: 'token',
     body: moveSequencerRequest,
     long: true,
-    handle: ({ body }, { node, ...options }) => node.membership.moveSequencer(body, options),
+    handle: ({ body: { recover, ...to } }, { node, ...options }) =>
+      node.membership.moveSequencer(to, { ...options, recover }),
   }),
   route({
     method: 'POST',

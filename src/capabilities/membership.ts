@@ -94,6 +94,8 @@ export interface SequencerInfo {
   /** Moves that validators have approved and that still lack others. */
   readonly approved: readonly {
     readonly to: SequencerPlace;
+    /** The position after which it goes on there, because the engine before is lost; null: after the move itself. */
+    readonly after: number | null;
     readonly by: readonly string[];
     readonly needed: number;
   }[];
@@ -141,14 +143,15 @@ export interface Membership {
   sequencer(): Promise<SequencerInfo>;
   /**
    * Approves, for this home's validator, that the order is made elsewhere: in the home of one of the validators (its key id; this one when absent), or in a
-   * cluster of etcd. It is as soon as a quorum of the committee approved the same. Safe to repeat.
-   * Errors: `committee-only`, `usage`, `sequencer-unreachable`, `not-permitted`, `timeout`.
+   * cluster of etcd. It is as soon as a quorum of the committee approved the same. Safe to repeat. `recover`: although the engine that it has is lost for good; it goes
+   * on after everything that was certified.
+   * Errors: `committee-only`, `usage`, `sequencer-unreachable`, `order-stopped`, `not-permitted`, `timeout`.
    */
   moveSequencer(
     to:
       | { readonly kind: 'embedded'; readonly validator?: string | undefined }
       | { readonly kind: 'etcd'; readonly endpoints: readonly string[] },
-    options?: CallOptions,
+    options?: CallOptions & { readonly recover?: boolean | undefined },
   ): Promise<SequencerInfo>;
   /** Who sits in the committee, and what is known of them. */
   validators(): Promise<CommitteeInfo>;

@@ -393,11 +393,15 @@ export const COMMANDS: readonly CommandSpec[] = [
     options: [
       ['--to-etcd', 'In the cluster of etcd with these endpoints (https://HOST:PORT).'],
       ['--to-home [validator]', 'In the home of that validator; in this one when no key id is given.'],
+      ['--recover', 'Although the engine that made it is lost for good: after everything that was certified.'],
     ],
     example:
       'hypermesh network sequencer --to-etcd https://192.0.2.1:2379 https://192.0.2.2:2379 https://192.0.2.3:2379',
-    run: async (context, endpoints: string[], options: { toEtcd?: boolean; toHome?: string | true }) =>
-      (await import('./commands/network.ts')).sequencer(context, endpoints, options),
+    run: async (
+      context,
+      endpoints: string[],
+      options: { toEtcd?: boolean; toHome?: string | true; recover?: boolean },
+    ) => (await import('./commands/network.ts')).sequencer(context, endpoints, options),
   },
   {
     name: 'network leave',

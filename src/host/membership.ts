@@ -339,11 +339,12 @@ export class NetworkMembership implements Membership, AsyncDisposable {
 
   async removeValidators(nodes: readonly string[], options: CallOptions = {}): Promise<ProposalInfo> {
     const { consensus } = this.#lent;
-    const members = await this.members();
+    // Known also where the register of members cannot be asked, because it is its machine that is gone.
+    const { validators } = await this.validators();
     const present = await consensus.seats();
     const removed = nodes.map((node) => {
-      const account = members.find((one) => one.node === node)?.publisher;
-      if (present.some((seat) => seat.account === account)) return account;
+      const account = validators.find((one) => one.node === node)?.account;
+      if (account !== undefined) return account;
       throw new HyperMeshError('usage', `The node ${node.slice(0, 16)}… has no seat in the committee.`, {
         hint: 'See who has: hypermesh network validators',
       });
@@ -361,11 +362,12 @@ export class NetworkMembership implements Membership, AsyncDisposable {
   async #spread(proposal: ProposalInfo): Promise<ProposalInfo> {
     const { consensus, trust } = this.#lent;
     const epochs = (await consensus.genesis()).epochs as unknown as Json;
-    const members = await this.members();
+    const members = await this.members().catch(() => []);
     const own = trust.keyIds().node;
-    const nodes = proposal.validators.flatMap(
-      ({ account }) => members.find((one) => one.publisher === account && one.node !== own)?.node ?? [],
-    );
+    const nodes = proposal.validators.flatMap(({ account }) => {
+      const node = members.find((one) => one.publisher === account)?.node ?? trust.machines().get(account) ?? own;
+      return node === own ? [] : [node];
+    });
     await Promise.allSettled(nodes.map((node) => this.#askNode(node, 'network/documents', { epochs })));
     return proposal;
   }
@@ -374,7 +376,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     return this.#lent.consensus.sequencer();
   }
 
-  moveSequencer(to: Parameters<Membership['moveSequencer']>[0], options?: CallOptions): Promise<SequencerInfo> {
+  moveSequencer(...[to, options]: Parameters<Membership['moveSequencer']>): Promise<SequencerInfo> {
     const { trust, consensus } = this.#lent;
     return consensus.moveSequencer(
       to.kind === 'etcd' ? to : { kind: 'embedded', validator: to.validator ?? trust.keyIds().validator },

@@ -6,7 +6,7 @@ import { canonicalJson, type Json } from '../base/json.ts';
 import { openSqlite, type SqliteStore } from '../base/sqlite.ts';
 import { EMBEDDED_SCHEMA } from '../subsystems/nkrypt/order/embedded.ts';
 import { type Fact, type LogLent, OrderedLog, type OrderedState } from '../subsystems/nkrypt/order/log.ts';
-import { LOG_SCHEMA, SNAPSHOT_SCHEMA } from '../subsystems/nkrypt/order/log-store.ts';
+import { LOG_SCHEMA, RECOVERY_SCHEMA, SNAPSHOT_SCHEMA } from '../subsystems/nkrypt/order/log-store.ts';
 import type { Sequencer } from '../subsystems/nkrypt/order/sequencer.ts';
 import type { Attestation } from '../wire/attestation.ts';
 import type { SequencerPlace } from '../wire/entry.ts';
@@ -90,7 +90,7 @@ class TestState implements OrderedState {
 
   engine() {
     const { moves, place, origin } = this.#read();
-    return { moves, place, origin };
+    return { moves, place, origin, name: String(moves) };
   }
 
   committeeOf(epoch: number) {
@@ -188,7 +188,7 @@ interface State {
 
 /** What may go wrong between two validators: each call may be late, lost before or after it was answered, or made twice. */
 export interface Wires {
-  carry<T>(call: () => Promise<T>, body: Json): Promise<T>;
+  carry<T>(call: () => Promise<T>, body: Json, from: number): Promise<T>;
 }
 
 export const goodWires: Wires = { carry: (call) => call() };
@@ -220,7 +220,7 @@ export class OrderedValidators implements AsyncDisposable {
     this.stores[of] ??= openSqlite(':memory:', [
       {
         name: '001',
-        up: `${EMBEDDED_SCHEMA}${LOG_SCHEMA}${SNAPSHOT_SCHEMA}CREATE TABLE state (id INTEGER PRIMARY KEY, value TEXT) STRICT;`,
+        up: `${EMBEDDED_SCHEMA}${LOG_SCHEMA}${SNAPSHOT_SCHEMA}${RECOVERY_SCHEMA}CREATE TABLE state (id INTEGER PRIMARY KEY, value TEXT) STRICT;`,
       },
     ]);
     const kept = this.stores[of];
@@ -237,23 +237,29 @@ export class OrderedValidators implements AsyncDisposable {
       engine: (place, log) => engine(place, log, of),
       ask: async (seat, method, body) => {
         const to = numberOf(seat);
-        return wires.carry(async () => {
-          const lie = liar?.(to, method, body);
-          if (lie !== undefined) return lie;
-          const peer = this.logs[to];
-          if (peer === undefined) throw new HyperMeshError('peer-unreachable', 'Nobody is there.');
-          const asked = body as { after: number & string; base: number; epoch: number };
-          switch (method) {
-            case 'order/votes':
-              return peer.exchange(body, key);
-            case 'order/part':
-              return peer.part(asked.after);
-            case 'order/snapshot':
-              return peer.snapshot(asked.epoch);
-            case 'order/facts':
-              return peer.facts(asked.base, asked.after);
-          }
-        }, body);
+        return wires.carry(
+          async () => {
+            const lie = liar?.(to, method, body);
+            if (lie !== undefined) return lie;
+            const peer = this.logs[to];
+            if (peer === undefined) throw new HyperMeshError('peer-unreachable', 'Nobody is there.');
+            const asked = body as { after: number & string; base: number; epoch: number };
+            switch (method) {
+              case 'order/votes':
+                return peer.exchange(body, key);
+              case 'order/part':
+                return peer.part(asked.after);
+              case 'order/snapshot':
+                return peer.snapshot(asked.epoch);
+              case 'order/tail':
+                return { entries: peer.tail(asked.after) };
+              case 'order/facts':
+                return peer.facts(asked.base, asked.after);
+            }
+          },
+          body,
+          of,
+        );
       },
       caught: (first) => this.caught.push(first.attestation.validator),
     };

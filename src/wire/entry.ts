@@ -134,6 +134,11 @@ export interface SequencerStatement {
   /** Moves that came before: one approval is good for one move. */
   readonly moves: number;
   readonly to: SequencerPlace;
+  /**
+   * Present where the engine before was lost, and is not asked any more: the order goes on after this position of it, to which this head leads. Absent: after the entry
+   * itself, which is the last one of the engine before.
+   */
+  readonly after?: { readonly index: number; readonly head: string };
 }
 
 export type Entry = { readonly formatVersion: 1; readonly networkId: Digest } & (
@@ -231,6 +236,7 @@ export const sequencerStatement: z.ZodType<SequencerStatement> = z.strictObject(
   epoch,
   moves: z.int().nonnegative(),
   to: sequencerPlace,
+  after: z.strictObject({ index: z.int().nonnegative(), head: hex32 }).exactOptional(),
 });
 
 const head = { formatVersion: z.literal(1, 'this version reads format 1 of entries'), networkId: digest };
@@ -276,6 +282,18 @@ const entry: z.ZodType<Entry> = z.discriminatedUnion('kind', [
     attestations,
   }),
 ]);
+
+/** The order that follows a move: after the entry that says so, or after the position where the engine before was lost. */
+export function nextOrder(
+  moves: number,
+  after: SequencerStatement['after'],
+  index: number,
+): { readonly moves: number; readonly origin: number; readonly name: string } {
+  const now = moves + 1;
+  return after === undefined
+    ? { moves: now, origin: index, name: `${now}` }
+    : { moves: now, origin: after.index, name: `${now}-${after.index}` };
+}
 
 /** Canonical JSON: one entry is one sequence of bytes, and has one id. */
 export function encodeEntry(value: Entry): Uint8Array {

@@ -142,6 +142,8 @@ export const joinRequest = z.strictObject({
   forget: z.boolean().optional(),
 });
 export const leaveRequest = z.strictObject({ forget: z.boolean().optional() });
+/** Although the engine before is lost. */
+const recover = z.boolean().optional();
 export const moveSequencerRequest = z.discriminatedUnion('kind', [
   z.strictObject({
     kind: z.literal('embedded'),
@@ -149,8 +151,9 @@ export const moveSequencerRequest = z.discriminatedUnion('kind', [
       .string()
       .regex(/^[0-9a-f]{64}$/, 'expected the key id of a validator')
       .optional(),
+    recover,
   }),
-  sequencerInEtcd,
+  sequencerInEtcd.extend({ recover }),
 ]);
 /** Seats in the committee for members, or none any more; or the approval of what was proposed. */
 export const changeValidatorsRequest = z.discriminatedUnion('action', [

@@ -148,8 +148,10 @@ const factsAnswer = z.strictObject({
 });
 
 const entryText = canonicalBase64(1, ENTRY_LIMITS.bytesMax);
-/** Of an order within an engine: network and number of moves. */
-const logName = z.string().regex(/^[0-9a-f]{64}-(0|[1-9]\d{0,9})$/, 'expected the name of an order');
+/** Of an order within an engine: network and number of moves; after an engine that was lost, also where it begins. */
+const logName = z
+  .string()
+  .regex(/^[0-9a-f]{64}-(0|[1-9]\d{0,9})(-(0|[1-9]\d{0,15}))?$/, 'expected the name of an order');
 
 /** What validators and members ask of a validator, by the name of the method. */
 const ORDER_REQUESTS = {
@@ -157,6 +159,8 @@ const ORDER_REQUESTS = {
   'order/part': z.strictObject({ after: position }),
   /** `epoch`: the last one whose document is known to who asks. */
   'order/snapshot': z.strictObject({ epoch: position }),
+  /** Entries that the validator voted for, certified or not. */
+  'order/tail': z.strictObject({ after: position }),
   'order/facts': z.strictObject({ base: position, after: z.string().max(1_024) }),
   'order/submit': z.strictObject({ entry: entryText }),
   'order/approve': z.strictObject({ statement: sequencerStatement, attestation }),
@@ -175,6 +179,7 @@ export const ORDER_BYTES_MAX: Readonly<Record<OrderMethod, number>> = {
   'order/part': 64 * 2 ** 10,
   'order/snapshot': 64 * 2 ** 10,
   'order/facts': 64 * 2 ** 10,
+  'order/tail': 64 * 2 ** 10,
   'order/submit': 2 * ENTRY_LIMITS.bytesMax,
   'order/approve': 64 * 2 ** 10,
   'sequence/append': 2 * ENTRY_LIMITS.bytesMax,
@@ -191,6 +196,7 @@ const answers = {
   append: z.strictObject({ position: z.int().positive() }),
   read: z.strictObject({ entries: z.array(entryText).max(ORDER_LIMITS.windowEntriesMax) }),
   length: z.strictObject({ length: position }),
+  tail: z.strictObject({ entries: z.array(entryText).max(ORDER_LIMITS.windowEntriesMax) }),
   submit: z.strictObject({ index: z.int().positive(), outcome: z.json() }),
 } as const;
 

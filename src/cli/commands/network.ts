@@ -120,17 +120,28 @@ async function seated(context: Context): Promise<Outcome> {
 export async function sequencer(
   context: Context,
   endpoints: readonly string[],
-  { toEtcd = false, toHome }: { readonly toEtcd?: boolean; readonly toHome?: string | true },
+  {
+    toEtcd = false,
+    toHome,
+    recover = false,
+  }: { readonly toEtcd?: boolean; readonly toHome?: string | true; readonly recover?: boolean },
 ): Promise<Outcome> {
   if (toEtcd !== endpoints.length > 0 || (toEtcd && toHome !== undefined)) {
     throw new HyperMeshError('usage', 'Expected --to-etcd with its endpoints, --to-home, or neither.');
   }
+  if (recover && !toEtcd && toHome === undefined) {
+    throw new HyperMeshError('usage', 'Expected --to-etcd or --to-home beside --recover: where the order goes on.');
+  }
   const info = await context.withNode((client) => {
-    if (toEtcd) return client.moveSequencer({ kind: 'etcd', endpoints: [...endpoints] }, context);
+    if (toEtcd) return client.moveSequencer({ kind: 'etcd', endpoints: [...endpoints], recover }, context);
     if (toHome === undefined) return client.networkSequencer(context);
-    return client.moveSequencer({ kind: 'embedded', ...(toHome === true ? {} : { validator: toHome }) }, context);
+    const validator = toHome === true ? {} : { validator: toHome };
+    return client.moveSequencer({ kind: 'embedded', ...validator, recover }, context);
   });
-  const approved = info.approved.map(({ to, by, needed }) => `${placeOf(to)}: ${by.length} of ${needed} validators`);
+  const approved = info.approved.map(
+    ({ to, after, by, needed }) =>
+      `${placeOf(to)}${after === null ? '' : `, after entry ${after}`}: ${by.length} of ${needed} validators`,
+  );
   const text = fields({
     Network: info.networkId,
     Engine: placeOf(info.engine),

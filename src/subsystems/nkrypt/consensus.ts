@@ -1,6 +1,6 @@
 import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as pause } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as pause } from 'node:timers/promises';
 import { base64, equal, hex, utf8 } from '../../base/bytes.ts';
 import type { CallOptions } from '../../base/call.ts';
 import type { Clock } from '../../base/clock.ts';
@@ -58,7 +58,7 @@ import { foundNetwork, type NetworkTerms } from './found.ts';
 import { judge } from './judge.ts';
 import { termsOf } from './ledger/law.ts';
 import { firstCommittee, foundLedger, Ledger } from './ledger/ledger.ts';
-import type { OrderLent, OrderOptions } from './order/order.ts';
+import type { MoveOptions, OrderLent, OrderOptions } from './order/order.ts';
 import { nobodyToAsk, OrderedHome } from './ordered.ts';
 import { OwnOrders } from './orders.ts';
 import { accountId, type LedgerOffice, leavesOpen, OwnAccount, tokenAmount } from './own-account.ts';
@@ -104,8 +104,8 @@ const ANCHOR_PAUSE_MS = 25;
 
 /** How often a validator looks whether an audit is due, and what has to be brought into the order. */
 const ROUND_MS = 10_000;
-/** Certificates that are looked at in one round. */
-const SETTLED_AT_ONCE_MAX = 2_048;
+/** Certificates that a validator brings into the order in one round. */
+const SETTLED_AT_ONCE_MAX = 1_024;
 /** How long a validator waits for a part of the order that the others have. */
 const SETTLE_MS = 3_000;
 
@@ -166,7 +166,7 @@ export interface NKrypt extends Consensus, AsyncDisposable {
   /** Errors: `committee-only`. */
   sequencer(): Promise<SequencerInfo>;
   /** Errors: `committee-only`, and those of the order. */
-  moveSequencer(to: SequencerPlace, options?: CallOptions): Promise<SequencerInfo>;
+  moveSequencer(to: SequencerPlace, options?: MoveOptions): Promise<SequencerInfo>;
   /** From here on the other validators are asked about the order through this. */
   meet(ask: OrderLent['ask']): void;
   /** From here on the validators of the committee are asked through this; undefined: they cannot be reached. */
@@ -258,6 +258,7 @@ function forget(raw: Store['raw']): void {
     'log_certificates',
     'log_state',
     'log_snapshot',
+    'log_recovery',
     'facts_before',
     'sequenced',
     'commitments',
@@ -634,7 +635,7 @@ class Validator implements NKrypt {
     return this.#ownOrder().order.status();
   }
 
-  async moveSequencer(to: SequencerPlace, options?: CallOptions): Promise<SequencerInfo> {
+  async moveSequencer(to: SequencerPlace, options?: MoveOptions): Promise<SequencerInfo> {
     return this.#ownOrder().order.move(to, options);
   }
 
@@ -755,15 +756,19 @@ class Validator implements NKrypt {
     try {
       const { validators } = genesis.committee;
       const own = validators.findIndex(({ key }) => key === seat.validator);
-      const settled: Operation[] = [];
       const due: Endorsement[] = [];
-      for (const certificate of votes.unsettled(SETTLED_AT_ONCE_MAX)) {
-        const { operation, proofs } = certificate;
-        const turn = (own + Number.parseInt(proofs.slice(-8), 16)) % validators.length;
-        if (ledger.isRecorded(operation)) settled.push(operation);
-        else if (this.#clock.nowMs() - admittedAtMs(certificate) >= turn * this.#roundMs) due.push(certificate);
+      for (let page = votes.unsettled(); page.length > 0 && due.length < SETTLED_AT_ONCE_MAX && !this.#isClosed; ) {
+        const settled: Operation[] = [];
+        for (const certificate of page) {
+          const { operation, proofs } = certificate;
+          const turn = (own + Number.parseInt(proofs.slice(-8), 16)) % validators.length;
+          if (ledger.isRecorded(operation)) settled.push(operation);
+          else if (this.#clock.nowMs() - admittedAtMs(certificate) >= turn * this.#roundMs) due.push(certificate);
+        }
+        votes.settled(settled);
+        await nextTurn();
+        page = this.#isClosed ? [] : votes.unsettled(page.at(-1)!.operation);
       }
-      votes.settled(settled);
       const submit = (certificates: readonly Endorsement[]) =>
         order.submit(encodeEntry({ formatVersion: 1, networkId, kind: 'certified', certificates }));
       for (const part of cut(due, ENTRY_LIMITS.certificatesMax)) {

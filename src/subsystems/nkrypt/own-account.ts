@@ -162,7 +162,7 @@ interface Pending {
 
 function perhapsDone(cause: HyperMeshError): HyperMeshError {
   return new HyperMeshError('proof-replayed', 'The same was asked for before, and may have been done since.', {
-    hint: 'See whether it was: hypermesh stake show. Run the command again if not.',
+    hint: 'Run the command again if it was not. See: hypermesh stake show',
     cause,
   });
 }

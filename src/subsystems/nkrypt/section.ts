@@ -39,6 +39,7 @@ const TABLES = {
   log_state: ['id', 'applied', 'voted', 'lost', 'floor'],
   log_snapshot: ['id', 'base', 'head', 'document'],
   facts_before: ['key', 'value'],
+  log_recovery: ['id', 'statement'],
   sequenced: ['log', 'position', 'digest', 'entry'],
 } as const;
 /** What follows from the order of the network: it is taken as a whole, and never goes back. */
@@ -51,6 +52,7 @@ const ORDERED: readonly string[] = [
   'log_state',
   'log_snapshot',
   'facts_before',
+  'log_recovery',
   'sequenced',
 ];
 /** Columns of bytes: they travel as base64. */

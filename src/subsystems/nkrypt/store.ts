@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { type Migration, openSqlite, type SqliteStore } from '../../base/sqlite.ts';
 import { EMBEDDED_SCHEMA } from './order/embedded.ts';
-import { LOG_SCHEMA, SNAPSHOT_SCHEMA } from './order/log-store.ts';
+import { LOG_SCHEMA, RECOVERY_SCHEMA, SNAPSHOT_SCHEMA } from './order/log-store.ts';
 
 /** Never edited after release: add the next number. */
 const MIGRATIONS: readonly Migration[] = [
@@ -154,6 +154,7 @@ const MIGRATIONS: readonly Migration[] = [
       CREATE TABLE facts_coming (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
     `,
   },
+  { name: '009-recovery', up: RECOVERY_SCHEMA },
 ];
 
 export type Store = SqliteStore;

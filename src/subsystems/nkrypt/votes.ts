@@ -40,6 +40,8 @@ interface VoteRow {
 
 /** How long a vote for something that conflicts with nothing (an install) is remembered. */
 const PASSING_KEPT_MS = 3_600_000;
+/** Reading so many holds up the process for no more than a moment. */
+const UNSETTLED_AT_ONCE = 64;
 const FORGET_EVERY_MS = 60_000;
 
 /**
@@ -182,9 +184,11 @@ export class VoteBook {
     return row === undefined ? undefined : (JSON.parse(row['certificate'] as string) as Endorsement);
   }
 
-  /** Certificates that the order may not have yet; some of them. */
-  unsettled(limit: number): readonly Endorsement[] {
-    const rows = this.#sql('SELECT certificate FROM certificates WHERE is_open = 1 LIMIT ?').all(limit);
+  /** Certificates that the order may not have yet, by identity and number: those that follow one, some of them. */
+  unsettled(after: Pick<Operation, 'identity' | 'sequence'> = { identity: '', sequence: 0 }): readonly Endorsement[] {
+    const rows = this.#sql(
+      'SELECT certificate FROM certificates WHERE is_open = 1 AND (identity, sequence) > (?, ?) ORDER BY identity, sequence LIMIT ?',
+    ).all(after.identity, after.sequence, UNSETTLED_AT_ONCE);
     return rows.map((row) => JSON.parse(row['certificate'] as string) as Endorsement);
   }
 

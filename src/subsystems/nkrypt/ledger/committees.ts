@@ -5,6 +5,7 @@ import {
   HANDOVER_TYPE,
   type HandoverStatement,
   keyBytes,
+  nextOrder,
   SEQUENCER_TYPE,
   type SequencerPlace,
   type SequencerStatement,
@@ -59,6 +60,8 @@ export type SequencerFact = {
   readonly to: SequencerPlace | null;
   /** After which position the order of that engine begins. */
   readonly origin: number;
+  /** Names its order within the engine. */
+  readonly name: string;
 };
 
 export function presentOf(draft: Pick<Draft, 'get'>): EpochFact {
@@ -328,9 +331,11 @@ export function moveSequencer(place: Place, statement: SequencerStatement, attes
   byQuorum(place, SEQUENCER_TYPE, statement, attestations);
   const { moves } = sequencerOf(draft);
   if (statement.moves !== moves) refuse('proof-replayed', `The network has moved its sequencer ${moves} times.`);
-  draft.set(KEYS.sequencer, { moves: moves + 1, to: statement.to, origin: place.index });
+  const { after, to } = statement;
+  if (after !== undefined && after.index >= place.index) refuse('entry-invalid', 'It begins after itself.');
+  draft.set(KEYS.sequencer, { to, ...nextOrder(moves, after, place.index) } satisfies SequencerFact);
 }
 
 export function sequencerOf(draft: Pick<Draft, 'get'>): SequencerFact {
-  return draft.get<SequencerFact>(KEYS.sequencer) ?? { moves: 0, to: null, origin: 0 };
+  return draft.get<SequencerFact>(KEYS.sequencer) ?? { moves: 0, to: null, origin: 0, name: '0' };
 }

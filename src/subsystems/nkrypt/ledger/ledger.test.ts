@@ -251,7 +251,7 @@ suite('the committee', () => {
     const attestations = validators.slice(0, 3).map((one) => one.attest(SEQUENCER_TYPE, statement));
     sure({ ...head, kind: 'sequencer', statement, attestations });
     sure({ ...head, kind: 'sequencer', statement, attestations }, 'proof-replayed');
-    assert.deepEqual(ledger.engine(), { moves: 1, place: to, origin: 4 });
+    assert.deepEqual(ledger.engine(), { moves: 1, place: to, origin: 4, name: '1' });
   });
 
   test('changes when a quorum approves, and votes again when a quorum has handed over', () => {

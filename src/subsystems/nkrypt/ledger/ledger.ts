@@ -4,7 +4,7 @@ import { type Digest, digestHex, digestOf } from '../../../base/digest.ts';
 import { type ErrorCode, isCoded } from '../../../base/errors.ts';
 import { canonicalJson, type Json } from '../../../base/json.ts';
 import type { SignatureCheck } from '../../../wire/attestation.ts';
-import { decodeEntry, type Entry, type SequencerPlace } from '../../../wire/entry.ts';
+import { decodeEntry, type Entry } from '../../../wire/entry.ts';
 import {
   type Committee,
   decodeEpochDocument,
@@ -20,7 +20,7 @@ import {
 import type { Genesis } from '../../../wire/genesis.ts';
 import { ORDER_LIMITS } from '../../../wire/order.ts';
 import type { Endorsement, Operation } from '../../../wire/proof.ts';
-import type { Fact, OrderedState } from '../order/log.ts';
+import type { Engine, Fact, OrderedState } from '../order/log.ts';
 import {
   type AccountFact,
   accountOf,
@@ -113,9 +113,9 @@ export class Ledger implements OrderedState {
     return this.committeeOf(presentOf(this.#draft()).epoch)!;
   }
 
-  engine(): { readonly moves: number; readonly place: SequencerPlace; readonly origin: number } {
-    const { moves, to, origin } = sequencerOf(this.#draft());
-    return { moves, origin, place: to ?? { kind: 'embedded', validator: this.#first.validators[0]!.key } };
+  engine(): Engine {
+    const { moves, to, origin, name } = sequencerOf(this.#draft());
+    return { moves, origin, name, place: to ?? { kind: 'embedded', validator: this.#first.validators[0]!.key } };
   }
 
   turns(entry: Uint8Array): boolean {

@@ -70,9 +70,13 @@ export class EmbeddedSequencer implements Sequencer {
 
   async forget(upTo: number): Promise<void> {
     if (this.#closed) throw closed();
-    this.#store.raw
-      .prepare('DELETE FROM sequenced WHERE log = ? AND position <= ?')
-      .run(this.#log, Math.min(upTo, this.#length() - 1));
+    const upToLast = Math.min(upTo, this.#length() - 1);
+    this.#store.transact((raw) => {
+      raw.prepare('DELETE FROM sequenced WHERE log = ? AND position <= ?').run(this.#log, upToLast);
+      // What the network ordered here before it moved away, and came back.
+      const ended = 'DELETE FROM sequenced WHERE substr(log, 1, 64) = substr(?1, 1, 64) AND log <> ?1';
+      if (upToLast > 0) raw.prepare(ended).run(this.#log);
+    });
   }
 
   async *watch(after: number, signal: AbortSignal): AsyncIterable<number> {

@@ -2,6 +2,7 @@ import { fromHex, hex } from '../../../base/bytes.ts';
 import { sha256 } from '../../../base/digest.ts';
 import { canonicalJson, type Json } from '../../../base/json.ts';
 import type { SqliteStore } from '../../../base/sqlite.ts';
+import type { SequencerStatement } from '../../../wire/entry.ts';
 import { decodeHeadCertificate, type HeadCertificate, ORDER_LIMITS, type OrderSnapshot } from '../../../wire/order.ts';
 
 /** What a validator voted for binds it for ever. */
@@ -18,6 +19,11 @@ export const LOG_SCHEMA = `
   CREATE TABLE log_state (
     id INTEGER PRIMARY KEY CHECK (id = 1), applied INTEGER NOT NULL, voted INTEGER NOT NULL, lost INTEGER NOT NULL, origin INTEGER NOT NULL
   ) STRICT;
+`;
+
+/** How the order goes on without the engine that it had. */
+export const RECOVERY_SCHEMA = `
+  CREATE TABLE log_recovery (id INTEGER PRIMARY KEY CHECK (id = 1), statement TEXT NOT NULL) STRICT;
 `;
 
 /** What is in the place of entries that were dropped. */
@@ -106,6 +112,20 @@ export class LogStore {
       | undefined;
     if (row === undefined) return undefined;
     return { base: row.base, head: hex(row.head), certificate: decodeHeadCertificate(JSON.parse(row.document)) };
+  }
+
+  /** What a quorum approved after the engine was lost, until the order says it. */
+  recovery(): SequencerStatement | undefined {
+    const row = this.#store.raw.prepare('SELECT statement FROM log_recovery').get() as
+      | { statement: string }
+      | undefined;
+    return row === undefined ? undefined : (JSON.parse(row.statement) as SequencerStatement);
+  }
+
+  setRecovery(statement: SequencerStatement): void {
+    this.#store.raw
+      .prepare('INSERT OR REPLACE INTO log_recovery (id, statement) VALUES (1, ?)')
+      .run(canonicalJson(statement));
   }
 
   setSnapshot({ base, head, certificate }: OrderSnapshot): void {

@@ -13,7 +13,7 @@ import {
   testWord,
   testWordHolds,
 } from '../../../testing/ordered-validators.ts';
-import type { SequencerPlace } from '../../../wire/entry.ts';
+import type { SequencerPlace, SequencerStatement } from '../../../wire/entry.ts';
 import { quorumOf } from '../../../wire/genesis.ts';
 import {
   decodeHeadCertificate,
@@ -24,6 +24,7 @@ import {
   type VoteExchange,
 } from '../../../wire/order.ts';
 import { EMBEDDED_SCHEMA, EmbeddedSequencer } from './embedded.ts';
+import type { OrderedLog } from './log.ts';
 import type { Sequencer } from './sequencer.ts';
 
 /** Orders in memory, one for each name: what one engine does, seen by all. */
@@ -186,6 +187,67 @@ test('entries of long ago are dropped; who comes later begins with a snapshot th
   assert.ok(validators.logs[4]!.status().floor > floor);
   assert.equal(validators.logs[4]!.status().trouble, null);
   assert.ok(lies > 0);
+});
+
+test('whatever only the lost machine knew to be certified is in the order that goes on without it', async () => {
+  const committee = [0, 1, 2, 3];
+  for (let seed = 1; seed <= 6; seed += 1) {
+    const engines = new Engines();
+    let isLost = false;
+    let isCut = false;
+    const validators = new OrderedValidators({
+      committee,
+      engine: (place, log) => {
+        const engine = engines.engine(place, log);
+        const gone = async (): Promise<never> => {
+          throw new HyperMeshError('sequencer-unreachable', 'The machine is gone.');
+        };
+        const isThere = () => !isLost || /-1-\d+$/.test(log);
+        return {
+          ...engine,
+          append: (...args) => (isThere() ? engine.append(...args) : gone()),
+          read: (...args) => (isThere() ? engine.read(...args) : gone()),
+        };
+      },
+      wires: {
+        // From one moment on nobody but the machine that will be lost hears what the others voted for.
+        carry: async (call, _body, from) => {
+          if (isCut && from !== 0) throw new HyperMeshError('peer-unreachable', 'The line is cut.');
+          return call();
+        },
+      },
+    });
+    for (const who of committee) validators.open(who);
+    const [first] = validators.logs;
+    for (let at = 0; at < seed; at += 1) await first!.submit(testEntry(`entry ${at}`));
+    isCut = true;
+    await Promise.all(['a', 'b'].map((name) => first!.submit(testEntry(`only known to one ${name}`))));
+    const { applied: certified } = first!.status();
+    isLost = true;
+    await validators.close(0);
+    isCut = false;
+    const [one, two, three] = validators.logs.slice(1) as [OrderedLog, OrderedLog, OrderedLog];
+    const bound = [await one.bind(), await two.bind(), await three.bind()];
+    for (const { index, head } of bound) {
+      assert.ok(index >= certified);
+      assert.deepEqual({ index, head }, bound[0]);
+    }
+    const statement: SequencerStatement = {
+      ...{ networkId: NETWORK, epoch: 0, moves: 0, after: bound[0]! },
+      to: { kind: 'embedded', validator: testSeat(1).key },
+    };
+    for (const log of [one, two, three]) log.recover(statement);
+    await two.submit(testEntry('goes on'));
+    await until(() => [1, 2, 3].every((who) => applied(validators, who).length === certified + 1));
+    for (const who of [1, 2, 3]) {
+      assert.deepEqual(applied(validators, who).slice(0, certified), applied(validators, 0));
+      await validators.close(who);
+      validators.open(who);
+    }
+    await validators.logs[3]!.submit(testEntry('after restarts'));
+    await until(() => [1, 2, 3].every((who) => applied(validators, who).length === certified + 2));
+    await validators[Symbol.asyncDispose]();
+  }
 });
 
 test('an answer that comes after a log ended changes nothing under the one that goes on in its place', async () => {

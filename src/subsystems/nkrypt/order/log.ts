@@ -5,13 +5,14 @@ import { HyperMeshError, isCoded } from '../../../base/errors.ts';
 import { canonicalJson, type Json } from '../../../base/json.ts';
 import type { SqliteStore } from '../../../base/sqlite.ts';
 import type { Attestation } from '../../../wire/attestation.ts';
-import type { SequencerPlace } from '../../../wire/entry.ts';
+import { nextOrder, type SequencerPlace, type SequencerStatement } from '../../../wire/entry.ts';
 import type { Seat } from '../../../wire/epoch.ts';
 import { quorumOf } from '../../../wire/genesis.ts';
 import {
   type CertifiedPart,
   decodeCertifiedPart,
   decodeFacts,
+  decodeOrderAnswer,
   decodeSnapshot,
   decodeVoteExchange,
   firstHead,
@@ -33,8 +34,7 @@ export interface OrderedState {
   committee(): { readonly epoch: number; readonly validators: readonly Seat[] };
   /** Undefined: nobody that is known here. Also of epochs that others say were approved; whether they were opened is the order's to say. */
   committeeOf(epoch: number): { readonly epoch: number; readonly validators: readonly Seat[] } | undefined;
-  /** Where the next entries are put in order, how often that has changed, and after which position its order begins. */
-  engine(): { readonly moves: number; readonly place: SequencerPlace; readonly origin: number };
+  engine(): Engine;
   /** 64 hex digits that are equal where the state is. */
   root(): string;
   /** Whether the entry may change committee or engine: votes wait until it was applied. */
@@ -63,6 +63,16 @@ export interface OrderedState {
   replace(): void;
 }
 
+/** Where the next entries are put in order. */
+export interface Engine {
+  /** How often the network had another engine before. */
+  readonly moves: number;
+  readonly place: SequencerPlace;
+  /** After which position of the whole its order begins, and how this is called within the engine. */
+  readonly origin: number;
+  readonly name: string;
+}
+
 /** Key and value. */
 export type Fact = readonly [string, string];
 
@@ -81,7 +91,7 @@ export interface LogLent {
   caught?(first: HeadVote, second: HeadVote): void;
 }
 
-export type LogMethod = 'order/votes' | 'order/part' | 'order/snapshot' | 'order/facts';
+export type LogMethod = 'order/votes' | 'order/part' | 'order/snapshot' | 'order/facts' | 'order/tail';
 
 export interface LogStatus {
   readonly applied: number;
@@ -119,8 +129,7 @@ interface Peer {
 }
 
 interface OpenEngine {
-  /** How often the network had changed its engine before. */
-  readonly moves: number;
+  readonly name: string;
   readonly sequencer: Sequencer;
   readonly ends: AbortController;
   /** Of its order, as far as this node knows. */
@@ -165,6 +174,7 @@ export class OrderedLog implements AsyncDisposable {
   #dirty = false;
   /** Catching up: with how many, and when it last brought something. */
   #catching = { count: 0, atMs: 0 };
+  #recovery: SequencerStatement | undefined;
   /** A snapshot is on its way in. */
   #isLoading = false;
   /** How far others say to be: true or not, it is worth asking. */
@@ -197,6 +207,7 @@ export class OrderedLog implements AsyncDisposable {
     this.#store = new LogStore(lent.store);
     this.#marks = this.#store.marks();
     const { applied, voted } = this.#marks;
+    this.#recovery = this.#store.recovery();
     const snapshot = this.#store.snapshot();
     this.#base = snapshot?.base ?? 0;
     this.#since = this.#store.sizeAfter(this.#base);
@@ -225,7 +236,7 @@ export class OrderedLog implements AsyncDisposable {
     const late = AbortSignal.timeout(this.#submitMs);
     const ends = AbortSignal.any([late, this.#closing.signal, ...(signal === undefined ? [] : [signal])]);
     const id = hex(sha256(entry));
-    let moves: number | undefined;
+    let given: string | undefined;
     let refused: unknown;
     for (;;) {
       // Before the database, which may be closed by now.
@@ -235,11 +246,11 @@ export class OrderedLog implements AsyncDisposable {
       if (ends.aborted) break;
       const engine = this.#open();
       // Once for each engine: an entry that the old one had too late is given to the new one.
-      if (engine !== undefined && moves !== engine.moves) {
+      if (engine !== undefined && given !== engine.name) {
         try {
           const position = await engine.sequencer.append(entry, { signal: ends });
-          moves = engine.moves;
-          this.#grew(engine.moves, position);
+          given = engine.name;
+          this.#grew(engine.name, position);
           continue;
         } catch (error) {
           if (!isCoded(error, 'sequencer-unreachable', 'timeout', 'quota-exceeded', 'cancelled')) throw error;
@@ -247,11 +258,11 @@ export class OrderedLog implements AsyncDisposable {
           refused = isCoded(error, 'cancelled') ? (refused ?? sequencerUnreachable('not in time', error)) : error;
         }
       }
-      await this.#applied(id, engine !== undefined && moves === engine.moves ? undefined : this.#againMs, ends);
+      await this.#applied(id, engine !== undefined && given === engine.name ? undefined : this.#againMs, ends);
     }
     if (signal?.aborted === true)
       throw new HyperMeshError('cancelled', 'The operation was cancelled.', { cause: signal.reason });
-    if (moves === undefined && isCoded(refused)) throw refused;
+    if (given === undefined && isCoded(refused)) throw refused;
     throw new HyperMeshError(
       this.#trouble === null ? 'timeout' : 'order-stopped',
       `The committee did not certify the entry within ${this.#submitMs} ms${this.#trouble === null ? '' : `: ${this.#trouble}`}.`,
@@ -274,7 +285,7 @@ export class OrderedLog implements AsyncDisposable {
       floor: this.#marks.floor,
       waiting: this.#window.length,
       head: this.#head,
-      engine: this.#lent.state.engine().place,
+      engine: this.engine().place,
       split: [...this.#split.keys()].sort(),
       trouble: this.#trouble ?? this.#splitTrouble(),
     };
@@ -294,6 +305,72 @@ export class OrderedLog implements AsyncDisposable {
     // Only who says that he is further is asked about it: a lie costs the liar as much as this node.
     if (seat !== undefined && told.applied > this.#marks.applied) void this.#talk(seat, () => this.#catchUp(seat));
     return this.#told();
+  }
+
+  /** Where the next entries are put in order: as the order says, or as a quorum approved after the engine was lost, until the order says that. */
+  engine(): Engine {
+    const said = this.#lent.state.engine();
+    const { moves, after, to } = this.#recovery ?? {};
+    if (after === undefined || to === undefined || moves !== said.moves) return said;
+    return { place: to, ...nextOrder(said.moves, after, 0) };
+  }
+
+  /** What this validator voted for after a position, certified or not. */
+  tail(after: number): readonly string[] {
+    const { applied, voted, floor } = this.#marks;
+    if (after < floor) return [];
+    const to = Math.min(Math.max(applied, voted), after + ORDER_LIMITS.windowEntriesMax);
+    return this.#store.rows(after, to).map(({ entry }) => base64(entry));
+  }
+
+  /**
+   * For when the engine is lost: finds out how far the others are, and binds this validator to the longest order that it and they voted for, as a vote for its head does.
+   * Whatever was certified is part of it, as long as a quorum does so.
+   */
+  async bind(): Promise<{ readonly index: number; readonly head: string }> {
+    const others = this.#lent.state.committee().validators.filter(({ key }) => key !== this.#self);
+    for (const seat of others) await this.#talk(seat, () => this.#tell(seat));
+    const { applied } = this.#marks;
+    const answers = await Promise.allSettled(
+      others.map(async (seat) => {
+        const { entries } = decodeOrderAnswer('tail', await this.#lent.ask(seat, 'order/tail', { after: applied }));
+        return this.#rowsAfter(this.#head, entries.map(fromBase64));
+      }),
+    );
+    if (this.#marks.applied !== applied) return this.bind();
+    const own = this.#window.slice(0, Math.max(0, this.#marks.voted - applied));
+    const tails = [own, ...answers.flatMap((answer) => (answer.status === 'fulfilled' ? [answer.value] : []))];
+    const continues = (longer: readonly Row[], shorter: readonly Row[]) =>
+      longer.length >= shorter.length && (shorter.at(-1)?.head ?? '') === (longer[shorter.length - 1]?.head ?? '');
+    const support = (tail: readonly Row[]) => tails.filter((other) => continues(tail, other)).length;
+    const [best = own] = tails
+      .filter((tail) => continues(tail, own))
+      .sort((a, b) => support(b) - support(a) || b.length - a.length);
+    const index = applied + best.length;
+    // Commit point: as in every vote.
+    this.#mark(() => {
+      for (const [at, row] of best.entries()) this.#store.put(applied + 1 + at, row, undefined);
+      return { ...this.#marks, voted: Math.max(this.#marks.voted, index) };
+    });
+    this.#window = best.map((row) => ({ ...row, turns: this.#lent.state.turns(row.entry) }));
+    this.#kick();
+    return { index, head: best.at(-1)?.head ?? this.#head };
+  }
+
+  /** From here on the order goes on as a quorum approved, although the engine that it had is not there to say so. Safe to repeat. */
+  recover(statement: SequencerStatement): void {
+    const { after } = statement;
+    const known = this.#recovery;
+    const isKnown = known?.moves === statement.moves && (known.after?.index ?? 0) >= (after?.index ?? 0);
+    if (after === undefined || statement.moves !== this.#lent.state.engine().moves || isKnown) return;
+    this.#store.transact(() => this.#store.setRecovery(statement));
+    this.#recovery = statement;
+    // What the lost engine showed beyond it is nothing; votes stay.
+    const { applied, voted } = this.#marks;
+    this.#window = this.#window.slice(0, Math.max(0, Math.max(after.index, voted) - applied));
+    this.#changeEngine();
+    this.#open();
+    this.#kick();
   }
 
   /** What follows that position, up to a certificate. */
@@ -367,7 +444,8 @@ export class OrderedLog implements AsyncDisposable {
     for (;;) {
       if (this.#window.at(-1)?.turns === true) return;
       const tip = this.#tip();
-      if (engine.length <= tip - this.#origin) return;
+      // What is before the first entry of this engine comes from other validators.
+      if (tip < this.#origin || engine.length <= tip - this.#origin) return;
       const entries = await engine.sequencer.read(tip - this.#origin, { signal }).catch((error: unknown) => {
         if (isCoded(error, 'sequencer-unreachable', 'timeout', 'cancelled')) return [];
         throw error;
@@ -466,7 +544,7 @@ export class OrderedLog implements AsyncDisposable {
     const { state } = this.#lent;
     const { applied, voted, lost } = this.#marks;
     const isOurs = rows.every(({ head }, at) => (this.#window[at]?.head ?? head) === head);
-    const { moves } = state.engine();
+    const { name } = this.engine();
     // Commit point: certificate, entries, and everything that they change.
     this.#mark(() => {
       if (!isOurs) this.#store.dropAfter(applied);
@@ -502,7 +580,7 @@ export class OrderedLog implements AsyncDisposable {
     for (const id of [...rows.map(({ entry }) => hex(sha256(entry))), ANYTHING]) {
       for (const wake of this.#waiting.get(id) ?? []) wake();
     }
-    if (state.engine().moves !== moves) this.#changeEngine();
+    if (this.engine().name !== name) this.#changeEngine();
   }
 
   #isSnapshotDue(base: number): boolean {
@@ -528,7 +606,7 @@ export class OrderedLog implements AsyncDisposable {
   }
 
   get #origin(): number {
-    return this.#lent.state.engine().origin;
+    return this.engine().origin;
   }
 
   // The other validators.
@@ -664,14 +742,16 @@ export class OrderedLog implements AsyncDisposable {
     { certificate, entries }: CertifiedPart,
     after: { readonly index: number; readonly head: string },
   ): readonly Row[] {
-    const rows: Row[] = [];
-    for (const text of entries) {
-      const entry = fromBase64(text);
-      rows.push({ entry, head: nextHead(rows.at(-1)?.head ?? after.head, entry) });
-    }
+    const rows = this.#rowsAfter(after.head, entries.map(fromBase64));
     const { index, head } = certificate!.statement;
     const hasTurnWithin = rows.slice(0, -1).some(({ entry }) => this.#lent.state.turns(entry));
     if (index !== after.index + rows.length || rows.at(-1)!.head !== head || hasTurnWithin) throw lied(seat);
+    return rows;
+  }
+
+  #rowsAfter(head: string, entries: readonly Uint8Array[]): readonly Row[] {
+    const rows: Row[] = [];
+    for (const entry of entries) rows.push({ entry, head: nextHead(rows.at(-1)?.head ?? head, entry) });
     return rows;
   }
 
@@ -719,7 +799,7 @@ export class OrderedLog implements AsyncDisposable {
     if (this.#closing.signal.aborted || applied >= base) return true;
     const at = this.#window[base - applied - 1];
     const isOurs = at === undefined || at.head === head;
-    const { moves } = state.engine();
+    const { name } = this.engine();
     // Commit point: the snapshot is in the place of everything before it.
     this.#mark(() => {
       this.#store.dropUpTo(base);
@@ -734,7 +814,7 @@ export class OrderedLog implements AsyncDisposable {
     this.#split.clear();
     this.#trouble = null;
     this.#measure();
-    if (state.engine().moves !== moves) this.#changeEngine();
+    if (this.engine().name !== name) this.#changeEngine();
     this.#kick();
     return true;
   }
@@ -759,11 +839,11 @@ export class OrderedLog implements AsyncDisposable {
   /** The present one, followed; undefined when it cannot be used from this machine, which the status says. */
   #open(): OpenEngine | undefined {
     if (this.#closing.signal.aborted) return undefined;
-    const { moves, place } = this.#lent.state.engine();
-    if (this.#engine?.moves === moves) return this.#engine;
+    const { name, place } = this.engine();
+    if (this.#engine?.name === name) return this.#engine;
     try {
-      const sequencer = this.#lent.engine(place, `${this.#networkId.slice(7)}-${moves}`);
-      const engine = { moves, sequencer, ends: new AbortController(), length: 0 };
+      const sequencer = this.#lent.engine(place, `${this.#networkId.slice(7)}-${name}`);
+      const engine = { name, sequencer, ends: new AbortController(), length: 0 };
       this.#engine = engine;
       void this.#follow(engine);
       return engine;
@@ -775,13 +855,13 @@ export class OrderedLog implements AsyncDisposable {
   }
 
   async #follow(engine: OpenEngine): Promise<void> {
-    const from = this.#tip() - this.#origin;
-    for await (const length of engine.sequencer.watch(from, engine.ends.signal)) this.#grew(engine.moves, length);
+    const from = Math.max(0, this.#tip() - this.#origin);
+    for await (const length of engine.sequencer.watch(from, engine.ends.signal)) this.#grew(engine.name, length);
   }
 
-  #grew(moves: number, length: number): void {
+  #grew(name: string, length: number): void {
     const engine = this.#engine;
-    if (engine === undefined || engine.moves !== moves || engine.length >= length) return;
+    if (engine === undefined || engine.name !== name || engine.length >= length) return;
     engine.length = length;
     this.#kick();
   }

@@ -308,3 +308,73 @@ test('entries of long ago are dropped, by the engine too; a validator of a later
   assert.ok(network.orders[4]!.status().floor > floor);
   for (const at of [0, 1, 4]) assert.equal(network.orders[at]!.status().trouble, null);
 });
+
+test('with the home of the engine gone for good a quorum goes on with another one, after everything that was certified', async () => {
+  await using network = new Network();
+  for (const at of [0, 1, 2, 3]) network.open(at);
+  const [ada, bob] = accounts as [Signer, Signer];
+  for (let at = 0; at < 6; at += 1) await network.orders[0]!.submit(network.claim(ada, `before-${at}`));
+  const to: SequencerPlace = { kind: 'embedded', validator: signers[1]!.keyId };
+  await assert.rejects(
+    network.orders[1]!.move(to, { recover: true }),
+    (error) => isCoded(error, 'usage') && /answers/.test(error.message),
+  );
+  await network.close(0);
+  const waiting = network.claim(bob, 'waited');
+  const late = network.orders[3]!.submit(waiting);
+  for (const [at, count] of [
+    [1, 1],
+    [2, 2],
+  ] as const) {
+    const { approved, moves } = await network.orders[at]!.move(to, { recover: true });
+    assert.deepEqual([moves, approved[0]?.by.length, approved[0]?.after], [0, count, 6]);
+  }
+  const { engine, moves, trouble } = await network.orders[3]!.move(to, { recover: true });
+  assert.deepEqual([engine, moves, trouble], [to, 1, null]);
+  assert.equal((await late).outcome, null);
+  await network.agreed([1, 2, 3]);
+  for (let at = 0; at < 6; at += 1) assert.equal(network.ledgers[2]!.ownerOf(`before-${at}`), ada.keyId);
+  assert.equal(network.ledgers[2]!.ownerOf('waited'), bob.keyId);
+  assert.deepEqual(network.ledgers[2]!.engine(), { moves: 1, place: to, origin: 6, name: '1-6' });
+  // Once more is nothing; restarts find the way; and so does who comes back, with what only its engine has.
+  assert.equal((await network.orders[2]!.move(to, { recover: true })).moves, 1);
+  for (const at of [1, 2]) {
+    await network.close(at);
+    network.open(at);
+  }
+  assert.equal((await network.orders[3]!.submit(network.claim(bob, 'after'))).outcome, null);
+  network.open(0);
+  await network.agreed([0, 1, 2, 3]);
+  assert.equal((await network.orders[0]!.submit(network.claim(ada, 'back'))).outcome, null);
+  await network.agreed([0, 1, 2, 3]);
+  // And on as planned.
+  const home: SequencerPlace = { kind: 'embedded', validator: signers[0]!.keyId };
+  for (const at of [1, 2, 3]) await network.orders[at]!.move(home);
+  assert.equal((await network.orders[2]!.submit(network.claim(ada, 'planned'))).outcome, null);
+  await network.agreed([0, 1, 2, 3]);
+  assert.deepEqual([network.ledgers[0]!.engine().moves, network.ledgers[0]!.engine().place], [2, home]);
+});
+
+test('with the whole cluster of etcd gone a quorum goes on in the home of one of them', {
+  skip: etcdMissing(),
+}, async () => {
+  await using network = new Network();
+  for (const at of [0, 1, 2, 3]) network.open(at);
+  const [ada] = accounts as [Signer];
+  {
+    await using cluster = await EtcdCluster.start(3);
+    const to: SequencerPlace = { kind: 'etcd', endpoints: cluster.endpoints };
+    for (const at of [0, 1, 2]) await network.orders[at]!.move(to);
+    for (let at = 0; at < 4; at += 1) await network.orders[at]!.submit(network.claim(ada, `etcd-${at}`));
+  }
+  await network.agreed([0, 1, 2, 3]);
+  const home: SequencerPlace = { kind: 'embedded', validator: signers[3]!.keyId };
+  // One of the four is away; who was not asked learns it from the others.
+  await network.close(2);
+  for (const at of [0, 1, 3]) await network.orders[at]!.move(home, { recover: true });
+  assert.equal((await network.orders[1]!.submit(network.claim(ada, 'home'))).outcome, null);
+  network.open(2);
+  await network.agreed([0, 1, 2, 3]);
+  assert.deepEqual([network.ledgers[2]!.engine().moves, network.ledgers[2]!.ownerOf('etcd-3')], [2, ada.keyId]);
+  assert.equal((await network.orders[2]!.submit(network.claim(ada, 'all'))).outcome, null);
+});

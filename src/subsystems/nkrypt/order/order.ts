@@ -1,7 +1,7 @@
 import { fromBase64 } from '../../../base/bytes.ts';
 import type { CallOptions } from '../../../base/call.ts';
 import type { Digest } from '../../../base/digest.ts';
-import { HyperMeshError } from '../../../base/errors.ts';
+import { HyperMeshError, isCoded } from '../../../base/errors.ts';
 import { canonicalJson, type Json } from '../../../base/json.ts';
 import type { SqliteStore } from '../../../base/sqlite.ts';
 import type { SequencerInfo } from '../../../capabilities/membership.ts';
@@ -51,6 +51,10 @@ export interface OrderOptions {
   readonly snapshotEntries?: number | undefined;
   /** How this machine gets into a cluster of etcd; the order says where it is. */
   readonly etcd?: Omit<EtcdAccess, 'endpoints'> | undefined;
+}
+
+export interface MoveOptions extends CallOptions {
+  readonly recover?: boolean | undefined;
 }
 
 const ASK_MS = 15_000;
@@ -109,10 +113,10 @@ export class Order implements AsyncDisposable {
   }
 
   status(): SequencerInfo {
-    const { moves } = this.#state.engine();
+    const { moves } = this.#log.engine();
     const needed = quorumOf(this.#state.committee().validators.length);
     const approved = [...this.#approved().values()].map(({ statement, attestations }) => ({
-      ...{ to: statement.to, needed },
+      ...{ to: statement.to, after: statement.after?.index ?? null, needed },
       by: attestations.map(({ validator }) => validator),
     }));
     return { ...this.#log.status(), networkId: this.#options.networkId, moves, approved };
@@ -120,14 +124,16 @@ export class Order implements AsyncDisposable {
 
   /**
    * Approves, for this validator, that the network moves to another engine. It does as soon as a quorum approved the same. Safe to repeat.
-   * Errors: `not-permitted`, `usage`, `config-invalid`, and those of {@link submit}.
+   * `recover`: although the engine that it has is lost, and cannot be the one to say so.
+   * Errors: `not-permitted`, `usage`, `config-invalid`, `order-stopped`, and those of {@link submit}.
    */
-  async move(to: SequencerPlace, options: CallOptions = {}): Promise<SequencerInfo> {
+  async move(to: SequencerPlace, { recover = false, ...options }: MoveOptions = {}): Promise<SequencerInfo> {
     const { self, networkId } = this.#options;
     const { epoch, validators } = this.#state.committee();
-    const { moves, place } = this.#state.engine();
+    const { moves } = this.#state.engine();
     if (!validators.some(({ key }) => key === self)) throw seatless();
-    if (canonicalJson(place) === canonicalJson(to)) return this.status();
+    if (canonicalJson(this.#log.engine().place) === canonicalJson(to)) return this.status();
+    if (recover) await this.#checkLost(options);
     if (to.kind === 'embedded' && !validators.some(({ key }) => key === to.validator)) {
       throw new HyperMeshError(
         'usage',
@@ -137,7 +143,8 @@ export class Order implements AsyncDisposable {
     // That this machine could use it: what nobody can reach is better not chosen.
     await using engine = this.#engine(to, `${networkId.slice(7)}-${moves + 1}`);
     if (to.kind === 'etcd') await engine.read(0, { signal: options.signal });
-    const statement: SequencerStatement = { networkId, epoch, moves, to };
+    const after = recover ? { after: await this.#log.bind() } : {};
+    const statement: SequencerStatement = { networkId, epoch, moves, to, ...after };
     const attestation = await this.#lent.trust.attest(SEQUENCER_TYPE, statement);
     const approval = { statement, attestation };
     this.#approvals.set(self, approval);
@@ -152,6 +159,24 @@ export class Order implements AsyncDisposable {
     return this.status();
   }
 
+  /** An engine that is there, and with which nothing is wrong, is moved from as always. Errors: `usage`. */
+  async #checkLost({ signal }: CallOptions): Promise<void> {
+    const { trouble, split } = this.#log.status();
+    if (trouble !== null || split.length > 0) return;
+    const { place, name } = this.#log.engine();
+    const ends = AbortSignal.any([AbortSignal.timeout(ASK_MS), ...(signal === undefined ? [] : [signal])]);
+    try {
+      await using engine = this.#engine(place, `${this.#options.networkId.slice(7)}-${name}`);
+      await engine.read(0, { signal: ends });
+    } catch (error) {
+      if (isCoded(error)) return;
+      throw error;
+    }
+    throw new HyperMeshError('usage', 'The engine of the order answers: nothing has to be recovered.', {
+      hint: 'Move from it instead: the same command without --recover.',
+    });
+  }
+
   /** Answers a member of the network. `publisher`: its key id, as the channel proved it. Errors: `not-permitted`, `order-invalid`, and those of the log. */
   async answer(method: OrderMethod, publisher: string, body: unknown, { signal }: CallOptions = {}): Promise<Json> {
     switch (method) {
@@ -161,6 +186,9 @@ export class Order implements AsyncDisposable {
       }
       case 'order/part':
         return this.#log.part(decodeOrderRequest(method, body).after) as unknown as Json;
+      case 'order/tail':
+        this.#seatOf(publisher);
+        return { entries: this.#log.tail(decodeOrderRequest(method, body).after) as Json };
       case 'order/snapshot':
         return this.#log.snapshot(decodeOrderRequest(method, body).epoch) as unknown as Json;
       case 'order/facts': {
@@ -236,6 +264,7 @@ export class Order implements AsyncDisposable {
     for (const { statement, attestations } of this.#approved().values()) {
       if (attestations.length < needed) continue;
       const { networkId } = this.#options;
+      this.#log.recover(statement);
       await this.#log.submit(
         encodeEntry({ formatVersion: 1, networkId, kind: 'sequencer', statement, attestations }),
         options,
@@ -265,8 +294,9 @@ export class Order implements AsyncDisposable {
 
   /** The engine of that name in this home. It is not there before this home has applied the entry that made it so: `sequencer-unreachable`. */
   #present(log: string): Sequencer {
-    const { moves, place } = this.#state.engine();
-    if (place.kind === 'embedded' && place.validator === this.#options.self && log.endsWith(`-${moves}`)) {
+    const { name, place } = this.#log.engine();
+    const isPresent = log === `${this.#options.networkId.slice(7)}-${name}`;
+    if (place.kind === 'embedded' && place.validator === this.#options.self && isPresent) {
       this.#engine(place, log);
     }
     const engine = this.#own.get(log);

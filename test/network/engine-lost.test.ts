@@ -1,0 +1,44 @@
+import assert from 'node:assert/strict';
+import { rm } from 'node:fs/promises';
+import { test } from 'node:test';
+import type { SequencerInfo } from '../../src/capabilities/membership.ts';
+import { type MeshNode, mesh, until } from './mesh.ts';
+
+test('the machine with the engine of the order is gone, disk and all: three validators of four go on elsewhere, and nothing is lost', async () => {
+  await using stack = new AsyncDisposableStack();
+  const nodes = (await mesh(stack, 4)) as [MeshNode, MeshNode, MeshNode, MeshNode];
+  const [founder, second, third, fourth] = nodes;
+  await founder.json(['network', 'validators', 'add', second.id, third.id, fourth.id]);
+  await until('all of them sit, and everybody knows', async () => {
+    const seen = await Promise.all(nodes.map(({ client }) => client.networkValidators()));
+    return seen.every(({ epoch, validators }) => epoch === 1 && validators.length === 4);
+  });
+  const { validators } = await second.client.networkValidators();
+  const validator = validators.find(({ isSelf }) => isSelf)!.validator;
+  const gone = founder.id;
+  const tokensOf = async ({ client }: MeshNode) => (await client.stake()).locked;
+  const unlock = (node: MeshNode, amount: number) => node.json(['stake', 'unlock', `${amount}`]);
+  const before = await tokensOf(third);
+  await unlock(third, 1);
+
+  await founder.end('SIGKILL');
+  await rm(founder.home, { recursive: true });
+  const recover = (node: MeshNode) =>
+    node.json<SequencerInfo>(['network', 'sequencer', '--recover', '--to-home', validator]);
+  const first = await recover(second);
+  assert.equal(first.approved[0]?.by.length, 1);
+  assert.equal((await recover(third)).approved[0]?.by.length, 2);
+  const done = await recover(fourth);
+  assert.deepEqual([done.moves, done.engine, done.trouble], [1, { kind: 'embedded', validator }, null]);
+
+  // What was said before, and what is said now.
+  assert.equal(await tokensOf(third), before - 1);
+  await unlock(third, 2);
+  assert.equal(await tokensOf(third), before - 3);
+  await second.json(['network', 'validators', 'remove', gone]);
+  for (const node of [third, fourth]) await node.json(['network', 'validators', 'approve']);
+  await until('the three go on without the fourth', async () => {
+    const seen = await Promise.all([second, third, fourth].map(({ client }) => client.networkValidators()));
+    return seen.every(({ epoch, validators: sit }) => epoch === 2 && sit.length === 3);
+  });
+});
