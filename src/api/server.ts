@@ -46,8 +46,8 @@ const LIMITS = {
   requestTimeoutMs: 3_600_000,
   /** How long requests may go on after a stop was asked for, before they are cancelled. */
   drainMs: 5_000,
-  /** How long the rest of a body that was refused may take. */
-  lingerMs: 1_000,
+  /** How long the rest of a body that was refused may take: until a busy client has read why. */
+  lingerMs: 5_000,
   /** How long cancelled requests may take to say so, before their connections are cut. */
   farewellMs: 1_000,
 } as const;

@@ -49,7 +49,8 @@ export class SimulatedNode {
       nodes: others,
       periodMs: 5_000,
       patienceMs: 30_000,
-      changed: (_node, vitality, before) => {
+      changed: (node, vitality, before) => {
+        if (vitality === 'alive') this.#rounds.with(node);
         if (vitality === 'away' || before === 'away') this.replication.changed();
       },
     });

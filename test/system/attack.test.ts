@@ -244,8 +244,8 @@ describe('a client that sends too much, too slowly, or nonsense', () => {
     for (const pieces of [1, 1_000])
       await assert.rejects(client.stageLayer(nonsense(pieces)), (error) => isCoded(error, 'tree-invalid'));
     // Past the moment at which the rest of such a body is cut off.
-    for (let n = 0; n < 15; n++) {
-      await sleep(100);
+    for (let n = 0; n < 11; n++) {
+      await sleep(500);
       await client.health();
     }
   });

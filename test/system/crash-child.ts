@@ -6,9 +6,9 @@ import { SMALL_NETWORK, writePackage } from './support.ts';
 /**
  * Publishes and installs without end until somebody kills it. Standard output is the acknowledgement: a line is written only after
  * the call returned, so whatever was printed must be there for ever.
- * Arguments: folder, first number.
+ * Arguments: folder, first number, and the first version whose signatures and proofs are looked at again: older ones were, by an earlier life.
  */
-const [folder, first] = [process.argv[2]!, Number(process.argv[3])];
+const [folder, first, verified] = [process.argv[2]!, Number(process.argv[3]), Number(process.argv[4])];
 const root = join(folder, 'here');
 
 function acknowledge(line: string): void {
@@ -28,7 +28,7 @@ for (const { name, version, path } of here) {
 const problems = here.length === 0 ? [] : await hypermesh.node.assets.checkInstallation(root);
 for (const { path, problem } of problems) acknowledge(`damaged ${path}: ${problem}`);
 for (const record of await hypermesh.node.assets.versions('crash/test')) {
-  await catalog.verify({ ref: `crash/test@${record.version}` });
+  if (Number(record.version!.split('.')[2]) >= verified) await catalog.verify({ ref: `crash/test@${record.version}` });
   acknowledge(`published ${record.version}`);
 }
 acknowledge('checked');

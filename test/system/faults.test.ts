@@ -4,10 +4,10 @@ import { once } from 'node:events';
 import { cp, mkdir, open, readdir, readFile, rm, statfs, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { ERRORS, type ErrorCode, isCoded } from '../../src/base/errors.ts';
 import { mapBounded } from '../../src/base/streams.ts';
 import type { Client } from '../../src/client/index.ts';
+import { until } from '../../src/testing/until.ts';
 import { assemble } from '../../src/testing/wat.ts';
 import { command, freshHome, type Home, nodeOf, PROJECT, type Ran, writePackage } from './support.ts';
 
@@ -53,21 +53,9 @@ class SmallDisk implements AsyncDisposable {
     return new SmallDisk(path, holder);
   }
 
-  async run(...args: string[]): Promise<Ran> {
-    const inside = ['-t', String(this.#holder.pid), '-m', process.execPath];
-    const child = spawn('nsenter', [...inside, join(PROJECT, 'bin', 'hypermesh.js'), ...args, '--json'], {
-      env: { PATH: process.env['PATH'], HOME: '/nonexistent', HYPERMESH_HOME: join(this.path, 'home') },
-      stdio: ['ignore', 'pipe', 'pipe'],
-    });
-    let [stdout, stderr] = ['', ''];
-    child.stdout.setEncoding('utf8').on('data', (text: string) => {
-      stdout += text;
-    });
-    child.stderr.setEncoding('utf8').on('data', (text: string) => {
-      stderr += text;
-    });
-    const [status] = (await once(child, 'close')) as [number | null];
-    return { status, stdout, stderr };
+  run(...args: string[]): Promise<Ran> {
+    const inside = ['nsenter', '-t', String(this.#holder.pid), '-m'];
+    return command([...args, '--json'], { HYPERMESH_HOME: join(this.path, 'home') }, inside);
   }
 
   async ask(...args: string[]): Promise<ErrorCode | 'ok'> {
@@ -89,7 +77,7 @@ class SmallDisk implements AsyncDisposable {
   /** Waits until no process has a file open for writing. */
   async remount(how: 'ro' | 'rw'): Promise<void> {
     const args = ['-t', String(this.#holder.pid), '-m', 'mount', '-o', `remount,${how}`, this.path];
-    await waitFor(async () => spawnSync('nsenter', args).status === 0);
+    await until('no process writes', () => spawnSync('nsenter', args).status === 0);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -107,10 +95,6 @@ function cannotMount(): string | false {
   return tried.status === 0
     ? false
     : `a private mount namespace is not allowed here: ${(tried.stderr ?? String(tried.error)).trim()}`;
-}
-
-async function waitFor(look: () => Promise<boolean>): Promise<void> {
-  while (!(await look())) await sleep(2);
 }
 
 const LIBRARY = { type: 'library', version: '1.0.0' };
@@ -388,11 +372,11 @@ describe('kill -9', () => {
         stdio: 'ignore',
       });
       const ended = once(child, 'exit');
-      await waitFor(begun[name]);
+      await until(`${name} has begun`, begun[name], { everyMs: 2 });
       child.kill('SIGKILL');
       assert.deepEqual(await ended, [null, 'SIGKILL']);
     }
-    await waitFor(async () => !(await begun.publish()));
+    await until('nothing is left of it', async () => !(await begun.publish()));
     assert.equal(await readFile(out, 'utf8'), 'what was there');
     assert.deepEqual((await client.status()).totals, before);
     await truncate(join(source, 'large.bin'), 100);

@@ -1,4 +1,5 @@
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -55,7 +56,7 @@ export interface Home extends AsyncDisposable {
   /** Folder that holds the home and whatever the test puts beside it. */
   readonly folder: string;
   readonly home: string;
-  /** Runs the real command in a process of its own. */
+  /** Runs the command, as a person does. */
   run(...args: string[]): Promise<Ran>;
   /** The same with `--json`; the one document on standard output. Fails unless the status is `status`. */
   json<T = Record<string, unknown>>(args: readonly string[], status?: number): Promise<T>;
@@ -104,28 +105,44 @@ export async function nodeOf({ home }: Home): Promise<NodeFile & { readonly clie
   return { ...file, client: new Client(file) };
 }
 
-export function command(
+/** What {@link command} asks a process to run. */
+export interface Asked {
+  readonly args: readonly string[];
+  readonly env: NodeJS.ProcessEnv;
+}
+
+/** Processes that wait for a command, by what they were started through. */
+const waiting = new Map<string, ChildProcess[]>();
+
+/** Runs the command, not in this process. Those that are under way at the same time have a process each. */
+export async function command(
   args: readonly string[],
   env: NodeJS.ProcessEnv,
   through: readonly string[] = [],
 ): Promise<Ran> {
-  const { promise, resolve, reject } = Promise.withResolvers<Ran>();
-  const [program, ...rest] = [...through, process.execPath, join(PROJECT, 'bin', 'hypermesh.js'), ...args];
-  const child = spawn(program!, rest, {
-    env: { PATH: process.env['PATH'], HOME: '/nonexistent', ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
-  let stdout = '';
-  let stderr = '';
-  child.stdout.setEncoding('utf8').on('data', (text: string) => {
-    stdout += text;
-  });
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    stderr += text;
-  });
-  child.once('error', reject);
-  child.once('close', (status) => resolve({ status, stdout, stderr }));
-  return promise;
+  const key = through.join(' ');
+  const idle = waiting.get(key) ?? [];
+  waiting.set(key, idle);
+  const child = idle.pop() ?? startRunner(through);
+  child.ref();
+  child.channel!.ref();
+  const ended = Promise.withResolvers<never>();
+  const onEnd = (status: number | null, signal: string | null) =>
+    ended.reject(new Error(`the process of hypermesh ${args.join(' ')} ended: ${signal ?? status}`));
+  child.once('exit', onEnd).once('error', ended.reject);
+  child.send({ args, env: { PATH: process.env['PATH'], HOME: '/nonexistent', ...env } } satisfies Asked);
+  const [ran] = (await Promise.race([once(child, 'message'), ended.promise])) as [Ran];
+  child.off('exit', onEnd).off('error', ended.reject);
+  // Whoever waits keeps no test from ending.
+  child.unref();
+  child.channel!.unref();
+  idle.push(child);
+  return ran;
+}
+
+function startRunner(through: readonly string[]): ChildProcess {
+  const [program, ...rest] = [...through, process.execPath, join(import.meta.dirname, 'command-child.ts')];
+  return spawn(program!, rest, { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] });
 }
 
 function withoutKinds(network: typeof SMALL_NETWORK): unknown {
