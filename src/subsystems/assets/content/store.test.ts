@@ -133,6 +133,23 @@ test('put() that fails leaves nothing behind', async (t) => {
   assert.deepEqual(await tmpFiles(directory), []);
 });
 
+test('put() whose bytes still come when the store is closed is cancelled', async (t) => {
+  const { store, directory } = await opened(t);
+  const [closed, begun] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  const slow = async function* () {
+    yield utf8('part');
+    begun.resolve();
+    await closed.promise;
+    yield utf8('rest');
+  };
+  const put = store.put(slow());
+  await begun.promise;
+  await store[Symbol.asyncDispose]();
+  closed.resolve();
+  await assert.rejects(put, (error) => isCoded(error, 'cancelled'));
+  assert.deepEqual(await tmpFiles(directory), []);
+});
+
 test('a folder that cannot be written gives storage-*', async (t) => {
   const { store, directory } = await opened(t);
   await rm(join(directory, 'tmp'), { recursive: true });

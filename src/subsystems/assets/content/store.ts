@@ -112,6 +112,8 @@ export class ContentStore implements Omit<ContentExchange, 'release'>, AsyncDisp
   readonly #trees: LRUCache<Digest, ReadonlyMap<string, TreeFile>>;
   /** The tail of the work under way for a digest: commit, adoption and removal of one blob never overlap. */
   readonly #turns = new Map<Digest, Promise<unknown>>();
+  /** No turn begins any more. */
+  #isClosed = false;
   /** Arrivals that somebody works on now. */
   readonly #incoming = new Map<Digest, Incoming>();
   /** Every arrival with files in `incoming/`, the one that was left alone longest first, and the size that it will have. */
@@ -491,6 +493,7 @@ export class ContentStore implements Omit<ContentExchange, 'release'>, AsyncDisp
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.allSettled([...this.#incoming.values()].map((incoming) => incoming[Symbol.asyncDispose]()));
+    this.#isClosed = true;
     await Promise.allSettled(this.#turns.values());
     await this.#openFiles[Symbol.asyncDispose]();
     await this.#database[Symbol.asyncDispose]();
@@ -843,6 +846,8 @@ export class ContentStore implements Omit<ContentExchange, 'release'>, AsyncDisp
 
   /** Runs `work` after whatever is under way for this digest. */
   async #inTurn<T>(digest: Digest, work: () => Promise<T>): Promise<T> {
+    // Bytes may come for as long as their sender wants; nobody waits for that when a node stops.
+    if (this.#isClosed) throw new HyperMeshError('cancelled', 'The content store is closed.');
     const before = this.#turns.get(digest) ?? Promise.resolve();
     const turn = before.then(work, work);
     const settled = turn.then(
