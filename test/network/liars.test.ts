@@ -97,7 +97,7 @@ async function liarAsSeen(): Promise<PeerInfo> {
 
 /** Banned for this reason, with evidence kept; the user lets it in again for the next lie. */
 async function assertBanned(why: RegExp): Promise<void> {
-  await until(`banned for ${why}`, async () => (await liarAsSeen()).state === 'banned', { withinMs: 15_000 });
+  await until(`banned for ${why}`, async () => (await liarAsSeen()).state === 'banned');
   assert.match((await liarAsSeen()).reason ?? '', why);
   using book = new DatabaseSync(join(user.node.home.directory, 'stoq', 'stoq.db'), { readOnly: true });
   const { evidence } = book.prepare('SELECT evidence FROM bans WHERE node = ?').get(liar.id) as {
@@ -129,7 +129,7 @@ describe('a member that lies about content', () => {
       await order({ announce: [digest], to: userId });
       const ms = await installs(name);
       t.diagnostic(`${Math.round(ms)} ms`);
-      assert.ok(ms < 15_000, `it took ${Math.round(ms)} ms`);
+      assert.ok(ms < 60_000, `it took ${Math.round(ms)} ms`);
       if (banned === null) assert.notEqual((await liarAsSeen()).state, 'banned');
       else await assertBanned(banned);
       await order({ lie: 'absent' });

@@ -224,7 +224,7 @@ describe('a stranger', () => {
       const socket = make().on('error', () => undefined);
       socket.resume();
       await new Promise((resolve) => socket.once('close', resolve));
-      assert.ok(performance.now() - startedAt < 5_000, what);
+      assert.ok(performance.now() - startedAt < 30_000, what);
     }
     assert.deepEqual(server.channel.connections(), []);
   });

@@ -85,9 +85,14 @@ export class IdSet {
 
   /** Of the sixteen parts of a range. */
   fingerprints(prefix: string, salt: Uint8Array): Uint8Array[] {
-    return Array.from(DIGITS, (digit) => {
-      const [from, to] = this.#range(prefix + digit);
-      return fingerprintOf(salt, to - from, this.#sum(from, to));
+    const [first, end] = this.#range(prefix);
+    let from = first;
+    return Array.from(DIGITS, (_, part) => {
+      const next = DIGITS[part + 1];
+      const to = next === undefined ? end : this.#lowerBound(firstOf(prefix + next));
+      const fingerprint = fingerprintOf(salt, to - from, this.#sum(from, to));
+      from = to;
+      return fingerprint;
     });
   }
 
@@ -109,19 +114,21 @@ export class IdSet {
   }
 
   #range(prefix: string): [from: number, to: number] {
-    const low = Buffer.from(prefix.padEnd(ID_BYTES * 2, '0'), 'hex');
     const high = Buffer.from(prefix.padEnd(ID_BYTES * 2, 'f'), 'hex');
     const to = this.#lowerBound(high);
-    return [this.#lowerBound(low), to < this.#size && this.#compare(high, to) === 0 ? to + 1 : to];
+    return [this.#lowerBound(firstOf(prefix)), to < this.#size && this.#compare(high, to) === 0 ? to + 1 : to];
   }
 
   /** First position whose id is not less than `bytes`, which may be shorter than an id. */
   #lowerBound(bytes: Uint8Array): number {
+    const first = bytes[0]!;
     let low = 0;
     let high = this.#size;
     while (low < high) {
       const middle = (low + high) >>> 1;
-      if (this.#compare(bytes, middle) > 0) low = middle + 1;
+      // The first byte decides nearly always, and costs a tenth of a comparison.
+      const difference = first - this.#ids[middle * ID_BYTES]!;
+      if (difference > 0 || (difference === 0 && this.#compare(bytes, middle) > 0)) low = middle + 1;
       else high = middle;
     }
     return low;
@@ -149,6 +156,11 @@ export class IdSet {
     }
     return sum;
   }
+}
+
+/** The least id that begins with these digits. */
+function firstOf(prefix: string): Uint8Array {
+  return Buffer.from(prefix.padEnd(ID_BYTES * 2, '0'), 'hex');
 }
 
 function bytesOf(id: Digest): Uint8Array {
