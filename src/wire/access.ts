@@ -4,7 +4,8 @@ import { type Digest, digestOf, isDigest, sha256 } from '../base/digest.ts';
 import { canonicalJson } from '../base/json.ts';
 import { type Attestation, attestation } from './attestation.ts';
 import { decodeJsonMessage, encodeJsonMessage } from './json-message.ts';
-import { PROOF_LIMITS, type TimeProof, timeProof, type WorkProof, wordsOf, workProof } from './proof.ts';
+import { type TimeProof, timeProof, type WorkProof, wordsOf, workProof } from './proof.ts';
+import { PROOF_LIMITS } from './proof-limits.ts';
 
 /** Access by proof: what a node asks of whoever takes content from it to use it (docs/protocol/access.md). */
 export const ACCESS_LIMITS = {

@@ -4,7 +4,8 @@ import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
 import { standingWord } from './access.ts';
 import { claimable, ENTRY_LIMITS, selfSigned } from './entry.ts';
-import { AUDITS, challenge, operation, PROOF_LIMITS, wordsOf } from './proof.ts';
+import { AUDITS, challenge, operation, wordsOf } from './proof.ts';
+import { PROOF_LIMITS } from './proof-limits.ts';
 import { firstIssue } from './signature.ts';
 
 /**

@@ -7,7 +7,8 @@ import { type Attestation, attestation } from './attestation.ts';
 import { type EpochDocument, epochDocument } from './epoch.ts';
 import { decodeCanonical } from './json-message.ts';
 import { keyIdOf, type PublicKeys } from './key-id.ts';
-import { type Endorsement, endorsement, type Operation, operation, PROOF_LIMITS } from './proof.ts';
+import { type Endorsement, endorsement, type Operation, operation } from './proof.ts';
+import { PROOF_LIMITS } from './proof-limits.ts';
 import { canonicalBase64, type Envelope, envelope } from './signature.ts';
 
 /** What is in the ordered log of a network (docs/protocol/entry.md). */

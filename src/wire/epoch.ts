@@ -14,7 +14,7 @@ import {
 } from './attestation.ts';
 import { quorumOf } from './genesis.ts';
 import { decodeCanonical } from './json-message.ts';
-import { PROOF_LIMITS } from './proof.ts';
+import { PROOF_LIMITS } from './proof-limits.ts';
 import { firstIssue } from './signature.ts';
 
 /** What validators sign to approve the next committee: an {@link EpochDocument} without its approvals. */

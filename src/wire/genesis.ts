@@ -4,7 +4,8 @@ import { type Digest, digestOf } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
 import { type Attestation, attestation, type ValidatorKeys, validatorKeys } from './attestation.ts';
-import { OPERATION_KINDS, PROOF_LIMITS, type Requirements, requirements } from './proof.ts';
+import { OPERATION_KINDS, type Requirements, requirements } from './proof.ts';
+import { PROOF_LIMITS } from './proof-limits.ts';
 import { firstIssue } from './signature.ts';
 
 /** Size limit of the canonical JSON of a genesis document. */

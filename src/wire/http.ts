@@ -6,7 +6,7 @@ import type { Json } from '../base/json.ts';
 import { sequencerInEtcd } from './entry.ts';
 import { grant } from './grants.ts';
 import { packageName } from './names.ts';
-import { PROOF_LIMITS } from './proof.ts';
+import { PROOF_LIMITS } from './proof-limits.ts';
 
 /** Requests of the HTTP API (docs/protocol/http.md). Each is checked here, once, before anything acts on it. */
 

@@ -5,7 +5,7 @@ import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
 import { type Attestation, attestation } from './attestation.ts';
 import { ENTRY_LIMITS, sequencerStatement } from './entry.ts';
-import { PROOF_LIMITS } from './proof.ts';
+import { PROOF_LIMITS } from './proof-limits.ts';
 import { canonicalBase64, firstIssue } from './signature.ts';
 
 /** How the order of a network is certified (docs/protocol/order.md): heads of a hash chain, votes for them, certificates. */

@@ -4,6 +4,7 @@ import { type Digest, digestOf, isDigest, sha256 } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
 import { type Attestation, attestation, type FastAttestation, fastAttestation } from './attestation.ts';
+import { PROOF_LIMITS } from './proof-limits.ts';
 import { firstIssue } from './signature.ts';
 
 export const OPERATION_KINDS = ['publish', 'install', 'execute', 'default'] as const;
@@ -209,22 +210,6 @@ export const SHARE_TYPE = 'application/vnd.hypermesh.anchor-share.v1+json';
 export const VOTE_TYPE = 'application/vnd.hypermesh.vote.v2+json';
 export const SPACE_RECEIPT_TYPE = 'application/vnd.hypermesh.space-receipt.v2+json';
 export const STAKE_STATEMENT_TYPE = 'application/vnd.hypermesh.stake-statement.v2+json';
-
-/** Limits of the formats. */
-export const PROOF_LIMITS = {
-  /** Canonical JSON of a whole proof set. */
-  bytesMax: 4 * 2 ** 20,
-  committeeMax: 100,
-  openingsMax: 256,
-  hexDigitsMax: 16,
-  squaringsMin: 2 ** 10,
-  squaringsMax: 2 ** 28,
-  /** One number in 92 is a prime: that none of so many is, does not happen. */
-  counterMax: 2 ** 16 - 1,
-  windowMsMax: 24 * 3_600_000,
-  spaceBytesMax: 2 ** 30,
-  tokensMax: 2 ** 50,
-} as const;
 
 const hex32 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hex digits');
 const digest = z.custom<Digest>(isDigest, 'expected sha256: and 64 lower-case hex digits');

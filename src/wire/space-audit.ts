@@ -4,7 +4,8 @@ import { type Digest, digestOf } from '../base/digest.ts';
 import { hashes } from './access.ts';
 import { type Attestation, attestation } from './attestation.ts';
 import { decodeJsonMessage, encodeJsonMessage } from './json-message.ts';
-import { digestBytes, PROOF_LIMITS } from './proof.ts';
+import { digestBytes } from './proof.ts';
+import { PROOF_LIMITS } from './proof-limits.ts';
 
 /** Audits of standing space commitments at times that nobody can foresee (docs/protocol/space-audit.md). */
 export const SPACE_AUDIT_LIMITS = {

@@ -12,7 +12,10 @@ let complained: Buffer[] = [];
 capture(process.stdout, (bytes) => printed.push(bytes));
 capture(process.stderr, (bytes) => complained.push(bytes));
 
-process.on('message', async ({ args, env }: Asked) => {
+process.on('message', (asked: Asked) => void run(asked));
+process.once('disconnect', () => process.exit());
+
+async function run({ args, env }: Asked): Promise<void> {
   for (const name of Object.keys(process.env)) delete process.env[name];
   Object.assign(process.env, env);
   [printed, complained] = [[], []];
@@ -21,8 +24,7 @@ process.on('message', async ({ args, env }: Asked) => {
   process.stdout.removeAllListeners('error');
   const [stdout, stderr] = [printed, complained].map((pieces) => Buffer.concat(pieces).toString('utf8'));
   process.send!({ status: process.exitCode, stdout, stderr } as Ran);
-});
-process.once('disconnect', () => process.exit());
+}
 
 function capture(stream: NodeJS.WriteStream, take: (bytes: Buffer) => void): void {
   stream.write = (chunk: string | Uint8Array, ...rest: readonly unknown[]) => {

@@ -14,7 +14,7 @@ import {
   type Instruction,
   type KeyText,
 } from '../../wire/entry.ts';
-import { PROOF_LIMITS } from '../../wire/proof.ts';
+import { PROOF_LIMITS } from '../../wire/proof-limits.ts';
 import type { Store } from './store.ts';
 
 /** Where entries are handed in and the ordered state is looked up: this home's own order, or the committee's, asked over the network. */

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { base64 } from '../../base/bytes.ts';
 import type { CallOptions } from '../../base/call.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
-import { PROOF_LIMITS } from '../../wire/proof.ts';
+import { PROOF_LIMITS } from '../../wire/proof-limits.ts';
 import { firstIssue } from '../../wire/signature.ts';
 import type { LedgerOffice, OfficeAccount } from './own-account.ts';
 import type { Quorum } from './quorum.ts';

@@ -8,7 +8,7 @@
  */
 import { constants, createPublicKey, type KeyObject, publicEncrypt, randomBytes } from 'node:crypto';
 import { base64, fromBase64, fromHex } from '../../base/bytes.ts';
-import { PROOF_LIMITS } from '../../wire/proof.ts';
+import { PROOF_LIMITS } from '../../wire/proof-limits.ts';
 
 export const N = BigInt(
   '25195908475657893494027183240048398571429282126204032027777137836043662020707595556264018525880784406918290641249515082' +
