@@ -1,5 +1,5 @@
+import { readFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg } from 'node:os';
-import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
@@ -53,21 +53,63 @@ export function collectGarbage(): void {
 }
 
 /** Longest time for which a node may answer nobody. */
-export const BLOCK_MS_MAX = 20;
-const RESOLUTION_MS = 1;
+const BLOCK_MS_MAX = 20;
+const TICK_MS = 1;
 
-/** The longest that a timer was late while `work` went on, in milliseconds. */
-export async function blocked(work: () => Promise<unknown>): Promise<number> {
-  const delay = monitorEventLoopDelay({ resolution: RESOLUTION_MS });
-  delay.enable();
+/** The worst turn of an event loop while some work went on, in milliseconds. */
+export interface WorstTurn {
+  /** For how long a timer that was due did not run. */
+  readonly lateMs: number;
+  /** The same without the time for which the loop was ready to run and the operating system gave the processors to others: what the process did itself. */
+  readonly blockedMs: number;
+}
+
+/** Looks with a timer of a millisecond. Where the operating system does not tell for how long a thread stood ready, all that is late counts as blocked. */
+export async function worstTurn(work: () => Promise<unknown>): Promise<WorstTurn> {
+  let [lateMs, blockedMs] = [0, 0];
+  let [sinceMs, queuedMs] = [performance.now(), queuedForMs()];
+  const look = () => {
+    const late = performance.now() - sinceMs - TICK_MS;
+    lateMs = Math.max(lateMs, late);
+    blockedMs = Math.max(blockedMs, late - (queuedForMs() - queuedMs));
+    [sinceMs, queuedMs] = [performance.now(), queuedForMs()];
+    timer = setTimeout(look, TICK_MS);
+  };
+  let timer = setTimeout(look, TICK_MS);
   try {
     await work();
     // What blocks at the very end is seen by the turn after it.
-    await sleep(RESOLUTION_MS * 2);
+    await sleep(TICK_MS * 4);
   } finally {
-    delay.disable();
+    clearTimeout(timer);
   }
-  return delay.max / 1e6 - RESOLUTION_MS;
+  return { lateMs, blockedMs };
+}
+
+/** For how long the main thread stood ready since it began: `run_delay` of Linux. */
+function queuedForMs(): number {
+  try {
+    return Number(readFileSync('/proc/self/schedstat', 'utf8').split(' ')[1]) / 1e6;
+  } catch {
+    return 0;
+  }
+}
+
+/** The worst turns of a loop that works, and of one that idles, as two comparisons. */
+export function worstTurns(name: string, ours: readonly WorstTurn[], idle: readonly WorstTurn[]): Comparison[] {
+  const row = (what: string, of: (turn: WorstTurn) => number) => {
+    return {
+      name: `loop ${what}, ${name}`,
+      unit: 'ms',
+      reference: 'idle',
+      ours: ours.map(of),
+      theirs: idle.map(of),
+    } as const;
+  };
+  return [
+    { ...row('blocked', ({ blockedMs }) => blockedMs), oursMax: BLOCK_MS_MAX },
+    row('late', ({ lateMs }) => lateMs),
+  ];
 }
 
 /** Ours, theirs, ours, theirs, …: a machine that slows down slows both. One round first that is not counted. */

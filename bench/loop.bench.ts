@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { HyperMesh } from '../src/index.ts';
 import { writePackage } from '../test/system/support.ts';
-import { type Bench, BLOCK_MS_MAX, blocked } from './harness.ts';
+import { type Bench, type WorstTurn, worstTurn, worstTurns } from './harness.ts';
 import { CHEAP_PUBLISHING, DEFAULT_PROOFS } from './networks.ts';
 import { writeManyFiles } from './packages.ts';
 
@@ -18,38 +18,37 @@ export const bench: Bench = {
     const folder = await mkdtemp(join(tmpdir(), 'hypermesh-bench-'));
     try {
       const source = await writeManyFiles(join(folder, 'many'));
-      const proofs = { ours: [] as number[], theirs: [] as number[] };
-      const publish = { ours: [] as number[], theirs: [] as number[] };
-      const install = { ours: [] as number[], theirs: [] as number[] };
+      const proofs = turns();
+      const publish = turns();
+      const install = turns();
       {
         await using hypermesh = await HyperMesh.create({ home: join(folder, 'proofs'), network: DEFAULT_PROOFS });
         const catalog = await hypermesh.loadExtension('catalog');
         for (let round = 0; round <= ROUNDS; round++) {
           const manifest = { name: 'bench/loop', version: `1.0.${round}`, type: 'library' };
           const staged = await hypermesh.stageFolder(await writePackage(join(folder, `proofs-${round}`), manifest));
-          const figures = await blocked(async () => catalog.publishPackage(await catalog.signPackage(staged)));
+          const figures = await worstTurn(async () => catalog.publishPackage(await catalog.signPackage(staged)));
           // The first round compiles the code.
-          if (round > 0) add(proofs, figures, await blocked(() => sleep(IDLE_MS)));
+          if (round > 0) add(proofs, figures, await worstTurn(() => sleep(IDLE_MS)));
         }
       }
       for (let round = 0; round <= ROUNDS; round++) {
         const home = join(folder, `files-${round}`);
         await using hypermesh = await HyperMesh.create({ home, network: CHEAP_PUBLISHING });
         const catalog = await hypermesh.loadExtension('catalog');
-        const publishing = await blocked(async () =>
+        const publishing = await worstTurn(async () =>
           catalog.publishPackage(await catalog.signPackage(await hypermesh.stageFolder(source))),
         );
-        const installing = await blocked(() => catalog.install(['bench/many'], { root: join(home, 'here') }));
-        const idle = await blocked(() => sleep(IDLE_MS));
+        const installing = await worstTurn(() => catalog.install(['bench/many'], { root: join(home, 'here') }));
+        const idle = await worstTurn(() => sleep(IDLE_MS));
         if (round === 0) continue;
         add(publish, publishing, idle);
         add(install, installing, idle);
       }
-      const shared = { unit: 'ms', reference: 'idle', oursMax: BLOCK_MS_MAX } as const;
       return [
-        { name: 'default proofs', ...shared, ...proofs },
-        { name: 'publish of 5,000 files', ...shared, ...publish },
-        { name: 'install of 5,000 files', ...shared, ...install },
+        ...worstTurns('default proofs', proofs.ours, proofs.idle),
+        ...worstTurns('publish of 5,000 files', publish.ours, publish.idle),
+        ...worstTurns('install of 5,000 files', install.ours, install.idle),
       ];
     } finally {
       await rm(folder, { recursive: true, force: true });
@@ -57,7 +56,16 @@ export const bench: Bench = {
   },
 };
 
-function add(to: { ours: number[]; theirs: number[] }, ours: number, theirs: number): void {
+interface Turns {
+  readonly ours: WorstTurn[];
+  readonly idle: WorstTurn[];
+}
+
+function turns(): Turns {
+  return { ours: [], idle: [] };
+}
+
+function add(to: Turns, ours: WorstTurn, idle: WorstTurn): void {
   to.ours.push(ours);
-  to.theirs.push(theirs);
+  to.idle.push(idle);
 }

@@ -94,7 +94,7 @@ export class HyperMesh implements AsyncDisposable {
 
 /**
  * Checks a bundle with nothing but itself: no home, no node, no network. `network` pins the network it must belong to; without it the
- * result names the one that the bundle claims. Pass the same `judges` again to have known certificate chains remembered.
+ * result names the one that the bundle claims. Pass the same `judges` again to have known certificate chains and committees remembered.
  * Errors: `bundle-invalid`, `network-mismatch`, `signature-invalid`, `certificate-*`, `proof-rejected`, `endorsement-invalid`, `log-invalid`.
  */
 export async function verifyBundleOffline(

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { systemClock } from '../base/clock.ts';
 import type { Consensus } from '../capabilities/consensus.ts';
 import type { Trust } from '../capabilities/trust.ts';
-import { checkEndorsement, judge, lawOfProofs } from '../subsystems/nkrypt/index.ts';
+import { checkEndorsement, judge, LawBook } from '../subsystems/nkrypt/index.ts';
 import { ChainCache, signatureCheck, verifyEnvelope, wordHolds } from '../subsystems/trustchain/index.ts';
 
 /** The judges of signatures and proofs without a home: everything they rely on arrives as an argument. */
@@ -11,7 +11,7 @@ export interface OfflineJudges {
   readonly consensus: Pick<Consensus, 'verify' | 'verifyEndorsement'>;
 }
 
-/** Certificate chains that were found valid are remembered for as long as the judges are kept. */
+/** Certificate chains and committees that were found valid are remembered for as long as the judges are kept. */
 export function offlineJudges(): OfflineJudges {
   const cache = new ChainCache({ chainsMax: 64 });
   const trust: OfflineJudges['trust'] = {
@@ -21,14 +21,15 @@ export function offlineJudges(): OfflineJudges {
     },
     attested: async (...word) => wordHolds(...word),
   };
+  const laws = new LawBook(trust);
   return {
     trust,
     consensus: {
       async verify(proofs, { atMs = systemClock.nowMs(), genesis: document, epochs } = {}) {
         assert(document, 'an offline verification is given its genesis');
-        return judge(proofs, { trust, ...(await lawOfProofs(trust, proofs, document, epochs)), atMs });
+        return judge(proofs, { trust, ...(await laws.ofProofs(proofs, document, epochs)), atMs });
       },
-      verifyEndorsement: (endorsement, options) => checkEndorsement(trust, endorsement, options),
+      verifyEndorsement: (endorsement, options) => checkEndorsement(laws, endorsement, options),
     },
   };
 }

@@ -6,12 +6,12 @@ import { quorumOf } from '../../wire/genesis.ts';
 import { decodeEndorsement, type Endorsement, type FastEndorsement, VOTE_TYPE, voteOf } from '../../wire/proof.ts';
 import type { TrustAnchor } from '../../wire/signature.ts';
 import { checkWords } from './attest.ts';
-import { type Law, lawOf } from './epoch-law.ts';
+import type { Law, LawBook } from './epoch-law.ts';
 import { checkRoot } from './judge.ts';
 
 /** Needs nothing but its arguments. Errors: `endorsement-invalid`. */
 export async function checkEndorsement(
-  trust: Pick<Trust, 'attested'>,
+  laws: LawBook,
   value: unknown,
   {
     genesis: document,
@@ -21,9 +21,9 @@ export async function checkEndorsement(
 ): Promise<void> {
   const endorsement = decodeEndorsement(value);
   await refusing(async () => {
-    const law = await lawOf(trust, document, epochs, endorsement.epoch);
+    const law = await laws.of(document, epochs, endorsement.epoch);
     checkRoot(law.genesis, anchor);
-    await checkVotes(trust, endorsement, law);
+    await checkVotes(laws.trust, endorsement, law);
   });
 }
 

@@ -30,7 +30,7 @@ import type { TrustAnchor } from '../../wire/signature.ts';
 import { openTrust, signatureCheck } from '../trustchain/index.ts';
 import { isApproved } from './attest.ts';
 import { foundNetwork } from './found.ts';
-import { checkEndorsement, type NKrypt, type NKryptOptions, openConsensus } from './index.ts';
+import { checkEndorsement, LawBook, type NKrypt, type NKryptOptions, openConsensus } from './index.ts';
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'nkrypt-'));
 const closing = new AsyncDisposableStack();
@@ -410,8 +410,9 @@ test('a committee of four needs three distinct votes, each with its own time; th
       return { atMs, attestation: await trusts[i]!.attest(VOTE_TYPE, { ...statement, atMs }) };
     }),
   );
+  const laws = new LawBook(trust);
   const check = (votes: typeof signed) =>
-    checkEndorsement(trust, { ...statement, votes }, { genesis: four as unknown as Json, anchor });
+    checkEndorsement(laws, { ...statement, votes }, { genesis: four as unknown as Json, anchor });
   await check(signed);
   for (const left of [0, 1, 2, 3]) await check(signed.filter((_, i) => i !== left));
   const [a, b, c, d] = signed as [(typeof signed)[0], (typeof signed)[0], (typeof signed)[0], (typeof signed)[0]];

@@ -52,7 +52,7 @@ import { checkEndorsement, checkedCertificate } from './certificate.ts';
 import { Committee, type Ruled } from './committee.ts';
 import { cut } from './cut.ts';
 import { Desk, type DeskMethod } from './desk.ts';
-import { type Law, lawOf, lawOfProofs, successor } from './epoch-law.ts';
+import { type Law, LawBook, successor } from './epoch-law.ts';
 import { Epochs } from './epochs.ts';
 import { foundNetwork, type NetworkTerms } from './found.ts';
 import { judge } from './judge.ts';
@@ -428,6 +428,7 @@ function commitmentFolder(directory: string, seed: Uint8Array): string {
 class Validator implements NKrypt {
   readonly section: StateSection;
   readonly #trust: LentTrust;
+  readonly #laws: LawBook;
   readonly #store: Store;
   readonly #clock: Clock;
   readonly #prover: Prover;
@@ -471,6 +472,7 @@ class Validator implements NKrypt {
     entering: () => Promise<Membership>,
   ) {
     this.#trust = trust;
+    this.#laws = new LawBook(trust);
     this.#store = store;
     this.#clock = options.clock;
     this.#member = member;
@@ -572,7 +574,7 @@ class Validator implements NKrypt {
     // Who has a seat learns it from the order.
     if (order !== undefined || documents.length <= ledger.epochDocuments().length) return;
     const first = decodeGenesis(document).genesis.committee.epoch;
-    await lawOf(this.#trust, document, documents, first + documents.length);
+    await this.#laws.of(document, documents, first + documents.length);
     this.#store.transact(() => ledger.announce(documents.map(decodeEpochDocument)));
     await this.turned();
   }
@@ -905,7 +907,7 @@ class Validator implements NKrypt {
     const { genesis, networkId } =
       options.genesis === undefined
         ? await this.#lawOf(proofs)
-        : await lawOfProofs(this.#trust, proofs, options.genesis, options.epochs);
+        : await this.#laws.ofProofs(proofs, options.genesis, options.epochs);
     return judge(proofs, {
       trust: this.#trust,
       genesis,
@@ -919,7 +921,7 @@ class Validator implements NKrypt {
     const { court, document, ledger, networkId } = this.#member;
     const kind = operationKind.safeParse((proofs as Partial<ProofSet> | null)?.challenge?.operation?.kind);
     if (kind.success && this.#isJudgedHere(kind.data)) return { genesis: court.law, networkId };
-    return lawOfProofs(this.#trust, proofs, document, ledger.epochDocuments());
+    return this.#laws.ofProofs(proofs, document, ledger.epochDocuments());
   }
 
   async admit(proofs: ProofSet, options: CallOptions = {}): Promise<Admission> {
@@ -940,7 +942,7 @@ class Validator implements NKrypt {
       readonly epochs?: readonly EpochDocument[] | undefined;
     },
   ): Promise<void> {
-    await checkEndorsement(this.#trust, endorsement, options);
+    await checkEndorsement(this.#laws, endorsement, options);
     // Of this network, what members see is compared: two certificates that contradict each other show who voted twice.
     if (endorsement.networkId === this.#member.networkId) this.#member.votes.record(endorsement);
   }

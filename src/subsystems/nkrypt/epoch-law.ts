@@ -1,5 +1,9 @@
-import type { Digest } from '../../base/digest.ts';
+import { LRUCache } from 'lru-cache';
+import { z } from 'zod';
+import { utf8 } from '../../base/bytes.ts';
+import { type Digest, digestOf } from '../../base/digest.ts';
 import { isCoded } from '../../base/errors.ts';
+import { canonicalJson } from '../../base/json.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import {
   type Committee,
@@ -11,7 +15,6 @@ import {
   succeed,
 } from '../../wire/epoch.ts';
 import { decodeGenesis, type Genesis } from '../../wire/genesis.ts';
-import { proofSetShell } from '../../wire/proof.ts';
 import { checkWords } from './attest.ts';
 import { firstCommittee } from './ledger/ledger.ts';
 
@@ -24,11 +27,51 @@ export interface Law {
   readonly committeeOf?: (epoch: number) => Pick<Committee, 'validators'> | undefined;
 }
 
+const LAWS_MAX = 16;
+
+const inEpoch = z.object({ challenge: z.object({ epoch: z.int().nonnegative() }) });
+
 /**
- * The law of an epoch, from the genesis and the documents that lead from it to there, each approved by a quorum of the committee before it. Needs nothing
- * else. Errors: `network-mismatch`, `epoch-invalid` (also when a document is missing).
+ * Laws of epochs, each found once: who checks a bundle asks for the same one for each of its parts, and a home for every package. By the text of what
+ * a law follows from, and only laws that hold.
  */
-export async function lawOf(
+export class LawBook {
+  readonly trust: Pick<Trust, 'attested'>;
+  readonly #laws = new LRUCache<string, Law>({ max: LAWS_MAX });
+
+  constructor(trust: Pick<Trust, 'attested'>) {
+    this.trust = trust;
+  }
+
+  /**
+   * The law of an epoch, from the genesis and the documents that lead from it to there, each approved by a quorum of the committee before it. Needs nothing
+   * else. Errors: `network-mismatch`, `epoch-invalid` (also when a document is missing).
+   */
+  async of(document: unknown, documents: readonly unknown[], epoch: number): Promise<Law> {
+    const key = digestOf(utf8(canonicalJson([document, documents, epoch])));
+    let law = this.#laws.get(key);
+    if (law === undefined) {
+      law = await lawOf(this.trust, document, documents, epoch);
+      this.#laws.set(key, law);
+    }
+    return law;
+  }
+
+  /** That of the epoch in which the challenge of the proofs was issued; that of the genesis, by which they then do not hold, where nothing leads to it. */
+  async ofProofs(proofs: unknown, document: unknown, documents: readonly unknown[] = []): Promise<Law> {
+    // Who judges the proofs looks at the rest of them.
+    const dated = inEpoch.safeParse(proofs);
+    if (!dated.success) return decodeGenesis(document);
+    try {
+      return await this.of(document, documents, dated.data.challenge.epoch);
+    } catch (error) {
+      if (isCoded(error, 'epoch-invalid')) return decodeGenesis(document);
+      throw error;
+    }
+  }
+}
+
+async function lawOf(
   trust: Pick<Trust, 'attested'>,
   document: unknown,
   documents: readonly unknown[],
@@ -61,22 +104,4 @@ export async function successor(
     throw noSuccessor((error as Error).message);
   }
   return after;
-}
-
-/** That of the epoch in which the challenge of the proofs was issued; that of the genesis, by which they then do not hold, where nothing leads to it. */
-export async function lawOfProofs(
-  trust: Pick<Trust, 'attested'>,
-  proofs: unknown,
-  document: unknown,
-  documents: readonly unknown[] = [],
-): Promise<Law> {
-  const shell = proofSetShell.safeParse(proofs);
-  const first = decodeGenesis(document);
-  if (!shell.success) return first;
-  try {
-    return await lawOf(trust, document, documents, shell.data.challenge.epoch);
-  } catch (error) {
-    if (isCoded(error, 'epoch-invalid')) return first;
-    throw error;
-  }
 }

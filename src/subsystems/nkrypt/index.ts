@@ -1,4 +1,4 @@
 export { checkEndorsement } from './certificate.ts';
 export { type NKrypt, type NKryptOptions, openConsensus } from './consensus.ts';
-export { lawOfProofs } from './epoch-law.ts';
+export { LawBook } from './epoch-law.ts';
 export { judge } from './judge.ts';

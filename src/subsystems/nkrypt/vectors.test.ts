@@ -8,7 +8,7 @@ import { decodeGenesis } from '../../wire/genesis.ts';
 import type { Endorsement, ProofSet, TimeProof, WorkProof } from '../../wire/proof.ts';
 import type { TrustAnchor } from '../../wire/signature.ts';
 import { wordHolds } from '../trustchain/index.ts';
-import { checkEndorsement } from './index.ts';
+import { checkEndorsement, LawBook } from './index.ts';
 import { judge } from './judge.ts';
 import { auditPositions } from './registration.ts';
 import { labelSeed, parentsOf } from './space-graph.ts';
@@ -58,7 +58,7 @@ function read<T>(file: string): T[] {
 const valid = read<Vector & { readonly name: string }>('valid');
 
 /** Nothing but the arguments: no home, no disk. */
-const offline: Parameters<typeof checkEndorsement>[0] = { attested: async (...word) => wordHolds(...word) };
+const offline: LawBook['trust'] = { attested: async (...word) => wordHolds(...word) };
 
 async function verdicts(vector: SetVector, proofs: unknown, atMs: number): Promise<Record<string, string>> {
   const court = { trust: offline, ...decodeGenesis(vector.genesis), atMs };
@@ -93,7 +93,7 @@ for (const vector of valid) {
       }
       case 'set':
         assert.deepEqual(await verdicts(vector, vector.proofs, vector.atMs), vector.verdicts);
-        await checkEndorsement(offline, vector.endorsement, vector);
+        await checkEndorsement(new LawBook(offline), vector.endorsement, vector);
         break;
     }
   });
