@@ -71,7 +71,8 @@ export const networkRoutes: readonly AnyRoute[] = [
     access: 'token',
     body: changeValidatorsRequest,
     long: true,
-    handle({ body }, { node, ...options }) {
+    handle({ body }, { node, ...call }) {
+      const options = { ...call, instead: body.instead };
       switch (body.action) {
         case 'add':
           return node.membership.addValidators(body.nodes, options);

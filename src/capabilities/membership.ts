@@ -103,6 +103,9 @@ export interface SequencerInfo {
   readonly trouble: string | null;
 }
 
+/** `instead`: although this validator approved another change of the epoch, which whoever asks is sure will not come about. */
+export type ApproveOptions = CallOptions & { readonly instead?: boolean | undefined };
+
 /** Growing a network: what the operator of a home does, never lent to extensions. */
 export interface Membership {
   place(): Promise<NetworkPlace>;
@@ -133,12 +136,12 @@ export interface Membership {
   proposals(): Promise<readonly ProposalInfo[]>;
   /**
    * Proposes, and approves for this home's validator, that the members at these nodes get seats, or lose them, all in one change. It happens when a quorum of the committee has approved.
-   * Safe to repeat. Errors: `committee-only`, `not-a-member`, `usage`, `epoch-invalid`, `peer-*`, and those of the order.
+   * Safe to repeat. A validator approves one change in an epoch. Errors: `committee-only`, `not-a-member`, `usage`, `epoch-invalid`, `peer-*`, and those of the order.
    */
-  addValidators(nodes: readonly string[], options?: CallOptions): Promise<ProposalInfo>;
-  removeValidators(nodes: readonly string[], options?: CallOptions): Promise<ProposalInfo>;
-  /** Approves a proposal for this home's validator; the only one when none is named. Errors: `committee-only`, `usage`, and those of the order. */
-  approveValidators(proposal: Digest | undefined, options?: CallOptions): Promise<ProposalInfo>;
+  addValidators(nodes: readonly string[], options?: ApproveOptions): Promise<ProposalInfo>;
+  removeValidators(nodes: readonly string[], options?: ApproveOptions): Promise<ProposalInfo>;
+  /** Approves a proposal for this home's validator; the only one when none is named. Errors: `committee-only`, `usage`, `epoch-invalid`, and those of the order. */
+  approveValidators(proposal: Digest | undefined, options?: ApproveOptions): Promise<ProposalInfo>;
   /** Errors: `committee-only`. */
   sequencer(): Promise<SequencerInfo>;
   /**

@@ -376,9 +376,15 @@ export const COMMANDS: readonly CommandSpec[] = [
     name: 'network validators',
     summary: 'Show who sits in the committee; with add, remove, proposals or approve: who sits in the next one.',
     args: '[action] [nodes...]',
+    options: [
+      [
+        '--instead',
+        'Although this validator approved another change, when it is certain that that one will not come about.',
+      ],
+    ],
     example: 'hypermesh network validators add 2f5bb5f96e884670367300a00065de4ac999cac322bd864187092bc37e64f0d6',
-    run: async (context, action: string | undefined, nodes: string[]) =>
-      (await import('./commands/network.ts')).validators(context, action, nodes),
+    run: async (context, action: string | undefined, nodes: string[], options: { instead?: boolean }) =>
+      (await import('./commands/network.ts')).validators(context, action, nodes, options),
   },
   {
     name: 'network epoch',

@@ -7,6 +7,7 @@ import type { Digest } from '../base/digest.ts';
 import { HyperMeshError, isCoded, storageError } from '../base/errors.ts';
 import type { Json } from '../base/json.ts';
 import type {
+  ApproveOptions,
   CommitteeInfo,
   Membership,
   NetworkMember,
@@ -316,7 +317,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     return this.#lent.consensus.proposals();
   }
 
-  async addValidators(nodes: readonly string[], options: CallOptions = {}): Promise<ProposalInfo> {
+  async addValidators(nodes: readonly string[], options: ApproveOptions = {}): Promise<ProposalInfo> {
     const { consensus } = this.#lent;
     const members = await this.members();
     const added = await Promise.all(nodes.map((node) => this.#keysOf(node, members, options)));
@@ -337,7 +338,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     return keys;
   }
 
-  async removeValidators(nodes: readonly string[], options: CallOptions = {}): Promise<ProposalInfo> {
+  async removeValidators(nodes: readonly string[], options: ApproveOptions = {}): Promise<ProposalInfo> {
     const { consensus } = this.#lent;
     // Known also where the register of members cannot be asked, because it is its machine that is gone.
     const { validators } = await this.validators();
@@ -354,7 +355,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     return this.#spread(await consensus.proposeCommittee(others, options));
   }
 
-  async approveValidators(proposal: Digest | undefined, options: CallOptions = {}): Promise<ProposalInfo> {
+  async approveValidators(proposal: Digest | undefined, options: ApproveOptions = {}): Promise<ProposalInfo> {
     return this.#spread(await this.#lent.consensus.approveCommittee(proposal, options));
   }
 

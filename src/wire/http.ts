@@ -155,6 +155,7 @@ export const moveSequencerRequest = z.discriminatedUnion('kind', [
   }),
   sequencerInEtcd.extend({ recover }),
 ]);
+const instead = z.boolean().optional();
 /** Seats in the committee for members, or none any more; or the approval of what was proposed. */
 export const changeValidatorsRequest = z.discriminatedUnion('action', [
   z.strictObject({
@@ -163,8 +164,9 @@ export const changeValidatorsRequest = z.discriminatedUnion('action', [
       .array(z.string().regex(/^[0-9a-f]{64}$/, 'expected a node id of 64 hexadecimal digits'))
       .min(1)
       .max(PROOF_LIMITS.committeeMax),
+    instead,
   }),
-  z.strictObject({ action: z.literal('approve'), proposal: digest.optional() }),
+  z.strictObject({ action: z.literal('approve'), proposal: digest.optional(), instead }),
 ]);
 export const removeMemberRequest = z.strictObject({
   node: z.string().regex(/^[0-9a-f]{64}$/, 'expected a node id of 64 hexadecimal digits'),

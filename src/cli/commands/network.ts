@@ -57,7 +57,12 @@ export async function members(context: Context): Promise<Outcome> {
 }
 
 /** Shows the committee; with an action, changes who sits in the next one. */
-export async function validators(context: Context, action?: string, what: readonly string[] = []): Promise<Outcome> {
+export async function validators(
+  context: Context,
+  action?: string,
+  what: readonly string[] = [],
+  { instead = false }: { readonly instead?: boolean } = {},
+): Promise<Outcome> {
   switch (action) {
     case undefined:
       return seated(context);
@@ -67,13 +72,14 @@ export async function validators(context: Context, action?: string, what: readon
     }
     case 'approve': {
       const [proposal] = what as readonly `sha256:${string}`[];
-      if (what.length <= 1) return proposed(context, { action, ...(proposal === undefined ? {} : { proposal }) });
+      if (what.length <= 1)
+        return proposed(context, { action, instead, ...(proposal === undefined ? {} : { proposal }) });
       break;
     }
     case 'add':
     case 'remove':
       if (what.length > 0) {
-        return proposed(context, { action, nodes: what.map((node) => hexId(node, 'a node', MEMBERS)) });
+        return proposed(context, { action, instead, nodes: what.map((node) => hexId(node, 'a node', MEMBERS)) });
       }
   }
   throw new HyperMeshError(

@@ -15,7 +15,7 @@ import type {
   SpaceStatus,
   StakeAccount,
 } from '../../capabilities/consensus.ts';
-import type { ProposalInfo, SeatAsk, SequencerInfo } from '../../capabilities/membership.ts';
+import type { ApproveOptions, ProposalInfo, SeatAsk, SequencerInfo } from '../../capabilities/membership.ts';
 import type { StateSection } from '../../capabilities/state.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import type { AccessChallenge, Use } from '../../wire/access.ts';
@@ -183,9 +183,9 @@ export interface NKrypt extends Consensus, AsyncDisposable {
   /** What may follow the present committee. Errors: `committee-only`. */
   proposals(): Promise<readonly ProposalInfo[]>;
   /** Proposes, and approves for this validator, that these follow. Errors: `committee-only`, `epoch-invalid`, and those of the order. */
-  proposeCommittee(validators: readonly ValidatorKeys[], options?: CallOptions): Promise<ProposalInfo>;
+  proposeCommittee(validators: readonly ValidatorKeys[], options?: ApproveOptions): Promise<ProposalInfo>;
   /** Approves a proposal, the only one when none is named. Errors: `committee-only`, `usage`, and those of the order. */
-  approveCommittee(digest: Digest | undefined, options?: CallOptions): Promise<ProposalInfo>;
+  approveCommittee(digest: Digest | undefined, options?: ApproveOptions): Promise<ProposalInfo>;
   /** What another validator knows about the next committee; answered with what this one knows. Errors: `committee-only`, `not-permitted`, `epoch-invalid`. */
   answerEpochs(publisher: string, body: unknown): Promise<Json>;
   /** Documents from anybody, of which those count that follow what is known here. Errors: `epoch-invalid`. */
@@ -557,11 +557,11 @@ class Validator implements NKrypt {
     return epochs.proposals();
   }
 
-  async proposeCommittee(validators: readonly ValidatorKeys[], options?: CallOptions): Promise<ProposalInfo> {
+  async proposeCommittee(validators: readonly ValidatorKeys[], options?: ApproveOptions): Promise<ProposalInfo> {
     return this.#ownEpochs().propose(validators, options);
   }
 
-  async approveCommittee(digest: Digest | undefined, options?: CallOptions): Promise<ProposalInfo> {
+  async approveCommittee(digest: Digest | undefined, options?: ApproveOptions): Promise<ProposalInfo> {
     return this.#ownEpochs().approve(digest, options);
   }
 

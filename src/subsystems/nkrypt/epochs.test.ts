@@ -175,3 +175,17 @@ test('only validators speak, each for itself, and only about what follows', asyn
   await b.epochs.answer(a.signer.keyId, { proposals: [{ proposal: other, approvals: one!.approvals }] });
   assert.deepEqual(b.epochs.proposals(), [proposal]);
 });
+
+test('a validator approves one change in an epoch, unless its operator answers for it that the other one will not come about', async () => {
+  const network = new Network(4);
+  const [a, b, c] = network.homes as [Home, Home, Home];
+  const seats = a.ledger.committee().validators;
+  const one = await a.epochs.propose(seats.slice(1));
+  const other = await b.epochs.propose(seats.slice(0, 3));
+  await assert.rejects(a.epochs.approve(other.digest), (error) => isCoded(error, 'epoch-invalid'));
+  await assert.rejects(a.epochs.propose(seats.slice(0, 2)), (error) => isCoded(error, 'epoch-invalid'));
+  // The same again is nothing new.
+  assert.equal((await a.epochs.approve(one.digest)).approvedBy.length, 1);
+  assert.equal((await c.epochs.approve(one.digest)).approvedBy.length, 2);
+  assert.equal((await a.epochs.approve(other.digest, { instead: true })).approvedBy.length, 2);
+});

@@ -2,7 +2,7 @@ import type { CallOptions } from '../../base/call.ts';
 import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
-import type { ProposalInfo } from '../../capabilities/membership.ts';
+import type { ApproveOptions, ProposalInfo } from '../../capabilities/membership.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import type { Attestation } from '../../wire/attestation.ts';
 import {
@@ -75,9 +75,9 @@ export class Epochs {
 
   /**
    * Proposes, and approves, a committee of these validators. With a quorum of approvals it is in the order when it returns. Safe to repeat.
-   * Errors: `not-permitted`, `epoch-invalid`, and those of the order.
+   * Errors: `not-permitted`, `epoch-invalid` (also when this validator approved another one, unless `instead`), and those of the order.
    */
-  async propose(validators: readonly Seat[], options: CallOptions = {}): Promise<ProposalInfo> {
+  async propose(validators: readonly Seat[], options: ApproveOptions = {}): Promise<ProposalInfo> {
     const { epoch, digest } = this.#lent.ledger.committee();
     const proposal: EpochProposal = {
       ...{ formatVersion: 1, networkId: this.#networkId, epoch: epoch + 1 },
@@ -86,8 +86,8 @@ export class Epochs {
     return this.#approve(proposal, options);
   }
 
-  /** Approves a proposal; the only one when none is named. Errors: `not-permitted`, `usage`, and those of the order. */
-  async approve(digest?: Digest, options: CallOptions = {}): Promise<ProposalInfo> {
+  /** Approves a proposal; the only one when none is named. Errors: `usage`, and those of {@link propose}. */
+  async approve(digest?: Digest, options: ApproveOptions = {}): Promise<ProposalInfo> {
     await this.#exchangeAll();
     const known = this.#known();
     const [named] = digest === undefined ? known : known.filter(({ proposal }) => epochDigest(proposal) === digest);
@@ -147,7 +147,7 @@ export class Epochs {
     }
   }
 
-  async #approve(proposal: EpochProposal, options: CallOptions): Promise<ProposalInfo> {
+  async #approve(proposal: EpochProposal, options: ApproveOptions): Promise<ProposalInfo> {
     const { ledger, trust } = this.#lent;
     const { epoch, isVoting } = ledger.present();
     if (!ledger.committee().validators.some(({ key }) => key === this.#self)) {
@@ -160,10 +160,24 @@ export class Epochs {
     }
     const objection = ledger.objectionTo(proposal.validators);
     if (objection !== undefined) throw new HyperMeshError('epoch-invalid', objection);
+    const digest = epochDigest(proposal);
+    const other = this.#known().find(
+      (one) => epochDigest(one.proposal) !== digest && one.approvals.some(({ validator }) => validator === this.#self),
+    );
+    // Two quorums share an honest validator: as long as it approves one, there is one next committee.
+    if (other !== undefined && options.instead !== true) {
+      const { length } = other.proposal.validators;
+      throw new HyperMeshError(
+        'epoch-invalid',
+        `This validator approved another change for epoch ${proposal.epoch}, to ${length} validators: ${epochDigest(other.proposal)}.`,
+        {
+          hint: 'Of two that a quorum approved there would be two committees. Let the others approve that one and change it then; only when too few ever will: --instead.',
+        },
+      );
+    }
     this.#put({ proposal, approvals: [await trust.attest(EPOCH_TYPE, proposal)] });
     await this.#exchangeAll();
     await this.#submitIfApproved(options);
-    const digest = epochDigest(proposal);
     const status = this.proposals().find((one) => one.digest === digest);
     const { validators } = proposal;
     const needed = quorumOf(ledger.committee().validators.length);
