@@ -416,3 +416,15 @@ test('what is certified gets into the order by itself, so that a handover carrie
     [[0, true]],
   );
 });
+
+test('answers that take longer than clocks may be apart are none the less timely', async () => {
+  let questions = 0;
+  const slow: Wire = async (_to, method, _body, _from, pass) => {
+    const answer = await pass();
+    // By the clock of everybody the way back takes seven seconds: of the anchor, and then of every other word.
+    if (method === 'committee/anchor' || (/opening|statement/.test(method) && ++questions % 2 === 0))
+      time.nowMs += 7_000;
+    return answer;
+  };
+  await with_(slow, () => publish());
+});

@@ -69,6 +69,8 @@ const ANCHORS_MAX = 4;
 const REGISTER_GRACE_MS = 5_000;
 /** Who failed in the middle of an operation comes last for so long. */
 const SHUNNED_MS = 600_000;
+/** Who then failed again is not asked at all for so long, as long as others may be faulty in its place. */
+const LEFT_OUT_MS = 10_000;
 
 /** This home's own seat, which is asked without a network. */
 export interface OwnSeat {
@@ -101,9 +103,13 @@ export class Quorum implements Witness {
   readonly #lent: QuorumLent;
   readonly #options: QuorumOptions;
   readonly #shunned = new Map<string, number>();
+  readonly #leftOut = new Map<string, number>();
   readonly #introduced = new Set<string>();
-  /** How far the clock of this home is behind that of the committee, by the median of the last anchor: no third of liars moves it out of what honest ones say. */
-  #behindMs: number | undefined;
+  /**
+   * How far the clock of this home is behind that of the committee, at least and at most, by the median of the last anchor: no third of liars moves it out of
+   * what honest ones say. When exactly a time was told between question and answer is not known.
+   */
+  #behindMs: { readonly least: number; readonly most: number } | undefined;
 
   constructor(lent: QuorumLent, options: QuorumOptions) {
     this.#lent = lent;
@@ -127,6 +133,7 @@ export class Quorum implements Witness {
       const said = new Set<Digest>();
       const ask = async (validator: string, stop: AbortSignal) => {
         const body = { operation, order, newest };
+        const askedAtMs = this.#options.clock.nowMs();
         const answer = await this.#answer(validator, 'committee/anchor', body, shared, either(signal, stop)).catch(
           (error: unknown) => {
             // Everybody waited for it: it comes last from now on.
@@ -140,7 +147,7 @@ export class Quorum implements Witness {
         if (share.hexDigits < (requirements.work?.hexDigits ?? 0)) throw new Senseless('it asks for too little work');
         if (answer.newest !== null) await this.#catchUp(operation, answer.newest);
         said.add(previous);
-        return { share, previous };
+        return { share, previous, askedAtMs, answeredAtMs: this.#options.clock.nowMs() };
       };
       try {
         const { first, reserve } = this.#turns();
@@ -151,11 +158,13 @@ export class Quorum implements Witness {
           terms,
           shares.map(({ share }) => share),
         );
-        this.#behindMs = challenge.anchor.issuedAtMs - this.#options.clock.nowMs();
-        const apart = challenge.anchor.shares.filter(({ issuedAtMs }) => !this.#isTimely(issuedAtMs));
+        const { issuedAtMs } = challenge.anchor;
+        const middle = shares.find(({ share }) => share.issuedAtMs === issuedAtMs)!;
+        this.#behindMs = { least: issuedAtMs - middle.answeredAtMs, most: issuedAtMs - middle.askedAtMs };
+        const apart = shares.filter((one) => !this.#isTimely(one.share.issuedAtMs, one.askedAtMs, one.answeredAtMs));
         if (apart.length === 0 || attempt >= ANCHORS_MAX) return challenge;
         // With another clock than the others nothing that they say later would hold together.
-        for (const { attestation } of apart) this.#shun(attestation.validator);
+        for (const { share } of apart) this.#shun(share.attestation.validator);
       } catch (error) {
         // Who knows less than others, or this home itself, catches up by the certificate that goes along the next time.
         if (attempt >= ANCHORS_MAX || said.size < 2) throw error;
@@ -198,10 +207,11 @@ export class Quorum implements Witness {
     const body = { challenge, attempt, revealed: parts, root, labels: base64(labels), path: base64(path) };
     const about = { root, bytes: this.#options.genesis.space.bytes, beacon, opening: openingDigest(opening) };
     return this.#each(challenge.anchor.shares, async ({ attestation: { validator } }) => {
+      const askedAtMs = this.#options.clock.nowMs();
       const receipt = await this.#answer(validator, 'committee/opening', body, signedReceipt);
       const { attestation, ...own } = receipt;
       await this.#holds(validator, attestation, SPACE_RECEIPT_TYPE, spaceReceipt(challenge, about, own));
-      if (!this.#isTimely(own.arrivedAtMs)) throw new Senseless('its clock is wrong');
+      if (!this.#isTimely(own.arrivedAtMs, askedAtMs)) throw new Senseless('its clock is wrong');
       return receipt;
     });
   }
@@ -209,10 +219,11 @@ export class Quorum implements Witness {
   async certifyStake(challenge: Challenge): Promise<StakeProof> {
     const { first, reserve } = this.#turns();
     const statements = await gather(first, { ...this.#quorum, reserve }, async (validator, signal) => {
+      const askedAtMs = this.#options.clock.nowMs();
       const said = await this.#answer(validator, 'committee/statement', { challenge }, signedStake, { signal });
       const { attestation, ...own } = said;
       await this.#holds(validator, attestation, STAKE_STATEMENT_TYPE, stakeStatement(challenge, own));
-      if (!this.#isTimely(own.issuedAtMs)) throw new Senseless('its clock is wrong');
+      if (!this.#isTimely(own.issuedAtMs, askedAtMs)) throw new Senseless('its clock is wrong');
       return said;
     });
     return { statements: [...statements].sort(byValidator) };
@@ -432,24 +443,30 @@ export class Quorum implements Witness {
   }
 
   #shun(validator: string): void {
-    this.#shunned.set(validator, this.#options.clock.nowMs() + SHUNNED_MS);
+    const nowMs = this.#options.clock.nowMs();
+    if (this.#isShunned(validator) && this.#quorum.faulty > 0) this.#leftOut.set(validator, nowMs + LEFT_OUT_MS);
+    this.#shunned.set(validator, nowMs + SHUNNED_MS);
   }
 
-  /** Whether the committee would take that for now. Judges allow as much between their clocks, and the way of the answer is part of it. */
-  #isTimely(atMs: number): boolean {
-    const { clock, genesis } = this.#options;
-    return (
-      this.#behindMs === undefined || Math.abs(atMs - clock.nowMs() - this.#behindMs) <= genesis.limits.clockSkewMs
-    );
+  #isShunned(validator: string): boolean {
+    return (this.#shunned.get(validator) ?? 0) > this.#options.clock.nowMs();
+  }
+
+  /** Whether the committee could take that for a moment between question and answer, however long that was. Judges allow as much between their clocks. */
+  #isTimely(atMs: number, askedAtMs: number, answeredAtMs: number = this.#options.clock.nowMs()): boolean {
+    if (this.#behindMs === undefined) return true;
+    const { least, most } = this.#behindMs;
+    const { clockSkewMs } = this.#options.genesis.limits;
+    return atMs >= askedAtMs + least - clockSkewMs && atMs <= answeredAtMs + most + clockSkewMs;
   }
 
   /** Whose answers are wanted first: all, but for those that failed lately, who are asked when too few of the others answer. */
   #turns(): { readonly first: readonly string[]; readonly reserve: readonly string[] } {
     const nowMs = this.#options.clock.nowMs();
-    const isShunned = (validator: string) => (this.#shunned.get(validator) ?? 0) > nowMs;
-    const first = this.#all().filter((validator) => !isShunned(validator));
-    if (first.length < this.#quorum.needed) return { first: this.#all(), reserve: [] };
-    return { first, reserve: this.#all().filter(isShunned) };
+    const asked = this.#all().filter((validator) => (this.#leftOut.get(validator) ?? 0) <= nowMs);
+    const first = asked.filter((validator) => !this.#isShunned(validator));
+    if (first.length < this.#quorum.needed) return { first: asked, reserve: [] };
+    return { first, reserve: asked.filter((validator) => this.#isShunned(validator)) };
   }
 
   #all(): readonly string[] {
