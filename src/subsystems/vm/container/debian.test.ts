@@ -16,7 +16,7 @@ const FETCH_MS = 60_000;
 
 /** A package and all that it needs, each as the archive of its files: that is a layer of an image. */
 async function layersOf(name: string, folder: string): Promise<ImageParts['layers']> {
-  const { files } = await fetchPackages(name, await readAptSources('/etc/apt'), {
+  const { files } = await fetchPackages([name], await readAptSources('/etc/apt'), {
     work: folder,
     suites: [],
     signal: AbortSignal.timeout(FETCH_MS),

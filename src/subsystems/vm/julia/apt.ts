@@ -89,13 +89,13 @@ function acceptable(source: AptSource): AptSource[] {
 }
 
 /**
- * Downloads `name` and everything that it depends on from the first of `sources` that has it: its own releases first, then `suites`,
+ * Downloads `names` and everything that they depend on from the first of `sources` that has them all: its own releases first, then `suites`,
  * older releases that the same mirror may carry. Uses a private state in `work`; nothing is installed, nothing outside `work` changes, and
  * the machine's own keys decide what is genuine. Steps: `index`, `download`.
  * Errors: `runtime-unavailable` (with a reason for each source), `limit-exceeded`, `cancelled`.
  */
 export async function fetchPackages(
-  name: string,
+  names: readonly string[],
   sources: readonly AptSource[],
   { work, suites, ...options }: CallOptions & { readonly work: string; readonly suites: readonly string[] },
 ): Promise<FetchedPackages> {
@@ -120,9 +120,9 @@ export async function fetchPackages(
     try {
       options.onProgress?.({ step: 'index', done: index, total: candidates.length, note: suite });
       await execute('apt-get', ['-q', 'update'], { ...options, apt });
-      const planned = await plan(name, { ...options, apt });
+      const planned = await plan(names, { ...options, apt });
       options.onProgress?.({ step: 'index', done: candidates.length, total: candidates.length });
-      await download(name, planned.bytes, { ...options, apt });
+      await download(names, planned.bytes, { ...options, apt });
       const files = (await readdir(apt.archives)).filter((file) => file.endsWith('.deb')).sort();
       if (files.length === planned.count) return { suite, files: files.map((file) => join(apt.archives, file)) };
       reasons.push(`${suite}: ${files.length} of ${planned.count} packages came`);
@@ -132,7 +132,7 @@ export async function fetchPackages(
     }
   }
   const why = candidates.length === 0 ? 'this machine has no apt sources' : reasons.join('; ');
-  throw new HyperMeshError('runtime-unavailable', `No package source of this machine gives ${name}: ${why}.`, {
+  throw new HyperMeshError('runtime-unavailable', `No package source of this machine gives ${names.join(' and ')}: ${why}.`, {
     hint: 'A Debian mirror in the apt sources of this machine is needed, and a way to reach it.',
   });
 }
@@ -186,10 +186,10 @@ async function preparePrivateApt(folder: string, { uri, signedBy }: AptSource, s
 }
 
 async function plan(
-  name: string,
+  names: readonly string[],
   options: CallOptions & { readonly apt: PrivateApt },
 ): Promise<{ readonly count: number; readonly bytes: number }> {
-  const printed = await execute('apt-get', ['-q', 'install', '--print-uris', name], options);
+  const printed = await execute('apt-get', ['-q', 'install', '--print-uris', ...names], options);
   const sizes = printed.split('\n').flatMap((line) => {
     const match = /^'[^']+' \S+\.deb (\d+) /.exec(line);
     return match === null ? [] : [Number(match[1])];
@@ -198,14 +198,14 @@ async function plan(
   if (sizes.length > PACKAGES_MAX || bytes > DOWNLOAD_BYTES_MAX) {
     throw new HyperMeshError(
       'limit-exceeded',
-      `${name} wants ${sizes.length} packages of ${bytes} bytes; at most ${PACKAGES_MAX} of ${DOWNLOAD_BYTES_MAX} are fetched.`,
+      `${names.join(' and ')} want ${sizes.length} packages of ${bytes} bytes; at most ${PACKAGES_MAX} of ${DOWNLOAD_BYTES_MAX} are fetched.`,
     );
   }
   return { count: sizes.length, bytes };
 }
 
 async function download(
-  name: string,
+  names: readonly string[],
   total: number,
   options: CallOptions & { readonly apt: PrivateApt },
 ): Promise<void> {
@@ -215,7 +215,7 @@ async function download(
   };
   const timer = setInterval(() => void report().catch(() => {}), POLL_MS);
   try {
-    await execute('apt-get', ['-q', 'install', '--download-only', name], options);
+    await execute('apt-get', ['-q', 'install', '--download-only', ...names], options);
   } finally {
     clearInterval(timer);
   }

@@ -35,7 +35,7 @@ export interface AddedImage extends RuntimeImage {
 export interface Recipe {
   readonly runtime: RuntimeImage['runtime'];
   readonly title: string;
-  /** Each with all that it needs; the version of the first one is that of the image. */
+  /** With all that they need; the version of the first one is that of the image. */
   readonly packages: readonly [string, ...string[]];
   /** Older releases that are looked at after those of the machine. */
   readonly suites: readonly string[];
@@ -112,20 +112,12 @@ async function fetch(
   { sources, finish, ...options }: ProvisionOptions,
 ): Promise<RuntimeImage> {
   await mkdir(root, { mode: 0o755 });
-  const packages: RuntimeImage['packages'] = [];
-  let suite = '';
-  for (const [index, name] of recipe.packages.entries()) {
-    const own = join(work, `packages-${index}`);
-    await mkdir(own);
-    const fetched = await fetchPackages(name, sources ?? (await readAptSources('/etc/apt')), {
-      ...options,
-      work: own,
-      suites: recipe.suites,
-    });
-    if (index === 0) suite = fetched.suite;
-    const known = new Set(packages.map((one) => one.name));
-    for (const one of await unpack(fetched.files, root, options)) if (!known.has(one.name)) packages.push(one);
-  }
+  const { suite, files } = await fetchPackages(recipe.packages, sources ?? (await readAptSources('/etc/apt')), {
+    ...options,
+    work,
+    suites: recipe.suites,
+  });
+  const packages = await unpack(files, root, options);
   await trim(root, recipe);
   for (const [at, target] of Object.entries(recipe.links)) await symlink(target, join(root, at));
   // Programs in it are shown the files read-only, and as another user.
