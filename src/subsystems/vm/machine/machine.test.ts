@@ -4,9 +4,10 @@ import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, realpathSync } from 'node:fs';
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { after, describe, it } from 'node:test';
+import { after, before, describe, it } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { SandboxPolicy, Termination } from '../../../capabilities/vm.ts';
 import { buildGuest, type Guest, machineFiles } from '../../../testing/guest.ts';
@@ -197,6 +198,158 @@ const ATTACKS: readonly {
     script: 'printf 1 >&5; echo exit 0 >&3',
   },
 ];
+
+/**
+ * What a guest may look for as root of its machine, on its way to the computer around it: a command that is true when it was held. `$file` in
+ * `$folder`, `$port` and `$process` are on that computer.
+ */
+const PROBES: readonly { readonly name: string; readonly limit: string; readonly held: string }[] = [
+  { name: 'reads a file of the host', limit: 'files', held: '! cat "$file"' },
+  { name: 'lists the folder of the node', limit: 'files', held: '! ls "$folder"' },
+  { name: 'reads the accounts of the host', limit: 'files', held: '! cat /etc/passwd /etc/shadow' },
+  { name: 'mounts a folder of the host by 9p', limit: 'files', held: '! mount -t 9p -o trans=virtio host /run' },
+  { name: 'mounts a folder of the host by virtiofs', limit: 'files', held: '! mount -t virtiofs host /run' },
+  { name: 'mounts a folder of the host by NFS', limit: 'files', held: '! mount -t nfs -o nolock 10.0.2.2:/ /run' },
+  {
+    name: 'finds disks that are not its own',
+    limit: 'files',
+    held: '[ "$(echo /sys/block/[!lr]*)" = "/sys/block/vda /sys/block/vdb" ]',
+  },
+  { name: 'finds partitions of the host', limit: 'files', held: '! grep -E "sd|nvme|xvd|dm-" /proc/partitions' },
+  {
+    name: 'reads past the end of a disk',
+    limit: 'files',
+    held: '! dd if=/dev/vda bs=512 skip=$(($(cat /sys/block/vda/size) + 8)) count=1 | grep -q .',
+  },
+  {
+    name: 'writes past the end of the disk that it may write',
+    limit: 'tmp',
+    held: 'disk=$(grep -l scratch /sys/block/vd*/serial | cut -d/ -f4); ! dd if=/dev/zero of=/dev/$disk bs=512 seek=$(cat /sys/block/$disk/size) count=1 conv=fsync',
+  },
+  { name: 'connects to the host by TCP', limit: 'network', held: 'ifconfig lo up; ! nc -w 1 127.0.0.1 "$port"' },
+  { name: 'connects to the gateway of an emulator', limit: 'network', held: '! nc -w 1 10.0.2.2 "$port"' },
+  { name: 'asks for an address', limit: 'network', held: '! udhcpc -n -q -t 1 -T 1' },
+  {
+    name: 'finds a network device on its bus',
+    limit: 'network',
+    held: '! grep -lE "0x0001" /sys/bus/virtio/devices/*/device',
+  },
+  {
+    name: 'talks to the hypervisor by VSOCK',
+    limit: 'network',
+    held: '[ ! -e /dev/vsock ] && ! grep -l 0x0013 /sys/bus/virtio/devices/*/device',
+  },
+  {
+    name: 'finds devices beside its disks and ports',
+    limit: 'isolation',
+    held: '[ -z "$(cat /sys/bus/virtio/devices/*/device | grep -vE "0x000[23]")" ]',
+  },
+  { name: 'finds a PCI bus', limit: 'isolation', held: '! ls /sys/bus/pci/devices/*' },
+  { name: 'finds USB or a sound card', limit: 'isolation', held: '! ls /sys/bus/usb/devices/* && ! ls /dev/snd' },
+  {
+    name: 'finds a screen or a keyboard',
+    limit: 'isolation',
+    held: '! ls /dev/fb0 && ! ls /dev/dri && ! ls /dev/input/*',
+  },
+  {
+    name: 'starts a machine in the machine',
+    limit: 'isolation',
+    held: '[ ! -e /dev/kvm ]',
+  },
+  {
+    name: 'reads what was handed to the firmware',
+    limit: 'isolation',
+    held: '! ls /sys/firmware/qemu_fw_cfg/by_name/opt',
+  },
+  {
+    name: 'ends the emulator by its debug port',
+    limit: 'isolation',
+    held: 'printf "\\0" | dd of=/dev/port bs=1 seek=1281; printf "\\0" | dd of=/dev/port bs=1 seek=244; true',
+  },
+  {
+    name: 'reads memory beyond that of the machine',
+    limit: 'memory',
+    held: '! dd if=/dev/mem of=/dev/null bs=1048576 skip=4096 count=1',
+  },
+  { name: 'reads registers of the processor', limit: 'isolation', held: '! cat /dev/cpu/0/msr' },
+  { name: 'sees the emulator that runs it', limit: 'isolation', held: '! ps | grep "qemu-syste[m]"' },
+  { name: 'signals a process of the host', limit: 'isolation', held: 'kill -9 "$process"; true' },
+  {
+    name: 'finds paths of the host in how it was started',
+    limit: 'isolation',
+    held: '! grep -F "$folder" /proc/cmdline /proc/1/environ /proc/mounts',
+  },
+  { name: 'finds more processors than its share', limit: 'cpu', held: '[ "$(grep -c ^processor /proc/cpuinfo)" = 1 ]' },
+  {
+    name: 'finds more memory than the machine was given',
+    limit: 'memory',
+    held: '[ "$(sed -n "s/MemTotal: *\\([0-9]*\\).*/\\1/p" /proc/meminfo)" -le 98304 ]',
+  },
+  { name: 'sets the clock', limit: 'isolation', held: 'date -s 2001-01-01; hwclock -w; true' },
+  {
+    name: 'finds ports that are not its own',
+    limit: 'isolation',
+    held: '! cat /sys/class/virtio-ports/*/name | grep -v "^hypermesh\\.\\(control\\|input\\|output\\|log\\)$"',
+  },
+];
+
+/** The same means, used on what is there: who sees none of that proves nothing above. */
+const MEANS = [
+  '! cat /proc/version',
+  '! grep -E "vd[ab]" /proc/partitions',
+  '! dd if=/dev/vda bs=512 count=1 | grep -q .',
+  '! grep -lE "0x0003" /sys/bus/virtio/devices/*/device',
+  '! ps | grep "ini[t]"',
+  '! { command -v nc && command -v udhcpc && command -v mount && command -v hwclock; }',
+  '! mount -t tmpfs none /run',
+  '! dd if=/dev/mem of=/dev/null bs=4096 count=1',
+  '! cat /sys/class/virtio-ports/*/name | grep -v input',
+];
+
+describe('escapes from a virtual machine as its root', { skip }, () => {
+  let answers: readonly string[] = [];
+  let enforcedBy: Readonly<Record<string, string>> = {};
+  before(async () => {
+    const file = path.join(directory, 'secret');
+    await writeFile(file, 'secret', { mode: 0o644 });
+    const listener = createServer().listen(0, '127.0.0.1');
+    await once(listener, 'listening');
+    const bystander = spawn('sleep', ['600'], { stdio: 'ignore' });
+    try {
+      const known = `file=${file} folder=${directory} port=${(listener.address() as AddressInfo).port} process=${bystander.pid}`;
+      const checks = [...PROBES.map(({ held }) => held), ...MEANS].map(
+        (held, index) =>
+          `if ( ${held} ) >/dev/null 2>&1 </dev/null; then say ${index} held; else say ${index} escaped; fi`,
+      );
+      const script = `${known}; say() { [ $1 = 0 ] || printf ,; printf '"%s"' $2; }; printf '['; ${checks.join('\n')}\nprintf ']'`;
+      const atMs = Date.now();
+      const result = await sh(script, { wallMs: 120_000 });
+      assert.deepEqual(
+        [result.termination, result.exitCode],
+        ['exit', 0],
+        `${result.reason} ${result.text} ${result.stderr}`,
+      );
+      answers = result.output as string[];
+      enforcedBy = result.enforcedBy;
+      assert.ok(Date.now() >= atMs, 'the clock of the host was set');
+      assert.equal(bystander.exitCode ?? bystander.signalCode, null, 'a process of the host was ended');
+    } finally {
+      listener.close();
+      bystander.kill('SIGKILL');
+    }
+  });
+  it('finds with the same means what is there', () => {
+    assert.deepEqual(
+      answers.slice(PROBES.length),
+      MEANS.map(() => 'escaped'),
+    );
+  });
+  for (const [index, { name, limit }] of PROBES.entries())
+    it(`${name}: stopped by ${limit}`, () => {
+      assert.equal(answers[index], 'held');
+      assert.ok(enforcedBy[limit], `enforcedBy.${limit}`);
+    });
+});
 
 describe('escapes from a virtual machine', { skip }, () => {
   for (const { name, limit, as, script, ends = ['exit'], policy } of ATTACKS) {
