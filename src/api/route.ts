@@ -169,9 +169,9 @@ function sendLines(
   let open = true;
   const line = (value: unknown) => open && lines.push(`${JSON.stringify(value)}\n`);
   const heartbeat = setInterval(() => open && lines.push('\n'), HEARTBEAT_MS);
-  const finish = (last: unknown) => {
+  const finish = (last: string) => {
     clearInterval(heartbeat);
-    line(last);
+    if (open) lines.push(`${last}\n`);
     open = false;
     lines.push(null);
   };
@@ -181,15 +181,14 @@ function sendLines(
   });
   work((progress) => {
     if (lines.readableLength < lines.readableHighWaterMark) line({ progress });
-  }).then(
-    (result) => finish({ result: result ?? null }),
-    (error: unknown) => {
+  })
+    .then((result) => JSON.stringify({ result: result ?? null }))
+    .then(finish, (error: unknown) => {
       const reported = cause(error, signal);
       const problem = toHttpProblem(reported);
       if (problem.code === 'internal') log.error({ err: reported }, 'operation failed');
-      finish({ error: problem });
-    },
-  );
+      finish(JSON.stringify({ error: problem }));
+    });
   return reply.header('content-type', NDJSON).send(lines);
 }
 

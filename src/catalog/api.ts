@@ -73,7 +73,8 @@ export interface VerifyResult {
 export interface CatalogRun extends RunResult {
   readonly ref: string;
   readonly id: AssetId;
-  readonly policy: SandboxPolicy;
+  /** What held; `fuel` in decimal. */
+  readonly policy: Omit<SandboxPolicy, 'fuel'> & { readonly fuel?: string };
 }
 
 /** What the catalog does for people; the HTTP API, the CLI and the programmatic API are thin faces of this. */

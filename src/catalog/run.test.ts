@@ -180,7 +180,11 @@ test('run() takes the stricter of manifest, request and node for each limit', as
   };
   const less = { memoryBytes: 1_000, wallMs: 1_001, cpuCores: 0.5, tmpBytes: 0, outputBytes: 1_002, fuel: 1_003 };
   const more = { memoryBytes: 2 ** 50, wallMs: 2 ** 50, cpuCores: 1_000, tmpBytes: 2 ** 50, outputBytes: 2 ** 50 };
-  for (const limits of [less, more]) await run(context, REF, null, { limits });
+  for (const limits of [less, more]) {
+    const { policy } = await run(context, REF, null, { limits });
+    assert.equal(policy.fuel, limits === less ? '1003' : undefined);
+    assert.doesNotThrow(() => JSON.stringify(policy));
+  }
   const [small, own] = policies;
   const pick = ({ memoryBytes, wallMs, cpuCores, tmpBytes, outputBytes, fuel }: SandboxPolicy) => ({
     ...{ memoryBytes, wallMs, cpuCores, tmpBytes, outputBytes, fuel },

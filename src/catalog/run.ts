@@ -81,7 +81,13 @@ export async function run(
       wallMs: result.usage.wallMs,
     },
   });
-  return { ...result, ref: `${record.name}@${record.version}`, id: record.id, policy };
+  const { fuel, ...held } = policy;
+  return {
+    ...result,
+    ref: `${record.name}@${record.version}`,
+    id: record.id,
+    policy: { ...held, ...(fuel === undefined ? {} : { fuel: String(fuel) }) },
+  };
 }
 
 /** Processors that this node lends to programs. */

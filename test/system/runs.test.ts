@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { RuntimeStatus } from '../../src/capabilities/vm.ts';
-import { freshHome, type Home, nodeOf, writePackage } from './support.ts';
+import { freshHome, type Home, nodeOf, PROJECT, writePackage } from './support.ts';
 
 /** Programs in boxes through a node in a process of its own: many at once, given up, and when the node is killed. */
 const RUNS = 24;
@@ -59,6 +59,15 @@ test('a run that is given up makes room for the next one', async (t) => {
   const { output } = await client.run({ ref: 'test/runs', input: { number: 7 } });
   assert.equal(output, 7);
   await Promise.all(gaveUp);
+});
+
+test('a request may set every limit, and the answer comes back', async () => {
+  await home.json(['publish', join(PROJECT, 'templates', 'wasm')]);
+  const all = ['--memory', '2MiB', '--timeout', '60', '--cpus', '0.5', '--disk', '1MiB', '--output', '4KiB'];
+  const enough = await home.json(['run', 'my-scope/my-package', '--input', '{}', ...all, '--fuel', '100000000']);
+  assert.equal(enough['termination'], 'exit');
+  assert.equal((await home.json(['run', 'my-scope/my-package', '--fuel', '2'], 9))['termination'], 'fuel');
+  assert.equal((await home.json(['run', 'my-scope/my-package', '--output', '1'], 9))['termination'], 'output');
 });
 
 test('a node that is killed leaves no process, no mount and no control group', async (t) => {

@@ -132,9 +132,13 @@ export async function fetchPackages(
     }
   }
   const why = candidates.length === 0 ? 'this machine has no apt sources' : reasons.join('; ');
-  throw new HyperMeshError('runtime-unavailable', `No package source of this machine gives ${names.join(' and ')}: ${why}.`, {
-    hint: 'A Debian mirror in the apt sources of this machine is needed, and a way to reach it.',
-  });
+  throw new HyperMeshError(
+    'runtime-unavailable',
+    `No package source of this machine gives ${names.join(' and ')}: ${why}.`,
+    {
+      hint: 'A Debian mirror in the apt sources of this machine is needed, and a way to reach it.',
+    },
+  );
 }
 
 interface PrivateApt {
