@@ -26,10 +26,14 @@ test('the machine with the engine of the order is gone, disk and all: three vali
   const recover = (node: MeshNode) =>
     node.json<SequencerInfo>(['network', 'sequencer', '--recover', '--to-home', validator]);
   const first = await recover(second);
-  assert.equal(first.approved[0]?.by.length, 1);
-  assert.equal((await recover(third)).approved[0]?.by.length, 2);
-  const done = await recover(fourth);
-  assert.deepEqual([done.moves, done.engine, done.trouble], [1, { kind: 'embedded', validator }, null]);
+  assert.deepEqual([first.moves, first.approved.map(({ by }) => by.length)], [0, [1]]);
+  assert.equal((await recover(third)).moves, 0);
+  // An approval that did not get through in time is brought again by the same command.
+  await until('a quorum has approved', async () => {
+    const said: SequencerInfo[] = [];
+    for (const node of [fourth, third, second]) said.push(await recover(node));
+    return said.every(({ moves, engine }) => moves === 1 && engine.kind === 'embedded');
+  });
 
   // What was said before, and what is said now.
   assert.equal(await tokensOf(third), before - 1);

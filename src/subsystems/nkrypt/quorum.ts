@@ -247,7 +247,8 @@ export class Quorum implements Witness {
     const { first, reserve } = this.#turns();
     const heard: SignedVote[] = [];
     let isLost = false;
-    // Also what is said too late is heard: it may be what a validator should not have said.
+    const enough = new AbortController();
+    // Where it fails, also what is said too late is heard: it may be what a validator should not have said.
     const collect = async (validator: string) => {
       let vote: SignedVote<FastAttestation>;
       if (validator === own?.validator) {
@@ -256,7 +257,7 @@ export class Quorum implements Witness {
         vote = judged.vote;
       } else {
         vote = await this.#answer(validator, 'committee/vote', { proofs: set, order, fast: false }, signedVote, {
-          signal: options.signal,
+          ...either(options.signal, enough.signal),
           timeoutMs: VOTE_TIMEOUT_MS,
         });
       }
@@ -273,6 +274,7 @@ export class Quorum implements Witness {
       if (heard.length > 0) this.#bear({ ...admitted, votes: [...heard].sort(byValidator) });
       throw error;
     });
+    enough.abort();
     const endorsement: Endorsement = { ...admitted, votes: [...cast].sort(byValidator) };
     votes.record(endorsement);
     this.#confirm(endorsement);
