@@ -15,7 +15,13 @@ let running: ChildProcess | null = null;
 
 // A terminal that was closed cannot be written to any more; that must not keep us from cleaning up.
 process.stdout.on('error', () => undefined);
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => stopping.abort());
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  process.on(signal, () => {
+    stopping.abort();
+    // A terminal tells it, too; whoever stops this process alone does not.
+    running?.kill('SIGINT');
+  });
+}
 
 function say(text: string): void {
   process.stdout.write(`${text}\n`);
@@ -45,7 +51,6 @@ async function hypermesh(args: readonly string[], options: { readonly quiet?: bo
 
 /** Nothing is left behind: neither the node nor its folder. */
 async function cleanUp(): Promise<void> {
-  running?.kill('SIGINT');
   const down = spawn(process.execPath, [join(project, 'bin', 'hypermesh.js'), 'down'], { env, stdio: 'ignore' });
   await new Promise((done) => down.once('close', done).once('error', done));
   await rm(folder, { recursive: true, force: true });

@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { cp, mkdir, open, readdir, readFile, rm, statfs, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { ERRORS, type ErrorCode, isCoded } from '../../src/base/errors.ts';
 import { mapBounded } from '../../src/base/streams.ts';
 import type { Client } from '../../src/client/index.ts';
+import { openHome } from '../../src/host/home.ts';
 import { until } from '../../src/testing/until.ts';
 import { assemble } from '../../src/testing/wat.ts';
 import { command, freshHome, type Home, nodeOf, PROJECT, type Ran, writePackage } from './support.ts';
@@ -274,6 +276,20 @@ describe('two `up` at the same moment', () => {
     const winner = JSON.parse(both.find(({ status }) => status === 0)!.stdout) as { pid: number };
     assert.equal((await nodeOf(home)).pid, winner.pid);
   });
+});
+
+test('`up --detach` that is interrupted while the node starts ends when the node has', async () => {
+  await using home = await freshHome();
+  const command = spawn(process.execPath, [join(PROJECT, 'bin', 'hypermesh.js'), 'up', '--detach'], {
+    env: { PATH: process.env['PATH'], HYPERMESH_HOME: home.home },
+    stdio: 'ignore',
+  });
+  const ended = once(command, 'exit');
+  await until('the home is being made', () => existsSync(join(home.home, 'home.json')));
+  command.kill('SIGINT');
+  assert.deepEqual(await ended, [130, null]);
+  // Nobody has it open any more.
+  await (await openHome(home.home))[Symbol.asyncDispose]();
 });
 
 describe('kill -9', () => {

@@ -66,6 +66,7 @@ async function detach(context: Context, loaded: Loaded): Promise<Up> {
   await using crash = await open(crashFile, 'w', 0o600).catch((error: unknown) => {
     throw storageError(error, `opening ${crashFile}`);
   });
+  context.signal.throwIfAborted();
   const child = spawn(process.execPath, [fileURLToPath(siblingModule(import.meta.url, '../../daemon'))], {
     cwd: home,
     detached: true,
@@ -77,20 +78,24 @@ async function detach(context: Context, loaded: Loaded): Promise<Up> {
   child.once('error', (error) => reject(storageError(error, 'starting the node')));
   child.once('exit', (code, signal) =>
     reject(
-      new HyperMeshError('node-not-running', `The node ended while it started (${signal ?? `exit status ${code}`}).`, {
-        hint: `Its log is ${logFile}.`,
-      }),
+      context.signal.aborted
+        ? context.signal.reason
+        : new HyperMeshError('node-not-running', `The node ended while it started (${signal ?? `exit status ${code}`}).`, {
+            hint: `Its log is ${logFile}.`,
+          }),
     ),
   );
   let refused = false;
   child.on('message', (message: { readonly started: Up } | { readonly error: ProblemDocument }) => {
+    if (context.signal.aborted) return;
     if ('started' in message) return resolve(message.started);
     refused = message.error.code !== 'internal';
     reject(fromProblem(message.error));
   });
+  // Ends when the node has: whoever tidies up after an interrupted start finds nobody at work there.
   const interrupt = () => {
+    context.note('Stopping …');
     child.kill('SIGTERM');
-    reject(context.signal.reason);
   };
   context.signal.addEventListener('abort', interrupt, { once: true });
   child.send({ ...loaded, logFile });
