@@ -245,6 +245,8 @@ function count(number, what) {
 
 /** @type {string | null} */
 let cursor = null;
+/** Whether further pages stand below the first; a fresh first page would take them away. */
+let isPaged = false;
 let searches = 0;
 
 /** @param {boolean} more */
@@ -259,6 +261,7 @@ async function showPackages(more) {
     const page = await get(`/v1/packages?${query}`);
     if (mine !== searches) return;
     cursor = page.cursor;
+    isPaged = more;
     const rows = page.hits.map(packageRow);
     if (more) at('packages').append(...rows);
     else at('packages').replaceChildren(...rows);
@@ -286,7 +289,12 @@ function packageRow({ record }) {
 }
 
 function followEvents() {
+  at('events').replaceChildren();
   const source = new EventSource(`/v1/events?last=${EVENTS_SHOWN_MAX}`);
+  // A browser comes back by itself after a lost connection, and not after a refusal: these events are gone, begin with what is kept.
+  source.onerror = () => {
+    if (source.readyState === EventSource.CLOSED) setTimeout(followEvents, STATUS_EVERY_MS);
+  };
   source.onmessage = ({ data }) => {
     /** @type {NodeEvent} */
     const event = JSON.parse(data);
@@ -294,8 +302,7 @@ function followEvents() {
     const list = at('events');
     list.prepend(eventRow(event));
     while (list.childElementCount > EVENTS_SHOWN_MAX) list.lastElementChild?.remove();
-    if (/^catalog\.(published|arrived|conflict|deprecated|yanked|deleted)/.test(event.type) && cursor === null)
-      void showPackages(false);
+    if (/^catalog\.(published|arrived|conflict|deprecated|yanked|deleted)/.test(event.type) && !isPaged) searchSoon();
   };
 }
 
@@ -320,10 +327,12 @@ function eventRow({ atMs, type, severity, source, data }) {
 
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let pause;
-at('query').addEventListener('input', () => {
+/** Once for all that comes in a moment: letters, events. */
+function searchSoon() {
   clearTimeout(pause);
   pause = setTimeout(() => void showPackages(false), TYPING_PAUSE_MS);
-});
+}
+at('query').addEventListener('input', searchSoon);
 at('search').addEventListener('submit', (event) => {
   event.preventDefault();
   void showPackages(false);

@@ -35,6 +35,11 @@ test('the status page shows the node, finds packages, follows events, and breaks
   await page.getByText('1 package', { exact: true }).waitFor();
   assert.equal(await page.getByRole('heading', { name: 'Network' }).isVisible(), false, 'this home is alone');
   assert.deepEqual(problems, []);
+
+  const refused = await browser.newPage();
+  await refused.route('**/v1/events*', (route) => route.fulfill({ status: 410 }), { times: 1 });
+  await refused.goto(http);
+  await refused.getByText('catalog.published').first().waitFor();
 });
 
 test('the status page of a member shows the other nodes, what moves between them, and packages with too few copies', {
