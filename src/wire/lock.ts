@@ -4,6 +4,7 @@ import { type Digest, digestHex, isDigest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
 import { type AssetId, type PackageName, packageName, semverRange, semverVersion } from './names.ts';
+import { LAYERS_MAX } from './package.ts';
 
 /** Limits of a lock file (docs/protocol/lock.md). */
 export const LOCK_LIMITS = { bytesMax: 16 * 2 ** 20, packagesMax: 10_000, requestedMax: 1_000 } as const;
@@ -38,7 +39,7 @@ const lockedPackage = z.strictObject({
     'expected an asset id like "package/<64 hex digits>"',
   ),
   digest,
-  layers: z.array(digest).min(1).max(64),
+  layers: z.array(digest).min(1).max(LAYERS_MAX),
   dependencies: z.array(packageName).max(2_048),
 });
 
