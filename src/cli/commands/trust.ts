@@ -15,9 +15,14 @@ export async function keys(context: Context): Promise<Outcome> {
 export async function certificates(context: Context): Promise<Outcome> {
   const list = await context.withNode((client) => client.certificates(context));
   const shown = list.map(({ role, status, notAfterMs, subject, fingerprint }) =>
-    fields({ Role: `${role}, ${status} until ${date(notAfterMs)}`, Subject: subject, Fingerprint: fingerprint }),
+    fields({ Role: `${role}, ${lifeOf(status, notAfterMs)}`, Subject: subject, Fingerprint: fingerprint }),
   );
   return { data: { certificates: list }, text: shown.join('\n\n') };
+}
+
+function lifeOf(status: CertificateInfo['status'], notAfterMs: number): string {
+  if (status === 'revoked') return 'revoked';
+  return status === 'expired' ? `expired ${date(notAfterMs)}` : `${status} until ${date(notAfterMs)}`;
 }
 
 export async function renew(context: Context, role: string): Promise<Outcome> {

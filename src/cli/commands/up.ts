@@ -80,9 +80,13 @@ async function detach(context: Context, loaded: Loaded): Promise<Up> {
     reject(
       context.signal.aborted
         ? context.signal.reason
-        : new HyperMeshError('node-not-running', `The node ended while it started (${signal ?? `exit status ${code}`}).`, {
-            hint: `Its log is ${logFile}.`,
-          }),
+        : new HyperMeshError(
+            'node-not-running',
+            `The node ended while it started (${signal ?? `exit status ${code}`}).`,
+            {
+              hint: `Its log is ${logFile}.`,
+            },
+          ),
     ),
   );
   let refused = false;

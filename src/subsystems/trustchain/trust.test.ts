@@ -154,7 +154,10 @@ test('revoke() counts at once; renew() helps unless the key was stolen', async (
   await trust.verify(envelope, chain, early);
   await trust.revoke(again.fingerprint, 'key-compromise');
   await refused(trust.verify(envelope, chain, early), 'certificate-revoked');
-  await refused(trust.sign('publisher', TYPE, PAYLOAD), 'certificate-revoked');
+  await assert.rejects(
+    trust.sign('publisher', TYPE, PAYLOAD),
+    (error) => isCoded(error, 'certificate-revoked') && /new home/.test(error.hint ?? ''),
+  );
   await refused(trust.renew('publisher'), 'certificate-revoked');
   await refused(
     trust.verify(envelope, again.chain, { role: 'publisher', atMs: START - 60_000 }),

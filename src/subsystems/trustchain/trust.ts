@@ -341,16 +341,7 @@ export class TrustChain implements Trust, AsyncDisposable {
 
   async renew(role: LeafRole): Promise<CertificateInfo> {
     return this.#exclusive(async () => {
-      const compromised = this.#rows().some((row) => row.role === role && row.revoked_reason === 'key-compromise');
-      if (compromised) {
-        throw new HyperMeshError(
-          'certificate-revoked',
-          `The ${role} key was revoked as compromised; it gets no new certificate.`,
-          {
-            hint: 'Start a new home, which makes new keys.',
-          },
-        );
-      }
+      this.#checkRenewable(role);
       if (this.membership() !== null) {
         await this.#renewFromNetwork();
         return this.#describe(this.#newest(role)!);
@@ -777,6 +768,16 @@ export class TrustChain implements Trust, AsyncDisposable {
     throw new HyperMeshError('committee-unreachable', 'This home is not connected to its network.');
   }
 
+  /** Errors: `certificate-revoked` when the key of a role was stolen. */
+  #checkRenewable(role: LeafRole): void {
+    if (!this.#rows().some((row) => row.role === role && row.revoked_reason === 'key-compromise')) return;
+    throw new HyperMeshError(
+      'certificate-revoked',
+      `The ${role} key was revoked as compromised; it gets no new certificate.`,
+      { hint: 'Start a new home, which makes new keys.' },
+    );
+  }
+
   /** By its own register, or as a member by the lists of its network. Errors: `certificate-revoked`. */
   async #checkNotStolen(): Promise<void> {
     const own = this.#rows().filter((row) => LEAF_ROLES.some((role) => role === row.role));
@@ -932,6 +933,7 @@ export class TrustChain implements Trust, AsyncDisposable {
       row = this.#newest(role);
     }
     if (row === undefined) {
+      this.#checkRenewable(role);
       throw new HyperMeshError('certificate-revoked', `The ${role} certificate of this home was revoked.`, {
         hint: `Issue a new one: hypermesh cert renew ${role}`,
       });
