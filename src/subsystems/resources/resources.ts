@@ -35,6 +35,7 @@ const STORAGE_AGE_MS_MAX = 5_000;
 /** Sums of fractional cores are compared with this slack. */
 const CPU_SLACK = 1e-9;
 
+const WORDS = { cpuCores: 'processors', memoryBytes: 'bytes of memory' };
 const amount = z.int().nonnegative();
 const requestSchema = z.strictObject({
   operation: z.string().regex(/^[a-z][a-z0-9_.-]{0,63}$/, 'expected a word in lower case, for example "install"'),
@@ -226,7 +227,7 @@ class Allocator implements ResourcesSubsystem {
       if (kind === 'storageBytes') throw diskFull(request, most.storageBytes);
       throw new HyperMeshError(
         'quota-exceeded',
-        `${request.operation} asks for ${request[kind]} ${kind}; this node can give it ${most[kind]} at most.`,
+        `${request.operation} asks for ${request[kind]} ${WORDS[kind]}; this node can give it ${most[kind]} at most.`,
         {
           hint: 'Ask for less, or run it on a larger machine.',
           details: { kind, asked: request[kind], most: most[kind] },
