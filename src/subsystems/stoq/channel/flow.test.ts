@@ -178,14 +178,23 @@ describe('backpressure', () => {
   it('gives transfers that are more than the bulk sockets their turn', async () => {
     await using it = await pair({ bulkSocketsMax: 2 });
     let received = 0;
+    let waited = 0;
+    let waiting = 0;
+    const onWait = (isWaiting: boolean) => {
+      waited += isWaiting ? 1 : 0;
+      waiting += isWaiting ? 1 : -1;
+    };
+    const take = (bytes: Uint8Array) => {
+      received += bytes.length;
+    };
     await Promise.all(
       Array.from({ length: 12 }, (_, at) =>
-        it.connection.fetchRange(BLOB, { offset: at, length: 300_000 }, (bytes) => {
-          received += bytes.length;
-        }),
+        it.connection.fetchRange(BLOB, { offset: at, length: 300_000 }, take, { onWait }),
       ),
     );
     assert.equal(received, 12 * 300_000);
+    assert.ok(waited >= 10, 'who waits is told so');
+    assert.equal(waiting, 0);
   });
 });
 
@@ -257,10 +266,10 @@ describe('giving up', () => {
 
 describe('a channel', () => {
   it('closes connections that nobody uses', async () => {
-    await using it = await pair({ idleMsMax: 150, silenceMsMax: 40 });
+    await using it = await pair({ idleMsMax: 500, silenceMsMax: 100 });
     const waiting = it.connection.request('test/wait', EMPTY, ANY);
     const failing = refused(waiting, 'peer-unreachable');
-    await sleep(500);
+    await sleep(1_200);
     assert.equal(it.client.connections().length, 1);
     await it.client.connections()[0]![Symbol.asyncDispose]();
     await failing;

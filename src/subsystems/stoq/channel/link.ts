@@ -16,7 +16,15 @@ import type { Mux } from './mux.ts';
 import { openRange, pieces } from './range.ts';
 import type { Responder } from './served.ts';
 import type { Slabs } from './slabs.ts';
-import type { BulkSource, ChannelLimits, Connection, Method, RemoteNode, RequestOptions } from './types.ts';
+import type {
+  BulkSource,
+  ChannelLimits,
+  Connection,
+  FetchRangeOptions,
+  Method,
+  RemoteNode,
+  RequestOptions,
+} from './types.ts';
 
 /** Carries ranges where no bulk socket can be opened: over sockets that were handed in, or that the other side opened. */
 const RANGE_METHOD = 'stoq/range';
@@ -198,7 +206,7 @@ export class Link implements Connection, Responder {
     blob: Digest,
     { offset, length }: { readonly offset: number; readonly length: number },
     write: (bytes: Uint8Array) => Promise<void> | void,
-    { signal }: { readonly signal?: AbortSignal | undefined } = {},
+    { signal, onWait }: FetchRangeOptions = {},
   ): Promise<void> {
     if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(length) || offset < 0 || length < 0) {
       throw new HyperMeshError('usage', 'A range has a whole offset and length.');
@@ -206,7 +214,7 @@ export class Link implements Connection, Responder {
     if (signal?.aborted) throw cancelled('a transfer', signal.reason);
     if (length === 0) return;
     const request = { blob, offset, length };
-    const client = await this.#bulkClient(signal);
+    const client = await this.#bulkClient(signal, onWait);
     if (client === null) return this.#fetchHere(request, write, signal);
     try {
       await client.fetch(request, write, signal);
@@ -237,7 +245,7 @@ export class Link implements Connection, Responder {
   }
 
   /** A bulk socket that nobody uses: one that is there, a new one, or the next that is given back. Null when there can be none. */
-  async #bulkClient(signal: AbortSignal | undefined): Promise<BulkClient | null> {
+  async #bulkClient(signal: AbortSignal | undefined, onWait?: FetchRangeOptions['onWait']): Promise<BulkClient | null> {
     for (let free = this.#free.pop(); free !== undefined; free = this.#free.pop()) {
       if (free.client.isOpen) return free.client;
     }
@@ -245,6 +253,7 @@ export class Link implements Connection, Responder {
     if (this.#clients.size + this.#dialling < this.#lent.limits.bulkSocketsMax) return this.#dialBulk(this.#dialled);
     const { promise, resolve } = Promise.withResolvers<BulkClient | null>();
     this.#waiting.push(resolve);
+    onWait?.(true);
     const onAbort = () => {
       const at = this.#waiting.indexOf(resolve);
       if (at >= 0) this.#waiting.splice(at, 1);
@@ -255,9 +264,10 @@ export class Link implements Connection, Responder {
       const client = await promise;
       if (client === null && signal?.aborted) throw cancelled('a transfer', signal.reason);
       // What was waited for may have ended on the way.
-      return client === null || client.isOpen ? client : await this.#bulkClient(signal);
+      return client === null || client.isOpen ? client : await this.#bulkClient(signal, onWait);
     } finally {
       signal?.removeEventListener('abort', onAbort);
+      onWait?.(false);
     }
   }
 

@@ -141,11 +141,17 @@ export interface Connection extends AsyncDisposable {
   /**
    * Fetches a range of a blob over a bulk socket; over this connection where none can be opened. `write` gets the bytes in order, each piece valid until
    * its promise settles, which is also what slows the sender down. Resolves when exactly `length` bytes came and were written.
+   * `onWait`: the request waits for a bulk socket that other ranges use, or does not any more; meanwhile the other node owes nothing.
    */
   fetchRange(
     blob: Digest,
     range: { readonly offset: number; readonly length: number },
     write: (bytes: Uint8Array) => Promise<void> | void,
-    options?: { readonly signal?: AbortSignal | undefined },
+    options?: FetchRangeOptions,
   ): Promise<void>;
+}
+
+export interface FetchRangeOptions {
+  readonly signal?: AbortSignal | undefined;
+  readonly onWait?: (isWaiting: boolean) => void;
 }

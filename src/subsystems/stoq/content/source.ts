@@ -11,7 +11,7 @@ import {
   SHARD_LIST_BYTES_MAX,
   type ShardList,
 } from '../../../wire/content.ts';
-import type { Connection, NodeId } from '../channel/types.ts';
+import type { Connection, FetchRangeOptions, NodeId } from '../channel/types.ts';
 
 export interface SourceOptions {
   readonly signal?: AbortSignal | undefined;
@@ -33,7 +33,7 @@ export interface Source {
   fetchRange(
     range: BlobRange,
     write: (bytes: Uint8Array) => Promise<void> | void,
-    options?: SourceOptions,
+    options?: FetchRangeOptions,
   ): Promise<void>;
 }
 

@@ -69,7 +69,7 @@ interface Task {
   /** Shards of it that do not count yet, by this or by another task. */
   readonly left: Set<number>;
   heardAtMs: number;
-  /** What came is being written here, or waits for the limit: the source is not silent. */
+  /** It was not asked yet, or what came is being written here, or waits for the limit: the source is not silent. */
   isHeld: boolean;
 }
 
@@ -368,7 +368,11 @@ export class Transfer {
       // The rest came from somebody else meanwhile.
       if (task.left.size === 0 && run.next < to) task.abort.abort();
     };
-    await task.peer.source.fetchRange({ blob: this.#blob, offset, length }, write, { signal });
+    const onWait = (isWaiting: boolean) => {
+      task.isHeld = isWaiting;
+      task.heardAtMs = performance.now();
+    };
+    await task.peer.source.fetchRange({ blob: this.#blob, offset, length }, write, { signal, onWait });
   }
 
   async #fetchBatch(task: Task, indices: readonly number[], signal: AbortSignal): Promise<void> {
