@@ -142,15 +142,14 @@ export const bench: Bench = {
       );
     };
     const votes = { unit: 'ms', reference: 'its 6 bare signatures' } as const;
+    // The larger number first, so that neither pays for what the engine compiles meanwhile.
+    const atOnce = await checked(certified, PUBLISHES);
     rows.push(
       {
         ...{ name: 'processor time of checking a certificate of three votes', ...votes, oursMax: 1 },
         ...(await checked(alone, ALONE)),
       },
-      {
-        ...{ name: 'the same, of certificates that were made at once', ...votes },
-        ...(await checked(certified, PUBLISHES)),
-      },
+      { ...{ name: 'the same, of certificates that were made at once', ...votes }, ...atOnce },
     );
     return rows;
   },
