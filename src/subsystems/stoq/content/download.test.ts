@@ -130,7 +130,8 @@ async function home(t: TestContext, limits: Partial<DownloadLimits> = {}, bytesP
       downloads: new Shaper(bytesPerSecond),
       accuse: (accusation) => accusations.push(accusation),
     },
-    { silentMs: 400, hedgeMs: 50, refreshMs: 100, patienceMs: 300, ...limits },
+    // A busy machine makes everybody silent for a while: tests of who is silent, or gone, ask for less.
+    { silentMs: 5_000, hedgeMs: 50, refreshMs: 100, patienceMs: 5_000, ...limits },
   );
   const fetch = (content: MadeContent, nodes: readonly Source[], signal?: AbortSignal) =>
     downloader.fetch(content.blob, { sources: async () => nodes }, { signal });
@@ -248,7 +249,7 @@ for (const [lie, { conduct, what }] of Object.entries(LIES)) {
 
 for (const silent of ['have', 'list', 'bytes'] as const) {
   test(`a source that is silent when asked for ${silent} is left alone, and accused of nothing`, async (t) => {
-    const { fetch, check, accusations } = await home(t);
+    const { fetch, check, accusations } = await home(t, { silentMs: 400 });
     const mute = new Node('mute', three, { silent: [silent] });
     const startedAtMs = performance.now();
     await fetch(three, [mute, new Node('honest', three, { rttMs: 2 })]);
@@ -302,7 +303,7 @@ test('sources that have only parts, none of them all, are enough together', asyn
 });
 
 test('with nobody who has it, or only some of it, the download fails, says so and keeps what came', async (t) => {
-  const { fetch, check } = await home(t);
+  const { fetch, check } = await home(t, { patienceMs: 300 });
   const unavailable = (error: unknown) => isCoded(error, 'content-unavailable');
   await assert.rejects(() => fetch(three, []), unavailable);
   await assert.rejects(
@@ -315,7 +316,7 @@ test('with nobody who has it, or only some of it, the download fails, says so an
 });
 
 test('a source that fails now and then is asked again', async (t) => {
-  const { fetch, check, accusations } = await home(t, { patienceMs: 3_000 });
+  const { fetch, check, accusations } = await home(t);
   let failures = 0;
   const refuses = () => (failures++ % 20 === 3 ? new HyperMeshError('quota-exceeded', 'Too many requests.') : null);
   await fetch(three, [new Node('busy', three, { refuses })]);
