@@ -10,7 +10,7 @@ import { writePackage } from '../system/support.ts';
 import { type MeshNode, mesh, QUICK_PACE } from './mesh.ts';
 
 /** Content comes slowly enough for a test to step in while it moves. */
-const SPEED = 6 * 2 ** 20;
+const SPEED = 4 * 2 ** 20;
 const LARGE = 24 * 2 ** 20;
 
 let stack: AsyncDisposableStack;

@@ -9,6 +9,7 @@ import { ROUTES } from '../../src/api/server.ts';
 import { ERRORS, type ErrorCode, isCoded } from '../../src/base/errors.ts';
 import type { Json } from '../../src/base/json.ts';
 import type { Client } from '../../src/client/index.ts';
+import { until } from '../../src/testing/until.ts';
 import { assemble } from '../../src/testing/wat.ts';
 import type { ProofSet } from '../../src/wire/proof.ts';
 import { freshHome, type Home, nodeOf, writePackage } from './support.ts';
@@ -257,9 +258,9 @@ describe('a client that sends too much, too slowly, or nonsense', () => {
       `POST /v1/layers HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/x-tar\r\nContent-Length: 1000000\r\n\r\n`,
     );
     const temporary = join(home.home, 'assets', 'content', 'tmp');
-    while ((await readdir(temporary)).length === 0);
+    await until('it is written', async () => (await readdir(temporary)).length > 0);
     socket.destroy();
-    while ((await readdir(temporary)).length > 0);
+    await until('nothing is left of it', async () => (await readdir(temporary)).length === 0);
     assert.deepEqual((await client.status()).totals, before.totals);
   });
 

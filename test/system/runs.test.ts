@@ -4,6 +4,7 @@ import { basename, join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { RuntimeStatus } from '../../src/capabilities/vm.ts';
+import { until } from '../../src/testing/until.ts';
 import { freshHome, type Home, nodeOf, PROJECT, writePackage } from './support.ts';
 
 /** Programs in boxes through a node in a process of its own: many at once, given up, and when the node is killed. */
@@ -75,7 +76,10 @@ test('a node that is killed leaves no process, no mount and no control group', a
   const { client, pid } = await nodeOf(home);
   const lost = assert.rejects(client.run({ ref: 'test/runs', input: { number: 0, sleep: true } }));
   const folder = join(home.home, 'vm');
-  while ((await processesOf(pid)).filter((line) => line.includes('python')).length < 2) await sleep(50);
+  await until(
+    'it has forked',
+    async () => (await processesOf(pid)).filter((line) => line.includes('python')).length >= 2,
+  );
   const mine = await processesOf(pid);
   const own = await groupNames(mine);
   const groups = (await groupsOf(pid)).filter((group) => own.has(basename(group)));

@@ -66,7 +66,7 @@ const WAITING_MAX = 4_096;
  * Keeps collections of records equal among nodes: news of single records spread by gossip, and a comparison of sets with one node
  * at a time finds whatever gossip missed.
  */
-export class RecordExchange implements Disposable {
+export class RecordExchange implements AsyncDisposable {
   readonly #around: Surroundings;
   readonly #options: ExchangeOptions;
   readonly #collections: ReadonlyMap<string, Collection>;
@@ -74,7 +74,8 @@ export class RecordExchange implements Disposable {
   readonly #news = new Map<string, Map<Digest, NodeId | undefined>>();
   /** By node: what it told of and is still to be fetched from it. */
   readonly #waiting = new Map<NodeId, { readonly ids: Map<string, Set<string>>; done: Promise<void> }>();
-  readonly #fetching = new Set<Digest>();
+  /** What came and is being taken in. */
+  readonly #fetching = new Map<Digest, Promise<Reception>>();
   #cancelNews: (() => void) | null = null;
   #closed = false;
 
@@ -121,10 +122,12 @@ export class RecordExchange implements Disposable {
     return { received, offered: offered.length };
   }
 
-  [Symbol.dispose](): void {
+  /** Nothing is taken in any more when it resolves. */
+  async [Symbol.asyncDispose](): Promise<void> {
     this.#closed = true;
     this.#cancelNews?.();
     this.#waiting.clear();
+    await Promise.allSettled(this.#fetching.values());
   }
 
   #difference(node: NodeId, { name, ids }: Collection, salt: Uint8Array, signal?: AbortSignal): Promise<Difference> {
@@ -174,10 +177,12 @@ export class RecordExchange implements Disposable {
         cause: bytes,
       });
     }
+    if (this.#closed) throw new HyperMeshError('cancelled', 'This node takes no records any more.');
     if (collection.knows(id) || this.#fetching.has(id)) return false;
-    this.#fetching.add(id);
+    const receiving = collection.receive(id, bytes, node);
+    this.#fetching.set(id, receiving);
     try {
-      const reception = await collection.receive(id, bytes, node);
+      const reception = await receiving;
       if (reception === 'accepted') this.accepted(collection.name, id, node);
       if (reception === 'refused')
         this.#options.accuse(node, `vouched for the record ${id}, which breaks the rules`, bytes);
@@ -254,6 +259,7 @@ export class RecordExchange implements Disposable {
   // What others are told
 
   #spread(name: string, id: Digest, from: NodeId | undefined): void {
+    if (this.#closed) return;
     const news = this.#news.get(name) ?? new Map<Digest, NodeId | undefined>();
     this.#news.set(name, news.set(id, from));
     this.#cancelNews ??= this.#around.timers.after(NEWS_DELAY_MS, () => this.#flush());

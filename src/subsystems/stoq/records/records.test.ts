@@ -126,7 +126,7 @@ class Room {
   readonly accused: { readonly by: NodeId; readonly node: NodeId }[] = [];
   #answers = new Map<NodeId, ReadonlyMap<string, Answer>>();
 
-  add(name: NodeId, judge: (bytes: Uint8Array) => Reception = () => 'accepted'): void {
+  add(name: NodeId, judge: (bytes: Uint8Array) => Reception | Promise<Reception> = () => 'accepted'): void {
     const bodies = new Map<Digest, Uint8Array>();
     const refused = new Set<Digest>();
     const ids = new IdSet();
@@ -137,7 +137,7 @@ class Room {
       hasRoom: () => true,
       read: async (id) => bodies.get(id) ?? null,
       async receive(id, bytes) {
-        const reception = judge(bytes);
+        const reception = await judge(bytes);
         if (reception === 'refused') refused.add(id);
         else bodies.set(id, bytes);
         return reception;
@@ -190,6 +190,26 @@ suite('exchange of records', () => {
     assert.equal(received, published.length);
     assert.equal(offered, 1);
     await room.until(() => room.nodes.get('a')!.bodies.has(own));
+  });
+
+  test('what is being taken in when it ends is there when it has ended, and nothing comes after that', async () => {
+    const room = new Room();
+    const [begun, judged] = [Promise.withResolvers<void>(), Promise.withResolvers<Reception>()];
+    room.add('a', () => {
+      begun.resolve();
+      return judged.promise;
+    });
+    room.add('b');
+    for (const text of ['one', 'two']) room.publish('b', text);
+    const { exchange, bodies } = room.nodes.get('a')!;
+    const sync = assert.rejects(exchange.sync('b', 'catalog'), (error) => isCoded(error, 'cancelled'));
+    await begun.promise;
+    const ending = exchange[Symbol.asyncDispose]();
+    judged.resolve('accepted');
+    await ending;
+    assert.equal(bodies.size, 1);
+    await sync;
+    assert.equal(bodies.size, 1);
   });
 
   test('who hands over other bytes than were asked for, or what breaks the rules, is accused', async () => {
