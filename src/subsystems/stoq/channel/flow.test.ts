@@ -266,7 +266,7 @@ describe('giving up', () => {
 
 describe('a channel', () => {
   it('closes connections that nobody uses', async () => {
-    await using it = await pair({ idleMsMax: 500, silenceMsMax: 100 });
+    await using it = await pair({ idleMsMax: 500, silenceMsMax: 1_000 });
     const waiting = it.connection.request('test/wait', EMPTY, ANY);
     const failing = refused(waiting, 'peer-unreachable');
     await sleep(1_200);
