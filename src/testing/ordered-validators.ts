@@ -199,6 +199,7 @@ interface ValidatorsOptions {
   readonly wires?: Wires;
   readonly submitMs?: number;
   readonly snapshotEntries?: number;
+  readonly stateBytesMax?: number;
   /** In the place of the validator with that number. */
   readonly liar?: (of: number, method: string, body: Json) => Promise<unknown> | undefined;
 }
@@ -224,7 +225,15 @@ export class OrderedValidators implements AsyncDisposable {
       },
     ]);
     const kept = this.stores[of];
-    const { committee, engine, submitMs = 20_000, snapshotEntries, wires = goodWires, liar } = this.#options;
+    const {
+      committee,
+      engine,
+      submitMs = 20_000,
+      snapshotEntries,
+      stateBytesMax,
+      wires = goodWires,
+      liar,
+    } = this.#options;
     const state = new TestState(kept, committee, { kind: 'embedded', validator: testSeat(0).key });
     const { key } = testSeat(of);
     const lent: LogLent = {
@@ -267,7 +276,7 @@ export class OrderedValidators implements AsyncDisposable {
       networkId: NETWORK,
       self: key,
       ...{ submitMs },
-      ...(snapshotEntries === undefined ? {} : { snapshotEntries }),
+      ...{ snapshotEntries, stateBytesMax },
     });
     this.logs[of] = log;
     log.start();

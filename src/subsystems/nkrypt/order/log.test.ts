@@ -136,6 +136,27 @@ for (const n of [4, 7]) {
   });
 }
 
+test('facts without end from one liar are no state: who needs a snapshot takes it over from another one', async () => {
+  let facts = 0;
+  await using validators = new OrderedValidators({
+    ...{ committee: [0, 1, 2, 3], ...new Engines(), snapshotEntries: 12, stateBytesMax: 2 ** 16 },
+    liar: (of, method) => {
+      if (of !== 1 || method !== 'order/facts') return undefined;
+      facts += 1;
+      return Promise.resolve({ facts: [[`x${`${facts}`.padStart(9, '0')}`, 'x'.repeat(4_096)]], isLast: false });
+    },
+  });
+  for (const who of [0, 1, 2]) validators.open(who);
+  for (let at = 0; at < 60; at += 1) await validators.logs[at % 3]!.submit(testEntry(`entry ${at}`));
+  assert.ok(validators.logs[0]!.status().floor > 0);
+  // Only the liar is there at first.
+  for (const who of [0, 2]) await validators.close(who);
+  validators.open(3);
+  await until(() => facts >= 2 ** 4);
+  for (const who of [0, 2]) validators.open(who);
+  await until(() => validators.logs[3]!.status().applied === validators.logs[0]!.status().applied);
+});
+
 /** The digest of everything that a validator applied, and how many entries of it are still on its disk. */
 function kept(validators: OrderedValidators, who: number): { readonly root: string; readonly entries: number } {
   const { raw } = validators.stores[who]!;

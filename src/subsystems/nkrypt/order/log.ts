@@ -118,6 +118,8 @@ const PARTS_MAX = 1_000;
 /** A snapshot is kept each time that so much was applied since the last one; what came before that last one is dropped. */
 const SNAPSHOT_ENTRIES = 1_024;
 const SNAPSHOT_BYTES = 64 * 2 ** 20;
+/** Of a state that is taken over: how large it is nobody certifies, so that one liar could go on for ever. */
+const STATE_BYTES_MAX = 2 ** 30;
 /** In the place of an entry: whoever waits for this looks at every certificate. */
 const ANYTHING = '';
 /** Who sends no part for so long is not the only one to be asked. */
@@ -153,6 +155,7 @@ export class OrderedLog implements AsyncDisposable {
   readonly #submitMs: number;
   readonly #againMs: number;
   readonly #snapshotEntries: number;
+  readonly #stateBytesMax: number;
   readonly #store: LogStore;
   readonly #closing = new AbortController();
   readonly #peers = new Map<string, Peer>();
@@ -195,6 +198,8 @@ export class OrderedLog implements AsyncDisposable {
       readonly againMs?: number;
       /** How many entries make another snapshot. */
       readonly snapshotEntries?: number | undefined;
+      /** How large a state may be that is taken over. */
+      readonly stateBytesMax?: number | undefined;
     },
   ) {
     this.#lent = lent;
@@ -204,6 +209,7 @@ export class OrderedLog implements AsyncDisposable {
     this.#againMs = options.againMs ?? AGAIN_MS;
     this.#pause = this.#againMs;
     this.#snapshotEntries = options.snapshotEntries ?? SNAPSHOT_ENTRIES;
+    this.#stateBytesMax = options.stateBytesMax ?? STATE_BYTES_MAX;
     this.#store = new LogStore(lent.store);
     this.#marks = this.#store.marks();
     const { applied, voted } = this.#marks;
@@ -764,12 +770,14 @@ export class OrderedLog implements AsyncDisposable {
     const ask = (method: LogMethod, body: Json) => this.#lent.ask(seat, method, body);
     let { epoch } = state.committee();
     let answer = decodeSnapshot(await ask('order/snapshot', { epoch }));
-    for (
-      ;
-      answer.documents.length > 0 && state.committeeOf(answer.snapshot?.certificate.statement.epoch ?? 0) === undefined;
+    while (
+      answer.documents.length > 0 &&
+      state.committeeOf(answer.snapshot?.certificate.statement.epoch ?? 0) === undefined
     ) {
       state.learn(answer.documents);
       epoch += answer.documents.length;
+      // Known ones again would lead nowhere, for ever.
+      if (state.committeeOf(epoch) === undefined) throw lied(seat);
       answer = decodeSnapshot(await ask('order/snapshot', { epoch }));
     }
     const { snapshot } = answer;
@@ -778,6 +786,7 @@ export class OrderedLog implements AsyncDisposable {
     const committee = state.committeeOf(certificate.statement.epoch);
     if (committee === undefined || !(await this.#holds(certificate, committee))) throw lied(seat);
     this.#lent.store.transact(() => state.receive(null));
+    let bytes = 0;
     for (let after = ''; !this.#closing.signal.aborted; ) {
       const { facts, isLast } = decodeFacts(await ask('order/facts', { base, after }));
       // Another one is in its place by now.
@@ -785,6 +794,8 @@ export class OrderedLog implements AsyncDisposable {
       const [first] = facts;
       if (first !== undefined && first[0] <= after) throw lied(seat);
       if (first === undefined && !isLast) throw lied(seat);
+      bytes += facts.reduce((sum, [key, value]) => sum + key.length + value.length, 0);
+      if (bytes > this.#stateBytesMax) throw lied(seat);
       this.#lent.store.transact(() => state.receive(facts));
       this.#catching.atMs = performance.now();
       if (isLast) break;
