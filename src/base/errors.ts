@@ -327,7 +327,7 @@ export const ERRORS = {
     status: 503,
     exit: EXIT.unavailable,
     retry: true,
-    when: 'A validator that gave a share of the anchor does not answer for it any more; the operation begins with a new anchor.',
+    when: 'A validator that gave a share of the anchor does not answer for it any more, or the space commitment of this home had to be made again meanwhile; the operation begins with a new anchor.',
   },
   'epoch-over': {
     status: 503,

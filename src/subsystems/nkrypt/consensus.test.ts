@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { globSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { utf8 } from '../../base/bytes.ts';
+import type { Progress } from '../../base/call.ts';
 import { digestOf } from '../../base/digest.ts';
 import { type ErrorCode, isCoded } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
@@ -137,6 +138,22 @@ test('the first proofs of a home are bound to an anchor that is fresh when its c
   };
   await first.admit(await first.prove(challenge, { onProgress }));
   assert.ok(isMaking, 'it took no time');
+});
+
+test('proofs whose commitment was found damaged are bound to an anchor that is fresh when it is made again', async () => {
+  const home = closing.use(await open('damaged', {}, await newTrust('damaged-trust')));
+  await proofs('install', home);
+  const layer = globSync('damaged/space/*/layer-3', { cwd: folder })[0]!;
+  writeFileSync(path.join(folder, layer), new Uint8Array(TERMS.space.bytes));
+  const challenge = await home.challenge('install', subject, '');
+  let isMaking = false;
+  const onProgress = ({ step, note }: Progress) => {
+    if (step !== 'space' || isMaking || note?.startsWith('making') !== true) return;
+    isMaking = true;
+    time.nowMs += 2 * 60_000;
+  };
+  await home.admit(await home.prove(challenge, { onProgress }));
+  assert.ok(isMaking, 'it was not made again');
 });
 
 test('a name belongs to who published under it first, and a version stands for one content for ever', async () => {
