@@ -79,26 +79,28 @@ export class Facts {
     this.#raw.exec('DELETE FROM facts_before');
   }
 
-  /** What there was when {@link keep} was called last: the facts that follow a key, some of them. */
+  /** What there was when {@link keep} was called last: the facts that follow a key, some of them, and at least one if there is any. */
   kept(
     after: string,
     limit: number,
   ): { readonly facts: readonly (readonly [string, string])[]; readonly isLast: boolean } {
-    const page = (table: string) =>
-      this.#raw.prepare(`SELECT key, value FROM ${table} WHERE key > ? ORDER BY key LIMIT ?`).all(after, limit) as {
+    const page = (table: string, from: string) =>
+      this.#raw.prepare(`SELECT key, value FROM ${table} WHERE key > ? ORDER BY key LIMIT ?`).all(from, limit) as {
         key: string;
         value: string | null;
       }[];
-    const pages = [page('facts'), page('facts_before')];
-    // As far as both pages reach; what was changed since has its value of then.
-    const ends = pages.flatMap((rows) => (rows.length < limit ? [] : [rows.at(-1)!.key])).sort();
-    const facts = new Map(pages.flat().map(({ key, value }) => [key, value]));
-    return {
-      facts: [...facts]
-        .filter((fact): fact is [string, string] => fact[1] !== null && (ends[0] === undefined || fact[0] <= ends[0]))
-        .sort(([a], [b]) => (a < b ? -1 : 1)),
-      isLast: ends.length === 0,
-    };
+    for (let from = after; ; ) {
+      const pages = [page('facts', from), page('facts_before', from)];
+      // As far as both pages reach; what was changed since has its value of then.
+      const [end] = pages.flatMap((rows) => (rows.length < limit ? [] : [rows.at(-1)!.key])).sort();
+      const known = new Map(pages.flat().map(({ key, value }) => [key, value]));
+      const facts = [...known]
+        .filter((fact): fact is [string, string] => fact[1] !== null && (end === undefined || fact[0] <= end))
+        .sort(([a], [b]) => (a < b ? -1 : 1));
+      if (facts.length > 0 || end === undefined) return { facts, isLast: end === undefined };
+      // All of them came later.
+      from = end;
+    }
   }
 
   /** Puts facts beside the others, that came from elsewhere; null: begins anew. */

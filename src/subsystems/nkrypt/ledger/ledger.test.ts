@@ -521,6 +521,28 @@ function seen(ledger: Ledger) {
   };
 }
 
+test('facts of a snapshot are found also behind more new ones than one page has', () => {
+  const { store } = bench();
+  const facts = new Facts(store.raw);
+  const written = (prefix: string, count: number) =>
+    new Map(Array.from({ length: count }, (_, at) => [`${prefix}/${`${at}`.padStart(3, '0')}`, '1']));
+  store.transact((raw) => {
+    raw.exec('DELETE FROM facts; DELETE FROM facts_before; DELETE FROM log_snapshot');
+    facts.write(new Map([...written('a', 2), ...written('z', 3)]));
+    raw.exec("INSERT INTO log_snapshot (id, base, head, document) VALUES (1, 1, x'00', '{}')");
+    facts.keep();
+    facts.write(new Map([...written('b', 20), ...written('c', 7)]));
+  });
+  const all: string[] = [];
+  for (let after = '', isLast = false; !isLast; after = all.at(-1)!) {
+    const page = facts.kept(after, 4);
+    assert.ok(page.isLast || page.facts.length > 0, `nothing follows ${after}`);
+    all.push(...page.facts.map(([key]) => key));
+    ({ isLast } = page);
+  }
+  assert.deepEqual(all, ['a/000', 'a/001', 'z/000', 'z/001', 'z/002']);
+});
+
 test('an entry is applied whole or not at all, and never out of its turn', () => {
   const { make, ledger, store, add } = bench();
   const entry = encodeEntry(make.instruct(ada, { kind: 'transfer', to: bob.keyId, amount: 5 }));
