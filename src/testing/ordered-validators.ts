@@ -200,6 +200,7 @@ interface ValidatorsOptions {
   readonly submitMs?: number;
   readonly snapshotEntries?: number;
   readonly stateBytesMax?: number;
+  readonly loadMs?: number;
   /** In the place of the validator with that number. */
   readonly liar?: (of: number, method: string, body: Json) => Promise<unknown> | undefined;
 }
@@ -231,6 +232,7 @@ export class OrderedValidators implements AsyncDisposable {
       submitMs = 20_000,
       snapshotEntries,
       stateBytesMax,
+      loadMs,
       wires = goodWires,
       liar,
     } = this.#options;
@@ -276,7 +278,7 @@ export class OrderedValidators implements AsyncDisposable {
       networkId: NETWORK,
       self: key,
       ...{ submitMs },
-      ...{ snapshotEntries, stateBytesMax },
+      ...{ snapshotEntries, stateBytesMax, loadMs },
     });
     this.logs[of] = log;
     log.start();

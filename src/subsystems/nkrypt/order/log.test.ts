@@ -157,6 +157,63 @@ test('facts without end from one liar are no state: who needs a snapshot takes i
   await until(() => validators.logs[3]!.status().applied === validators.logs[0]!.status().applied);
 });
 
+for (const [how, lie] of [
+  ['a fact at a time', (count: number) => ({ facts: [[`x${`${count}`.padStart(9, '0')}`, 'x']], isLast: false })],
+  ['to say that there is another one by now', () => ({ facts: null, isLast: true })],
+] as const) {
+  test(`liars that go on and on, ${how}, keep nobody from the snapshot of an honest validator, although it is slower than they may be at first`, async () => {
+    let lies = 0;
+    await using validators = new OrderedValidators({
+      ...{ committee: [0, 1, 2, 3, 4, 5, 6], ...new Engines(), snapshotEntries: 4, loadMs: 20 },
+      wires: {
+        carry: async (call, body) => {
+          if ('base' in (body as object)) await sleep(30);
+          return call();
+        },
+      },
+      liar: (of, method) => {
+        if (![1, 2].includes(of) || method !== 'order/facts') return undefined;
+        lies += 1;
+        return Promise.resolve(lie(lies));
+      },
+    });
+    for (const who of [0, 1, 2, 3, 4]) validators.open(who);
+    for (let at = 0; at < 20; at += 1) await validators.logs[at % 5]!.submit(testEntry(`entry ${at}`));
+    assert.ok(validators.logs[0]!.status().floor > 0);
+    // Only the liars are there at first.
+    for (const who of [0, 3, 4]) await validators.close(who);
+    validators.open(5);
+    await until(() => lies >= 2);
+    for (const who of [0, 3]) validators.open(who);
+    await until(() => validators.logs[5]!.status().applied === validators.logs[0]!.status().applied);
+    assert.equal(validators.logs[5]!.status().trouble, null);
+  });
+}
+
+test('with nobody else to ask a slow validator has all the time that its snapshot takes', async () => {
+  let asked = 0;
+  await using validators = new OrderedValidators({
+    ...{ committee: [0, 1, 2, 3], ...new Engines(), snapshotEntries: 4, loadMs: 1 },
+    wires: {
+      carry: async (call, body) => {
+        if ('base' in (body as object)) {
+          asked += 1;
+          await sleep(30);
+        }
+        return call();
+      },
+    },
+  });
+  for (const who of [0, 1, 2]) validators.open(who);
+  for (let at = 0; at < 20; at += 1) await validators.logs[at % 3]!.submit(testEntry(`entry ${at}`));
+  await until(() => [1, 2].every((who) => applied(validators, who).length === applied(validators, 0).length));
+  for (const who of [1, 2]) await validators.close(who);
+  validators.open(3);
+  await until(() => validators.logs[3]!.status().applied === validators.logs[0]!.status().applied);
+  // Two facts, each once.
+  assert.equal(asked, 2);
+});
+
 /** The digest of everything that a validator applied, and how many entries of it are still on its disk. */
 function kept(validators: OrderedValidators, who: number): { readonly root: string; readonly entries: number } {
   const { raw } = validators.stores[who]!;

@@ -115,6 +115,9 @@ const SUBMIT_MS = 30_000;
 const SUBMITTED_MAX = 10_000;
 /** Parts of the order that are fetched from one validator before the others are heard again. */
 const PARTS_MAX = 1_000;
+/** Who takes longer for a snapshot gives way to another one that has one, and may take twice as long when its turn comes again. */
+const LOAD_MS = 30_000;
+const LOAD_TURNS_MAX = 16;
 /** A snapshot is kept each time that so much was applied since the last one; what came before that last one is dropped. */
 const SNAPSHOT_ENTRIES = 1_024;
 const SNAPSHOT_BYTES = 64 * 2 ** 20;
@@ -128,6 +131,19 @@ const SLOW_MS = 1_000;
 interface Peer {
   busy: boolean;
   again: boolean;
+}
+
+/** A snapshot that is on its way in. */
+interface Loading {
+  readonly sinceMs: number;
+  readonly patienceMs: number;
+  readonly ends: AbortController;
+}
+
+/** A validator whose snapshot this node did not get: how often it gave way to another one, and until when others come first. */
+interface Source {
+  readonly turns: number;
+  readonly restsUntilMs: number;
 }
 
 interface OpenEngine {
@@ -156,6 +172,7 @@ export class OrderedLog implements AsyncDisposable {
   readonly #againMs: number;
   readonly #snapshotEntries: number;
   readonly #stateBytesMax: number;
+  readonly #loadMs: number;
   readonly #store: LogStore;
   readonly #closing = new AbortController();
   readonly #peers = new Map<string, Peer>();
@@ -178,8 +195,8 @@ export class OrderedLog implements AsyncDisposable {
   /** Catching up: with how many, and when it last brought something. */
   #catching = { count: 0, atMs: 0 };
   #recovery: SequencerStatement | undefined;
-  /** A snapshot is on its way in. */
-  #isLoading = false;
+  #loading: Loading | undefined;
+  readonly #sources = new Map<string, Source>();
   /** How far others say to be: true or not, it is worth asking. */
   #claimed = 0;
   #turn = 0;
@@ -200,6 +217,8 @@ export class OrderedLog implements AsyncDisposable {
       readonly snapshotEntries?: number | undefined;
       /** How large a state may be that is taken over. */
       readonly stateBytesMax?: number | undefined;
+      /** How long one validator may take for it at first while others have it, too. */
+      readonly loadMs?: number | undefined;
     },
   ) {
     this.#lent = lent;
@@ -210,6 +229,7 @@ export class OrderedLog implements AsyncDisposable {
     this.#pause = this.#againMs;
     this.#snapshotEntries = options.snapshotEntries ?? SNAPSHOT_ENTRIES;
     this.#stateBytesMax = options.stateBytesMax ?? STATE_BYTES_MAX;
+    this.#loadMs = options.loadMs ?? LOAD_MS;
     this.#store = new LogStore(lent.store);
     this.#marks = this.#store.marks();
     const { applied, voted } = this.#marks;
@@ -401,6 +421,7 @@ export class OrderedLog implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing.abort();
+    this.#loading?.ends.abort();
     clearTimeout(this.#timer);
     await this.#running;
     await this.#leaveEngine();
@@ -712,7 +733,7 @@ export class OrderedLog implements AsyncDisposable {
   async #catchUp(seat: Seat): Promise<void> {
     // From one of them at a time, unless that one is slow.
     const catching = this.#catching;
-    if (catching.count > 0 && performance.now() - catching.atMs < SLOW_MS) return;
+    if (catching.count > 0 && performance.now() - catching.atMs < SLOW_MS && !this.#isOverdue()) return;
     catching.count += 1;
     catching.atMs = performance.now();
     try {
@@ -722,12 +743,7 @@ export class OrderedLog implements AsyncDisposable {
         const part = decodeCertifiedPart(await this.#lent.ask(seat, 'order/part', { after }));
         const { certificate } = part;
         if (certificate === null) {
-          if (part.floor <= after || this.#isLoading) return;
-          this.#isLoading = true;
-          const goesOn = await this.#load(seat).finally(() => {
-            this.#isLoading = false;
-          });
-          if (!goesOn) return;
+          if (part.floor <= after || !this.#isNext(seat) || !(await this.#loadFrom(seat))) return;
           continue;
         }
         if (!(await this.#holds(certificate, this.#lent.state.committee()))) throw lied(seat);
@@ -761,13 +777,58 @@ export class OrderedLog implements AsyncDisposable {
     return rows;
   }
 
+  /** Whether that one may bring its snapshot: while another one does not, or takes too long. */
+  #isNext({ key }: Seat): boolean {
+    if (this.#loading !== undefined && !this.#isOverdue()) return false;
+    return performance.now() >= (this.#sources.get(key)?.restsUntilMs ?? 0);
+  }
+
+  #isOverdue(): boolean {
+    const loading = this.#loading;
+    return loading !== undefined && performance.now() - loading.sinceMs > loading.patienceMs;
+  }
+
+  /**
+   * In the place of whoever was at it. Each gets its turn and twice the time in the next one, and rests after it until all others had theirs: so nobody who sends little, or facts
+   * that belong to no state, holds this node up for longer than an honest one needs. With nobody else to ask nobody has to give way. Whether that brought this node further.
+   */
+  async #loadFrom(seat: Seat): Promise<boolean> {
+    this.#loading?.ends.abort();
+    const { turns } = this.#sources.get(seat.key) ?? { turns: 0 };
+    const sinceMs = performance.now();
+    const loading = { sinceMs, patienceMs: this.#loadMs * 2 ** turns, ends: new AbortController() };
+    this.#loading = loading;
+    let isLoaded = false;
+    try {
+      isLoaded = await this.#load(seat, loading.ends.signal);
+      return isLoaded;
+    } finally {
+      const nowMs = performance.now();
+      const restsUntilMs = nowMs + (nowMs - sinceMs) * this.#lent.state.committee().validators.length;
+      const isOvertaken = this.#loading !== loading;
+      if (isLoaded) this.#sources.clear();
+      else this.#sources.set(seat.key, { turns: Math.min(turns + Number(isOvertaken), LOAD_TURNS_MAX), restsUntilMs });
+      if (!isOvertaken) this.#loading = undefined;
+      // The others are asked soon.
+      if (!isLoaded && nowMs - sinceMs > this.#loadMs) {
+        this.#pause = this.#againMs;
+        this.#schedule();
+      }
+    }
+  }
+
   /**
    * Begins anew with the snapshot of a validator that does not have the entries any more which this node needs next. Nothing is believed: a committee that follows from those
    * known here certified the digest of the state, the facts have that digest, and the entries after them lead on to a certified head. Whether that brought this node further.
+   * Errors: `peer-lied`, `timeout` (it had to give way).
    */
-  async #load(seat: Seat): Promise<boolean> {
+  async #load(seat: Seat, ends: AbortSignal): Promise<boolean> {
     const { state } = this.#lent;
-    const ask = (method: LogMethod, body: Json) => this.#lent.ask(seat, method, body);
+    const ask = async (method: LogMethod, body: Json) => {
+      const said = await this.#lent.ask(seat, method, body);
+      if (!ends.aborted) return said;
+      throw new HyperMeshError('timeout', `Validator ${seat.key.slice(0, 12)} takes too long for its snapshot.`);
+    };
     let { epoch } = state.committee();
     let answer = decodeSnapshot(await ask('order/snapshot', { epoch }));
     while (
@@ -785,12 +846,13 @@ export class OrderedLog implements AsyncDisposable {
     const { base, head, certificate } = snapshot;
     const committee = state.committeeOf(certificate.statement.epoch);
     if (committee === undefined || !(await this.#holds(certificate, committee))) throw lied(seat);
+    if (ends.aborted) return false;
     this.#lent.store.transact(() => state.receive(null));
     let bytes = 0;
-    for (let after = ''; !this.#closing.signal.aborted; ) {
+    for (let after = ''; ; ) {
       const { facts, isLast } = decodeFacts(await ask('order/facts', { base, after }));
       // Another one is in its place by now.
-      if (facts === null) return true;
+      if (facts === null) return false;
       const [first] = facts;
       if (first !== undefined && first[0] <= after) throw lied(seat);
       if (first === undefined && !isLast) throw lied(seat);
@@ -807,7 +869,7 @@ export class OrderedLog implements AsyncDisposable {
     if (part.certificate === null || !(await this.#holds(part.certificate, committee))) throw lied(seat);
     this.#chained(seat, part, { index: base, head });
     const { applied, voted, lost } = this.#marks;
-    if (this.#closing.signal.aborted || applied >= base) return true;
+    if (ends.aborted || applied >= base) return false;
     const at = this.#window[base - applied - 1];
     const isOurs = at === undefined || at.head === head;
     const { name } = this.engine();

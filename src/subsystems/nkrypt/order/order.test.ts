@@ -47,6 +47,9 @@ class Network implements AsyncDisposable {
   readonly #stores: Store[] = [];
   readonly #name = String(networks++);
   snapshotEntries: number | undefined;
+  /** What is heard of an answer. */
+  heard: (from: number, method: OrderMethod, body: Json, answer: Json) => Json = (_from, _method, _body, answer) =>
+    answer;
 
   open(of: number): Order {
     const store = openStore(folder, `${this.#name}-${of}.db`);
@@ -73,10 +76,11 @@ class Network implements AsyncDisposable {
             attestationHolds(word, type, statement, publicKeysOf(keys), quickCheck),
         },
         ask: async (validator, method, body, { signal }) => {
-          const peer = this.orders[seats.findIndex(({ key }) => key === validator)];
+          const to = seats.findIndex(({ key }) => key === validator);
+          const peer = this.orders[to];
           if (peer === undefined) throw new HyperMeshError('peer-unreachable', 'Nobody is there.');
           const answer = await peer.answer(method, accounts[of]!.keyId, JSON.parse(canonicalJson(body)), { signal });
-          return JSON.parse(canonicalJson(answer)) as Json;
+          return this.heard(to, method, body, JSON.parse(canonicalJson(answer)) as Json);
         },
       },
       { networkId, self: signers[of]!.keyId, snapshotEntries: this.snapshotEntries },
@@ -307,6 +311,39 @@ test('entries of long ago are dropped, by the engine too; a validator of a later
   await network.agreed([0, 1, 4]);
   assert.ok(network.orders[4]!.status().floor > floor);
   for (const at of [0, 1, 4]) assert.equal(network.orders[at]!.status().trouble, null);
+});
+
+test('documents that are known already lead to no later epoch: who repeats them is left for another one', async () => {
+  await using network = new Network();
+  network.snapshotEntries = 8;
+  const asked: number[] = [];
+  network.heard = (from, method, body, answer) => {
+    if (from !== 1 || method !== 'order/snapshot') return answer;
+    asked.push((body as { epoch: number }).epoch);
+    const { snapshot } = answer as { snapshot: { certificate: { statement: object } } };
+    const statement = { ...snapshot.certificate.statement, epoch: 99 };
+    return {
+      snapshot: { ...snapshot, certificate: { ...snapshot.certificate, statement } },
+      documents: network.ledgers[1]!.epochDocuments() as unknown as Json[],
+    };
+  };
+  for (const at of [0, 1, 2]) network.open(at);
+  const { make, committee } = network;
+  const next = [0, 1, 2, 4].map((at) => seats[at]!);
+  const change = make.epoch(committee, next, [signers[0]!, signers[1]!, signers[2]!]);
+  await network.orders[0]!.submit(encodeEntry(change));
+  for (const at of [0, 1, 2]) await network.orders[at]!.submit(encodeEntry(make.handover(signers[at]!, 0)));
+  for (let at = 0; at < 20; at += 1) await network.orders[0]!.submit(network.claim(accounts[0]!, `name-${at}`));
+  await network.agreed([0, 1, 2]);
+  // Only the liar is there at first.
+  for (const at of [0, 2]) await network.close(at);
+  network.open(4);
+  for (const start = performance.now(); asked.length < 2; await sleep(5)) assert.ok(performance.now() - start < 60_000);
+  for (const at of [0, 2]) network.open(at);
+  await network.agreed([0, 4]);
+  assert.equal(network.ledgers[4]!.present().epoch, 1);
+  // The one document that there is was asked for, and what follows it.
+  assert.deepEqual([...new Set(asked)], [0, 1]);
 });
 
 test('with the home of the engine gone for good a quorum goes on with another one, after everything that was certified', async () => {
