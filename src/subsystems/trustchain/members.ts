@@ -3,7 +3,6 @@ import type { DatabaseSync } from 'node:sqlite';
 import { base64, hex } from '../../base/bytes.ts';
 import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError } from '../../base/errors.ts';
-import type { RevocationReason } from '../../wire/certificate.ts';
 import {
   CERTIFIED_ROLES,
   type Certification,
@@ -17,7 +16,7 @@ import { openEnvelope } from '../../wire/signature.ts';
 import { verifyEd25519 } from './ed25519.ts';
 import { falconVerifier } from './falcon.ts';
 import { certificateRow } from './issue.ts';
-import { type CertificateRow, insertIssued } from './tables.ts';
+import { type CertificateRow, type IssuedRow, insertIssued, issuedRows } from './tables.ts';
 
 /** At a join; two nodes that are members may be apart by an hour. */
 const CLOCK_APART_MS_MAX = 300_000;
@@ -43,9 +42,6 @@ interface InviteRow {
   readonly tokens: number;
   readonly used_by: string | null;
 }
-
-/** A certificate that this home issued to another one. */
-export type IssuedRow = CertificateRow & { readonly node: string };
 
 export interface MembersLent {
   readonly raw: DatabaseSync;
@@ -144,19 +140,6 @@ export class Members {
     return this.#lent.raw.prepare('SELECT * FROM member ORDER BY joined_at_ms, node').all() as unknown as MemberRow[];
   }
 
-  /** Certificates of a member that are not revoked, or for a compromise also those that were only laid down. */
-  revocable(node: string, reason: RevocationReason): readonly IssuedRow[] {
-    return this.issued().filter(
-      (row) =>
-        row.node === node &&
-        (row.revoked_at_ms === null || (reason === 'key-compromise' && row.revoked_reason !== 'key-compromise')),
-    );
-  }
-
-  issued(): readonly IssuedRow[] {
-    return this.#lent.raw.prepare('SELECT * FROM issued').all() as unknown as IssuedRow[];
-  }
-
   #checkAddressee({ request }: OpenedRequest, networkId: Digest): void {
     if (request.networkId !== networkId) {
       throw new HyperMeshError('network-mismatch', 'The request is for another network than this one.', {
@@ -226,7 +209,7 @@ export class Members {
     if (!isActive && known === undefined && this.members().length >= MEMBERS_MAX) {
       throw new HyperMeshError('quota-exceeded', `The network has ${MEMBERS_MAX} members already.`);
     }
-    const stolen = this.issued().some(
+    const stolen = issuedRows(this.#lent.raw).some(
       (row) => row.revoked_reason === 'key-compromise' && Object.values(ids).includes(row.key_id),
     );
     if (stolen) {

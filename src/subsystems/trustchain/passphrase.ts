@@ -3,8 +3,9 @@ import { join } from 'node:path';
 import { HyperMeshError, storageError } from '../../base/errors.ts';
 import { openSqlite } from '../../base/sqlite.ts';
 import { newPassphraseKdf, sealKeys, UNLOCK_FILE, unlockWithPassphrase, unsealKeys } from './keystore.ts';
+import { checkPassphrase, LIMITS } from './options.ts';
 import { MIGRATIONS } from './tables.ts';
-import { checkPassphrase, LIMITS, openUnlock, sealedIn } from './trust.ts';
+import { openUnlock, sealedIn } from './unlocking.ts';
 
 export interface PassphraseChange {
   /** Of the trust subsystem, in a home that nobody else has open. */

@@ -14,9 +14,16 @@ import { CERTIFICATION_LIMITS, committeeSeat, subjectName } from '../../wire/cer
 import { leafHash, rootDigest, treeHeadPayload } from '../../wire/log.ts';
 import { signedTreeHead } from '../../wire/signature.ts';
 import { decodeSealed, SEALED_BYTES_MAX, type Unlock } from './keystore.ts';
-import type { IssuedRow, MemberRow } from './members.ts';
+import type { MemberRow } from './members.ts';
 import { verifyEnvelope } from './offline.ts';
-import { type CertificateRow, insertCertificate, insertIssued, MIGRATIONS, type RevocationListRow } from './tables.ts';
+import {
+  type CertificateRow,
+  type IssuedRow,
+  insertCertificate,
+  insertIssued,
+  MIGRATIONS,
+  type RevocationListRow,
+} from './tables.ts';
 import { completedBy, rangeHash } from './transparency-log.ts';
 
 /** Files that begin so are left over from an import that did not finish; the next opening removes them. */

@@ -57,6 +57,13 @@ export interface CertificateRow {
   readonly revoked_reason: RevocationReason | null;
 }
 
+/** A certificate that this home issued to another one. */
+export type IssuedRow = CertificateRow & { readonly node: string };
+
+export function issuedRows(raw: DatabaseSync): readonly IssuedRow[] {
+  return raw.prepare('SELECT * FROM issued').all() as unknown as IssuedRow[];
+}
+
 export function insertCertificate(raw: DatabaseSync, row: CertificateRow): void {
   raw
     .prepare(
@@ -66,7 +73,7 @@ export function insertCertificate(raw: DatabaseSync, row: CertificateRow): void 
     .run({ ...row });
 }
 
-export function insertIssued(raw: DatabaseSync, row: CertificateRow & { readonly node: string }): void {
+export function insertIssued(raw: DatabaseSync, row: IssuedRow): void {
   raw
     .prepare(
       `INSERT INTO issued (fingerprint, node, role, der, serial, subject, issuer, key_id, not_before_ms, not_after_ms, revoked_at_ms, revoked_reason)
