@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { hex } from '../src/base/bytes.ts';
-import { KERNEL_BASE, LABEL_IV, openKernel } from '../src/subsystems/nkrypt/kernel.ts';
+import { KERNEL_BASE, LABEL_IV, openKernel, ZEROS } from '../src/subsystems/nkrypt/kernel.ts';
 import { LABEL_BYTES, LAYERS } from '../src/subsystems/nkrypt/space-graph.ts';
 import type { Bench } from './harness.ts';
 
@@ -78,15 +78,24 @@ async function compiled(folder: string): Promise<Make | null> {
 
 const own: Make = async (bytes, iterations, seed) => {
   const n = bytes / LABEL_BYTES;
-  const kernel = await openKernel(1 + (2 * bytes) / 65_536);
+  const parts = KERNEL_BASE + BATCH * 8;
+  const kernel = await openKernel(2 + (BATCH * 8 + 2 * bytes) / 65_536);
   const memory = new Uint8Array(kernel.memory.buffer);
+  const rows = new Uint32Array(kernel.memory.buffer, KERNEL_BASE, BATCH * 2);
   memory.set(seed, LABEL_IV);
-  let [current, previous] = [KERNEL_BASE, KERNEL_BASE + bytes];
+  let [current, previous] = [parts + LABEL_BYTES, parts + bytes + 2 * LABEL_BYTES];
   const layersMs: number[] = [];
   for (let layer = 1; layer <= LAYERS; layer++) {
+    memory.fill(0, current - LABEL_BYTES, current);
     const from = process.cpuUsage();
     for (let at = 0; at < n; at += BATCH) {
-      kernel.labels(layer, at, Math.min(n, at + BATCH), n, iterations, current, previous);
+      kernel.parents(layer, at, Math.min(n, at + BATCH), n, KERNEL_BASE);
+      for (let row = 0; row < rows.length; row += 2) {
+        rows[row] = current + rows[row]! * LABEL_BYTES;
+        rows[row + 1] = layer === 1 ? ZEROS : previous + rows[row + 1]! * LABEL_BYTES;
+      }
+      if (at === 0) rows[0] = ZEROS;
+      kernel.labels(layer, at, Math.min(n, at + BATCH), iterations, current + at * LABEL_BYTES, KERNEL_BASE);
     }
     const { user, system } = process.cpuUsage(from);
     layersMs.push((user + system) / 1_000);

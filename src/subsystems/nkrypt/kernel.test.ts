@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { test } from 'node:test';
-import { KERNEL_BASE, LABEL_IV, MIDSTATE, openKernel } from './kernel.ts';
+import { KERNEL_BASE, LABEL_IV, MIDSTATE, openKernel, ZEROS } from './kernel.ts';
 import { compress, IV, midstate, wordsOf } from './sha256.ts';
 import { labelOf, labelSeed, parentsOf } from './space-graph.ts';
 
@@ -58,20 +58,32 @@ test('search() finds the first nonce that node:crypto agrees with, across the en
   }
 });
 
-test('labels() and its readable twin make the same labels in every layer', async () => {
+test('parents() and labels() make the same labels as their readable twin, in every layer', async () => {
   const n = 2048;
   const iterations = 3;
   const seed = labelSeed(`sha256:${'11'.repeat(32)}`, '22'.repeat(32));
   const kernel = await openKernel(4);
   const memory = new Uint8Array(kernel.memory.buffer);
   memory.set(seed, LABEL_IV);
-  let previous = KERNEL_BASE;
-  let current = KERNEL_BASE + n * 32;
+  let previous = KERNEL_BASE + 32;
+  let current = previous + n * 32 + 32;
+  const table = current + n * 32;
+  const rows = new Uint32Array(kernel.memory.buffer, table, 2 * n);
   let below: Uint8Array[] = [];
   const zero = new Uint8Array(32);
   for (let layer = 1; layer <= 3; layer++) {
-    kernel.labels(layer, 0, 1000, n, iterations, current, previous);
-    kernel.labels(layer, 1000, n, n, iterations, current, previous);
+    memory.fill(0, current - 32, current);
+    kernel.parents(layer, 0, 1000, n, table);
+    kernel.parents(layer, 1000, n, n, table + 8_000);
+    for (let label = 0; label < n; label++) {
+      const parents = parentsOf(layer, label, n);
+      if (parents.far !== undefined) assert.equal(rows[2 * label], parents.far);
+      if (parents.below !== undefined) assert.equal(rows[2 * label + 1], parents.below);
+      rows[2 * label] = parents.far === undefined ? ZEROS : current + parents.far * 32;
+      rows[2 * label + 1] = parents.below === undefined ? ZEROS : previous + parents.below * 32;
+    }
+    kernel.labels(layer, 0, 1000, iterations, current, table);
+    kernel.labels(layer, 1000, n, iterations, current + 32_000, table + 8_000);
     const labels: Uint8Array[] = [];
     for (let label = 0; label < n; label++) {
       const parents = parentsOf(layer, label, n);

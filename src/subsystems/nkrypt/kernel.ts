@@ -30,17 +30,17 @@ export interface Kernel {
    * bit of `mask`, or -1. The message is the block behind {@link MIDSTATE}, then `high` and `low + offset`, big-endian.
    */
   search(high: number, low: number, count: number, mask: number): number;
-  /** Computes labels `from` to `to` (exclusive) of a layer into `current`; `previous` is the layer below (ignored for layer 1). */
-  labels(
-    layer: number,
-    from: number,
-    to: number,
-    n: number,
-    iterations: number,
-    current: number,
-    previous: number,
-  ): void;
-  /** SHA-256 of each of `count` pairs of 32 bytes at `from`, written one after the other to `to`. */
+  /**
+   * Which labels the labels `from` to `to` (exclusive) are made of: two words for each at `table`, the far one of the same layer and the one
+   * of the layer below. What does not exist (far for label 0, below in layer 1) is left as it was.
+   */
+  parents(layer: number, from: number, to: number, n: number, table: number): void;
+  /**
+   * Computes labels `from` to `to` (exclusive) of a layer into `current`; the 32 bytes before it are the label before the first.
+   * `table` has for each the addresses of the far one and of the one below.
+   */
+  labels(layer: number, from: number, to: number, iterations: number, current: number, table: number): void;
+  /** SHA-256 of each of `count` pairs of 32 bytes at `from`, written one after the other to `to`, which may be `from`. */
   pairs(from: number, to: number, count: number): void;
 }
 
@@ -49,7 +49,8 @@ export async function openKernel(pages: number): Promise<Kernel> {
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
   const { instance } = await WebAssembly.instantiate(kernelModule(), { env: { memory } });
   const exported = instance.exports as unknown as Omit<Kernel, 'memory'>;
-  return { memory, search: exported.search, labels: exported.labels, pairs: exported.pairs };
+  const { search, parents, labels, pairs } = exported;
+  return { memory, search, parents, labels, pairs };
 }
 
 type Code = readonly number[];
@@ -206,12 +207,9 @@ function compressFunction(): Code {
   );
 }
 
-/** labels(layer, from, to, n, iterations, current, previous): see docs/protocol/proofs.md, "Labels". */
-function labelsFunction(schedule: number, compress: number): Code {
-  const [layer, i, to, n, iterations, current, previous] = [0, 1, 2, 3, 4, 5, 6];
-  const [label, before, parent, below, step, bits] = [7, 8, 9, 10, 11, 12];
-  const [mixed, distance] = [13, 14];
-  const at = (base: number, index: Code): Code => [...get(base), ...index, ...i32(5), SHL, ADD];
+/** parents(layer, from, to, n, table): see docs/protocol/proofs.md, "Labels". */
+function parentsFunction(): Code {
+  const [layer, i, to, n, table, bits, mixed, distance] = [0, 1, 2, 3, 4, 5, 6, 7];
   /** splitmix64 of (layer, label, salt). */
   const mix = (salt: number): Code => [
     ...[...get(i), 0xad, ...get(layer), 0xad, ...i64(40n), 0x86, 0x84],
@@ -223,36 +221,47 @@ function labelsFunction(schedule: number, compress: number): Code {
   const highHalf: Code = [...get(mixed), ...i64(32n), 0x88];
   return functionBody(
     [
-      [6, I32],
+      [1, I32],
       [2, I64],
     ],
     [
       ...[0x02, 0x40, 0x03, 0x40, ...get(i), ...get(to), 0x4f, 0x0d, 1],
-      ...[...at(current, get(i)), ...set(label)],
-      ...[...i32(ZEROS), ...set(before), ...i32(ZEROS), ...set(parent), ...i32(ZEROS), ...set(below)],
-      // The label before, and one at a distance that is spread evenly over the powers of two.
+      // One at a distance that is spread evenly over the powers of two.
       ...[...get(i), 0x04, 0x40],
-      ...[...get(label), ...i32(32), SUB, ...set(before)],
       ...mix(0),
       ...[...i32(32), ...get(i), 0x67, SUB, ...set(bits)],
       ...[...i64(1n), ...get(mixed), ...i64(0xffffffffn), 0x83, ...get(bits), 0xad, 0x82, 0x86, ...set(distance)],
       ...[...get(distance), ...highHalf, ...get(distance), 0x82, 0x7c, ...set(distance)],
       ...[...get(distance), ...get(i), 0xad, 0x56, 0x04, 0x40],
       ...[...i64(1n), ...highHalf, ...get(i), 0xad, 0x82, 0x7c, ...set(distance), 0x0b],
-      ...[...at(current, [...get(i), ...get(distance), 0xa7, SUB]), ...set(parent)],
-      0x0b,
+      ...[...store(get(table), 0, [...get(i), ...get(distance), 0xa7, SUB]), 0x0b],
       // One label of the layer below, anywhere.
       ...[...get(layer), ...i32(1), 0x4b, 0x04, 0x40],
       ...mix(1),
-      ...[...at(previous, [...get(mixed), ...get(n), 0xad, 0x82, 0xa7]), ...set(below), 0x0b],
+      ...[...store(get(table), 4, [...get(mixed), ...get(n), 0xad, 0x82, 0xa7]), 0x0b],
+      ...[...get(table), ...i32(8), ADD, ...set(table)],
+      ...[...get(i), ...i32(1), ADD, ...set(i), 0x0c, 0, 0x0b, 0x0b],
+    ],
+  );
+}
+
+/** labels(layer, from, to, iterations, current, table): see docs/protocol/proofs.md, "Labels". */
+function labelsFunction(schedule: number, compress: number): Code {
+  const [layer, i, to, iterations, label, table, before, step] = [0, 1, 2, 3, 4, 5, 6, 7];
+  return functionBody(
+    [[2, I32]],
+    [
+      ...[0x02, 0x40, 0x03, 0x40, ...get(i), ...get(to), 0x4f, 0x0d, 1],
+      ...[...get(label), ...i32(32), SUB, ...set(before)],
       ...range(8, (word) => store(get(label), word * 4, load(i32(LABEL_IV), word * 4))),
       ...store(get(label), 0, [...load(get(label), 0), ...get(i), XOR]),
       ...store(get(label), 4, [...load(get(label), 4), ...get(layer), XOR]),
-      ...[...get(before), ...get(parent), ...i32(SCHEDULES), 0x10, schedule],
-      ...[...get(below), ...get(before), ...i32(SCHEDULES + 256), 0x10, schedule],
+      ...[...get(before), ...load(get(table), 0), ...i32(SCHEDULES), 0x10, schedule],
+      ...[...load(get(table), 4), ...get(before), ...i32(SCHEDULES + 256), 0x10, schedule],
       ...[...i32(0), ...set(step), 0x03, 0x40],
       ...[...get(label), ...i32(SCHEDULES), ...get(step), ...i32(1), AND, ...i32(8), SHL, ADD, 0x10, compress],
       ...[...get(step), ...i32(1), ADD, ...tee(step), ...get(iterations), 0x49, 0x0d, 0, 0x0b],
+      ...[...get(label), ...i32(32), ADD, ...set(label), ...get(table), ...i32(8), ADD, ...set(table)],
       ...[...get(i), ...i32(1), ADD, ...set(i), 0x0c, 0, 0x0b, 0x0b],
     ],
   );
@@ -309,20 +318,21 @@ function searchFunction(): Code {
   );
 }
 
-/** Imports `env.memory`; exports `search`, `labels`, `pairs`. */
+/** Imports `env.memory`; exports `search`, `parents`, `labels`, `pairs`. */
 function kernelModule(): Uint8Array {
   const type = (parameters: number, result: number | undefined): Code => [
     0x60,
     ...[parameters, ...Array<number>(parameters).fill(I32)],
     ...(result === undefined ? [0] : [1, result]),
   ];
-  const types = [type(3, undefined), type(2, undefined), type(7, undefined), type(4, I32)];
+  const types = [type(3, undefined), type(2, undefined), type(5, undefined), type(6, undefined), type(4, I32)];
   const functions: readonly { readonly name?: string; readonly type: number; readonly body: Code }[] = [
     { type: 0, body: scheduleFunction() },
     { type: 1, body: compressFunction() },
-    { name: 'labels', type: 2, body: labelsFunction(0, 1) },
+    { name: 'parents', type: 2, body: parentsFunction() },
+    { name: 'labels', type: 3, body: labelsFunction(0, 1) },
     { name: 'pairs', type: 0, body: pairsFunction() },
-    { name: 'search', type: 3, body: searchFunction() },
+    { name: 'search', type: 4, body: searchFunction() },
   ];
   const exported = functions.flatMap(({ name }, index) => (name === undefined ? [] : [[...text(name), 0, index]]));
   return Uint8Array.from([
