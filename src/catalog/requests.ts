@@ -1,9 +1,9 @@
 import { z } from 'zod';
 import type { CallOptions } from '../base/call.ts';
-import { type Digest, isDigest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import type { Json } from '../base/json.ts';
 import type { ExtensionRequest, PackageSpec } from '../capabilities/extension.ts';
+import { digest } from '../wire/fields.ts';
 import { packageName } from '../wire/names.ts';
 import type { Catalog, PublishResult } from './api.ts';
 
@@ -17,7 +17,6 @@ const ref = z.string().max(400);
 const refs = z.array(ref).min(1).max(1_000);
 const names = z.array(packageName).max(1_000);
 const root = z.string().max(4_096).optional();
-const digest = z.custom<Digest>(isDigest, 'expected a SHA-256 digest');
 
 function method<S extends z.ZodType>(
   params: S,

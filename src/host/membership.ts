@@ -32,6 +32,7 @@ import {
   type NetworkMove,
 } from '../wire/certification.ts';
 import { COMMITTEE_LIMITS, decodeBody, encodeBody } from '../wire/committee.ts';
+import { hex32 } from '../wire/fields.ts';
 import { decodeGenesis, quorumOf } from '../wire/genesis.ts';
 import { checkAddress, decodeInvite, encodeInvite, INVITE_LIMITS, type Invite } from '../wire/invite.ts';
 import { type LogInclusion, logInclusion, signedTreeHead, trustAnchor } from '../wire/signature.ts';
@@ -58,7 +59,6 @@ const news = z.strictObject({
   committee: z.array(committeeSeat).max(CERTIFICATION_LIMITS.committeeMax),
   epochs: z.array(z.unknown()).max(1_000),
 });
-const hex32 = z.string().regex(/^[0-9a-f]{64}$/);
 const members = z.strictObject({
   members: z
     .array(

@@ -1,8 +1,9 @@
 import { z } from 'zod';
 import { concat, fromBase64, utf8 } from '../base/bytes.ts';
-import { type Digest, digestOf, isDigest, sha256 } from '../base/digest.ts';
+import { type Digest, digestOf, sha256 } from '../base/digest.ts';
 import { canonicalJson } from '../base/json.ts';
 import { type Attestation, attestation } from './attestation.ts';
+import { digest, hex32, timeMs } from './fields.ts';
 import { decodeJsonMessage, encodeJsonMessage } from './json-message.ts';
 import { type TimeProof, timeProof, type WorkProof, wordsOf, workProof } from './proof.ts';
 import { PROOF_LIMITS } from './proof-limits.ts';
@@ -64,9 +65,6 @@ export interface StandingWord {
   readonly attestation: Attestation;
 }
 
-const hex32 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hex digits');
-const digest = z.custom<Digest>(isDigest, 'expected sha256: and 64 lower-case hex digits');
-const timeMs = z.int().nonnegative();
 const use = z.enum(USES);
 
 /** Ascending without repetition: one way to write a set. */

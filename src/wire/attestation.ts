@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { base64, fromBase64, fromHex, hex } from '../base/bytes.ts';
 import { canonicalJson } from '../base/json.ts';
+import { hex32 } from './fields.ts';
 import { keyIdOf, type PublicKeys } from './key-id.ts';
 import { foldPath, leafHash } from './log.ts';
 import { canonicalBase64, pae, paeOfText } from './signature.ts';
@@ -46,8 +47,6 @@ export const ATTESTATION_LIMITS = {
   /** Statements that share one FALCON signature. */
   batchMax: 256,
 } as const;
-
-const hex32 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hex digits');
 
 const fast = { validator: hex32, ed25519: canonicalBase64(64, 64) };
 

@@ -1,9 +1,10 @@
 import { z } from 'zod';
 import { fromUtf8, utf8 } from '../base/bytes.ts';
-import { type Digest, digestOf, isDigest } from '../base/digest.ts';
+import { type Digest, digestOf } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
 import { type EpochDocument, epochDocument } from './epoch.ts';
+import { digest } from './fields.ts';
 import { GENESIS_BYTES_MAX } from './genesis.ts';
 import { type Endorsement, endorsement, type ProofSet, proofSet } from './proof.ts';
 import {
@@ -55,7 +56,7 @@ const bundle: z.ZodType<Bundle> = z.strictObject({
   endorsement,
   inclusion: logInclusion,
   network: z.strictObject({
-    id: z.custom<Digest>(isDigest, 'expected a digest'),
+    id: digest,
     genesis: z.custom<Json>(isGenesisSized, `expected a document of at most ${GENESIS_BYTES_MAX} bytes`),
     anchor: trustAnchor,
     epochs: z.array(epochDocument).min(1).max(EPOCHS_MAX).optional(),

@@ -1,9 +1,10 @@
 import { z } from 'zod';
 import { base64, equal, fromBase64, fromUtf8, utf8 } from '../base/bytes.ts';
-import { type Digest, digestOf, isDigest } from '../base/digest.ts';
+import { type Digest, digestOf } from '../base/digest.ts';
 import { HyperMeshError, isCoded } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
 import type { LeafRole } from './certificate.ts';
+import { digest, hex32, timeMs } from './fields.ts';
 import { decodeGenesis, type Genesis } from './genesis.ts';
 import { INVITE_LIMITS } from './invite.ts';
 import type { PublicKeys } from './key-id.ts';
@@ -84,10 +85,6 @@ export interface Certification {
   readonly committee: readonly CommitteeSeat[];
   readonly atMs: number;
 }
-
-const hex32 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hex digits');
-const digest = z.custom<Digest>(isDigest, 'expected sha256: and 64 lower-case hex digits');
-const timeMs = z.int().nonnegative();
 
 function exactly(bytes: number) {
   return z.string().refine((text) => {

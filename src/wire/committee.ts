@@ -4,6 +4,7 @@ import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
 import { standingWord } from './access.ts';
 import { claimable, ENTRY_LIMITS, selfSigned } from './entry.ts';
+import { hex32 } from './fields.ts';
 import { AUDITS, challenge, operation, wordsOf } from './proof.ts';
 import { PROOF_LIMITS } from './proof-limits.ts';
 import { firstIssue } from './signature.ts';
@@ -25,8 +26,6 @@ export const COMMITTEE_LIMITS = {
   answerBytesMax: 4 * 2 ** 20,
   membersMax: 10_000,
 } as const;
-
-const hex32 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hex digits');
 
 /** Canonical base64 of at most that many bytes. */
 function bytesUpTo(most: number) {

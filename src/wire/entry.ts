@@ -1,10 +1,11 @@
 import { z } from 'zod';
 import { base64, fromBase64, utf8 } from '../base/bytes.ts';
-import { type Digest, digestOf, isDigest } from '../base/digest.ts';
+import { type Digest, digestOf } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
 import { type Attestation, attestation } from './attestation.ts';
 import { type EpochDocument, epochDocument } from './epoch.ts';
+import { digest, hex32 } from './fields.ts';
 import { decodeCanonical } from './json-message.ts';
 import { keyIdOf, type PublicKeys } from './key-id.ts';
 import { type Endorsement, endorsement, type Operation, operation } from './proof.ts';
@@ -161,8 +162,6 @@ export type Entry = { readonly formatVersion: 1; readonly networkId: Digest } & 
     }
 );
 
-const hex32 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hex digits');
-const digest = z.custom<Digest>(isDigest, 'expected sha256: and 64 lower-case hex digits');
 const amount = z.int().positive().max(PROOF_LIMITS.tokensMax);
 const epoch = z.int().nonnegative();
 const keyText: z.ZodType<KeyText> = z.strictObject({

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { utf8 } from '../base/bytes.ts';
-import { type Digest, digestOf, isDigest } from '../base/digest.ts';
+import { type Digest, digestOf } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
 import {
@@ -12,6 +12,7 @@ import {
   type ValidatorKeys,
   validatorKeys,
 } from './attestation.ts';
+import { digest } from './fields.ts';
 import { quorumOf } from './genesis.ts';
 import { decodeCanonical } from './json-message.ts';
 import { PROOF_LIMITS } from './proof-limits.ts';
@@ -51,8 +52,6 @@ export interface EpochDocument extends EpochProposal {
   /** By key id, no more than one of each validator. */
   readonly approvals: readonly Attestation[];
 }
-
-const digest = z.custom<Digest>(isDigest, 'expected sha256: and 64 lower-case hex digits');
 
 function ascending(keys: readonly string[]): boolean {
   return keys.every((key, at) => at === 0 || keys[at - 1]! < key);

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { fromUtf8 } from '../base/bytes.ts';
 import { HyperMeshError } from '../base/errors.ts';
+import { hex32 } from './fields.ts';
 import { semverRange, semverVersion } from './names.ts';
 import { certificateChain, envelope } from './signature.ts';
 
@@ -44,7 +45,7 @@ const manifestSchema = z
     provides: z.array(assetTypeName).max(64),
     /** Every file of the folder but this one and the signature, with its SHA-256 in hexadecimal. */
     files: z
-      .record(relativeFile, z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 hex digits'))
+      .record(relativeFile, hex32)
       .refine((files) => Object.keys(files).length <= EXTENSION_FILES_MAX, `at most ${EXTENSION_FILES_MAX} files`),
   })
   .refine(({ entry, files }) => Object.hasOwn(files, entry), {

@@ -4,15 +4,13 @@ import { type Digest, digestOf } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
 import { type Attestation, attestation, type ValidatorKeys, validatorKeys } from './attestation.ts';
+import { hex32, tokens } from './fields.ts';
 import { OPERATION_KINDS, type Requirements, requirements } from './proof.ts';
 import { PROOF_LIMITS } from './proof-limits.ts';
 import { firstIssue } from './signature.ts';
 
 /** Size limit of the canonical JSON of a genesis document. */
 export const GENESIS_BYTES_MAX = 512 * 2 ** 10;
-
-const hex32 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hex digits');
-const tokens = z.int().nonnegative().max(PROOF_LIMITS.tokensMax);
 
 const schema = z
   .strictObject({

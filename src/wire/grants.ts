@@ -1,12 +1,10 @@
 import { z } from 'zod';
-import { type Digest, isDigest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
+import { digest } from './fields.ts';
 
 /**
  * What programs were granted on this machine beyond their box (docs/protocol/grants.md): places on the network, folders of the owner.
  */
-
-const digest = z.custom<Digest>(isDigest, 'expected "sha256:" and 64 hexadecimal digits');
 
 /** `host:port`: a name in lower case, an IPv4 address, or an IPv6 address in brackets; and a number. */
 export const place = z

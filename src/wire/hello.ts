@@ -1,8 +1,9 @@
 import { z } from 'zod';
 import { fromUtf8, utf8 } from '../base/bytes.ts';
-import { type Digest, isDigest } from '../base/digest.ts';
+import type { Digest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
+import { digest, hex32, timeMs } from './fields.ts';
 import {
   type CertificateChain,
   certificateChain,
@@ -60,22 +61,19 @@ export interface HelloDocument {
   readonly anchor?: TrustAnchor;
 }
 
-const keyId = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hexadecimal digits');
-const networkId = z.custom<Digest>(isDigest, 'expected a digest such as sha256:<64 hex digits>');
-const timeMs = z.int().nonnegative();
 const signed = z.strictObject({ envelope, chain: certificateChain });
 
 const documentShape = z.strictObject({ hello: signed, voucher: signed, anchor: trustAnchor.exactOptional() });
 const helloShape = z.strictObject({
   formatVersion: z.literal(1),
-  networkId,
-  node: keyId,
-  publisher: keyId,
-  transport: keyId,
+  networkId: digest,
+  node: hex32,
+  publisher: hex32,
+  transport: hex32,
   notBeforeMs: timeMs,
   notAfterMs: timeMs,
 });
-const voucherShape = z.strictObject({ formatVersion: z.literal(1), networkId, node: keyId, publisher: keyId });
+const voucherShape = z.strictObject({ formatVersion: z.literal(1), networkId: digest, node: hex32, publisher: hex32 });
 
 export function encodeHelloDocument(document: HelloDocument): Uint8Array {
   return utf8(canonicalJson(document));

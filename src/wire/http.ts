@@ -1,9 +1,10 @@
 import { z } from 'zod';
 import type { Progress } from '../base/call.ts';
-import { type Digest, isDigest } from '../base/digest.ts';
+import type { Digest } from '../base/digest.ts';
 import type { ErrorCode, ProblemDocument } from '../base/errors.ts';
 import type { Json } from '../base/json.ts';
 import { sequencerInEtcd } from './entry.ts';
+import { digest, hex32 } from './fields.ts';
 import { grant } from './grants.ts';
 import { packageName } from './names.ts';
 import { PROOF_LIMITS } from './proof-limits.ts';
@@ -40,7 +41,6 @@ function isBounded(value: unknown, levels: number): boolean {
   return levels > 0 && Object.values(value).every((member) => isBounded(member, levels - 1));
 }
 
-export const digest = z.custom<Digest>(isDigest, 'expected "sha256:" and 64 hexadecimal digits');
 const ref = z.string().min(3).max(400);
 const names = z.array(packageName).max(HTTP_LIMITS.refsMax);
 /** Absolute path of an installation; absent: the node's own. */
@@ -111,7 +111,7 @@ export const verifyRequest = z.union([
 ]);
 export const renewRequest = z.strictObject({ role: z.enum(['publisher', 'validator', 'node']) });
 export const revokeRequest = z.strictObject({
-  fingerprint: z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 hexadecimal digits'),
+  fingerprint: hex32,
   reason: z.enum(['key-compromise', 'superseded', 'cessation-of-operation']),
 });
 export const proofRequest = z.strictObject({
@@ -147,10 +147,7 @@ const recover = z.boolean().optional();
 export const moveSequencerRequest = z.discriminatedUnion('kind', [
   z.strictObject({
     kind: z.literal('embedded'),
-    validator: z
-      .string()
-      .regex(/^[0-9a-f]{64}$/, 'expected the key id of a validator')
-      .optional(),
+    validator: hex32.optional(),
     recover,
   }),
   sequencerInEtcd.extend({ recover }),
@@ -160,22 +157,19 @@ const instead = z.boolean().optional();
 export const changeValidatorsRequest = z.discriminatedUnion('action', [
   z.strictObject({
     action: z.enum(['add', 'remove']),
-    nodes: z
-      .array(z.string().regex(/^[0-9a-f]{64}$/, 'expected a node id of 64 hexadecimal digits'))
-      .min(1)
-      .max(PROOF_LIMITS.committeeMax),
+    nodes: z.array(hex32).min(1).max(PROOF_LIMITS.committeeMax),
     instead,
   }),
   z.strictObject({ action: z.literal('approve'), proposal: digest.optional(), instead }),
 ]);
 export const removeMemberRequest = z.strictObject({
-  node: z.string().regex(/^[0-9a-f]{64}$/, 'expected a node id of 64 hexadecimal digits'),
+  node: hex32,
   compromised: z.boolean().optional(),
 });
 /** A body without members: the operation needs no more. */
 export const syncRequest = z.strictObject({});
 export const forgiveRequest = z.strictObject({
-  node: z.string().regex(/^[0-9a-f]{64}$/, 'expected a node id of 64 hexadecimal digits'),
+  node: hex32,
 });
 export const runtimePath = z.strictObject({ kind: z.enum(['wasm', 'julia', 'python', 'container', 'vm']) });
 /** Where the image of a language comes from: a package of the catalog, or a layer that was sent; packages of the distribution when absent. */

@@ -1,8 +1,9 @@
 import semver from 'semver';
 import { z } from 'zod';
-import { type Digest, digestHex, isDigest } from '../base/digest.ts';
+import { type Digest, digestHex } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
+import { digest } from './fields.ts';
 import { type AssetId, type PackageName, packageName, semverRange, semverVersion } from './names.ts';
 import { LAYERS_MAX } from './package.ts';
 
@@ -28,8 +29,6 @@ export interface Lock {
   /** Sorted by name; one version of each name. */
   readonly packages: readonly LockedPackage[];
 }
-
-const digest = z.custom<Digest>(isDigest, 'expected "sha256:" and 64 hex digits');
 
 const lockedPackage = z.strictObject({
   name: packageName,

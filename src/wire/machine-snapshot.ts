@@ -3,7 +3,7 @@ import { utf8 } from '../base/bytes.ts';
 import { type Digest, digestOf } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
-import { digest } from './http.ts';
+import { digest } from './fields.ts';
 
 /** What a snapshot of a virtual machine was made of: all that the guest had seen when it said that it is ready. */
 const origin = z.strictObject({

@@ -1,9 +1,10 @@
 import { isIP } from 'node:net';
 import { z } from 'zod';
 import { utf8 } from '../base/bytes.ts';
-import { type Digest, isDigest } from '../base/digest.ts';
+import type { Digest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
+import { digest, hex32 } from './fields.ts';
 import type { CertificateChain, Envelope } from './signature.ts';
 import { decodeSigned, decodeSignedPayload } from './signed.ts';
 
@@ -35,8 +36,8 @@ const address = z.string().max(272).refine(isAddress, 'expected host:port');
 const nodeRecord: z.ZodType<NodeRecord> = z
   .strictObject({
     formatVersion: z.literal(1),
-    network: z.custom<Digest>(isDigest, 'expected a digest'),
-    node: z.string().regex(/^[0-9a-f]{64}$/, 'expected a key id'),
+    network: digest,
+    node: hex32,
     addresses: z.array(address).max(NODE_RECORD_LIMITS.addressesMax),
     sequence: z.int().nonnegative(),
     notAfterMs: z.int().nonnegative(),

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { fromUtf8 } from '../base/bytes.ts';
-import { type Digest, isDigest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
+import { digest } from './fields.ts';
 
 /**
  * The documents of a container image that the `container` runtime reads (docs/protocol/image.md): those of the OCI image specification 1.1,
@@ -13,7 +13,6 @@ export const IMAGE_DOCUMENT_BYTES_MAX = 4 * 2 ** 20;
 const LAYERS_MAX = 128;
 const WORDS_MAX = 1_024;
 
-const digest = z.custom<Digest>(isDigest, 'expected a SHA-256 digest');
 const descriptor = z.object({
   mediaType: z.string().max(255).default(''),
   digest,

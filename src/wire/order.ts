@@ -1,10 +1,11 @@
 import { z } from 'zod';
 import { concat, fromHex, hex, utf8 } from '../base/bytes.ts';
-import { type Digest, isDigest, sha256 } from '../base/digest.ts';
+import { type Digest, sha256 } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
 import { type Attestation, attestation } from './attestation.ts';
 import { ENTRY_LIMITS, sequencerStatement } from './entry.ts';
+import { digest, hex32 } from './fields.ts';
 import { PROOF_LIMITS } from './proof-limits.ts';
 import { canonicalBase64, firstIssue } from './signature.ts';
 
@@ -51,8 +52,6 @@ export interface HeadCertificate {
   readonly attestations: readonly Attestation[];
 }
 
-const hex32 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hex digits');
-const digest = z.custom<Digest>(isDigest, 'expected sha256: and 64 lower-case hex digits');
 const position = z.int().nonnegative();
 
 const headStatement: z.ZodType<HeadStatement> = z

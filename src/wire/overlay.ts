@@ -1,5 +1,6 @@
 import { z } from 'zod';
-import { type Digest, isDigest } from '../base/digest.ts';
+import type { Digest } from '../base/digest.ts';
+import { digest, hex32 } from './fields.ts';
 import { decodeJsonMessage, encodeJsonMessage } from './json-message.ts';
 
 /** Small messages of the overlay, canonical JSON (docs/protocol/overlay.md). */
@@ -10,11 +11,8 @@ export const RESOURCE_IDS_MAX = 128;
 /** Nodes in one answer. */
 export const HOLDERS_MAX = 128;
 
-const keyId = z.string().regex(/^[0-9a-f]{64}$/, 'expected a key id');
-const digest = z.custom<Digest>(isDigest, 'expected a digest');
-
 /** `overlay/doubt` and `overlay/reach`: a node that did not answer. */
-export const aboutNode: z.ZodType<{ readonly node: string }> = z.strictObject({ node: keyId });
+export const aboutNode: z.ZodType<{ readonly node: string }> = z.strictObject({ node: hex32 });
 export const reached: z.ZodType<{ readonly reached: boolean }> = z.strictObject({ reached: z.boolean() });
 
 /** `resources/announce`: what the sender holds now, and nothing about anybody else. */
@@ -25,7 +23,7 @@ export const resourceIds: z.ZodType<{ readonly ids: readonly Digest[] }> = z.str
 /** `resources/holders` and `resources/keep`: one resource. */
 export const aboutResource: z.ZodType<{ readonly id: Digest }> = z.strictObject({ id: digest });
 export const holders: z.ZodType<{ readonly nodes: readonly string[] }> = z.strictObject({
-  nodes: z.array(keyId).max(HOLDERS_MAX),
+  nodes: z.array(hex32).max(HOLDERS_MAX),
 });
 /** `resources/audit`: bytes of a blob that the other side says it holds. */
 export interface AuditQuestion {
@@ -45,10 +43,7 @@ export const auditQuestion: z.ZodType<AuditQuestion> = z.strictObject({
 });
 /** SHA-256 over the nonce and the bytes; null: they are not there. */
 export const auditAnswer: z.ZodType<{ readonly proof: string | null }> = z.strictObject({
-  proof: z
-    .string()
-    .regex(/^[0-9a-f]{64}$/, 'expected a SHA-256')
-    .nullable(),
+  proof: hex32.nullable(),
 });
 
 export const keeping: z.ZodType<{ readonly state: 'held' | 'coming' | 'unknown' | 'refused' }> = z.strictObject({

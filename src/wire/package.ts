@@ -1,8 +1,9 @@
 import { z } from 'zod';
 import { equal, fromUtf8, utf8 } from '../base/bytes.ts';
-import { type Digest, digestOf, isDigest } from '../base/digest.ts';
+import { type Digest, digestOf } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
+import { digest, hex32 } from './fields.ts';
 import { type PackageManifest, packageManifest } from './manifest.ts';
 
 /** OCI 1.1 media types of a package (docs/protocol/package.md). */
@@ -35,7 +36,6 @@ export interface PackageConfig {
 export const OCI_MANIFEST_BYTES_MAX = 2 ** 20;
 export const LAYERS_MAX = 128;
 
-const digest = z.custom<Digest>(isDigest, 'expected sha256:<64 hex digits>');
 const size = z.int().nonnegative();
 const shardSummary = z.strictObject({
   algorithm: z.literal('fastcdc-v1'),
@@ -44,7 +44,7 @@ const shardSummary = z.strictObject({
     .min(256)
     .max(2 ** 24),
   count: size,
-  root: z.string().regex(/^[0-9a-f]{64}$/),
+  root: hex32,
 });
 const packageConfig = z.strictObject({
   formatVersion: z.literal(1),

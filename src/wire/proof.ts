@@ -1,9 +1,10 @@
 import { z } from 'zod';
 import { base64Length, concat, fromHex, hex, utf8 } from '../base/bytes.ts';
-import { type Digest, digestOf, isDigest, sha256 } from '../base/digest.ts';
+import { type Digest, digestOf, sha256 } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
 import { type Attestation, attestation, type FastAttestation, fastAttestation } from './attestation.ts';
+import { digest, hex32, timeMs, tokens } from './fields.ts';
 import { PROOF_LIMITS } from './proof-limits.ts';
 import { firstIssue } from './signature.ts';
 
@@ -210,11 +211,6 @@ export const SHARE_TYPE = 'application/vnd.hypermesh.anchor-share.v1+json';
 export const VOTE_TYPE = 'application/vnd.hypermesh.vote.v2+json';
 export const SPACE_RECEIPT_TYPE = 'application/vnd.hypermesh.space-receipt.v2+json';
 export const STAKE_STATEMENT_TYPE = 'application/vnd.hypermesh.stake-statement.v2+json';
-
-const hex32 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hex digits');
-const digest = z.custom<Digest>(isDigest, 'expected sha256: and 64 lower-case hex digits');
-const timeMs = z.int().nonnegative();
-const tokens = z.int().nonnegative().max(PROOF_LIMITS.tokensMax);
 
 /** Strict base64 of `unit`-byte items, at most `most` of them. */
 function base64Of(unit: number, most: number, least = 0) {

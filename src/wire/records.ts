@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { type Digest, digestHex } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
+import { hex32 } from './fields.ts';
 import { decodeJsonMessage, encodeJsonMessage } from './json-message.ts';
 import { collectionName } from './reconcile.ts';
 
@@ -43,10 +44,7 @@ export interface RecordsNews {
 
 const news: z.ZodType<{ readonly collection: string; readonly ids: readonly string[] }> = z.strictObject({
   collection: collectionName,
-  ids: z
-    .array(z.string().regex(/^[0-9a-f]{64}$/, 'expected a record id'))
-    .min(1)
-    .max(RECORDS_LIMITS.idsMax),
+  ids: z.array(hex32).min(1).max(RECORDS_LIMITS.idsMax),
 });
 
 export function encodeRecordsRequest(value: RecordsRequest): Uint8Array {

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { HyperMeshError } from '../base/errors.ts';
-import { digest } from './http.ts';
+import { digest } from './fields.ts';
 
 /**
  * `image.json` beside the files of a language that was added to a node (docs/protocol/runtime-image.md): what they are, and the packages

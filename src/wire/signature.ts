@@ -1,7 +1,8 @@
 import { z } from 'zod';
 import { base64, base64Length, concat, fromBase64, utf8 } from '../base/bytes.ts';
-import { type Digest, isDigest } from '../base/digest.ts';
+import type { Digest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
+import { digest, hex32 } from './fields.ts';
 import type { PublicKeys } from './key-id.ts';
 
 /** Limits of every signed thing (docs/protocol/signature.md). Bytes are counted before base64. */
@@ -73,8 +74,6 @@ export function canonicalBase64(min: number, max: number) {
     );
 }
 
-const hash = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hexadecimal digits');
-const digest = z.custom<Digest>(isDigest, 'expected a digest such as sha256:<64 hex digits>');
 const wholeNumber = z.int().nonnegative();
 
 export const envelope: z.ZodType<Envelope> = z
@@ -86,8 +85,8 @@ export const envelope: z.ZodType<Envelope> = z
     payload: canonicalBase64(0, SIGNATURE_LIMITS.payloadBytesMax),
     signatures: z.tuple(
       [
-        z.strictObject({ keyid: hash, alg: z.literal('falcon1024-r3-padded'), sig: canonicalBase64(1280, 1280) }),
-        z.strictObject({ keyid: hash, alg: z.literal('ed25519'), sig: canonicalBase64(64, 64) }),
+        z.strictObject({ keyid: hex32, alg: z.literal('falcon1024-r3-padded'), sig: canonicalBase64(1280, 1280) }),
+        z.strictObject({ keyid: hex32, alg: z.literal('ed25519'), sig: canonicalBase64(64, 64) }),
       ],
       {
         error: ({ code }) =>
@@ -120,7 +119,7 @@ export const signedTreeHead: z.ZodType<SignedTreeHead> = z.strictObject({
 
 export const logInclusion: z.ZodType<LogInclusion> = z.strictObject({
   index: wholeNumber,
-  path: z.array(hash).max(SIGNATURE_LIMITS.logPathMax),
+  path: z.array(hex32).max(SIGNATURE_LIMITS.logPathMax),
   head: signedTreeHead,
 });
 

@@ -3,6 +3,7 @@ import { concat, fromHex, utf8 } from '../base/bytes.ts';
 import { type Digest, digestOf } from '../base/digest.ts';
 import { hashes } from './access.ts';
 import { type Attestation, attestation } from './attestation.ts';
+import { hex32 } from './fields.ts';
 import { decodeJsonMessage, encodeJsonMessage } from './json-message.ts';
 import { digestBytes } from './proof.ts';
 import { PROOF_LIMITS } from './proof-limits.ts';
@@ -21,8 +22,6 @@ export interface SpaceOpening {
   readonly labels: string;
   readonly path: string;
 }
-
-const hex32 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hex digits');
 
 /** `space/audit`: 32 random bytes that choose the labels. */
 export const auditAsk: z.ZodType<{ readonly nonce: string }> = z.strictObject({ nonce: hex32 });

@@ -1,7 +1,8 @@
 import { z } from 'zod';
 import { equal, utf8 } from '../base/bytes.ts';
-import { type Digest, isDigest } from '../base/digest.ts';
+import type { Digest } from '../base/digest.ts';
 import { canonicalJson } from '../base/json.ts';
+import { digest } from './fields.ts';
 import { type AssetId, isAssetId } from './names.ts';
 import type { CertificateChain, Envelope } from './signature.ts';
 import { decodeSigned, decodeSignedPayload } from './signed.ts';
@@ -27,8 +28,6 @@ export interface StateChange {
 }
 
 const BEGINNING = utf8('{"chain":[');
-
-const digest = z.custom<Digest>(isDigest, 'expected a digest');
 
 const stateChange: z.ZodType<StateChange> = z.strictObject({
   formatVersion: z.literal(1),

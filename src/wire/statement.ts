@@ -3,6 +3,7 @@ import { fromUtf8, utf8 } from '../base/bytes.ts';
 import { type Digest, digestHex } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
+import { hex32 } from './fields.ts';
 import { packageName, semverVersion } from './names.ts';
 
 /** DSSE payload type of an in-toto statement. */
@@ -22,17 +23,15 @@ export interface PackageStatement {
   readonly signedAtMs: number;
 }
 
-const sha256Hex = z.string().regex(/^[0-9a-f]{64}$/);
-
 const statement = z.strictObject({
   _type: z.literal('https://in-toto.io/Statement/v1'),
-  subject: z.tuple([z.strictObject({ name: z.string().max(512), digest: z.strictObject({ sha256: sha256Hex }) })]),
+  subject: z.tuple([z.strictObject({ name: z.string().max(512), digest: z.strictObject({ sha256: hex32 }) })]),
   predicateType: z.literal(PREDICATE_TYPE),
   predicate: z.strictObject({
     name: packageName,
     version: semverVersion,
-    config: z.strictObject({ sha256: sha256Hex }),
-    network: z.strictObject({ sha256: sha256Hex }),
+    config: z.strictObject({ sha256: hex32 }),
+    network: z.strictObject({ sha256: hex32 }),
     signedAtMs: z.int().nonnegative(),
   }),
 });

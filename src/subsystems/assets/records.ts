@@ -3,7 +3,7 @@ import { DatabaseSync } from 'node:sqlite';
 import semver from 'semver';
 import { z } from 'zod';
 import type { Clock } from '../../base/clock.ts';
-import { type Digest, isDigest } from '../../base/digest.ts';
+import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError, storageError } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
 import { openSqlite, type SqliteStore } from '../../base/sqlite.ts';
@@ -15,6 +15,7 @@ import type {
   AssetState,
   Dependent,
 } from '../../capabilities/assets.ts';
+import { digest, timeMs } from '../../wire/fields.ts';
 import type { Lock } from '../../wire/lock.ts';
 import { packageManifest } from '../../wire/manifest.ts';
 import { type AssetId, assetId, type PackageName, packageName, privacyLevel, semverVersion } from '../../wire/names.ts';
@@ -29,10 +30,8 @@ export const RECORD_LIMITS = {
   annotationBytesMax: 64 * 1024,
 } as const;
 
-const digest = z.custom<Digest>(isDigest, 'expected "sha256:" and 64 hex digits');
 const assetState = z.enum(['published', 'deprecated', 'yanked']);
 const stateReason = z.string().max(1_000).nullable();
-const timeMs = z.int().nonnegative();
 
 const draftShape = z
   .strictObject({

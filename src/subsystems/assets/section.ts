@@ -4,10 +4,11 @@ import { z } from 'zod';
 import { concat, fromUtf8, utf8 } from '../../base/bytes.ts';
 import type { CallOptions } from '../../base/call.ts';
 import type { Clock } from '../../base/clock.ts';
-import { type Digest, isDigest } from '../../base/digest.ts';
+import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
 import type { StateSection } from '../../capabilities/state.ts';
+import { digest } from '../../wire/fields.ts';
 import type { AssetId } from '../../wire/names.ts';
 import type { ContentStore } from './content/store.ts';
 import { blobsOf, Records, RecordsSnapshot, recordShape, type StoredRecord } from './records.ts';
@@ -20,7 +21,7 @@ const BYTES_MAX = 2 ** 20 - 1;
 const RECORDS_AT_ONCE = 16;
 
 const blobShape = z.strictObject({
-  digest: z.custom<Digest>(isDigest, 'expected a digest'),
+  digest,
   size: z.int().nonnegative(),
 });
 const annotationShape = z.strictObject({ id: z.string(), key: z.string(), value: z.json() });

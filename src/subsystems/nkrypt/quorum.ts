@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { base64 } from '../../base/bytes.ts';
 import type { CallOptions } from '../../base/call.ts';
 import type { Clock } from '../../base/clock.ts';
-import { type Digest, isDigest } from '../../base/digest.ts';
+import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
 import type { Admission, ProofVerdict } from '../../capabilities/consensus.ts';
@@ -12,6 +12,7 @@ import type { Trust } from '../../capabilities/trust.ts';
 import { SPACE_STANDING_TYPE, type StandingWord, standingWord } from '../../wire/access.ts';
 import type { FastAttestation } from '../../wire/attestation.ts';
 import type { CommitteeMethod } from '../../wire/committee.ts';
+import { digest, hex32 } from '../../wire/fields.ts';
 import { quorumOf } from '../../wire/genesis.ts';
 import {
   type AnchorShare,
@@ -52,10 +53,9 @@ import type { SpaceRegistry } from './space.ts';
 import { standingOf } from './standing.ts';
 import type { VoteBook } from './votes.ts';
 
-const hex32 = z.string().regex(/^[0-9a-f]{64}$/);
 const shared = z.strictObject({
   share: anchorShare,
-  previous: z.custom<Digest>(isDigest),
+  previous: digest,
   newest: z.unknown(),
 });
 const revealed = z.strictObject({ revealed: hex32, root: hex32.nullable() });

@@ -2,13 +2,11 @@ import { z } from 'zod';
 import { base64 } from '../../base/bytes.ts';
 import type { CallOptions } from '../../base/call.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
-import { PROOF_LIMITS } from '../../wire/proof-limits.ts';
+import { hex32, tokens } from '../../wire/fields.ts';
 import { firstIssue } from '../../wire/signature.ts';
 import type { LedgerOffice, OfficeAccount } from './own-account.ts';
 import type { Quorum } from './quorum.ts';
 
-const hex32 = z.string().regex(/^[0-9a-f]{64}$/);
-const tokens = z.int().nonnegative().max(PROOF_LIMITS.tokensMax);
 const account: z.ZodType<OfficeAccount> = z.strictObject({
   account: hex32,
   balance: tokens,

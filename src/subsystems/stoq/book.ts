@@ -1,10 +1,11 @@
 import { join } from 'node:path';
 import { z } from 'zod';
 import { fromHex } from '../../base/bytes.ts';
-import { type Digest, digestHex, isDigest } from '../../base/digest.ts';
+import { type Digest, digestHex } from '../../base/digest.ts';
 import { canonicalJson } from '../../base/json.ts';
 import { openSqlite, type SqliteStore } from '../../base/sqlite.ts';
 import type { Resource } from '../../capabilities/transport.ts';
+import { digest } from '../../wire/fields.ts';
 import type { NodeId } from './channel/index.ts';
 import type { KeptResource, ResourceBook, ResourceLine } from './replication.ts';
 
@@ -84,7 +85,7 @@ const IDS_PAGE = 4_096;
 
 const blobs: z.ZodType<Resource['blobs']> = z.array(
   z.strictObject({
-    digest: z.custom<Digest>(isDigest),
+    digest,
     size: z.number(),
     shards: z.strictObject({
       algorithm: z.literal('fastcdc-v1'),

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import type { CallOptions } from '../../base/call.ts';
-import { type Digest, isDigest } from '../../base/digest.ts';
+import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import type { BlobInfo } from '../../capabilities/assets.ts';
 import type { BlobDescription } from '../../capabilities/content.ts';
@@ -16,6 +16,7 @@ import type {
   TransportStatus,
   Verdict,
 } from '../../capabilities/transport.ts';
+import { digest } from '../../wire/fields.ts';
 import { splitAddress } from './addresses.ts';
 import { Arrivals } from './arrivals.ts';
 import { type Ask, sample } from './ask.ts';
@@ -31,7 +32,7 @@ const DEFAULT_LISTEN = '[::]:9292';
 const COMPARED = 4;
 const PROBED_MAX = 64;
 
-const entrySetting: z.ZodType<Entry> = z.object({ networkId: z.custom<Digest>(isDigest), listen: z.string() });
+const entrySetting: z.ZodType<Entry> = z.object({ networkId: digest, listen: z.string() });
 
 /** Opens STOQ for a home; silent until {@link Stoq.openNetwork}. Errors: `storage-*`, `home-too-new`. */
 export async function openTransport(lent: StoqLent, options: StoqOptions): Promise<Stoq> {

@@ -4,13 +4,13 @@ import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { z } from 'zod';
 import { base64, concat, equal, fromBase64, fromUtf8, hex, utf8 } from '../../base/bytes.ts';
-import { type Digest, isDigest } from '../../base/digest.ts';
 import { HyperMeshError, isCoded, storageError } from '../../base/errors.ts';
 import { canonicalJson } from '../../base/json.ts';
 import { openSqlite, type SqliteStore } from '../../base/sqlite.ts';
 import type { StateSection } from '../../capabilities/state.ts';
 import type { LeafRole } from '../../wire/certificate.ts';
 import { CERTIFICATION_LIMITS, committeeSeat, subjectName } from '../../wire/certification.ts';
+import { digest, hex32 } from '../../wire/fields.ts';
 import { leafHash, rootDigest, treeHeadPayload } from '../../wire/log.ts';
 import { signedTreeHead } from '../../wire/signature.ts';
 import { decodeSealed, SEALED_BYTES_MAX, type Unlock } from './keystore.ts';
@@ -36,12 +36,11 @@ const PIECE_BYTES_MAX = 1_048_576;
 const LINE_BYTES_MAX = 2_097_152;
 
 const certificateRole = z.enum(['root', 'intermediate', 'publisher', 'validator', 'node']);
-const keyId = z.string().regex(/^[0-9a-f]{64}$/);
 const revoked = z
   .strictObject({ atMs: z.int(), reason: z.enum(['key-compromise', 'superseded', 'cessation-of-operation']) })
   .nullable();
 const storedMembership = z.strictObject({
-  networkId: z.custom<Digest>(isDigest),
+  networkId: digest,
   committee: z.array(committeeSeat).min(1).max(CERTIFICATION_LIMITS.committeeMax),
   joinedAtMs: z.int().nonnegative(),
 });
@@ -63,16 +62,16 @@ const line = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('membership'), membership: storedMembership }),
   z.strictObject({
     kind: z.literal('member'),
-    node: keyId,
-    publisher: keyId,
-    validator: keyId,
+    node: hex32,
+    publisher: hex32,
+    validator: hex32,
     subject: subjectName,
     joinedAtMs: z.int(),
     leftAtMs: z.int().nullable(),
   }),
   z.strictObject({
     kind: z.literal('issued'),
-    node: keyId,
+    node: hex32,
     role: z.enum(['publisher', 'validator', 'node']),
     der: z.string(),
     revoked,

@@ -3,11 +3,12 @@ import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { z } from 'zod';
 import type { CallOptions } from '../../base/call.ts';
-import { type Digest, isDigest } from '../../base/digest.ts';
+import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError } from '../../base/errors.ts';
 import type { Json } from '../../base/json.ts';
 import type { Assets } from '../../capabilities/assets.ts';
 import type { Execution, RunRequest, RunResult, RuntimeKind, RuntimeStatus } from '../../capabilities/vm.ts';
+import { digest } from '../../wire/fields.ts';
 import { folderAccess, folderName, type Grant, place } from '../../wire/grants.ts';
 import { Grants } from './grants.ts';
 import { DEFAULT_LIMITS, type ExecutionLimits } from './limits.ts';
@@ -219,7 +220,7 @@ const MOUNT = /^(\/[A-Za-z0-9_@.-]{1,64}){1,8}$/;
 
 const requestSchema = z.object({
   kind: z.enum(KINDS),
-  layer: z.custom<Digest>(isDigest, 'expected a digest'),
+  layer: digest,
   entry: z.string().min(1).max(1024),
   args: z.array(z.string().max(65_536)).max(1_024),
   input: z.custom<Json>((value) => value !== undefined, 'expected a JSON value'),
@@ -241,7 +242,7 @@ const requestSchema = z.object({
     mounts: z
       .array(
         z.object({
-          layer: z.custom<Digest>(isDigest, 'expected a digest'),
+          layer: digest,
           at: z
             .string()
             .regex(MOUNT, 'expected an absolute path such as /packages/ada/words')
@@ -265,9 +266,7 @@ const requestSchema = z.object({
     })
     .partial()
     .optional(),
-  subject: z
-    .object({ package: z.custom<Digest>(isDigest, 'expected a digest'), ref: z.string().min(3).max(400) })
-    .optional(),
+  subject: z.object({ package: digest, ref: z.string().min(3).max(400) }).optional(),
 });
 
 function noOverlap(mounts: readonly { readonly at: string }[]): boolean {

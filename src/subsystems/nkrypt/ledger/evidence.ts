@@ -1,8 +1,9 @@
 import { z } from 'zod';
-import { type Digest, isDigest } from '../../../base/digest.ts';
+import type { Digest } from '../../../base/digest.ts';
 import { canonicalJson } from '../../../base/json.ts';
 import { attestationHolds, publicKeysOf } from '../../../wire/attestation.ts';
 import { type Conflict, decodeOrder, keyBytes, type Word } from '../../../wire/entry.ts';
+import { digest } from '../../../wire/fields.ts';
 import { HEAD_TYPE } from '../../../wire/order.ts';
 import { type Operation, operation, operationDigest, VOTE_TYPE } from '../../../wire/proof.ts';
 import { envelopeHolds } from '../../../wire/signature.ts';
@@ -11,7 +12,6 @@ import { presentOf } from './committees.ts';
 import { KEYS, type Place, refuse } from './law.ts';
 
 /** Of the statements only what can contradict itself is read; the rest is covered by the signature. */
-const digest = z.custom<Digest>(isDigest);
 const vote = z.looseObject({ networkId: digest, epoch: z.int().nonnegative(), operation });
 const logHead = z.looseObject({
   networkId: digest,

@@ -1,12 +1,12 @@
 import { z } from 'zod';
-import { isDigest } from '../../../base/digest.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
+import { digest } from '../../../wire/fields.ts';
 import { invalid } from './tar.ts';
 
 /** What an image says about its program; kept beside its unpacked files. Only this version of the node reads it again. */
 const program = z.strictObject({
   formatVersion: z.literal(1),
-  image: z.custom<`sha256:${string}`>(isDigest),
+  image: digest,
   entrypoint: z.array(z.string()),
   cmd: z.array(z.string()),
   /** `NAME=value` */
