@@ -4,6 +4,7 @@ import type { CallOptions } from '../base/call.ts';
 import { type Digest, digestOf } from '../base/digest.ts';
 import { HyperMeshError, isCoded } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
+import { laterTurn } from '../base/turn.ts';
 import type { AssetRecord } from '../capabilities/assets.ts';
 import type { Consensus, ProofVerdict } from '../capabilities/consensus.ts';
 import type { Trust, Verified } from '../capabilities/trust.ts';
@@ -49,18 +50,22 @@ export async function verifyBundle(
   const bundle = anchor === undefined ? given : { ...given, network: { ...given.network, anchor } };
   passed('network', network === undefined ? `claims network ${bundle.network.id}` : `network ${bundle.network.id}`);
 
+  // Each of these takes some milliseconds. What they are about is the bundle alone, so nothing changes meanwhile.
+  await laterTurn();
   const signer = await checkSignature(bundle, content, judges);
   passed('signature', `FALCON-1024 and Ed25519 by ${signer.certificate.subject}, chain to the root of the network`);
 
   const proofs = await checkProofs(bundle, content, signer, judges);
   for (const proof of proofs) passed(proof.kind, proof.says);
 
+  await laterTurn();
   await judges.consensus.verifyEndorsement(bundle.endorsement, bundle.network);
   passed(
     'endorsement',
     `${counted(bundle.endorsement.votes.length, 'vote')} of the committee, ${new Date(admittedAtMs(bundle.endorsement)).toISOString()}`,
   );
 
+  await laterTurn();
   await checkInclusion(bundle, content, judges);
   passed('log', `entry ${bundle.inclusion.index} of a log of ${bundle.inclusion.head.size}`);
 

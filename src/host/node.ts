@@ -47,7 +47,7 @@ export interface NodeConfig {
     /** Tokens of the founding publisher. */
     readonly stakeInitial?: number;
   };
-  /** Worker threads for proofs; all processors by default. */
+  /** Worker threads for the proof of work; one for each processor but one by default. */
   readonly threads?: number;
   /** Programs that run at the same time; the number of processors by default. */
   readonly runsMax?: number;

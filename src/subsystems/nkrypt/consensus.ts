@@ -1,12 +1,13 @@
 import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { setImmediate as nextTurn, setTimeout as pause } from 'node:timers/promises';
+import { setTimeout as pause } from 'node:timers/promises';
 import { base64, equal, hex, utf8 } from '../../base/bytes.ts';
 import type { CallOptions } from '../../base/call.ts';
 import type { Clock } from '../../base/clock.ts';
 import { type Digest, isDigest } from '../../base/digest.ts';
 import { HyperMeshError, isCoded, storageError } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
+import { laterTurn } from '../../base/turn.ts';
 import type {
   Admission,
   Consensus,
@@ -113,7 +114,7 @@ export interface NKryptOptions extends NetworkTerms {
   /** Holds `nkrypt.db` and the files of the space commitment. */
   readonly directory: string;
   readonly clock: Clock;
-  /** Worker threads for the work proof. Default: one for each processor. */
+  /** Worker threads for the work proof. Default: one for each processor but one. */
   readonly threads?: number;
   /** How often a validator looks whether an audit of space is due. */
   readonly auditRoundMs?: number;
@@ -768,7 +769,7 @@ class Validator implements NKrypt {
           else if (this.#clock.nowMs() - admittedAtMs(certificate) >= turn * this.#roundMs) due.push(certificate);
         }
         votes.settled(settled);
-        await nextTurn();
+        await laterTurn();
         page = this.#isClosed ? [] : votes.unsettled(page.at(-1)!.operation);
       }
       const submit = (certificates: readonly Endorsement[]) =>
@@ -855,6 +856,7 @@ class Validator implements NKrypt {
     }
     // Who publishes under a name first in the order owns it.
     if (kind === 'publish' && claimable.safeParse(nameOf(ref)).success) await this.#member.account.claim(nameOf(ref));
+    await laterTurn();
     return this.#judgeOf(kind).challenge(kind, subject, ref);
   }
 

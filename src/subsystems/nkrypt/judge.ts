@@ -1,6 +1,7 @@
 /** Judges proofs by themselves: from the proof set, the genesis document and the trust anchor alone. */
 import { fromBase64, hex } from '../../base/bytes.ts';
 import { type Digest, digestOf, sha256 } from '../../base/digest.ts';
+import { laterTurn } from '../../base/turn.ts';
 import type { ProofVerdict } from '../../capabilities/consensus.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import type { Genesis } from '../../wire/genesis.ts';
@@ -64,6 +65,8 @@ export async function* judgeInTurn(proofs: unknown, court: Court): AsyncGenerato
     ? await checkChallenge(shell.data.challenge, court)
     : `The proof set is malformed: ${firstIssue(shell.error)}.`;
   for (const kind of COST_ORDER) {
+    // Each takes some milliseconds. Proofs, law and moment are those that were given: nothing changes meanwhile.
+    if (objection === undefined) await laterTurn();
     yield shell.success && objection === undefined
       ? await judgeOne(kind, shell.data.challenge, shell.data[kind], court)
       : { kind, verdict: 'invalid', says: objection!, verifyMs: 0 };

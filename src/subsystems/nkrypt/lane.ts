@@ -2,6 +2,7 @@ import { setTimeout as after } from 'node:timers';
 import { Worker } from 'node:worker_threads';
 import { HyperMeshError } from '../../base/errors.ts';
 import { compiledBefore } from '../../base/module.ts';
+import { laterTurn } from '../../base/turn.ts';
 
 /** What a lane sends to its worker. `stop` turns non-zero when nobody waits any more. */
 export interface LaneJob<J> {
@@ -55,6 +56,8 @@ export class Lane<J, R> implements AsyncDisposable {
   }
 
   async #do(job: J, stop: Int32Array<SharedArrayBuffer>, onProgress?: (done: number) => void): Promise<R | undefined> {
+    // To start a thread takes a millisecond or two, and there are as many as processors.
+    if (this.#worker === undefined) await laterTurn();
     if (this.#closed) throw closed();
     if (Atomics.load(stop, 0) !== 0) return undefined;
     clearTimeout(this.#idle);

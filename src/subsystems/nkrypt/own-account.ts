@@ -1,19 +1,11 @@
-import { base64 } from '../../base/bytes.ts';
 import type { CallOptions } from '../../base/call.ts';
 import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import { canonicalJson } from '../../base/json.ts';
+import { laterTurn } from '../../base/turn.ts';
 import type { StakeAccount } from '../../capabilities/consensus.ts';
 import type { Trust } from '../../capabilities/trust.ts';
-import { decodeCertificate } from '../../wire/certificate.ts';
-import {
-  type Action,
-  encodeEntry,
-  encodeInstruction,
-  INSTRUCTION_TYPE,
-  type Instruction,
-  type KeyText,
-} from '../../wire/entry.ts';
+import { type Action, encodeEntry, encodeInstruction, INSTRUCTION_TYPE, type Instruction } from '../../wire/entry.ts';
 import { PROOF_LIMITS } from '../../wire/proof-limits.ts';
 import type { Store } from './store.ts';
 
@@ -52,7 +44,7 @@ export function leavesOpen(error: unknown): boolean {
  * or a crash, never makes a transfer happen twice: repeating the command finishes the one that is under way.
  */
 export class OwnAccount {
-  readonly #trust: Pick<Trust, 'identity' | 'sign'>;
+  readonly #trust: Pick<Trust, 'sign' | 'publicKeys'>;
   readonly #store: Store;
   readonly #office: LedgerOffice;
   readonly #networkId: Digest;
@@ -60,7 +52,7 @@ export class OwnAccount {
   #turn: Promise<unknown> = Promise.resolve();
 
   constructor(
-    lent: { readonly trust: Pick<Trust, 'identity' | 'sign'>; readonly store: Store; readonly office: LedgerOffice },
+    lent: { readonly trust: Pick<Trust, 'sign' | 'publicKeys'>; readonly store: Store; readonly office: LedgerOffice },
     options: { readonly networkId: Digest; readonly account: string },
   ) {
     this.#trust = lent.trust;
@@ -104,7 +96,9 @@ export class OwnAccount {
     }
     for (let attempt = 1; ; attempt += 1) {
       const { number } = await this.#office.account(this.#account);
-      const refusal = await this.#finish(await this.#sign(number + 1, action), options);
+      const pending = await this.#sign(number + 1, action);
+      await laterTurn();
+      const refusal = await this.#finish(pending, options);
       // Another home with the same keys was faster.
       if (attempt < 3 && isCoded(refusal, 'proof-replayed')) continue;
       return raise(refusal);
@@ -123,13 +117,13 @@ export class OwnAccount {
       ...{ formatVersion: 1, networkId: this.#networkId, account: this.#account },
       ...{ number, action },
     };
-    const envelope = await this.#trust.sign('publisher', INSTRUCTION_TYPE, encodeInstruction(instruction));
-    const { chain } = await this.#trust.identity('publisher');
-    const { keys } = decodeCertificate(Uint8Array.fromBase64(chain[0]!));
-    const text: KeyText = { falcon: base64(keys.falcon), ed25519: base64(keys.ed25519) };
+    const [keys, envelope] = await Promise.all([
+      this.#trust.publicKeys('publisher'),
+      this.#trust.sign('publisher', INSTRUCTION_TYPE, encodeInstruction(instruction)),
+    ]);
     const entry = encodeEntry({
       ...{ formatVersion: 1, networkId: this.#networkId, kind: 'instruction' },
-      signed: { keys: text, envelope },
+      signed: { keys, envelope },
     });
     const pending = { number, action: canonicalJson(action), entry };
     this.#store.transact((raw) =>

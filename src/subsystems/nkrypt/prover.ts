@@ -49,7 +49,9 @@ export class Prover implements AsyncDisposable {
 
   constructor(options: { readonly threads?: number } = {}) {
     const work = siblingModule(import.meta.url, './work-worker');
-    this.#work = Array.from({ length: options.threads ?? availableParallelism() }, () => new Lane(work));
+    // The time proof, which takes the longest, has a processor for itself.
+    const threads = options.threads ?? Math.max(1, availableParallelism() - 1);
+    this.#work = Array.from({ length: threads }, () => new Lane(work));
     this.#time = new Lane(siblingModule(import.meta.url, './time-worker'));
   }
 

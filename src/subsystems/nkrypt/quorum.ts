@@ -6,6 +6,7 @@ import type { Clock } from '../../base/clock.ts';
 import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
+import { laterTurn } from '../../base/turn.ts';
 import type { Admission, ProofVerdict } from '../../capabilities/consensus.ts';
 import type { SeatAsk } from '../../capabilities/membership.ts';
 import type { Trust } from '../../capabilities/trust.ts';
@@ -252,6 +253,7 @@ export class Quorum implements Witness {
     const collect = async (validator: string) => {
       let vote: SignedVote<FastAttestation>;
       if (validator === own?.validator) {
+        await laterTurn();
         const judged = await own.committee.vote(set, order, options);
         verdicts = judged.verdicts;
         vote = judged.vote;
@@ -495,10 +497,12 @@ export class Quorum implements Witness {
     options: { readonly signal?: AbortSignal | undefined; readonly timeoutMs?: number } = {},
   ): Promise<T> {
     const { own, ask } = this.#lent;
-    const said =
-      validator === own?.validator
-        ? await own.desk.answer(method, this.#options.identity, body, options)
-        : await ask(validator, method, body as Json, options);
+    const isOwn = validator === own?.validator;
+    // Other validators answer from another process.
+    if (isOwn) await laterTurn();
+    const said = isOwn
+      ? await own.desk.answer(method, this.#options.identity, body, options)
+      : await ask(validator, method, body as Json, options);
     const parsed = schema.safeParse(said);
     if (parsed.success) return parsed.data;
     throw new Senseless(firstIssue(parsed.error));

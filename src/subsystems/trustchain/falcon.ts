@@ -1,5 +1,6 @@
 import { createHash, randomFillSync } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { HyperMeshError } from '../../base/errors.ts';
 
@@ -50,6 +51,7 @@ const WASM_SHA256 = 'f3963751e47850955073eca745d73d57f2b33c9dcfa0e6289aaab725ca0
 /** The part of the WebAssembly API that is used here; the type declarations of Node leave it out. */
 declare const WebAssembly: {
   readonly Module: new (bytes: Uint8Array) => object;
+  compile(bytes: Uint8Array): Promise<object>;
   readonly Instance: new (
     module: object,
     imports: Readonly<Record<string, Readonly<Record<string, (...values: number[]) => void>>>>,
@@ -91,8 +93,31 @@ export interface FalconExports {
 let compiled: object | undefined;
 
 function compile(): object {
-  if (compiled !== undefined) return compiled;
-  const bytes = readFileSync(createRequire(import.meta.url).resolve('pqclean/wasm/gen/pqclean.wasm'));
+  compiled ??= new WebAssembly.Module(checked(readFileSync(modulePath())));
+  return compiled;
+}
+
+let ready: Promise<void> | undefined;
+
+/**
+ * Compiles the module in other threads, which takes 5 to 20 ms, before the event loop needs it. Whoever checks a signature earlier compiles it in place, and
+ * hears of what is wrong with it.
+ */
+export function falconReady(): Promise<void> {
+  ready ??= readFile(modulePath())
+    .then(async (bytes) => {
+      compiled ??= await WebAssembly.compile(checked(bytes));
+    })
+    .catch(() => undefined);
+  return ready;
+}
+
+function modulePath(): string {
+  return createRequire(import.meta.url).resolve('pqclean/wasm/gen/pqclean.wasm');
+}
+
+/** Errors: `signature-invalid`. */
+function checked(bytes: Uint8Array): Uint8Array {
   const digest = createHash('sha256').update(bytes).digest('hex');
   if (digest !== WASM_SHA256) {
     throw new HyperMeshError(
@@ -101,8 +126,7 @@ function compile(): object {
       { hint: 'The installation was altered: run `npm ci` again.' },
     );
   }
-  compiled = new WebAssembly.Module(bytes);
-  return compiled;
+  return bytes;
 }
 
 /** A fresh instance with its own memory and its own source of randomness (`random` fills the bytes it is given). */

@@ -13,6 +13,7 @@ export async function verifyEnvelope(
   anchor: TrustAnchor,
   options: VerifyOptions,
 ): Promise<Verified> {
-  const { checkEnvelope } = await import('./verify.ts');
+  const [{ checkEnvelope }, { falconReady }] = await Promise.all([import('./verify.ts'), import('./falcon.ts')]);
+  await falconReady();
   return checkEnvelope(envelope, chain, anchor, options);
 }

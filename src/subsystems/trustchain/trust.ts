@@ -10,6 +10,7 @@ import type { CertificateInfo, Trust, Verified } from '../../capabilities/trust.
 import type { Attestation, FastAttestation, ValidatorKeys } from '../../wire/attestation.ts';
 import type { LeafRole, RevocationReason } from '../../wire/certificate.ts';
 import type { Certification, JoinRequest } from '../../wire/certification.ts';
+import type { KeyText } from '../../wire/entry.ts';
 import { rootDigest, TREE_HEAD_TYPE, treeHeadPayload } from '../../wire/log.ts';
 import {
   type CertificateChain,
@@ -25,6 +26,7 @@ import { Attester, envelopeHolds, wordHolds } from './attester.ts';
 import { Authority } from './authority.ts';
 import { Certificates } from './certificates.ts';
 import { ChainCache } from './chain-cache.ts';
+import { falconReady } from './falcon.ts';
 import { Following, type NetworkAuthority } from './following.ts';
 import { Keys } from './keys.ts';
 import type { Unlock } from './keystore.ts';
@@ -80,8 +82,9 @@ export class TrustChain implements Trust, AsyncDisposable {
   readonly #following: Following;
   readonly #log: TransparencyLog;
   readonly #attester: Attester;
-  /** Of this home's validator; null when they may have changed. */
+  /** Of this home's validator, and the public keys of each role; forgotten when they may have changed. */
   #validator: Promise<ValidatorKeys> | null = null;
+  readonly #public = new Map<LeafRole, KeyText>();
   #keys: Keys;
   #members: Promise<Members> | undefined;
   /** The last of the changes to certificates and lists: they happen one after the other. */
@@ -184,6 +187,8 @@ export class TrustChain implements Trust, AsyncDisposable {
         'The payload type has to be a media type in lower case, at most 128 characters.',
       );
     }
+    // What is signed here is checked here a moment later: by the ledger without waiting.
+    void falconReady();
     const { key_id } = await this.#current(role);
     return sealEnvelope(payloadType, payload, key_id, await this.#keys.sign(role, pae(payloadType, payload)));
   }
@@ -204,18 +209,24 @@ export class TrustChain implements Trust, AsyncDisposable {
     statement: unknown,
     keys: Pick<ValidatorKeys, 'falcon' | 'ed25519'>,
   ): Promise<boolean> {
+    await falconReady();
     return wordHolds(word, payloadType, statement, keys);
   }
 
   async signedBy(envelope: Envelope, keys: Pick<ValidatorKeys, 'falcon' | 'ed25519'>): Promise<boolean> {
+    await falconReady();
     return envelopeHolds(envelope, keys);
   }
 
-  async publicKeys(role: LeafRole): Promise<{ readonly falcon: string; readonly ed25519: string }> {
+  async publicKeys(role: LeafRole): Promise<KeyText> {
+    const known = this.#public.get(role);
+    if (known !== undefined) return known;
     // A certificate has them in the clear: a node starts, and idles, without the worker that opens the secret keys.
     const { keysIn } = await import('./issue.ts');
-    const keys = keysIn(this.#certificates.anyOf(role));
-    return { falcon: base64(keys.falcon), ed25519: base64(keys.ed25519) };
+    const { falcon, ed25519 } = keysIn(this.#certificates.anyOf(role));
+    const keys = { falcon: base64(falcon), ed25519: base64(ed25519) };
+    this.#public.set(role, keys);
+    return keys;
   }
 
   validatorKeys(): Promise<ValidatorKeys> {
@@ -530,6 +541,7 @@ export class TrustChain implements Trust, AsyncDisposable {
 
   async #switched(unlock: Unlock | undefined): Promise<void> {
     this.#validator = null;
+    this.#public.clear();
     this.#certificates.reread();
     this.#cache.clear();
     if (unlock === undefined) return;
