@@ -55,7 +55,7 @@ export interface Trust {
     statement: unknown,
     keys: Pick<ValidatorKeys, 'falcon' | 'ed25519'>,
   ): Promise<boolean>;
-  /** Whether both signatures of an envelope are by these keys. Certificates do not matter. */
+  /** Whether both signatures of an envelope are by these keys. Certificates do not matter. The form of the envelope was checked before. */
   signedBy(envelope: Envelope, keys: { readonly falcon: string; readonly ed25519: string }): Promise<boolean>;
   /** The public keys of this home in a role, base64. */
   publicKeys(role: LeafRole): Promise<{ readonly falcon: string; readonly ed25519: string }>;

@@ -58,6 +58,14 @@ test('what held before says nothing about other keys, and comes back with the ri
     assert.equal(wordHolds(word, payloadType, statement, by), holds);
 });
 
+test('a seal that held says nothing about another statement', () => {
+  const [sealed, other] = valid.filter(({ attestation: word }) => 'falcon' in word);
+  const holds = ({ payloadType, statement, keys }: Vector, word: Vector['attestation']) =>
+    wordHolds(word, payloadType, statement, keys);
+  assert.ok(holds(sealed!, sealed!.attestation) && holds(other!, other!.attestation));
+  assert.ok(!holds(other!, { ...other!.attestation, falcon: (sealed!.attestation as Attestation).falcon }));
+});
+
 test('the schemas answer any value, and no signature survives a changed byte', () => {
   const word = valid[1]!.attestation as Attestation;
   const members = Object.keys(word);

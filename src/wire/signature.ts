@@ -141,7 +141,11 @@ export function openEnvelope(value: unknown): OpenEnvelope {
       hint: 'An envelope holds exactly two signatures by one key: falcon1024-r3-padded, then ed25519.',
     });
   }
-  const { payloadType, payload, signatures } = parsed.data;
+  return opened(parsed.data);
+}
+
+/** Of an envelope whose form was checked before. */
+export function opened({ payloadType, payload, signatures }: Envelope): OpenEnvelope {
   const bytes = fromBase64(payload);
   return {
     keyId: signatures[0]!.keyid,
@@ -152,16 +156,16 @@ export function openEnvelope(value: unknown): OpenEnvelope {
   };
 }
 
-/** Whether these keys made both signatures of the envelope, without any certificate. Errors: `signature-invalid` for what is no envelope. */
+/** Whether these keys made both signatures of the envelope, without any certificate. Its form was checked before. */
 export function envelopeHolds(
-  value: unknown,
+  value: Envelope,
   keys: PublicKeys,
   check: {
     ed25519(signature: Uint8Array, message: Uint8Array, publicKey: Uint8Array): boolean;
     falcon(signature: Uint8Array, message: Uint8Array, publicKey: Uint8Array): boolean;
   },
 ): boolean {
-  const { signed, falcon, ed25519 } = openEnvelope(value);
+  const { signed, falcon, ed25519 } = opened(value);
   return check.ed25519(ed25519, signed, keys.ed25519) && check.falcon(falcon, signed, keys.falcon);
 }
 

@@ -64,13 +64,10 @@ export function objectionToChallenge(
   if (epoch !== law.genesis.committee.epoch) return 'The challenge was issued by another committee.';
   if (canonicalJson(requirements) !== canonicalJson(law.genesis.requirements[operation.kind]))
     return 'The challenge asks for something else than the network does.';
-  const { issuedAtMs, hexDigits } = challengeOf(
-    { operation, requirements, networkId, epoch, previous: anchor.previous },
-    anchor.shares,
-  ).anchor;
-  if (anchor.issuedAtMs !== issuedAtMs || anchor.hexDigits !== hexDigits)
+  const made = challengeOf({ operation, requirements, networkId, epoch, previous: anchor.previous }, anchor.shares);
+  if (anchor.issuedAtMs !== made.anchor.issuedAtMs || anchor.hexDigits !== made.anchor.hexDigits)
     return 'The anchor does not say the median of its shares.';
-  if (challenge.context !== contextOf(challenge)) return 'The context is not that of the operation and anchor.';
+  if (challenge.context !== made.context) return 'The context is not that of the operation and anchor.';
   return undefined;
 }
 

@@ -9,7 +9,7 @@ import { type Digest, digestOf } from '../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import type { SelfSigned } from '../../wire/entry.ts';
 import { quorumOf } from '../../wire/genesis.ts';
-import { type Operation, operationDigest } from '../../wire/proof.ts';
+import { type Endorsement, type Operation, operationDigest } from '../../wire/proof.ts';
 import { OwnOrders } from './orders.ts';
 import { openStore } from './store.ts';
 import { VoteBook } from './votes.ts';
@@ -130,6 +130,33 @@ test('numbers of installs are forgotten, and then never voted for again', async 
   book.decide(wantedOf(install(9), digest('b'), { nowMs: 10_000_000 }));
   assert.throws(() => book.decide(wantedOf(install(5), digest('c'), { nowMs: 10_000_000 })), /passed long ago/);
   book.decide(wantedOf(install(6), digest('c'), { nowMs: 10_000_000 }));
+});
+
+test('votes and certificates of a home of before are kept when their tables are laid out anew', async () => {
+  const operation = publish(1, 7, 1, 1);
+  const certificate = {
+    ...{ formatVersion: 2, networkId: digest('network'), epoch: 0, operation },
+    proofs: digest('a'),
+  };
+  {
+    await using store = openStore(folder, 'before.db');
+    const book = new VoteBook(store);
+    book.decide(wantedOf(operation, digest('a')));
+    book.record({ ...certificate, votes: [] } as unknown as Endorsement);
+    for (const table of ['votes', 'certificates']) {
+      const { sql } = store.raw.prepare('SELECT sql FROM sqlite_schema WHERE name = ?').get(table) as { sql: string };
+      store.raw.exec(`CREATE TABLE kept AS SELECT * FROM ${table}; DROP TABLE ${table}`);
+      store.raw.exec(`${sql}, WITHOUT ROWID; INSERT INTO ${table} SELECT * FROM kept; DROP TABLE kept`);
+    }
+    store.raw.exec('PRAGMA user_version = 9');
+  }
+  await using store = openStore(folder, 'before.db');
+  const book = new VoteBook(store);
+  assert.throws(() => book.decide(wantedOf(publish(1, 7, 2, 2), digest('b'))), /another operation/);
+  assert.deepEqual(book.decided(operation, digest('a')), { atMs: 1_000 });
+  assert.deepEqual(book.votedIn(0), [signed(operation)]);
+  assert.equal(book.newest(identity(1), 'publish')?.operation.sequence, 7);
+  assert.equal(book.unsettled().length, 1);
 });
 
 test('a number is taken for one operation before anything is signed, and never again, whatever crashes', async () => {

@@ -135,52 +135,44 @@ export class VoteBook {
       sequence,
     );
     if (known?.['operation'] === digest && known['proofs'] === proofs) return;
-    this.#store.transact((raw) => {
+    this.#store.transact(() => {
       this.witness.see(certificate);
-      raw
-        .prepare(
-          `INSERT INTO certificates (identity, sequence, kind, operation, proofs, ref, is_open, certificate) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-             ON CONFLICT DO NOTHING`,
-        )
-        .run(
-          ...[identity, sequence, kind, digest, proofs, refOf(certificate), needsOrder(kind) ? 1 : 0],
-          canonicalJson(certificate),
-        );
+      this.#sql(
+        `INSERT INTO certificates (identity, sequence, kind, operation, proofs, ref, is_open, certificate) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+           ON CONFLICT DO NOTHING`,
+      ).run(
+        ...[identity, sequence, kind, digest, proofs, refOf(certificate), needsOrder(kind) ? 1 : 0],
+        canonicalJson(certificate),
+      );
       if (kind === 'publish') return;
-      raw
-        .prepare(
-          `DELETE FROM certificates WHERE identity = ?1 AND kind = ?2 AND sequence <
-             (SELECT max(sequence) FROM certificates WHERE identity = ?1 AND kind = ?2)`,
-        )
-        .run(identity, kind);
+      this.#sql(
+        `DELETE FROM certificates WHERE identity = ?1 AND kind = ?2 AND sequence <
+           (SELECT max(sequence) FROM certificates WHERE identity = ?1 AND kind = ?2)`,
+      ).run(identity, kind);
     });
   }
 
   /** The last certified operation of the kind. */
   newest(identity: string, kind: OperationKind): Endorsement | null {
-    const row = this.#store.raw
-      .prepare('SELECT certificate FROM certificates WHERE identity = ? AND kind = ? ORDER BY sequence DESC LIMIT 1')
-      .get(identity, kind);
+    const row = this.#sql(
+      'SELECT certificate FROM certificates WHERE identity = ? AND kind = ? ORDER BY sequence DESC LIMIT 1',
+    ).get(identity, kind);
     return row === undefined ? null : (JSON.parse(row['certificate'] as string) as Endorsement);
   }
 
   /** {@link newest}, as an anchor names it, and its number (0: there is none). */
   tip(identity: string, kind: OperationKind): { readonly previous: Digest; readonly sequence: number } {
-    const row = this.#store.raw
-      .prepare(
-        'SELECT proofs, sequence FROM certificates WHERE identity = ? AND kind = ? ORDER BY sequence DESC LIMIT 1',
-      )
-      .get(identity, kind) as { proofs: Digest; sequence: number } | undefined;
+    const row = this.#sql(
+      'SELECT proofs, sequence FROM certificates WHERE identity = ? AND kind = ? ORDER BY sequence DESC LIMIT 1',
+    ).get(identity, kind) as { proofs: Digest; sequence: number } | undefined;
     return { previous: row?.proofs ?? NO_PREVIOUS, sequence: row?.sequence ?? 0 };
   }
 
   /** The certificate of exactly this submission. */
   certificate(operation: Operation, proofs: Digest): Endorsement | undefined {
-    const row = this.#store.raw
-      .prepare(
-        'SELECT certificate FROM certificates WHERE identity = ? AND sequence = ? AND operation = ? AND proofs = ?',
-      )
-      .get(operation.identity, operation.sequence, operationDigest(operation), proofs);
+    const row = this.#sql(
+      'SELECT certificate FROM certificates WHERE identity = ? AND sequence = ? AND operation = ? AND proofs = ?',
+    ).get(operation.identity, operation.sequence, operationDigest(operation), proofs);
     return row === undefined ? undefined : (JSON.parse(row['certificate'] as string) as Endorsement);
   }
 

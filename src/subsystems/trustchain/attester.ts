@@ -1,6 +1,6 @@
 import { LRUCache } from 'lru-cache';
-import { base64, concat } from '../../base/bytes.ts';
-import { digestOf } from '../../base/digest.ts';
+import { base64, equal } from '../../base/bytes.ts';
+import { type Digest, digestOf } from '../../base/digest.ts';
 import { HyperMeshError } from '../../base/errors.ts';
 import {
   ATTESTATION_LIMITS,
@@ -16,9 +16,9 @@ import {
 } from '../../wire/attestation.ts';
 import { keyIdOf, type PublicKeys } from '../../wire/key-id.ts';
 import { leafHash, nodeHash } from '../../wire/log.ts';
-import { type Envelope, openEnvelope } from '../../wire/signature.ts';
+import { type Envelope, opened } from '../../wire/signature.ts';
 import { verifyEd25519 } from './ed25519.ts';
-import { falconVerifier, isCanonicalSignature } from './falcon.ts';
+import { falconVerifier } from './falcon.ts';
 
 /** Statements that wait to be signed at the same time, at most. */
 const WAITING_MAX = 10_000;
@@ -149,10 +149,10 @@ function known({ falcon, ed25519 }: Pick<ValidatorKeys, 'falcon' | 'ed25519'>): 
   return made;
 }
 
-/** Whether both signatures of an envelope are by these keys. False for what is no envelope. */
+/** Whether both signatures of an envelope are by these keys. Its form was checked before; false for what cannot be decoded. */
 export function envelopeHolds(envelope: Envelope, keys: Pick<ValidatorKeys, 'falcon' | 'ed25519'>): boolean {
   try {
-    const { keyId, signed, ed25519, falcon } = openEnvelope(envelope);
+    const { keyId, signed, ed25519, falcon } = opened(envelope);
     const by = known(keys);
     return (
       keyId === by.keyId &&
@@ -164,16 +164,15 @@ export function envelopeHolds(envelope: Envelope, keys: Pick<ValidatorKeys, 'fal
   }
 }
 
-/** FALCON signatures of roots that were found good, by hash of key, signature and root: votes that were sealed together share one. */
-const seals = new LRUCache<string, true>({ max: 1_000 });
+/** FALCON signatures that were found good, by their hash, with what they are of and by which key: votes that were sealed together share one. */
+const seals = new LRUCache<Digest, { readonly root: Uint8Array; readonly publicKey: Uint8Array }>({ max: 1_000 });
 
 function sealHolds(signature: Uint8Array, root: Uint8Array, publicKey: Uint8Array): boolean {
-  // Of fixed lengths, so that the hash is of one signature of one root.
-  if (!isCanonicalSignature(signature, publicKey)) return false;
-  const id = digestOf(concat(publicKey, signature, root));
-  if (seals.has(id)) return true;
+  const id = digestOf(signature);
+  const good = seals.get(id);
+  if (good !== undefined && equal(good.root, root) && equal(good.publicKey, publicKey)) return true;
   const holds = falconVerifier().verify(signature, root, publicKey);
-  if (holds) seals.set(id, true);
+  if (holds) seals.set(id, { root, publicKey });
   return holds;
 }
 
