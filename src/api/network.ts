@@ -6,6 +6,7 @@ import {
   leaveRequest,
   moveSequencerRequest,
   removeMemberRequest,
+  syncRequest,
 } from '../wire/http.ts';
 import { type AnyRoute, route } from './route.ts';
 
@@ -20,10 +21,18 @@ export const networkRoutes: readonly AnyRoute[] = [
   route({
     method: 'POST',
     path: '/v1/network/create',
-    summary: "Open this home's own network to others.",
+    summary: "Open this home's own network to others, or also to those without an invite.",
     access: 'token',
     body: createNetworkRequest,
     handle: ({ body }, { node }) => node.membership.create(body),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/network/close',
+    summary: 'Ask everybody for an invite again.',
+    access: 'token',
+    body: syncRequest,
+    handle: (_input, { node }) => node.membership.close(),
   }),
   route({
     method: 'POST',
@@ -36,7 +45,7 @@ export const networkRoutes: readonly AnyRoute[] = [
   route({
     method: 'POST',
     path: '/v1/network/join',
-    summary: 'Become a member of the network of an invite.',
+    summary: 'Become a member of the network of an invite, or of an open one.',
     access: 'token',
     body: joinRequest,
     long: true,

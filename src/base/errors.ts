@@ -404,6 +404,12 @@ export const ERRORS = {
   },
   'invite-expired': { status: 403, exit: EXIT.refused, retry: false, when: 'The invite was presented too late.' },
   'invite-used': { status: 403, exit: EXIT.refused, retry: false, when: 'Another machine joined with this invite.' },
+  'network-closed': {
+    status: 403,
+    exit: EXIT.refused,
+    retry: false,
+    when: 'Nobody comes into this network without an invite, or not any more.',
+  },
   'certification-invalid': {
     status: 422,
     exit: EXIT.integrity,

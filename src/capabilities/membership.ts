@@ -3,6 +3,7 @@ import type { Digest } from '../base/digest.ts';
 import type { Json } from '../base/json.ts';
 import type { ValidatorKeys } from '../wire/attestation.ts';
 import type { SequencerPlace } from '../wire/entry.ts';
+import type { OpenTerms } from '../wire/terms.ts';
 
 /** A home's place in a network: alone in one of its own, founder of one with others, or a member of somebody else's. */
 export type NetworkRole = 'alone' | 'founder' | 'member';
@@ -18,6 +19,24 @@ export interface NetworkMember {
   readonly joinedAtMs: number;
   /** When it left or was removed; null while it belongs. */
   readonly leftAtMs: number | null;
+  /** It did not leave by itself: it comes back by an invite only. */
+  readonly wasRemoved: boolean;
+  /** It came without an invite. */
+  readonly isOpen: boolean;
+  /** From which address it came so; only the founder knows. */
+  readonly origin: string | null;
+}
+
+export type OpenBounds = { readonly [bound in keyof OpenTerms]?: OpenTerms[bound] | undefined };
+
+/** How an open network takes in who has no invite. */
+export interface OpenInfo extends OpenTerms {
+  /** What anybody can join with, as often as they like; null while this node listens nowhere. */
+  readonly invite: string | null;
+  /** Of the terms: each change has a higher one. */
+  readonly version: number;
+  /** Whether who comes so can publish: only where publishing asks for no stake. */
+  readonly mayPublish: boolean;
 }
 
 export interface NetworkPlace {
@@ -27,6 +46,8 @@ export interface NetworkPlace {
   readonly node: string;
   /** Members of the committee, and where they are reached. Empty while alone. */
   readonly committee: readonly { readonly node: string; readonly addresses: readonly string[] }[];
+  /** Null: nobody comes without an invite, as far as this home knows. */
+  readonly open: OpenInfo | null;
 }
 
 export interface NewInvite {
@@ -109,8 +130,16 @@ export type ApproveOptions = CallOptions & { readonly instead?: boolean | undefi
 /** Growing a network: what the operator of a home does, never lent to extensions. */
 export interface Membership {
   place(): Promise<NetworkPlace>;
-  /** Opens this home's own network to others. Safe to repeat. `listen`: `HOST:PORT`. Errors: `network-state` (member of another), `address-taken`. */
-  create(options?: { readonly listen?: string | undefined }): Promise<NetworkPlace>;
+  /**
+   * Opens this home's own network to others. Safe to repeat. `listen`: `HOST:PORT`. `open`: also to those without an invite, within these bounds; what is
+   * left out stays as it is, or gets its default. Errors: `network-state` (member of another), `address-taken`, `usage`.
+   */
+  create(options?: {
+    readonly listen?: string | undefined;
+    readonly open?: OpenBounds | undefined;
+  }): Promise<NetworkPlace>;
+  /** From here on an invite is needed again; who is in stays. Safe to repeat. Errors: `committee-only`. */
+  close(): Promise<NetworkPlace>;
   /** Errors: `network-state`, `committee-only`, `stake-insufficient`, `quota-exceeded`, `usage`. */
   invite(options?: {
     /** One day when absent; at most 30 days. */
@@ -121,8 +150,8 @@ export interface Membership {
     readonly tokens?: number | undefined;
   }): Promise<NewInvite>;
   /**
-   * Makes this home a member of the network of the invite. All or nothing: a crash leaves it before or after. Safe to repeat with the same invite.
-   * Errors: `invite-*`, `home-not-empty`, `network-state`, `peer-*`, `certification-invalid`, `clock-skewed`, `certificate-*`.
+   * Makes this home a member of the network of the invite, also of one that is open. All or nothing: a crash leaves it before or after. Safe to repeat with
+   * the same invite. Errors: `invite-*`, `network-closed`, `quota-exceeded`, `not-a-member`, `home-not-empty`, `network-state`, `peer-*`, `certification-invalid`, `clock-skewed`, `certificate-*`.
    */
   join(
     invite: string,

@@ -337,10 +337,35 @@ export const COMMANDS: readonly CommandSpec[] = [
   {
     name: 'network create',
     summary: "Open this home's own network to others.",
-    options: [['--listen <addr>', 'Where other machines reach this one; default: every address, port 9292.']],
+    options: [
+      ['--listen <addr>', 'Where other machines reach this one; default: every address, port 9292.'],
+      ['--open', 'Also to those without an invite: see network open.'],
+    ],
     example: 'hypermesh network create --listen 192.0.2.7:9292',
-    run: async (context, options: { listen?: string }) =>
+    run: async (context, options: { listen?: string; open?: boolean }) =>
       (await import('./commands/network.ts')).create(context, options),
+  },
+  {
+    name: 'network open',
+    summary: "Let anybody into this home's network without an invite, within bounds; prints what they join with.",
+    options: [
+      ['--members <n>', 'How many of the members may have come so; default: 1000.'],
+      ['--per-hour <n>', 'How many may come within an hour; default: 60.'],
+      ['--per-address <n>', 'How many of these from one address; default: 6.'],
+      [
+        '--work <digits>',
+        'Work that each has to do, 16 times as much for each digit; default: 6, some seconds; at most 7.',
+      ],
+    ],
+    example: 'hypermesh network open --members 200 --per-address 2',
+    run: async (context, options: { members?: string; perHour?: string; perAddress?: string; work?: string }) =>
+      (await import('./commands/network.ts')).open(context, options),
+  },
+  {
+    name: 'network close',
+    summary: 'Ask everybody for an invite again; who is in stays.',
+    example: 'hypermesh network close',
+    run: async (context) => (await import('./commands/network.ts')).close(context),
   },
   {
     name: 'network invite',
@@ -356,7 +381,7 @@ export const COMMANDS: readonly CommandSpec[] = [
   },
   {
     name: 'network join',
-    summary: 'Become a member of the network of an invite; the home keeps its keys.',
+    summary: 'Become a member of the network of an invite, or of one that is open; the home keeps its keys.',
     args: '<invite>',
     options: [
       ['--listen <addr>', 'Where other machines reach this one; default: every address, port 9292.'],

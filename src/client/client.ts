@@ -224,6 +224,10 @@ export class Client {
     return this.#json('POST', '/v1/network/create', request, options);
   }
 
+  closeNetwork(options?: CallOptions): Promise<NetworkPlace> {
+    return this.#json('POST', '/v1/network/close', {}, options);
+  }
+
   invite(request: InviteRequest, options?: CallOptions): Promise<NewInvite> {
     return this.#json('POST', '/v1/network/invites', request, options);
   }

@@ -19,6 +19,8 @@ import {
 } from '../wire/committee.ts';
 import { decodeGenesis } from '../wire/genesis.ts';
 import { ORDER_BYTES_MAX, ORDER_METHODS } from '../wire/order.ts';
+import type { TermsAnswer } from '../wire/terms.ts';
+import { OpenDoor } from './open-door.ts';
 
 export interface MethodsLent {
   readonly trust: TrustChain;
@@ -31,6 +33,12 @@ export interface MethodsLent {
 /** What a home answers as the committee of its network; a home without a seat refuses all of it with `committee-only`. */
 export function membershipMethods(lent: MethodsLent): ReadonlyMap<string, Method> {
   const methods = new Map<string, Method>();
+  const door = new OpenDoor(lent.clock);
+  methods.set('network/terms', {
+    access: 'guest',
+    requestBytesMax: 64,
+    handle: async () => encodeBody((await termsAnswer(lent, door)) as unknown as Json),
+  });
   for (const name of Object.keys(COMMITTEE_REQUESTS) as CommitteeMethod[]) {
     // Who is up to date on revocations, and who is not (any more) able to say who he is, gets the lists all the same: they are signed.
     const access = name === 'network/news' ? 'guest' : 'member';
@@ -54,20 +62,45 @@ export function membershipMethods(lent: MethodsLent): ReadonlyMap<string, Method
     methods.set(name, {
       access: 'guest',
       requestBytesMax: CERTIFICATION_LIMITS.requestBytesMax,
-      handle: async (body) => encodeBody(await certify(lent, decodeBody(body))),
+      handle: async (body, { address }) => encodeBody(await certify(lent, decodeBody(body), door, address)),
     });
   }
   return methods;
 }
 
+/** What anybody may know: a member says what it was told, who certifies also gives a challenge. */
+async function termsAnswer({ trust, consensus, addresses }: MethodsLent, door: OpenDoor): Promise<TermsAnswer> {
+  const { document, networkId } = await consensus.genesis();
+  const membership = trust.membership();
+  const kept = trust.terms();
+  const signed = kept?.terms.networkId === networkId ? kept : null;
+  const isOpen = signed !== null && signed.terms.open !== null;
+  return {
+    genesis: document,
+    signed,
+    committee: membership?.committee ?? (await seats({ trust, addresses })),
+    challenge: membership === null && isOpen ? door.challenge() : null,
+  };
+}
+
 /**
- * Joining and renewing are one thing: three keys show that they are held, and an invite or the register says that they belong here.
+ * Joining and renewing are one thing: three keys show that they are held, and an invite, the register or the terms say that they belong here.
  * Tokens are given after the certificates were stored, once for each invite; a crash in between is made up for when the joiner asks again.
  */
-async function certify({ trust, consensus, addresses, clock }: MethodsLent, request: unknown): Promise<Certification> {
+async function certify(
+  { trust, consensus, addresses, clock }: MethodsLent,
+  request: unknown,
+  door: OpenDoor,
+  address: string,
+): Promise<Certification> {
   if (!consensus.isCommittee) throw committeeOnly();
   const { networkId, document } = await consensus.genesis();
-  const { member, certificates, grant, network, anchor, authorities } = await trust.certify(request, networkId);
+  const terms = trust.isFounder() ? (trust.terms()?.terms ?? null) : null;
+  const { member, certificates, grant, network, anchor, authorities } = await trust.certify(
+    request,
+    networkId,
+    (opened) => door.enter(terms, opened, address),
+  );
   if (grant !== null) await consensus.grant(grant.id, member.publisher, grant.tokens);
   const committee = await seats({ trust, addresses });
   const atMs = clock.nowMs();
@@ -127,10 +160,11 @@ async function answer(
       return consensus.answerEpochs(publisher, decodeRequest(name, body));
     case 'network/members':
       decodeRequest(name, body);
-      return { members: await membersOf(lent) } as unknown as Json;
+      // Where somebody came from is the founder's to know.
+      return { members: (await membersOf(lent)).map((one) => ({ ...one, origin: null })) } as unknown as Json;
     case 'network/leave':
       decodeRequest(name, body);
-      await trust.removeMember(node, 'cessation-of-operation');
+      await trust.removeMember(node, 'cessation-of-operation', { left: true });
       return {};
     default:
       consensus.seen(publisher, node);
@@ -174,6 +208,9 @@ export async function membersOf({
     isCommittee: true,
     joinedAtMs: genesis.createdAtMs,
     leftAtMs: null,
+    wasRemoved: false,
+    isOpen: false,
+    origin: null,
   };
   const rows = await trust.members();
   return [
@@ -185,6 +222,9 @@ export async function membersOf({
       isCommittee: false,
       joinedAtMs: row.joined_at_ms,
       leftAtMs: row.left_at_ms,
+      wasRemoved: row.removed === 1,
+      isOpen: row.origin !== null,
+      origin: row.origin,
     })),
   ];
 }

@@ -123,7 +123,7 @@ test('a second home joins by an invite, publishes by the word of the founder, an
 
   const place = await bob.membership.join(invite);
   const { networkId } = await ada.membership.place();
-  assert.deepEqual(place, { role: 'member', networkId, node: place.node, committee: place.committee });
+  assert.deepEqual(place, { role: 'member', networkId, node: place.node, open: null, committee: place.committee });
   assert.deepEqual(
     (await bob.membership.members()).map(({ subject, isCommittee, leftAtMs }) => [subject, isCommittee, leftAtMs]),
     [

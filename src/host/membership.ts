@@ -5,7 +5,7 @@ import type { CallOptions } from '../base/call.ts';
 import type { Clock } from '../base/clock.ts';
 import type { Digest } from '../base/digest.ts';
 import { HyperMeshError, isCoded, storageError } from '../base/errors.ts';
-import type { Json } from '../base/json.ts';
+import { canonicalJson, type Json } from '../base/json.ts';
 import type {
   ApproveOptions,
   CommitteeInfo,
@@ -13,6 +13,8 @@ import type {
   NetworkMember,
   NetworkPlace,
   NewInvite,
+  OpenBounds,
+  OpenInfo,
   ProposalInfo,
   SeatAsk,
   SequencerInfo,
@@ -29,19 +31,51 @@ import {
   decodeCertification,
   decodeNetworkMove,
   encodeNetworkMove,
+  type JoinRequest,
   type NetworkMove,
+  openJoinContext,
 } from '../wire/certification.ts';
 import { COMMITTEE_LIMITS, decodeBody, encodeBody } from '../wire/committee.ts';
 import { hex32 } from '../wire/fields.ts';
 import { decodeGenesis, quorumOf } from '../wire/genesis.ts';
-import { checkAddress, decodeInvite, encodeInvite, INVITE_LIMITS, type Invite } from '../wire/invite.ts';
-import { type LogInclusion, logInclusion, signedTreeHead, trustAnchor } from '../wire/signature.ts';
+import {
+  checkAddress,
+  decodeInvite,
+  decodeOpenInvite,
+  encodeInvite,
+  encodeOpenInvite,
+  INVITE_LIMITS,
+  type Invite,
+  isOpenInvite,
+  type OpenInvite,
+} from '../wire/invite.ts';
+import {
+  firstIssue,
+  type LogInclusion,
+  logInclusion,
+  openEnvelope,
+  signedTreeHead,
+  trustAnchor,
+} from '../wire/signature.ts';
+import {
+  decodeTermsAnswer,
+  type NetworkTerms,
+  type OpenTerms,
+  openTerms,
+  type SignedTerms,
+  TERMS_LIMITS,
+  TERMS_TYPE,
+  type TermsAnswer,
+} from '../wire/terms.ts';
 import { membersOf } from './membership-methods.ts';
 import type { NetworkSide } from './network-side.ts';
+import { openOr } from './open-door.ts';
 
 const DAY_MS = 86_400_000;
 const INVITE_MS_DEFAULT = DAY_MS;
 const INVITE_MS_MAX = 30 * DAY_MS;
+/** For who comes without an invite, where the founder says nothing else. */
+const OPEN_DEFAULTS: OpenTerms = { membersMax: 1_000, joinsPerHour: 60, joinsPerAddressPerHour: 6, workHexDigits: 6 };
 const ASK_TIMEOUT_MS = 15_000;
 /** Certifying takes a busy machine a moment. */
 const CERTIFY_LIMITS = { replyBytesMax: CERTIFICATION_LIMITS.answerBytesMax, timeoutMs: 60_000 } as const;
@@ -69,6 +103,9 @@ const members = z.strictObject({
         isCommittee: z.boolean(),
         joinedAtMs: z.int().nonnegative(),
         leftAtMs: z.int().nonnegative().nullable(),
+        wasRemoved: z.boolean(),
+        isOpen: z.boolean(),
+        origin: z.string().max(64).nullable(),
       }),
     )
     .max(COMMITTEE_LIMITS.membersMax + 1),
@@ -198,6 +235,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
         void trust
           .refreshAnchor()
           .then(() => this.#meetSeats())
+          .then(() => this.#learnTerms())
           .catch(() => undefined);
         ask(NEWS_EVERY_MS);
       }, afterMs);
@@ -208,23 +246,86 @@ export class NetworkMembership implements Membership, AsyncDisposable {
 
   async place(): Promise<NetworkPlace> {
     const { trust, consensus, network } = this.#lent;
-    const { networkId } = await consensus.genesis();
+    const { networkId, document } = await consensus.genesis();
     const { node } = trust.keyIds();
     const membership = trust.membership();
-    if (membership !== null) return { role: 'member', networkId, node, committee: membership.committee };
-    if (!trust.isFounder()) return { role: 'alone', networkId, node, committee: [] };
-    return { role: 'founder', networkId, node, committee: [{ node, addresses: network.addresses() }] };
+    const addresses = network.addresses();
+    const about = { networkId, node, open: openInfo(trust.terms(), document, { networkId, peer: node, addresses }) };
+    if (membership !== null) return { role: 'member', ...about, committee: membership.committee };
+    if (!trust.isFounder()) return { role: 'alone', ...about, committee: [], open: null };
+    return { role: 'founder', ...about, committee: [{ node, addresses }] };
   }
 
-  create(options: { readonly listen?: string | undefined } = {}): Promise<NetworkPlace> {
+  create(options: Parameters<Membership['create']>[0] = {}): Promise<NetworkPlace> {
     return this.#exclusive(async () => {
       const { trust } = this.#lent;
       if (trust.membership() !== null) throw alreadyMember();
+      const open = options.open === undefined ? undefined : this.#bounds(options.open);
       trust.setFounder(true);
       this.#follow();
       await this.#lent.network.openNetwork(options.listen);
+      if (open !== undefined) await this.#setTerms(open);
       return this.place();
     });
+  }
+
+  /** What is not said stays as it is. Errors: `usage`. */
+  #bounds(given: OpenBounds): OpenTerms {
+    const { membersMax, joinsPerHour, joinsPerAddressPerHour, workHexDigits } =
+      this.#lent.trust.terms()?.terms.open ?? OPEN_DEFAULTS;
+    const bounds = openTerms.safeParse({
+      membersMax: given.membersMax ?? membersMax,
+      joinsPerHour: given.joinsPerHour ?? joinsPerHour,
+      joinsPerAddressPerHour: given.joinsPerAddressPerHour ?? joinsPerAddressPerHour,
+      workHexDigits: given.workHexDigits ?? workHexDigits,
+    });
+    if (bounds.success) return bounds.data;
+    const { membersMax: most, workHexDigitsMax } = TERMS_LIMITS;
+    throw new HyperMeshError(
+      'usage',
+      `Who comes without an invite cannot be bounded so: ${firstIssue(bounds.error)}.`,
+      {
+        hint: `Each bound is 1 to ${most}, the digits of work are 1 to ${workHexDigitsMax}.`,
+      },
+    );
+  }
+
+  close(): Promise<NetworkPlace> {
+    return this.#exclusive(async () => {
+      if (this.#lent.trust.membership() !== null) {
+        throw new HyperMeshError('committee-only', 'Only the founder can close a network.', {
+          hint: 'Run the command on the machine of the founder.',
+        });
+      }
+      await this.#setTerms(null);
+      return this.place();
+    });
+  }
+
+  /** Signed, under the next version; what is the same already stays as it is. */
+  async #setTerms(open: OpenTerms | null): Promise<void> {
+    const { trust, consensus } = this.#lent;
+    const { networkId } = await consensus.genesis();
+    const before = trust.terms()?.terms;
+    if (canonicalJson(before?.open ?? null) === canonicalJson(open)) return;
+    const terms: NetworkTerms = {
+      formatVersion: 1,
+      networkId,
+      version: (before?.version ?? 0) + 1,
+      madeAtMs: this.#clock.nowMs(),
+      founder: trust.keyIds().node,
+      open,
+    };
+    trust.keepTerms({ terms, attestation: await trust.attest(TERMS_TYPE, terms) });
+  }
+
+  /** A node of this network broke the rules, seen by this one: if it came without an invite it loses its place for that. */
+  async misbehaved(node: string): Promise<void> {
+    const { trust } = this.#lent;
+    if (trust.membership() !== null || !trust.isFounder()) return;
+    const row = await trust.member(node);
+    if (row === undefined || row.origin === null || row.left_at_ms !== null) return;
+    await this.remove(node);
   }
 
   async invite(
@@ -286,14 +387,18 @@ export class NetworkMembership implements Membership, AsyncDisposable {
   ): Promise<NetworkPlace> {
     return this.#exclusive(async () => {
       const { trust } = this.#lent;
-      const invite = decodeInvite(text);
+      const invite = isOpenInvite(text) ? decodeOpenInvite(text) : decodeInvite(text);
       const membership = trust.membership();
       if (membership !== null && membership.networkId !== invite.networkId) throw alreadyMember();
       if (membership === null) {
         await this.#checkFree(invite);
         await this.#checkEmpty('join another network', options.forget);
-        const certification = await this.#certified(invite, options);
+        const { certification, terms } =
+          'secret' in invite
+            ? { certification: await this.#certified(invite, options), terms: null }
+            : await this.#certifiedOpenly(invite, options);
         await this.#move({ formatVersion: 1, kind: 'join', certification, forget: options.forget ?? false });
+        if (terms !== null) trust.keepTerms(terms);
       }
       this.#follow();
       try {
@@ -435,6 +540,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
             },
           );
         }
+        await this.#setTerms(null);
         trust.setFounder(false);
         await network.closeNetwork();
         return this.place();
@@ -472,9 +578,9 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     return Math.max(...Object.values(genesis.requirements).map((row) => row.stake?.amountMin ?? 0));
   }
 
-  async #checkFree(invite: Invite): Promise<void> {
+  async #checkFree(invite: Invite | OpenInvite): Promise<void> {
     const { networkId, node, role } = await this.place();
-    if (invite.networkId === networkId || invite.inviter === node) {
+    if (invite.networkId === networkId || ('inviter' in invite && invite.inviter === node)) {
       throw new HyperMeshError('network-state', 'This home issued the invite itself.', {
         hint: 'Use it on another machine, or with another --home.',
       });
@@ -503,16 +609,98 @@ export class NetworkMembership implements Membership, AsyncDisposable {
   }
 
   /** Nothing of this home has changed when it fails. */
-  async #certified(invite: Invite, { signal, onProgress }: CallOptions): Promise<Certification> {
-    const { trust, network } = this.#lent;
-    const { networkId, inviter, secret, addresses } = invite;
+  async #certified(invite: Invite, options: CallOptions): Promise<Certification> {
+    const { networkId, inviter: asked, secret, addresses } = invite;
+    options.onProgress?.({ step: 'join', note: `asking ${addresses.join(', ')}` });
+    const request = await this.#lent.trust.certificationRequest({ networkId, asked, secret });
+    return this.#askToJoin({ networkId, asked, addresses }, request, options);
+  }
+
+  /** Without an invite: by the terms of the network, at the price that they name. Nothing of this home has changed when it fails. */
+  async #certifiedOpenly(
+    { networkId, peer, addresses }: OpenInvite,
+    options: CallOptions,
+  ): Promise<{ readonly certification: Certification; readonly terms: SignedTerms }> {
+    const { trust, consensus } = this.#lent;
+    for (let attempt = 1; ; attempt++) {
+      const first = await this.#termsFrom({ networkId, node: peer, addresses }, options);
+      const { founder } = first.signed.terms;
+      const seat = first.committee.find(({ node }) => node === founder);
+      const at = {
+        ...{ networkId, asked: founder },
+        addresses: merged(founder === peer ? addresses : [], seat?.addresses ?? []),
+      };
+      const { signed, challenge } =
+        founder === peer
+          ? first
+          : await this.#termsFrom({ networkId, node: founder, addresses: at.addresses }, options);
+      if (challenge === null) throw senseless();
+      const request = await trust.certificationRequest({ networkId, asked: founder, secret: null });
+      const { payload } = openEnvelope(request.envelopes[0]);
+      const { workHexDigits } = openOr(signed.terms);
+      const work = await consensus.work(openJoinContext(challenge, payload), workHexDigits, options);
+      try {
+        const certification = await this.#askToJoin(at, { ...request, open: { challenge, work } }, options);
+        return { certification, terms: signed };
+      } catch (error) {
+        // The work took longer than the challenge was good for.
+        if (attempt > 1 || !isCoded(error, 'proof-expired')) throw error;
+      }
+    }
+  }
+
+  /** Errors: `network-closed`, `network-mismatch`, `certification-invalid`, and those of asking. */
+  async #termsFrom(
+    { networkId, node, addresses }: { networkId: Digest; node: string; addresses: readonly string[] },
+    { signal, onProgress }: CallOptions,
+  ): Promise<TermsAnswer & { readonly signed: SignedTerms }> {
+    const { network } = this.#lent;
     onProgress?.({ step: 'join', note: `asking ${addresses.join(', ')}` });
-    const request = await trust.certificationRequest({ networkId, asked: inviter, secret });
     const reply = await network
       .asGuest(
-        networkId,
-        inviter,
-        addresses,
+        ...([networkId, node, addresses] as const),
+        (ask) => ask('network/terms', encodeBody({}), { ...CERTIFY_LIMITS, signal }),
+        { signal },
+      )
+      .catch((error: unknown) => {
+        throw orClock(error);
+      });
+    const { signed, ...answer } = await this.#checkTerms(decodeBody(reply), networkId);
+    openOr(signed?.terms ?? null);
+    return { ...answer, signed: signed! };
+  }
+
+  /** A member is told what others are told, and tells it on. */
+  async #learnTerms(): Promise<void> {
+    const { trust } = this.#lent;
+    const networkId = trust.membership()?.networkId;
+    if (networkId === undefined) return;
+    const { signed } = await this.#checkTerms(await this.#ask('network/terms', {}), networkId);
+    if (signed !== null && signed.terms.version > (trust.terms()?.terms.version ?? 0)) trust.keepTerms(signed);
+  }
+
+  /** Errors: `network-mismatch`, `certification-invalid`. */
+  async #checkTerms(value: unknown, networkId: Digest): Promise<TermsAnswer> {
+    const { founding, ...answer } = decodeTermsAnswer(value, networkId);
+    if (answer.signed === null) return answer;
+    const { terms, attestation } = answer.signed;
+    const keys = founding.committee.validators.find(({ key }) => key === attestation.validator)!;
+    if (await this.#lent.trust.attested(attestation, TERMS_TYPE, terms, keys)) return answer;
+    throw new HyperMeshError('certification-invalid', 'The founder of the network did not sign these terms.');
+  }
+
+  async #askToJoin(
+    {
+      networkId,
+      asked,
+      addresses,
+    }: { readonly networkId: Digest; readonly asked: string; readonly addresses: readonly string[] },
+    request: JoinRequest,
+    { signal }: CallOptions,
+  ): Promise<Certification> {
+    const reply = await this.#lent.network
+      .asGuest(
+        ...([networkId, asked, addresses] as const),
         (ask) => ask('network/join', encodeBody(request), { ...CERTIFY_LIMITS, signal }),
         { signal },
       )
@@ -521,7 +709,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
       });
     const answer = await this.#checkAnswer(decodeBody(reply), networkId);
     const committee = answer.committee.map((seat) =>
-      seat.node === inviter ? { ...seat, addresses: merged(addresses, seat.addresses) } : seat,
+      seat.node === asked ? { ...seat, addresses: merged(addresses, seat.addresses) } : seat,
     );
     return { ...answer, committee };
   }
@@ -753,6 +941,18 @@ async function writeWhole(directory: string, text: string): Promise<void> {
   } catch (error) {
     throw storageError(error, `writing ${path}`);
   }
+}
+
+/** What the terms of this network say to who looks at them. */
+function openInfo(signed: SignedTerms | null, genesis: Json, at: OpenInvite): OpenInfo | null {
+  const terms = signed?.terms;
+  if (terms === undefined || terms.open === null || terms.networkId !== at.networkId) return null;
+  return {
+    ...terms.open,
+    invite: at.addresses.length === 0 ? null : encodeOpenInvite(at),
+    version: terms.version,
+    mayPublish: decodeGenesis(genesis).genesis.requirements.publish.stake === null,
+  };
 }
 
 function notMember(node: string): HyperMeshError {

@@ -181,6 +181,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
   );
 
   const { peers = {}, log } = config;
+  let membership: NetworkMembership | undefined;
   const methods = new Map([
     ...membershipMethods({ trust, consensus, clock, addresses: () => side.addresses() }),
     ...accessMethods(consensus),
@@ -202,6 +203,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
         },
         epochs: consensus.epochRecords,
         seats: () => trust.membership()?.committee ?? [],
+        banned: (node) => void membership?.misbehaved(node).catch(() => undefined),
       },
       {
         ...peers,
@@ -250,7 +252,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
   await finishMove({ trust, consensus, assets }, moves);
   await home.complete();
 
-  const membership = stack.use(
+  const place = stack.use(
     new NetworkMembership(
       {
         trust,
@@ -263,11 +265,12 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
       { directory: moves, clock },
     ),
   );
+  membership = place;
   consensus.watchEpochs(() => {
     transport.epochsChanged();
-    membership.epochsChanged();
+    place.epochsChanged();
   });
-  await membership.enter();
+  await place.enter();
 
   const opened = stack.move();
   return {
@@ -285,7 +288,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
     resources: resources.for('host'),
     transport,
     extensions,
-    membership,
+    membership: place,
     async *exportState(options) {
       const { networkId } = await consensus.genesis();
       yield* exportState(
@@ -297,7 +300,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
     importState: (stream, options) =>
       extensions.whilePaused(async () => {
         await importState(stream, sections, { ...importing, ...options });
-        await membership.enter({ anew: true });
+        await place.enter({ anew: true });
       }),
     getMetrics: (pattern) => monitoring.metrics(pattern),
     async status() {

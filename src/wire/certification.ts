@@ -1,6 +1,6 @@
 import { z } from 'zod';
-import { base64, equal, fromBase64, fromUtf8, utf8 } from '../base/bytes.ts';
-import { type Digest, digestOf } from '../base/digest.ts';
+import { base64, concat, equal, fromBase64, fromHex, fromUtf8, utf8 } from '../base/bytes.ts';
+import { type Digest, digestOf, sha256 } from '../base/digest.ts';
 import { HyperMeshError, isCoded } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
 import type { LeafRole } from './certificate.ts';
@@ -8,6 +8,7 @@ import { digest, hex32, timeMs } from './fields.ts';
 import { decodeGenesis, type Genesis } from './genesis.ts';
 import { INVITE_LIMITS } from './invite.ts';
 import type { PublicKeys } from './key-id.ts';
+import { type WorkProof, workProof } from './proof.ts';
 import {
   certificateChain,
   type Envelope,
@@ -59,6 +60,16 @@ export interface JoinRequest {
   readonly secret: string | null;
   /** By publisher, validator and node, over the same {@link CertificationRequest}. */
   readonly envelopes: readonly [Envelope, Envelope, Envelope];
+  /** Of who joins an open network without an invite (docs/protocol/terms.md). */
+  readonly open?: OpenJoin | undefined;
+}
+
+/** The price of joining without an invite. */
+export interface OpenJoin {
+  /** Fresh from who is asked, 64 hex digits. */
+  readonly challenge: string;
+  /** Over {@link openJoinContext}. */
+  readonly work: WorkProof;
 }
 
 /** Where a member of the committee is reached. */
@@ -119,6 +130,7 @@ const joinRequest: z.ZodType<JoinRequest> = z.strictObject({
     .regex(new RegExp(`^[0-9a-f]{${INVITE_LIMITS.secretBytes * 2}}$`), 'expected the secret of an invite')
     .nullable(),
   envelopes: z.tuple([envelope, envelope, envelope]),
+  open: z.strictObject({ challenge: hex32, work: workProof }).optional(),
 });
 
 const certificate = z
@@ -146,6 +158,10 @@ const certification = z.strictObject({
 export interface OpenedRequest {
   readonly secret: string | null;
   readonly request: CertificationRequest;
+  /** The exact bytes that were signed. */
+  readonly payload: Uint8Array;
+  /** Null with an invite, and of a member. */
+  readonly open: OpenJoin | null;
   /** Decoded, in the order of {@link CERTIFIED_ROLES}. */
   readonly signed: readonly { readonly keys: PublicKeys; readonly envelope: Envelope }[];
 }
@@ -154,7 +170,8 @@ export interface OpenedRequest {
 export function decodeJoinRequest(value: unknown): OpenedRequest {
   const parsed = joinRequest.safeParse(value);
   if (!parsed.success) throw invalid(`The request is malformed: ${firstIssue(parsed.error)}.`);
-  const { secret, envelopes } = parsed.data;
+  const { secret, envelopes, open = null } = parsed.data;
+  if (open !== null && secret !== null) throw invalid('The request is for an invite and without one.');
   const payloads = envelopes.map((one) => {
     if (one.payloadType !== CERTIFICATION_TYPE) throw invalid('A signature in the request is about something else.');
     return openEnvelope(one).payload;
@@ -168,6 +185,8 @@ export function decodeJoinRequest(value: unknown): OpenedRequest {
   return {
     secret,
     request,
+    payload: payloads[0]!,
+    open,
     signed: CERTIFIED_ROLES.map((role, at) => {
       const { falcon, ed25519 } = request.keys[role];
       return { keys: { falcon: fromBase64(falcon), ed25519: fromBase64(ed25519) }, envelope: envelopes[at]! };
@@ -193,6 +212,11 @@ function decodeRequest(payload: Uint8Array): CertificationRequest {
 /** The exact bytes that the three keys sign. */
 export function certificationPayload(request: CertificationRequest): Uint8Array {
   return utf8(canonicalJson(request));
+}
+
+/** What the work of an open join is bound to: who asks, whom, when, and a challenge that nobody knew long before. */
+export function openJoinContext(challenge: string, payload: Uint8Array): Digest {
+  return digestOf(concat(utf8('hypermesh-open-join-v1\0'), fromHex(challenge), sha256(payload)));
 }
 
 /** What the network keeps of a secret. */

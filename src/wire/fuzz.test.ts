@@ -37,7 +37,7 @@ import {
   encodeHelloDocument,
   encodeVoucher,
 } from './hello.ts';
-import { decodeInvite, encodeInvite } from './invite.ts';
+import { decodeInvite, decodeOpenInvite, encodeInvite, encodeOpenInvite } from './invite.ts';
 import { decodeSignedNodeRecord, encodeNodeRecord } from './node-record.ts';
 import { decodeCertifiedPart, decodeHeadCertificate, decodeVoteExchange } from './order.ts';
 import { decodeMessage, encodeMessage } from './overlay.ts';
@@ -289,6 +289,14 @@ decoder(
   // Text that is not UTF-8 never reaches it.
   [(bytes) => decodeInvite(Buffer.from(bytes).toString('latin1')), (invite) => utf8(encodeInvite(invite))],
   invites,
+  loose,
+);
+
+decoder(
+  'an open invite',
+  'invite-invalid',
+  [(bytes) => decodeOpenInvite(Buffer.from(bytes).toString('latin1')), (invite) => utf8(encodeOpenInvite(invite))],
+  readVectors<Text[]>('invite', 'open').map(({ text }) => utf8(text)),
   loose,
 );
 

@@ -129,7 +129,18 @@ export const stakeRequest = z.discriminatedUnion('action', [
 ]);
 /** `HOST:PORT`. */
 const address = z.string().min(3).max(255);
-export const createNetworkRequest = z.strictObject({ listen: address.optional() });
+export const createNetworkRequest = z.strictObject({
+  listen: address.optional(),
+  /** Also to those without an invite, within these bounds. */
+  open: z
+    .strictObject({
+      membersMax: z.int().optional(),
+      joinsPerHour: z.int().positive().optional(),
+      joinsPerAddressPerHour: z.int().positive().optional(),
+      workHexDigits: z.int().positive().optional(),
+    })
+    .optional(),
+});
 export const inviteRequest = z.strictObject({
   expiresInMs: z.int().positive().optional(),
   addresses: z.array(address).min(1).max(8).optional(),

@@ -4,7 +4,16 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { hex } from '../base/bytes.ts';
 import { isCoded } from '../base/errors.ts';
-import { decodeInvite, encodeInvite, INVITE_LIMITS, type Invite } from './invite.ts';
+import {
+  decodeInvite,
+  decodeOpenInvite,
+  encodeInvite,
+  encodeOpenInvite,
+  INVITE_LIMITS,
+  type Invite,
+  isOpenInvite,
+  type OpenInvite,
+} from './invite.ts';
 
 const vectors = (kind: string) =>
   JSON.parse(readFileSync(new URL(`../../test/vectors/invite/${kind}.json`, import.meta.url), 'utf8'));
@@ -13,6 +22,31 @@ for (const { name, text, invite } of vectors('valid') as { name: string; text: s
   test(`decodeInvite() accepts: ${name}`, () => {
     assert.deepEqual(decodeInvite(text), invite);
     assert.equal(encodeInvite(invite), text.replace(/\s/g, '').toLowerCase());
+  });
+}
+
+for (const { name, text, invite } of vectors('open') as { name: string; text: string; invite: OpenInvite }[]) {
+  test(`decodeOpenInvite() accepts: ${name}, and no part or change of it`, () => {
+    assert.deepEqual(decodeOpenInvite(` ${text.toUpperCase()}\r\n`), invite);
+    assert.equal(encodeOpenInvite(invite), text);
+    assert.deepEqual([isOpenInvite(text), isOpenInvite(vectors('valid')[0].text)], [true, false]);
+    const wrong = [
+      text.slice(0, -1),
+      text.slice(0, 4),
+      `${text}a`,
+      text.replace('hmo1', 'hmi1'),
+      `${text.slice(0, 20)}b${text.slice(21)}`,
+    ];
+    for (const one of [...wrong, 'hmo2aaaa', vectors('valid')[0].text, 'a'.repeat(9_000)])
+      assert.throws(
+        () => decodeOpenInvite(one),
+        (error) => isCoded(error, 'invite-invalid'),
+      );
+    for (const one of [{ addresses: [] }, { peer: 'x' }, { networkId: 'sha256:1' as const }])
+      assert.throws(
+        () => encodeOpenInvite({ ...invite, ...one }),
+        (error) => isCoded(error, 'usage'),
+      );
   });
 }
 

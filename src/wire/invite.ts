@@ -16,6 +16,15 @@ export interface Invite {
   readonly addresses: readonly string[];
 }
 
+/** What anybody needs to join a network that is open, any number of times. It holds no secret. */
+export interface OpenInvite {
+  readonly networkId: Digest;
+  /** Node id of the member that answers at the addresses: the founder, or one that says where the founder is. */
+  readonly peer: string;
+  /** `HOST:PORT`, the likeliest first. */
+  readonly addresses: readonly string[];
+}
+
 export const INVITE_LIMITS = {
   secretBytes: 20,
   addressesMax: 8,
@@ -25,9 +34,9 @@ export const INVITE_LIMITS = {
 } as const;
 
 const PREFIX = 'hmi1';
+const OPEN_PREFIX = 'hmo1';
 const SECONDS_MAX = 2 ** 40 - 1;
 const CHECKSUM_BYTES = 4;
-const HEAD_BYTES = 32 + 32 + INVITE_LIMITS.secretBytes + 5 + 1;
 
 /** One line of lower-case letters and digits; a double click selects all of it. */
 export function encodeInvite(invite: Invite): string {
@@ -39,64 +48,97 @@ export function encodeInvite(invite: Invite): string {
   if (!Number.isSafeInteger(seconds) || seconds < 0 || seconds > SECONDS_MAX) {
     throw new HyperMeshError('usage', 'An invite expires at a whole second.');
   }
+  const time = new Uint8Array(8);
+  new DataView(time.buffer).setBigUint64(0, BigInt(seconds));
+  return textOf(
+    PREFIX,
+    concat(fromHex(digestHex(networkId)), fromHex(inviter), fromHex(secret), time.subarray(3), placesOf(addresses)),
+  );
+}
+
+/** One line, as {@link encodeInvite}. */
+export function encodeOpenInvite({ networkId, peer, addresses }: OpenInvite): string {
+  if (!isDigest(networkId) || !/^[0-9a-f]{64}$/.test(peer)) {
+    throw new HyperMeshError('usage', 'An open invite needs a network id and a node id.');
+  }
+  return textOf(OPEN_PREFIX, concat(fromHex(digestHex(networkId)), fromHex(peer), placesOf(addresses)));
+}
+
+function placesOf(addresses: readonly string[]): Uint8Array {
   if (addresses.length < 1 || addresses.length > INVITE_LIMITS.addressesMax) {
     throw new HyperMeshError('usage', `An invite names 1 to ${INVITE_LIMITS.addressesMax} addresses.`);
   }
-  const time = new Uint8Array(8);
-  new DataView(time.buffer).setBigUint64(0, BigInt(seconds));
   const places = addresses.map((address) => {
     checkAddress(address);
     return concat(Uint8Array.of(address.length), utf8(address));
   });
-  const body = concat(
-    fromHex(digestHex(networkId)),
-    fromHex(inviter),
-    fromHex(secret),
-    time.subarray(3),
-    Uint8Array.of(addresses.length),
-    ...places,
-  );
-  return PREFIX + base32(concat(body, checksum(body)));
+  return concat(Uint8Array.of(addresses.length), ...places);
+}
+
+function textOf(prefix: string, body: Uint8Array): string {
+  return prefix + base32(concat(body, checksum(prefix, body)));
+}
+
+/** Of which kind a text claims to be. */
+export function isOpenInvite(given: string): boolean {
+  return given.trimStart().slice(0, OPEN_PREFIX.length).toLowerCase() === OPEN_PREFIX;
 }
 
 /** White space and capitals that a mail program put in do no harm. Errors: `invite-invalid`. */
 export function decodeInvite(given: string): Invite {
+  const reader = opened(PREFIX, given);
+  const networkId: Digest = `sha256:${hex(reader.take(32))}`;
+  const inviter = hex(reader.take(32));
+  const secret = hex(reader.take(INVITE_LIMITS.secretBytes));
+  const seconds = reader.take(5).reduce((sum, byte) => sum * 256 + byte, 0);
+  return { networkId, inviter, secret, expiresAtMs: seconds * 1_000, addresses: reader.places() };
+}
+
+/** Errors: `invite-invalid`. */
+export function decodeOpenInvite(given: string): OpenInvite {
+  const reader = opened(OPEN_PREFIX, given);
+  const networkId: Digest = `sha256:${hex(reader.take(32))}`;
+  return { networkId, peer: hex(reader.take(32)), addresses: reader.places() };
+}
+
+/** The fields of a text whose prefix and checksum are right. */
+function opened(prefix: string, given: string) {
   if (given.length > 2 * INVITE_LIMITS.lengthMax) throw invalid('it is too long');
   const text = given.replace(/\s+/g, '').toLowerCase();
   if (text.length > INVITE_LIMITS.lengthMax) throw invalid('it is too long');
-  if (!text.startsWith(PREFIX)) {
-    throw /^hmi\d/.test(text)
+  if (!text.startsWith(prefix)) {
+    throw /^hm[io]\d/.test(text)
       ? invalid('it is of a newer kind than this version of HyperMesh knows')
-      : invalid(`it does not begin with ${PREFIX}`);
+      : invalid(`it does not begin with ${prefix}`);
   }
-  const bytes = fromBase32(text.slice(PREFIX.length));
-  if (bytes === undefined || bytes.length < HEAD_BYTES + CHECKSUM_BYTES) throw invalid('it is cut off or mistyped');
+  const bytes = fromBase32(text.slice(prefix.length));
+  if (bytes === undefined || bytes.length < CHECKSUM_BYTES) throw invalid('it is cut off or mistyped');
   const body = bytes.subarray(0, -CHECKSUM_BYTES);
-  if (!equal(checksum(body), bytes.subarray(-CHECKSUM_BYTES))) throw invalid('it is cut off or mistyped');
+  if (!equal(checksum(prefix, body), bytes.subarray(-CHECKSUM_BYTES))) throw invalid('it is cut off or mistyped');
   let at = 0;
   const take = (length: number) => {
     at += length;
     if (at > body.length) throw invalid('its parts do not fit together');
     return body.subarray(at - length, at);
   };
-  const networkId: Digest = `sha256:${hex(take(32))}`;
-  const inviter = hex(take(32));
-  const secret = hex(take(INVITE_LIMITS.secretBytes));
-  const seconds = take(5).reduce((sum, byte) => sum * 256 + byte, 0);
-  const count = take(1)[0]!;
-  if (count < 1 || count > INVITE_LIMITS.addressesMax) throw invalid('its parts do not fit together');
-  const addresses = Array.from({ length: count }, () => {
-    let address: string;
-    try {
-      address = fromUtf8(take(take(1)[0]!));
-      checkAddress(address);
-    } catch {
-      throw invalid('an address in it is none');
-    }
-    return address;
-  });
-  if (at !== body.length) throw invalid('its parts do not fit together');
-  return { networkId, inviter, secret, expiresAtMs: seconds * 1_000, addresses };
+  /** The last of the fields. */
+  const places = () => {
+    const count = take(1)[0]!;
+    if (count < 1 || count > INVITE_LIMITS.addressesMax) throw invalid('its parts do not fit together');
+    const addresses = Array.from({ length: count }, () => {
+      let address: string;
+      try {
+        address = fromUtf8(take(take(1)[0]!));
+        checkAddress(address);
+      } catch {
+        throw invalid('an address in it is none');
+      }
+      return address;
+    });
+    if (at !== body.length) throw invalid('its parts do not fit together');
+    return addresses;
+  };
+  return { take, places };
 }
 
 /** `HOST:PORT` with a name, an IPv4 address, or an IPv6 address in brackets. Errors: `usage`. */
@@ -113,8 +155,9 @@ export function checkAddress(address: string): void {
   );
 }
 
-function checksum(body: Uint8Array): Uint8Array {
-  return sha256(concat(utf8('hypermesh-invite-v1\0'), body)).subarray(0, CHECKSUM_BYTES);
+function checksum(prefix: string, body: Uint8Array): Uint8Array {
+  const domain = prefix === PREFIX ? 'hypermesh-invite-v1\0' : 'hypermesh-open-invite-v1\0';
+  return sha256(concat(utf8(domain), body)).subarray(0, CHECKSUM_BYTES);
 }
 
 /** RFC 4648 section 6 in lower case, without padding. */
@@ -153,6 +196,6 @@ function fromBase32(text: string): Uint8Array | undefined {
 
 function invalid(why: string): HyperMeshError {
   return new HyperMeshError('invite-invalid', `This is not an invite: ${why}.`, {
-    hint: 'Copy the whole text that begins with hmi1, or ask for a new one: `hypermesh network invite` on the machine of the founder.',
+    hint: 'Copy the whole text that begins with hmi1 (or hmo1), or ask for a new one: `hypermesh network invite` on the machine of the founder.',
   });
 }

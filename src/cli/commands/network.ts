@@ -11,9 +11,40 @@ export async function show(context: Context): Promise<Outcome> {
   return shown(await context.withNode((client) => client.networkPlace(context)));
 }
 
-export async function create(context: Context, options: { readonly listen?: string }): Promise<Outcome> {
-  const place = await context.withNode((client) => client.createNetwork(options, context));
-  return shown(place, 'Others can be invited now: hypermesh network invite');
+export async function create(
+  context: Context,
+  { open = false, ...options }: { readonly listen?: string; readonly open?: boolean },
+): Promise<Outcome> {
+  const request = { ...options, ...(open ? { open: {} } : {}) };
+  const place = await context.withNode((client) => client.createNetwork(request, context));
+  return shown(place, open ? OPENED : 'Others can be invited now: hypermesh network invite');
+}
+
+const OPENED = 'Whoever has the open invite can join now, until `hypermesh network close`. Pass it on to everybody.';
+
+export async function open(
+  context: Context,
+  options: {
+    readonly members?: string;
+    readonly perHour?: string;
+    readonly perAddress?: string;
+    readonly work?: string;
+  },
+): Promise<Outcome> {
+  const { members: most, perHour, perAddress, work } = options;
+  const bounds = {
+    ...(most === undefined ? {} : { membersMax: wholeNumber(most, '--members') }),
+    ...(perHour === undefined ? {} : { joinsPerHour: wholeNumber(perHour, '--per-hour') }),
+    ...(perAddress === undefined ? {} : { joinsPerAddressPerHour: wholeNumber(perAddress, '--per-address') }),
+    ...(work === undefined ? {} : { workHexDigits: wholeNumber(work, '--work') }),
+  };
+  const place = await context.withNode((client) => client.createNetwork({ open: bounds }, context));
+  return shown(place, OPENED);
+}
+
+export async function close(context: Context): Promise<Outcome> {
+  const place = await context.withNode((client) => client.closeNetwork(context));
+  return shown(place, 'Who comes needs an invite again. Who is in stays: hypermesh network members');
 }
 
 export async function invite(
@@ -46,12 +77,12 @@ export async function join(
 
 export async function members(context: Context): Promise<Outcome> {
   const list = await context.withNode((client) => client.networkMembers(context));
-  const rows = list.map(({ subject, node, isCommittee, joinedAtMs, leftAtMs }) => [
+  const rows = list.map(({ subject, node, isCommittee, joinedAtMs, leftAtMs, wasRemoved, isOpen, origin }) => [
     subject,
     node,
-    isCommittee ? 'committee' : '',
+    isCommittee ? 'committee' : isOpen ? `no invite${origin === null ? '' : `, ${oneLine(origin)}`}` : '',
     date(joinedAtMs),
-    leftAtMs === null ? '' : `left ${date(leftAtMs)}`,
+    leftAtMs === null ? '' : `${wasRemoved ? 'removed' : 'left'} ${date(leftAtMs)}`,
   ]);
   return { data: { members: list }, text: table([['Name', 'Node', '', 'Joined', ''], ...rows]) };
 }
@@ -194,7 +225,7 @@ export async function remove(
 const ROLES = { alone: 'in a network of its own', founder: 'founder of the network', member: 'member' } as const;
 
 function shown(place: NetworkPlace, then?: string): Outcome {
-  const { role, networkId, node, committee } = place;
+  const { role, networkId, node, committee, open: anybody } = place;
   const seats = committee.map(
     (seat) => `${seat.node.slice(0, 16)} at ${seat.addresses.join(', ') || 'no known address'}`,
   );
@@ -203,6 +234,13 @@ function shown(place: NetworkPlace, then?: string): Outcome {
     Network: networkId,
     Node: node,
     ...(seats.length === 0 ? {} : { Committee: `${count(seats.length, 'seat')}: ${seats.join('; ')}` }),
+    ...(anybody === null
+      ? {}
+      : {
+          Open: `${count(anybody.membersMax, 'member')} without an invite at most, ${anybody.joinsPerHour} an hour, ${anybody.joinsPerAddressPerHour} from one address, for ${count(anybody.workHexDigits, 'digit')} of work`,
+          'Can publish': anybody.mayPublish ? 'everybody' : 'who has tokens, which come with an invite or from others',
+          'Open invite': anybody.invite ?? 'none, since this node listens nowhere',
+        }),
   });
   return { data: place, text: then === undefined ? text : `${text}\n\n${then}` };
 }

@@ -43,6 +43,7 @@ import {
   operationKind,
   type ProofSet,
   type Requirements,
+  type WorkProof,
 } from '../../wire/proof.ts';
 import { firstIssue, type TrustAnchor } from '../../wire/signature.ts';
 import { auditContext, type SpaceOpening } from '../../wire/space-audit.ts';
@@ -152,6 +153,8 @@ export interface NKrypt extends Consensus, AsyncDisposable {
     ask: AccessAsk,
     options?: CallOptions,
   ): Promise<{ readonly forMs: number }>;
+  /** A nonce that makes a hash over `context` begin with so many zeros, in hexadecimal digits. Errors: `cancelled`. */
+  work(context: Digest, hexDigits: number, options?: CallOptions): Promise<WorkProof>;
   /** Opens labels of this home's commitment for a validator that asks. Errors: `not-permitted`, `space-unavailable`, `quota-exceeded`. */
   openForAudit(publisher: string, nonce: string): Promise<SpaceOpening>;
   /** This validator's word that it saw a commitment fail; null when it did not. Errors: `not-permitted`, `committee-only`. */
@@ -1002,6 +1005,11 @@ class Validator implements NKrypt {
     { proof, standing }: PresentedAccess,
   ): Promise<{ readonly forMs: number }> {
     return { forMs: await this.#member.access.validate(identity, proof, standing) };
+  }
+
+  async work(context: Digest, hexDigits: number, options?: CallOptions): Promise<WorkProof> {
+    const { work } = await this.#prover.effort(context, { work: { hexDigits }, time: null }, options);
+    return work!;
   }
 
   gainAccess(

@@ -1,3 +1,4 @@
+export { originOf } from './channel/address.ts';
 export type { Method, RemoteNode, RequestOptions } from './channel/index.ts';
 export type { Pace, StoqLimits } from './options.ts';
 export { openTransport } from './transport.ts';

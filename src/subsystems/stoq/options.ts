@@ -68,6 +68,8 @@ export interface StoqLent {
   readonly epochs: EpochRecords;
   /** Nodes that are always to be found: the committee of the network. */
   readonly seats: () => readonly { readonly node: NodeId; readonly addresses: readonly string[] }[];
+  /** A node was banned for what it did. */
+  readonly banned?: (node: NodeId) => void;
 }
 
 /** The options with everything that has a default. */

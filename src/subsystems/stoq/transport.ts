@@ -374,6 +374,7 @@ export class Stoq implements Transport, AsyncDisposable {
     this.#bans.add(node, why, evidence, this.#settings.clock.nowMs());
     this.#settings.log?.('warn', 'node banned', { node, why });
     this.#presence?.banned(node);
+    this.#lent.banned?.(node);
   }
 
   /** A blob that something else here has as well stays. */

@@ -152,7 +152,7 @@ export class Certificates {
         raw.exec(`DELETE FROM ${table}`);
       for (const row of rows) insertCertificate(raw, row);
       for (const list of lists) this.putList(list);
-      raw.exec("DELETE FROM setting WHERE name IN ('founder', 'machines', 'epoch')");
+      raw.exec("DELETE FROM setting WHERE name IN ('founder', 'machines', 'epoch', 'terms')");
       raw.prepare("UPDATE setting SET value = ? WHERE name = 'network'").run(network);
       if (membership !== null)
         raw.prepare('INSERT INTO membership (one, json) VALUES (1, ?)').run(JSON.stringify(membership));

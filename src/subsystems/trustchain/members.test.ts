@@ -2,15 +2,16 @@ import assert from 'node:assert/strict';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { after, before, describe, test } from 'node:test';
 import fc from 'fast-check';
 import { fromBase64, fromUtf8, utf8 } from '../../base/bytes.ts';
 import type { Digest } from '../../base/digest.ts';
-import { type ErrorCode, isCoded } from '../../base/errors.ts';
+import { type ErrorCode, HyperMeshError, isCoded } from '../../base/errors.ts';
 import { canonicalJson } from '../../base/json.ts';
 import { CERTIFICATION_TYPE, CERTIFIED_ROLES, type JoinRequest } from '../../wire/certification.ts';
 import { sealEnvelope } from '../../wire/signature.ts';
 import { openTrust, type TrustChain } from './index.ts';
+import type { OpenDoor } from './members.ts';
 
 const NETWORK: Digest = `sha256:${'ab'.repeat(32)}`;
 const time = { nowMs: Date.UTC(2026, 0, 1) };
@@ -164,4 +165,81 @@ test('the register grows by members, not by what they ask', async () => {
   await refused(founder.certify(await requestOf(eve, null), NETWORK), 'not-a-member');
   await founder.removeMember(node, 'key-compromise');
   await refused(founder.certify(await requestOf(eve, await newInvite()), NETWORK), 'certificate-revoked');
+});
+
+describe('without an invite', () => {
+  const HOUR_MS = 3_600_000;
+  const place: OpenDoor = { origin: '192.0.2.7', membersMax: 3, joinsPerHour: 3, joinsPerAddressPerHour: 2 };
+  const WORK = { challenge: '00'.repeat(32), work: { nonce: '00'.repeat(8) } };
+  let opener: TrustChain;
+  let strangers: TrustChain[];
+  const comes = async (home: TrustChain, door: Partial<OpenDoor> = {}) =>
+    opener.certify({ ...(await requestOf(home, null, opener.keyIds().node)), open: WORK }, NETWORK, () => ({
+      ...place,
+      ...door,
+    }));
+  const row = async (home: TrustChain) => (await opener.member(home.keyIds().node))!;
+
+  before(async () => {
+    const open = async (name: string) =>
+      closing.use(await openTrust({ directory: join(base, name), clock, subject: name, limits: { keysIdleMs: 200 } }));
+    opener = await open('opener');
+    strangers = await Promise.all(['s0', 's1', 's2', 's3'].map(open));
+  });
+
+  test('so many from one address, so many in an hour, so many at all; who asks again only hears the answer again', async () => {
+    const [first, second, third, fourth] = strangers as [TrustChain, TrustChain, TrustChain, TrustChain];
+    const { member, grant, certificates } = await comes(first);
+    assert.deepEqual([member.origin, member.removed, grant], ['192.0.2.7', 0, null]);
+    assert.deepEqual((await comes(first)).certificates, certificates);
+    await comes(second);
+    await refused(comes(third), 'quota-exceeded');
+    await comes(third, { origin: '192.0.2.8' });
+    for (const door of [{ origin: '192.0.2.9' }, { origin: '192.0.2.9', joinsPerHour: 9 }])
+      await refused(comes(fourth, door), 'quota-exceeded');
+    time.nowMs += HOUR_MS + 1;
+    await refused(comes(fourth), 'quota-exceeded');
+    // An invite is not bounded by any of it.
+    const secret = await opener.invite({ expiresAtMs: time.nowMs + 60_000, tokens: 0 });
+    await opener.certify(await requestOf(fourth, secret, opener.keyIds().node), NETWORK);
+    assert.equal((await row(fourth)).origin, null);
+  });
+
+  test('who left by itself makes room, and comes back after an hour; who was removed comes back by an invite only', async () => {
+    const [first, second] = strangers as [TrustChain, TrustChain];
+    await opener.removeMember(first.keyIds().node, 'cessation-of-operation', { left: true });
+    await refused(comes(first), 'quota-exceeded');
+    time.nowMs += HOUR_MS + 1;
+    assert.equal((await comes(first)).member.left_at_ms, null);
+    await opener.removeMember(second.keyIds().node, 'cessation-of-operation');
+    time.nowMs += HOUR_MS + 1;
+    await refused(comes(second), 'not-a-member');
+    const secret = await opener.invite({ expiresAtMs: time.nowMs + 60_000, tokens: 0 });
+    await opener.certify(await requestOf(second, secret, opener.keyIds().node), NETWORK);
+    assert.deepEqual([(await row(second)).removed, (await row(second)).origin], [0, null]);
+  });
+
+  test('those whose certificates have all run out make room when there is none', async () => {
+    const [first, , third] = strangers as [TrustChain, TrustChain, TrustChain];
+    await opener.removeMember(first.keyIds().node, 'cessation-of-operation');
+    time.nowMs += 100 * 24 * HOUR_MS;
+    await refused(comes(first, { membersMax: 1 }), 'not-a-member');
+    const late = closing.use(await openTrust({ directory: join(base, 'late'), clock, subject: 'late' }));
+    await comes(late, { membersMax: 1 });
+    assert.equal(await opener.member(third.keyIds().node), undefined);
+    assert.equal((await row(first)).removed, 1, 'who was removed is remembered');
+  });
+
+  test('what the door refuses is refused before a signature is checked, and an invite does not go with it', async () => {
+    const request = await requestOf(bob, null, opener.keyIds().node);
+    const refusing = () => {
+      throw new HyperMeshError('network-closed', 'no');
+    };
+    await refused(opener.certify({ ...request, open: WORK }, NETWORK, refusing), 'network-closed');
+    await refused(opener.certify({ ...request, open: WORK }, NETWORK), 'not-a-member');
+    await refused(
+      opener.certify({ ...request, secret: '00'.repeat(20), open: WORK }, NETWORK),
+      'certification-invalid',
+    );
+  });
 });

@@ -13,6 +13,7 @@ import {
 import { INVITE_LIMITS } from '../../wire/invite.ts';
 import { keyIdOf, type PublicKeys } from '../../wire/key-id.ts';
 import { openEnvelope } from '../../wire/signature.ts';
+import type { OpenTerms } from '../../wire/terms.ts';
 import { verifyEd25519 } from './ed25519.ts';
 import { falconVerifier } from './falcon.ts';
 import { certificateRow } from './issue.ts';
@@ -22,6 +23,7 @@ import { type CertificateRow, type IssuedRow, insertIssued, issuedRows } from '.
 const CLOCK_APART_MS_MAX = 300_000;
 const INVITES_OPEN_MAX = 1_000;
 const MEMBERS_MAX = 10_000;
+const HOUR_MS = 3_600_000;
 /** An invite that nobody used is forgotten this long after it expired; until then who comes late is told so. */
 const INVITE_KEPT_MS = 7 * 86_400_000;
 
@@ -34,6 +36,16 @@ export interface MemberRow {
   readonly subject: string;
   readonly joined_at_ms: number;
   readonly left_at_ms: number | null;
+  /** Where it came from without an invite; null with one. */
+  readonly origin: string | null;
+  /** 1: it did not leave by itself, and comes back by an invite only. */
+  readonly removed: number;
+}
+
+/** How an open network takes in who has no invite. */
+export interface OpenDoor extends Omit<OpenTerms, 'workHexDigits'> {
+  /** What counts as one place. */
+  readonly origin: string;
 }
 
 interface InviteRow {
@@ -91,17 +103,23 @@ export class Members {
   }
 
   /**
-   * Certifies a new member by its invite, or a known one anew. The same machine may ask again and gets the same certificates, as long as they are young.
-   * Nothing else changes certificates meanwhile (the caller sees to it).
+   * Certifies a new member by its invite or through the door of an open network, or a known one anew. The same machine may ask again and gets the same
+   * certificates, as long as they are young. Nothing else changes certificates meanwhile (the caller sees to it). `enter` is asked about who comes
+   * without an invite before anything costly is done for it, and throws what it refuses it with.
    * Errors: `certification-invalid`, `network-mismatch`, `clock-skewed`, `invite-*`, `not-a-member`, `certificate-revoked`, `quota-exceeded`.
    */
-  async certify(value: unknown, networkId: Digest): Promise<Certified> {
+  async certify(
+    value: unknown,
+    networkId: Digest,
+    enter: (opened: OpenedRequest) => OpenDoor | null = () => null,
+  ): Promise<Certified> {
     const opened = decodeJoinRequest(value);
     const { request } = opened;
     this.#checkAddressee(opened, networkId);
+    const door = opened.open === null ? null : enter(opened);
     const ids = checkPossession(opened);
     const invite = opened.secret === null ? null : this.#invite(secretHash(opened.secret), ids.node);
-    this.#checkKeys(ids, invite);
+    this.#checkKeys(ids, invite, door);
     const fresh: IssuedRow[] = [];
     const certificates: Record<string, string> = {};
     for (const [at, role] of CERTIFIED_ROLES.entries()) {
@@ -117,11 +135,15 @@ export class Members {
       if (invite !== null) raw.prepare('UPDATE invite SET used_by = ? WHERE hash = ?').run(ids.node, invite.hash);
       raw
         .prepare(
-          `INSERT INTO member (node, publisher, validator, subject, joined_at_ms) VALUES (?, ?, ?, ?, ?)
+          `INSERT INTO member (node, publisher, validator, subject, joined_at_ms, origin) VALUES (?, ?, ?, ?, ?, ?)
            ON CONFLICT (node) DO UPDATE SET subject = excluded.subject, publisher = excluded.publisher, validator = excluded.validator,
+             origin = CASE WHEN ? OR left_at_ms IS NOT NULL THEN excluded.origin ELSE origin END, removed = 0,
              joined_at_ms = CASE WHEN left_at_ms IS NULL THEN joined_at_ms ELSE excluded.joined_at_ms END, left_at_ms = NULL`,
         )
-        .run(ids.node, ids.publisher, ids.validator, request.subject, this.#lent.nowMs());
+        .run(
+          ...[ids.node, ids.publisher, ids.validator, request.subject, this.#lent.nowMs(), door?.origin ?? null],
+          Number(invite !== null),
+        );
       for (const row of fresh) insertIssued(raw, row);
     });
     return {
@@ -180,7 +202,7 @@ export class Members {
     return row;
   }
 
-  #checkKeys(ids: Readonly<Record<CertifiedRole, string>>, invite: InviteRow | null): void {
+  #checkKeys(ids: Readonly<Record<CertifiedRole, string>>, invite: InviteRow | null, door: OpenDoor | null): void {
     const own: readonly string[] = Object.values(this.#lent.own());
     if (Object.values(ids).some((id) => own.includes(id))) {
       throw new HyperMeshError('network-state', 'The machine that asks has the keys of the founder of this network.', {
@@ -194,7 +216,8 @@ export class Members {
     if (isOfAnother) throw invalid('A key in the request belongs to another member.');
     // An invite that was used by this node is only a way to hear the answer again, not a way back in.
     const isActive = known !== undefined && known.left_at_ms === null;
-    if (!isActive && (invite === null || invite.used_by !== null)) {
+    if (!isActive && door !== null) this.#checkOpen(door, known);
+    else if (!isActive && (invite === null || invite.used_by !== null)) {
       throw new HyperMeshError(
         'not-a-member',
         'The machine that asks is not, or not any more, a member of this network.',
@@ -217,6 +240,47 @@ export class Members {
         hint: 'Start a new home there, which makes new keys.',
       });
     }
+  }
+
+  /** Whether there is room for one more who has no invite. Errors: `not-a-member`, `quota-exceeded`. */
+  #checkOpen(door: OpenDoor, known: MemberRow | undefined): void {
+    const nowMs = this.#lent.nowMs();
+    const hourAgoMs = nowMs - HOUR_MS;
+    if (known?.removed === 1) {
+      throw new HyperMeshError('not-a-member', 'This machine was removed from the network, which is open to others.', {
+        hint: 'Ask the founder for an invite.',
+      });
+    }
+    const count = (where: string, ...values: (string | number)[]) =>
+      this.#lent.raw.prepare(`SELECT count(*) AS n FROM member WHERE ${where}`).get(...values)!['n'] as number;
+    const full = () => count('origin IS NOT NULL AND left_at_ms IS NULL') >= door.membersMax;
+    if (full() || count('true') >= MEMBERS_MAX) this.#forgetOpen(nowMs);
+    if (full()) {
+      throw new HyperMeshError('quota-exceeded', `${door.membersMax} came without an invite: no more are let in.`, {
+        hint: 'Ask the founder for an invite.',
+      });
+    }
+    const recent = 'origin IS NOT NULL AND joined_at_ms > ?';
+    const isTooMany =
+      count(recent, hourAgoMs) >= door.joinsPerHour ||
+      count(`${recent} AND origin = ?`, hourAgoMs, door.origin) >= door.joinsPerAddressPerHour ||
+      // Joining and leaving in turns would make the lists of revocations longer each time.
+      (known?.left_at_ms ?? 0) > hourAgoMs;
+    if (isTooMany) {
+      throw new HyperMeshError('quota-exceeded', 'Too many came without an invite within the last hour.', {
+        hint: 'Try again in an hour, or ask the founder for an invite.',
+      });
+    }
+  }
+
+  /** Those who came without an invite, and left by themselves or let all of their certificates run out. */
+  #forgetOpen(nowMs: number): void {
+    this.#lent.raw
+      .prepare(
+        `DELETE FROM member WHERE origin IS NOT NULL AND removed = 0 AND coalesce(left_at_ms, joined_at_ms) < ? AND NOT EXISTS
+          (SELECT 1 FROM issued WHERE issued.node = member.node AND revoked_at_ms IS NULL AND not_after_ms > ?)`,
+      )
+      .run(nowMs - HOUR_MS, nowMs);
   }
 
   /** One that is good for more than two thirds of its life: asking again and again makes the register no longer. */

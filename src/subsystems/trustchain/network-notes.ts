@@ -1,6 +1,7 @@
 import type { DatabaseSync } from 'node:sqlite';
 import type { Digest } from '../../base/digest.ts';
 import type { CommitteeSeat } from '../../wire/certification.ts';
+import { type SignedTerms, signedTerms } from '../../wire/terms.ts';
 
 /** Of a home that is a member of a network which another home founded. */
 export interface StoredMembership {
@@ -57,6 +58,17 @@ export class NetworkNotes {
   noteEpoch(epoch: number): void {
     if (this.epochSeenAtMs(epoch) !== null) return;
     this.#set('epoch', JSON.stringify({ epoch, atMs: this.#nowMs() }));
+  }
+
+  /** What the founder said last of who may come without an invite. */
+  terms(): SignedTerms | null {
+    const value = this.#setting('terms');
+    return value === undefined ? null : signedTerms.parse(JSON.parse(value));
+  }
+
+  /** In the place of those that were known. */
+  keepTerms(signed: SignedTerms): void {
+    this.#set('terms', JSON.stringify(signed));
   }
 
   #setting(name: string): string | undefined {

@@ -70,7 +70,7 @@ export class RevocationLists {
   }
 
   /** All certificates of a member. Safe to repeat. Errors: `not-a-member`. */
-  async revokeMember(register: Members, node: string, reason: RevocationReason): Promise<MemberRow> {
+  async revokeMember(register: Members, node: string, reason: RevocationReason, left = false): Promise<MemberRow> {
     if (register.member(node) === undefined) {
       throw new HyperMeshError('not-a-member', `No node ${node.slice(0, 64)} ever joined this network.`, {
         hint: '`hypermesh network members` lists them.',
@@ -84,7 +84,9 @@ export class RevocationLists {
     store.transact((raw) => {
       const mark = raw.prepare('UPDATE issued SET revoked_at_ms = ?, revoked_reason = ? WHERE fingerprint = ?');
       for (const row of targets) mark.run(atMs, reason, row.fingerprint);
-      raw.prepare('UPDATE member SET left_at_ms = coalesce(left_at_ms, ?) WHERE node = ?').run(atMs, node);
+      raw
+        .prepare('UPDATE member SET left_at_ms = coalesce(left_at_ms, ?), removed = max(removed, ?) WHERE node = ?')
+        .run(atMs, Number(!left), node);
       if (list !== undefined) certificates.putList(list);
     });
     return register.member(node)!;

@@ -13,6 +13,7 @@ import { CERTIFICATION_LIMITS, committeeSeat, subjectName } from '../../wire/cer
 import { digest, hex32 } from '../../wire/fields.ts';
 import { leafHash, rootDigest, treeHeadPayload } from '../../wire/log.ts';
 import { signedTreeHead } from '../../wire/signature.ts';
+import { signedTerms } from '../../wire/terms.ts';
 import { decodeSealed, SEALED_BYTES_MAX, type Unlock } from './keystore.ts';
 import type { MemberRow } from './members.ts';
 import { verifyEnvelope } from './offline.ts';
@@ -29,8 +30,8 @@ import { completedBy, rangeHash } from './transparency-log.ts';
 /** Files that begin so are left over from an import that did not finish; the next opening removes them. */
 export const STAGED_PREFIX = 'trust-import-';
 
-/** 2 has a node key, without which the home that takes an export of version 1 completes it; 3 knows networks of several homes. */
-const VERSION = 3;
+/** 2 has a node key, without which the home that takes an export of version 1 completes it; 3 knows networks of several homes, 4 open ones. */
+const VERSION = 4;
 const PIECE_BYTES_MAX = 1_048_576;
 /** A revocation list of 1 MiB in base64 is the longest line. */
 const LINE_BYTES_MAX = 2_097_152;
@@ -68,7 +69,10 @@ const line = z.discriminatedUnion('kind', [
     subject: subjectName,
     joinedAtMs: z.int(),
     leftAtMs: z.int().nullable(),
+    origin: z.string().max(64).nullable().default(null),
+    removed: z.boolean().default(false),
   }),
+  z.strictObject({ kind: z.literal('terms'), signed: signedTerms }),
   z.strictObject({
     kind: z.literal('issued'),
     node: hex32,
@@ -159,14 +163,16 @@ function* exportLines(raw: DatabaseSync, lines: () => number): Generator<Line> {
     yield { kind: 'revocation-list', issuer: row.issuer, der: base64(row.der) };
   }
   if (raw.prepare("SELECT 1 FROM setting WHERE name = 'founder'").get() !== undefined) yield { kind: 'founder' };
+  const terms = raw.prepare("SELECT value FROM setting WHERE name = 'terms'").get();
+  if (terms !== undefined) yield { kind: 'terms', signed: signedTerms.parse(JSON.parse(terms['value'] as string)) };
   const membership = raw.prepare('SELECT json FROM membership').get();
   if (membership !== undefined) {
     yield { kind: 'membership', membership: storedMembership.parse(JSON.parse(membership['json'] as string)) };
   }
   // Invites stay: what is restored elsewhere must not let anybody in twice.
   for (const row of raw.prepare('SELECT * FROM member ORDER BY node').iterate() as Iterable<unknown>) {
-    const { joined_at_ms: joinedAtMs, left_at_ms: leftAtMs, ...about } = row as MemberRow;
-    yield { kind: 'member', ...about, joinedAtMs, leftAtMs };
+    const { joined_at_ms: joinedAtMs, left_at_ms: leftAtMs, removed, ...about } = row as MemberRow;
+    yield { kind: 'member', ...about, joinedAtMs, leftAtMs, removed: removed === 1 };
   }
   for (const row of raw.prepare('SELECT * FROM issued ORDER BY rowid').iterate() as Iterable<unknown>) {
     const { node, role, der, revoked_at_ms: atMs, revoked_reason: reason } = row as IssuedRow;
@@ -266,15 +272,21 @@ async function fill(raw: DatabaseSync, pieces: AsyncIterable<Uint8Array>): Promi
       case 'founder':
         raw.prepare("INSERT INTO setting VALUES ('founder', 'yes')").run();
         break;
+      case 'terms':
+        raw.prepare("INSERT INTO setting VALUES ('terms', ?)").run(JSON.stringify(entry.signed));
+        break;
       case 'membership':
         raw.prepare('INSERT INTO membership VALUES (1, ?)').run(JSON.stringify(entry.membership));
         break;
       case 'member':
         raw
           .prepare(
-            'INSERT INTO member (node, publisher, validator, subject, joined_at_ms, left_at_ms) VALUES (?, ?, ?, ?, ?, ?)',
+            'INSERT INTO member (node, publisher, validator, subject, joined_at_ms, left_at_ms, origin, removed) VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
           )
-          .run(entry.node, entry.publisher, entry.validator, entry.subject, entry.joinedAtMs, entry.leftAtMs);
+          .run(
+            ...[entry.node, entry.publisher, entry.validator, entry.subject, entry.joinedAtMs, entry.leftAtMs],
+            ...[entry.origin, Number(entry.removed)],
+          );
         break;
       case 'issued': {
         const row = certificateRow(fromBase64(entry.der), entry.role);

@@ -41,6 +41,14 @@ export const MIGRATIONS: readonly Migration[] = [
       CREATE INDEX issued_key ON issued (role, key_id);
     `,
   },
+  {
+    name: '003-open',
+    up: `
+      -- Where a member came from that came without an invite; and whether it was sent away, which is for as long as nobody invites it.
+      ALTER TABLE member ADD COLUMN origin TEXT;
+      ALTER TABLE member ADD COLUMN removed INTEGER NOT NULL DEFAULT 0;
+    `,
+  },
 ];
 
 export interface CertificateRow {

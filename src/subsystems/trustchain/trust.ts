@@ -9,7 +9,7 @@ import type { StateSection } from '../../capabilities/state.ts';
 import type { CertificateInfo, Trust, Verified } from '../../capabilities/trust.ts';
 import type { Attestation, FastAttestation, ValidatorKeys } from '../../wire/attestation.ts';
 import type { LeafRole, RevocationReason } from '../../wire/certificate.ts';
-import type { Certification, JoinRequest } from '../../wire/certification.ts';
+import type { Certification, JoinRequest, OpenedRequest } from '../../wire/certification.ts';
 import type { KeyText } from '../../wire/entry.ts';
 import { rootDigest, TREE_HEAD_TYPE, treeHeadPayload } from '../../wire/log.ts';
 import {
@@ -22,6 +22,7 @@ import {
   sealEnvelope,
   type TrustAnchor,
 } from '../../wire/signature.ts';
+import type { SignedTerms } from '../../wire/terms.ts';
 import { Attester, envelopeHolds, wordHolds } from './attester.ts';
 import { Authority } from './authority.ts';
 import { Certificates } from './certificates.ts';
@@ -30,7 +31,7 @@ import { falconReady } from './falcon.ts';
 import { Following, type NetworkAuthority } from './following.ts';
 import { Keys } from './keys.ts';
 import type { Unlock } from './keystore.ts';
-import type { Certified, MemberRow, Members } from './members.ts';
+import type { Certified, MemberRow, Members, OpenDoor } from './members.ts';
 import { NetworkNotes, type StoredMembership } from './network-notes.ts';
 import { verifyEnvelope } from './offline.ts';
 import { type SettledOptions, settle, type TrustOptions } from './options.ts';
@@ -336,10 +337,11 @@ export class TrustChain implements Trust, AsyncDisposable {
   async certify(
     request: unknown,
     networkId: Digest,
+    enter?: (opened: OpenedRequest) => OpenDoor | null,
   ): Promise<Certified & Pick<Certification, 'network' | 'anchor' | 'authorities'>> {
     this.#committeeOnly('certify');
     const register = await this.#register();
-    const certified = await this.#exclusive(() => register.certify(request, networkId));
+    const certified = await this.#exclusive(() => register.certify(request, networkId, enter));
     return {
       ...certified,
       network: this.#certificates.network(),
@@ -356,11 +358,18 @@ export class TrustChain implements Trust, AsyncDisposable {
     return (await this.#register()).member(node);
   }
 
-  /** Takes all certificates of a member back. Safe to repeat. Errors: `committee-only`, `not-a-member`. */
-  async removeMember(node: string, reason: RevocationReason): Promise<MemberRow> {
+  /**
+   * Takes all certificates of a member back; unless it left by itself it comes back by an invite only. Safe to repeat.
+   * Errors: `committee-only`, `not-a-member`.
+   */
+  async removeMember(
+    node: string,
+    reason: RevocationReason,
+    { left = false }: { readonly left?: boolean } = {},
+  ): Promise<MemberRow> {
     this.#committeeOnly('remove members');
     const register = await this.#register();
-    return this.#exclusive(() => this.#lists.revokeMember(register, node, reason));
+    return this.#exclusive(() => this.#lists.revokeMember(register, node, reason, left));
   }
 
   // --- of the network that the home is in
@@ -383,6 +392,16 @@ export class TrustChain implements Trust, AsyncDisposable {
   /** From now on it is known. Safe to repeat. */
   noteEpoch(epoch: number): void {
     this.#notes.noteEpoch(epoch);
+  }
+
+  /** What the founder said last of who may come without an invite; a member has it from there. */
+  terms(): SignedTerms | null {
+    return this.#notes.terms();
+  }
+
+  /** In the place of those that were known. Durable when it returns. */
+  keepTerms(signed: SignedTerms): void {
+    this.#notes.keepTerms(signed);
   }
 
   /** Null in a network of its own. */

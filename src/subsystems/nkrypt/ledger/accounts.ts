@@ -80,8 +80,8 @@ export function instruct(place: Place, signed: SelfSigned): void {
   if (!isKnown(draft, account)) {
     refuse(
       'not-a-member',
-      'The account is not known in this network.',
-      'Join it with an invite, or receive a transfer.',
+      'The account never had tokens in this network.',
+      'They come with an invite, or by a transfer from somebody who has some.',
     );
   }
   const before = accountOf(draft, account);

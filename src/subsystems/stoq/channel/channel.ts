@@ -71,6 +71,9 @@ class StoqChannel implements Channel {
   /** Sockets that have not proved anything yet -> where they come from. */
   readonly #strangers = new Map<Socket, string>();
   readonly #dials = new Map<string, Promise<Link>>();
+  /** Handshakes of both kinds: none outlives the channel, since they ask the keys of the home. */
+  readonly #greetings = new Set<Promise<unknown>>();
+  readonly #end = new AbortController();
   #context: SecureContext | undefined;
   #sweeper: NodeJS.Timeout | undefined;
   #closing = false;
@@ -123,7 +126,7 @@ class StoqChannel implements Channel {
     const to = parseAddress(address);
     await this.#mayConnect(options);
     const { expect, guest = false, signal } = options;
-    if (guest) return this.#dial(to, options);
+    if (guest) return this.#greeting(this.#dial(to, options));
     const open = this.#linkTo(expect);
     if (open !== undefined) {
       open.knowAddress(to);
@@ -133,7 +136,7 @@ class StoqChannel implements Channel {
     let dial = this.#dials.get(key);
     if (dial === undefined) {
       // Whoever gives up does not take the connection from the others.
-      dial = this.#dial(to, { expect }).finally(() => this.#dials.delete(key));
+      dial = this.#greeting(this.#dial(to, { expect })).finally(() => this.#dials.delete(key));
       this.#dials.set(key, dial);
     }
     return unlessAborted(dial, signal);
@@ -141,7 +144,24 @@ class StoqChannel implements Channel {
 
   async connectOver(socket: Socket, options: ConnectOptions): Promise<Connection> {
     await this.#mayConnect(options);
-    return this.#greet(socket, options, undefined);
+    return this.#greeting(this.#greet(socket, this.#untilEnd(options), undefined));
+  }
+
+  #untilEnd(options: ConnectOptions): ConnectOptions {
+    const { signal } = options;
+    return {
+      ...options,
+      signal: signal === undefined ? this.#end.signal : AbortSignal.any([signal, this.#end.signal]),
+    };
+  }
+
+  async #greeting<T>(work: Promise<T>): Promise<T> {
+    this.#greetings.add(work);
+    try {
+      return await work;
+    } finally {
+      this.#greetings.delete(work);
+    }
   }
 
   async #mayConnect({ expect, guest, signal }: ConnectOptions): Promise<void> {
@@ -163,7 +183,7 @@ class StoqChannel implements Channel {
       this.#strangers.delete(socket);
     });
     socket.on('error', () => socket.destroy());
-    this.#welcome(socket, origin)
+    this.#greeting(this.#welcome(socket, origin))
       .catch((error) => {
         if (!isCoded(error)) this.#lent.onDefect(error);
         socket.destroy();
@@ -182,14 +202,17 @@ class StoqChannel implements Channel {
     this.#closing = true;
     clearInterval(this.#sweeper);
     const closed = [...this.#servers].map((server) => new Promise((resolve) => server.close(resolve)));
+    this.#end.abort();
     for (const socket of this.#strangers.keys()) socket.destroy();
+    await Promise.allSettled(this.#greetings);
     await Promise.all([...this.#links].map((link) => link[Symbol.asyncDispose]()));
     await Promise.all(closed);
   }
 
   // --- towards others
 
-  async #dial(to: HostPort, options: ConnectOptions): Promise<Link> {
+  async #dial(to: HostPort, given: ConnectOptions): Promise<Link> {
+    const options = this.#untilEnd(given);
     const { signal } = options;
     const socket = connectTcp({ ...to, noDelay: true });
     const { promise, resolve, reject } = Promise.withResolvers<void>();
