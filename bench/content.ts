@@ -1,4 +1,4 @@
-import { type ChildProcess, fork } from 'node:child_process';
+import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { connect, createServer, type Socket } from 'node:net';
@@ -44,46 +44,6 @@ export class Nodes implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(this.#nodes.map((node) => node.kill()));
     await rm(this.folder, { recursive: true, force: true });
-  }
-}
-
-/** One end of a reference, in a process of its own: node:http2, or the least that can be done over node:tls. */
-export class Reference implements Disposable {
-  readonly #child: ChildProcess;
-
-  constructor(of: 'http2' | 'tls') {
-    this.#child = fork(join(import.meta.dirname, `${of}-child.ts`));
-  }
-
-  serve(file: string): Promise<number> {
-    return this.#ask({ serve: file });
-  }
-
-  /** Milliseconds. */
-  get(asked: {
-    readonly port: number;
-    readonly window?: number;
-    readonly bytes?: number;
-    readonly into: string | null;
-  }): Promise<number> {
-    return this.#ask({ get: asked });
-  }
-
-  /** Milliseconds of processor time so far. */
-  usage(): Promise<number> {
-    return this.#ask({ usage: true });
-  }
-
-  [Symbol.dispose](): void {
-    if (this.#child.connected) this.#child.disconnect();
-  }
-
-  #ask(message: object): Promise<number> {
-    return new Promise((resolve, reject) => {
-      this.#child.once('message', (answer) => resolve(answer as number));
-      this.#child.once('exit', () => reject(new Error('the reference ended')));
-      this.#child.send(message);
-    });
   }
 }
 

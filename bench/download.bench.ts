@@ -1,7 +1,8 @@
 import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Nodes, Reference } from './content.ts';
+import { Nodes } from './content.ts';
 import { type Bench, quantile } from './harness.ts';
+import { Reference } from './reference.ts';
 
 const GIB = 2 ** 30;
 const ROUNDS = 3;

@@ -2,11 +2,9 @@ import { createReadStream, createWriteStream } from 'node:fs';
 import http2 from 'node:http2';
 import { pipeline } from 'node:stream/promises';
 import { makeTransportKey } from '../src/subsystems/stoq/channel/certificate.ts';
+import { beReference, type Wanted } from './reference.ts';
 
-/**
- * The reference for downloads, one end of it: node:http2 over TLS 1.3, nothing verified. Its parent says what to do:
- * `{ serve: FILE, window }`, `{ get: { port, window, into: FILE or null } }`, `{ usage: true }`.
- */
+/** The reference for downloads, one end of it: node:http2 over TLS 1.3, nothing verified. */
 
 const CHUNK = 2 ** 20;
 
@@ -24,7 +22,7 @@ async function serve(path: string): Promise<number> {
 }
 
 /** With `window` the credits of session and stream; without, those that Node has by default. */
-async function get(asked: { port: number; window?: number; into: string | null }): Promise<number> {
+async function get(asked: Wanted): Promise<number> {
   const startedAtMs = performance.now();
   const settings = asked.window === undefined ? {} : { settings: { initialWindowSize: asked.window } };
   const session = http2.connect(`https://127.0.0.1:${asked.port}`, { rejectUnauthorized: false, ...settings });
@@ -39,18 +37,4 @@ async function get(asked: { port: number; window?: number; into: string | null }
   return performance.now() - startedAtMs;
 }
 
-interface Message {
-  readonly serve?: string;
-  readonly get?: { readonly port: number; readonly window?: number; readonly into: string | null };
-  readonly usage?: true;
-}
-
-async function answer(message: Message): Promise<number> {
-  if (message.serve !== undefined) return serve(message.serve);
-  if (message.get !== undefined) return get(message.get);
-  const { user, system } = process.cpuUsage();
-  return (user + system) / 1_000;
-}
-
-process.on('message', (message: Message) => void answer(message).then((figure) => process.send!(figure)));
-process.on('disconnect', () => process.exit());
+beReference({ serve, get });

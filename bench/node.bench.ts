@@ -1,10 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { HyperMesh } from '../src/index.ts';
+import { freePort } from '../src/testing/free-port.ts';
 import { PROJECT, SMALL_NETWORK } from '../test/system/support.ts';
 import type { Bench, Comparison } from './harness.ts';
 import { addPackages } from './packages.ts';
@@ -140,12 +140,4 @@ async function computedMs(pid: number): Promise<number> {
 async function residentMiB(pid: number): Promise<number> {
   const [, kib] = /^VmRSS:\s+(\d+) kB$/m.exec(await readFile(`/proc/${pid}/status`, 'utf8'))!;
   return Number(kib) / 1024;
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }

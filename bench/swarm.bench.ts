@@ -4,8 +4,9 @@ import { loadavg } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ContentProcess } from '../src/testing/content-process.ts';
-import { delayed, libp2pObjects, Nodes, Reference } from './content.ts';
+import { delayed, libp2pObjects, Nodes } from './content.ts';
 import type { Bench, Comparison } from './harness.ts';
+import { Reference } from './reference.ts';
 
 const MIB = 2 ** 20;
 const LIMIT = 8 * MIB;
@@ -82,7 +83,8 @@ async function far(nodes: Nodes): Promise<Comparison> {
   using server = new Reference('http2');
   using client = new Reference('http2');
   using slow = await delayed({ address: `127.0.0.1:${await server.serve(file)}`, node: '' }, ONE_WAY_MS);
-  const theirs = await client.get({ port: Number(slow.address.split(':')[1]), into: join(nodes.folder, 'got') });
+  const port = Number(slow.address.split(':')[1]);
+  const theirs = await client.get({ port, bytes: FAR_BYTES, into: join(nodes.folder, 'got') });
   return {
     ...{
       name: '16 MiB at 50 ms round trip',

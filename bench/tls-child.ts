@@ -1,13 +1,15 @@
+import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
 import { type ConnectionOptions, connect, createServer, type TLSSocket } from 'node:tls';
 import { DataFile, PageBuffers } from '../src/subsystems/assets/content/data-file.ts';
 import { makeTransportKey } from '../src/subsystems/stoq/channel/certificate.ts';
 import { loadBlake3 } from '../src/wire/shards.ts';
+import { beReference, type Wanted } from './reference.ts';
 
 /**
  * What no download in Node can do without, one end of it: a file goes into one TLS 1.3 socket and nothing else, and what comes out is hashed with BLAKE3 and
- * SHA-256, written and synced. Its parent says what to do: `{ serve: FILE }`, `{ get: { port, bytes, into: FILE } }`, `{ usage: true }`.
+ * SHA-256, written and synced.
  */
 
 const CHUNK = 2 ** 20;
@@ -40,7 +42,8 @@ async function serve(path: string): Promise<number> {
   return (server.address() as { port: number }).port;
 }
 
-async function get({ port, bytes, into }: { port: number; bytes: number; into: string }): Promise<number> {
+async function get({ port, bytes, into }: Wanted): Promise<number> {
+  assert.ok(into !== null, 'what it writes is what it is for');
   const startedAtMs = performance.now();
   const blake3 = (await loadBlake3()).hasher();
   const sha256 = createHash('sha256');
@@ -89,18 +92,4 @@ async function get({ port, bytes, into }: { port: number; bytes: number; into: s
   return performance.now() - startedAtMs;
 }
 
-interface Message {
-  readonly serve?: string;
-  readonly get?: { readonly port: number; readonly bytes: number; readonly into: string };
-  readonly usage?: true;
-}
-
-async function answer(message: Message): Promise<number> {
-  if (message.serve !== undefined) return serve(message.serve);
-  if (message.get !== undefined) return get(message.get);
-  const { user, system } = process.cpuUsage();
-  return (user + system) / 1_000;
-}
-
-process.on('message', (message: Message) => void answer(message).then((figure) => process.send!(figure)));
-process.on('disconnect', () => process.exit());
+beReference({ serve, get });

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
-import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import type { Clock } from '../../src/base/clock.ts';
 import { type ErrorCode, isCoded } from '../../src/base/errors.ts';
 import type { CommitteeInfo } from '../../src/capabilities/membership.ts';
 import { HyperMesh } from '../../src/index.ts';
+import { freePort } from '../../src/testing/free-port.ts';
 import { decodeInvite, encodeInvite } from '../../src/wire/invite.ts';
 import { type Folder, freshHome, SMALL_NETWORK, temporaryFolder, writePackage } from '../system/support.ts';
 
@@ -156,12 +156,4 @@ async function eventually<T>(work: () => Promise<T>): Promise<T> {
       await new Promise((resolve) => setTimeout(resolve, 250));
     }
   }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((listening) => server.listen(0, '127.0.0.1', listening));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((closed) => server.close(closed));
-  return port;
 }

@@ -3,7 +3,6 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { after, before, describe, it } from 'node:test';
@@ -11,6 +10,7 @@ import { base64 } from '../../src/base/bytes.ts';
 import type { PeerInfo } from '../../src/capabilities/transport.ts';
 import type { CatalogExtension } from '../../src/catalog/extension.ts';
 import { HyperMesh } from '../../src/index.ts';
+import { freePort } from '../../src/testing/free-port.ts';
 import { until } from '../../src/testing/until.ts';
 import { encodeBundle } from '../../src/wire/bundle.ts';
 import { encodeNodeRecord } from '../../src/wire/node-record.ts';
@@ -216,12 +216,3 @@ describe('a member that breaks the channel', () => {
     await honest.json(['peers', 'forgive', liar.id]);
   });
 });
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
-}
