@@ -1,9 +1,9 @@
 import path from 'node:path';
 import type { Assets } from '../../capabilities/assets.ts';
 import type { Runtime, RuntimeKind } from '../../capabilities/vm.ts';
+import { removeUnfinished } from './added/provision.ts';
 import { ContainerRuntime } from './container/container.ts';
 import { JuliaRuntime } from './julia/julia.ts';
-import { removeUnfinished } from './julia/provision.ts';
 import type { ExecutionLimits } from './limits.ts';
 import { MachineRuntime } from './machine/runtime.ts';
 import { openProcessSandbox } from './process/sandbox.ts';

@@ -8,8 +8,8 @@ import { isCoded } from '../../../base/errors.ts';
 import type { RunResult } from '../../../capabilities/vm.ts';
 import { type ImageParts, layoutIn } from '../../../testing/image.ts';
 import { MemoryTrees, SMALL_POLICY } from '../../../testing/runtime-conformance.ts';
+import { fetchPackages, readAptSources } from '../added/apt.ts';
 import { openExecution } from '../execution.ts';
-import { fetchPackages, readAptSources } from '../julia/apt.ts';
 
 /** Packages of the distribution come from its mirror; where none answers in this time, there is nothing to test. */
 const FETCH_MS = 60_000;

@@ -4,12 +4,12 @@ import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { testJuliaEscapes } from '../../../testing/julia-escapes.ts';
 import { MemoryTrees } from '../../../testing/runtime-conformance.ts';
+import { findImage } from '../added/provision.ts';
 import { DEFAULT_LIMITS } from '../limits.ts';
 import { openProcessSandbox } from '../process/sandbox.ts';
 import { Standby } from '../process/standby.ts';
 import { Trees } from '../process/trees.ts';
 import { JuliaRuntime } from './julia.ts';
-import { findImage } from './provision.ts';
 
 const added = path.join(homedir(), '.hypermesh', 'vm', 'images');
 const image = await findImage(added, 'julia').catch(() => null);

@@ -16,13 +16,13 @@ import {
   type TreeContent,
   testRuntime,
 } from '../../../testing/runtime-conformance.ts';
+import { findImage } from '../added/provision.ts';
 import { openExecution } from '../execution.ts';
 import { DEFAULT_LIMITS } from '../limits.ts';
 import { openProcessSandbox } from '../process/sandbox.ts';
 import { Standby, type StandbyBounds } from '../process/standby.ts';
 import { Trees } from '../process/trees.ts';
 import { JuliaRuntime, projectName } from './julia.ts';
-import { findImage } from './provision.ts';
 
 /** Half a gigabyte is not fetched for a test: the image of the usual home is used where there is one. */
 const added = join(homedir(), '.hypermesh', 'vm', 'images');

@@ -5,10 +5,12 @@ import { type Digest, digestHex, digestOf } from '../../../base/digest.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
 import type { Assets, TreeEntry } from '../../../capabilities/assets.ts';
 import type { JuliaOptions, RunRequest, RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
-import { AddedRuntime } from '../added-runtime.ts';
+import { AddedRuntime } from '../added/added-runtime.ts';
+import type { AddedImage, ProvisionOptions } from '../added/provision.ts';
 import type { ExecutionLimits } from '../limits.ts';
 import { OnceEach } from '../once-each.ts';
 import { logTo, visible } from '../output.ts';
+import { Probed } from '../probed.ts';
 import type { AheadBox, BoxLimits, BoxSpec } from '../process/box.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
 import type { Standby } from '../process/standby.ts';
@@ -16,7 +18,7 @@ import type { Trees } from '../process/trees.ts';
 import { type Performance, perform, resultOf } from '../program.ts';
 import { encodeInput, type OpenedRequest, refuseFuel } from '../request.ts';
 import { Depots, type HeldDepot, readCompiled } from './depots.ts';
-import { type AddedImage, JULIA, type ProvisionOptions } from './provision.ts';
+import { JULIA } from './image.ts';
 
 const MiB = 2 ** 20;
 /** What Julia takes for itself: its system image, its compiler, and the machine code of a program. */
@@ -59,7 +61,7 @@ export class JuliaRuntime implements Runtime {
   readonly #compiling = new OnceEach();
   readonly #failed = new Set<string>();
   #depots: Promise<Depots> | undefined;
-  #probed: Promise<RuntimeStatus> | undefined;
+  readonly #probed = new Probed(() => this.#probe());
 
   /** `images`: an existing folder inside the one of the sandbox; so is `depots`, which is made when missing. */
   constructor(
@@ -79,19 +81,13 @@ export class JuliaRuntime implements Runtime {
     this.#sandbox = lent.sandbox;
     this.#trees = lent.trees;
     this.#limits = options.limits;
-    this.#added = new AddedRuntime(JULIA, options.images, () => {
-      this.#probed = undefined;
-    });
+    this.#added = new AddedRuntime(JULIA, options.images, () => this.#probed.forget());
     this.#depotFolder = options.depots;
     this.#standby = lent.standby;
   }
 
-  async probe(): Promise<RuntimeStatus> {
-    this.#probed ??= this.#probe();
-    const status = await this.#probed;
-    // Only what works is remembered: Julia may be added meanwhile.
-    if (!status.available) this.#probed = undefined;
-    return status;
+  probe(): Promise<RuntimeStatus> {
+    return this.#probed.status();
   }
 
   async run(request: OpenedRequest, options: CallOptions = {}): Promise<RunResult> {

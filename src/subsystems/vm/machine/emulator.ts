@@ -4,7 +4,7 @@ import { utf8 } from '../../../base/bytes.ts';
 import { type Digest, digestOf } from '../../../base/digest.ts';
 import { canonicalJson } from '../../../base/json.ts';
 import type { SnapshotOrigin } from '../../../wire/machine-snapshot.ts';
-import type { AddedImage, Recipe } from '../julia/provision.ts';
+import type { AddedImage, Recipe } from '../added/provision.ts';
 import { digestOfFile } from './snapshots.ts';
 
 export type Accelerator = SnapshotOrigin['accelerator'];

@@ -15,8 +15,8 @@ import type { RunRequest, RunResult, Runtime, RuntimeStatus, SandboxPolicy } fro
 import { decodeMachineFile, MACHINE_FILE_CHARACTERS_MAX, type MachineFile } from '../../../wire/machine.ts';
 import { type SnapshotOrigin, snapshotKey } from '../../../wire/machine-snapshot.ts';
 import { comparePaths, encodeTree, type TreeSource } from '../../../wire/tree.ts';
-import { AddedRuntime } from '../added-runtime.ts';
-import type { ProvisionOptions } from '../julia/provision.ts';
+import { AddedRuntime } from '../added/added-runtime.ts';
+import type { ProvisionOptions } from '../added/provision.ts';
 import type { ExecutionLimits } from '../limits.ts';
 import { OnceEach } from '../once-each.ts';
 import { logTo } from '../output.ts';

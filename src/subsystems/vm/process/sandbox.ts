@@ -3,6 +3,7 @@ import { chmod, chown, mkdir, readdir, realpath, stat } from 'node:fs/promises';
 import path from 'node:path';
 import type { CallOptions } from '../../../base/call.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
+import { Probed } from '../probed.ts';
 import type { AheadBox, Box, BoxLimits, BoxSpec, SandboxStatus } from './box.ts';
 import { type Cgroup, Cgroups, type Controller } from './cgroups.ts';
 import { Launcher, userTasks } from './launcher.ts';
@@ -70,7 +71,7 @@ class Sandbox implements ProcessSandbox {
   /** Made with the first box. */
   #cgroups: Cgroups | undefined;
   #machine: Promise<Machine> | undefined;
-  #probed: Promise<SandboxStatus> | undefined;
+  readonly #probed = new Probed(() => this.#probe());
   /** Where users are taken from, and processors. Each node begins elsewhere. */
   #turn = process.pid;
   #closed = false;
@@ -81,12 +82,8 @@ class Sandbox implements ProcessSandbox {
     this.#usesCgroups = usesCgroups;
   }
 
-  async probe(): Promise<SandboxStatus> {
-    this.#probed ??= this.#probe();
-    const status = await this.#probed;
-    // A machine that was out of processes may have some now.
-    if (!status.available) this.#probed = undefined;
-    return status;
+  probe(): Promise<SandboxStatus> {
+    return this.#probed.status();
   }
 
   async start(spec: BoxSpec, { signal }: Pick<CallOptions, 'signal'> = {}): Promise<Box> {

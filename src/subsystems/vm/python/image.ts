@@ -1,7 +1,7 @@
 import { chmod, mkdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { HyperMeshError } from '../../../base/errors.ts';
-import type { AddedImage, Recipe } from '../julia/provision.ts';
+import type { AddedImage, Recipe } from '../added/provision.ts';
 import { visible } from '../output.ts';
 import type { BoxLimits } from '../process/box.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';

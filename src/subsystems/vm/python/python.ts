@@ -4,10 +4,11 @@ import type { CallOptions } from '../../../base/call.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
 import type { Assets } from '../../../capabilities/assets.ts';
 import type { RunResult, Runtime, RuntimeStatus } from '../../../capabilities/vm.ts';
-import { AddedRuntime } from '../added-runtime.ts';
-import type { AddedImage, ProvisionOptions } from '../julia/provision.ts';
+import { AddedRuntime } from '../added/added-runtime.ts';
+import type { AddedImage, ProvisionOptions } from '../added/provision.ts';
 import type { ExecutionLimits } from '../limits.ts';
 import { logTo, visible } from '../output.ts';
+import { Probed } from '../probed.ts';
 import type { BoxSpec } from '../process/box.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
 import type { Trees } from '../process/trees.ts';
@@ -75,7 +76,7 @@ export class PythonRuntime implements Runtime {
   readonly #trees: Trees;
   readonly #limits: ExecutionLimits;
   readonly #added: AddedRuntime;
-  #probed: Promise<RuntimeStatus> | undefined;
+  readonly #probed = new Probed(() => this.#probe());
 
   constructor(
     lent: { readonly assets: Files; readonly sandbox: ProcessSandbox; readonly trees: Trees },
@@ -86,17 +87,11 @@ export class PythonRuntime implements Runtime {
     this.#sandbox = lent.sandbox;
     this.#trees = lent.trees;
     this.#limits = options.limits;
-    this.#added = new AddedRuntime(PYTHON, options.images, () => {
-      this.#probed = undefined;
-    });
+    this.#added = new AddedRuntime(PYTHON, options.images, () => this.#probed.forget());
   }
 
-  async probe(): Promise<RuntimeStatus> {
-    this.#probed ??= this.#probe();
-    const status = await this.#probed;
-    // Only what works is remembered: Python may be installed meanwhile.
-    if (!status.available) this.#probed = undefined;
-    return status;
+  probe(): Promise<RuntimeStatus> {
+    return this.#probed.status();
   }
 
   async run(request: OpenedRequest, options: CallOptions = {}): Promise<RunResult> {

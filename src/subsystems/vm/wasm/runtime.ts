@@ -7,6 +7,7 @@ import type { Assets, TreeEntry } from '../../../capabilities/assets.ts';
 import type { RunRequest, RunResult, Runtime, RuntimeStatus, Termination } from '../../../capabilities/vm.ts';
 import type { ExecutionLimits } from '../limits.ts';
 import { logTo, parseOutput, visible } from '../output.ts';
+import { Probed } from '../probed.ts';
 import type { ProcessSandbox } from '../process/sandbox.ts';
 import { encodeInput } from '../request.ts';
 import { type BoxEnd, type BoxEntry, type BoxOrder, type BoxProgram, type FileWish, FRAME } from './frames.ts';
@@ -110,7 +111,7 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
   /** The box around each process, as what it enforces; null: there is none. */
   #around: Promise<Readonly<Record<string, string>> | null> | undefined;
   readonly #running = new Set<Conversation>();
-  #probed: Promise<RuntimeStatus> | undefined;
+  readonly #probed = new Probed(() => this.#probe());
   #closed = false;
 
   constructor(
@@ -129,12 +130,8 @@ export class WasmRuntime implements Runtime, AsyncDisposable {
     this.#pool = new BoxPool(keptBoxesMax, () => this.#startProcess(memoryBytes));
   }
 
-  async probe(): Promise<RuntimeStatus> {
-    this.#probed ??= this.#probe();
-    const status = await this.#probed;
-    // Only what works is remembered: a machine that was out of processes may have some now.
-    if (!status.available) this.#probed = undefined;
-    return status;
+  probe(): Promise<RuntimeStatus> {
+    return this.#probed.status();
   }
 
   async run(request: RunRequest, options: CallOptions = {}): Promise<RunResult> {

@@ -5,17 +5,17 @@ import path from 'node:path';
 import { Readable, Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createZstdCompress } from 'node:zlib';
-import { fromUtf8, utf8 } from '../../base/bytes.ts';
-import type { CallOptions } from '../../base/call.ts';
-import { type Digest, digestHex, digestOf } from '../../base/digest.ts';
-import { HyperMeshError, isCoded, storageError } from '../../base/errors.ts';
-import { canonicalJson } from '../../base/json.ts';
-import { collect } from '../../base/streams.ts';
-import type { Assets } from '../../capabilities/assets.ts';
-import { decodeRuntimeImage, encodeRuntimeImage, type RuntimeImage } from '../../wire/runtime-image.ts';
-import { comparePaths, encodeHeader, encodeTree, type TreeEntry, type TreeSource } from '../../wire/tree.ts';
-import { ImageSource, ROOT_FOLDER } from './container/image.ts';
-import { fill, type ShownEntry } from './process/trees.ts';
+import { fromUtf8, utf8 } from '../../../base/bytes.ts';
+import type { CallOptions } from '../../../base/call.ts';
+import { type Digest, digestHex, digestOf } from '../../../base/digest.ts';
+import { HyperMeshError, isCoded, storageError } from '../../../base/errors.ts';
+import { canonicalJson } from '../../../base/json.ts';
+import { collect } from '../../../base/streams.ts';
+import type { Assets } from '../../../capabilities/assets.ts';
+import { decodeRuntimeImage, encodeRuntimeImage, type RuntimeImage } from '../../../wire/runtime-image.ts';
+import { comparePaths, encodeHeader, encodeTree, type TreeEntry, type TreeSource } from '../../../wire/tree.ts';
+import { ImageSource, ROOT_FOLDER } from '../container/image.ts';
+import { fill, type ShownEntry } from '../process/trees.ts';
 
 /**
  * The image of a language as a package of type `container`, so that it travels like any other: published, signed, verified

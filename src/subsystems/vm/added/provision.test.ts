@@ -9,10 +9,11 @@ import { after, before, describe, it } from 'node:test';
 import { MemoryTrees } from '../../../testing/runtime-conformance.ts';
 import { parseManifest } from '../../../wire/manifest-text.ts';
 import { TreeScanner } from '../../../wire/tree.ts';
-import { AddedRuntime } from '../added-runtime.ts';
-import { packImage } from '../image-package.ts';
+import { JULIA } from '../julia/image.ts';
+import { AddedRuntime } from './added-runtime.ts';
 import { type AptSource, parseLines, parseStanzas } from './apt.ts';
-import { addImage, findImage, JULIA, type Recipe, removeImage, removeUnfinished } from './provision.ts';
+import { packImage } from './image-package.ts';
+import { addImage, findImage, type Recipe, removeImage, removeUnfinished } from './provision.ts';
 
 describe('the apt sources of a machine', () => {
   const signedBy = '/usr/share/keyrings/archive.gpg';

@@ -23,8 +23,8 @@ import { HyperMeshError, isCoded, storageError } from '../../../base/errors.ts';
 import { mapBounded } from '../../../base/streams.ts';
 import type { Assets } from '../../../capabilities/assets.ts';
 import { decodeRuntimeImage, encodeRuntimeImage, type RuntimeImage } from '../../../wire/runtime-image.ts';
-import { unpackImage } from '../image-package.ts';
 import { type AptSource, fetchPackages, readAptSources, unpackPackage } from './apt.ts';
+import { unpackImage } from './image-package.ts';
 
 /** An image that is complete: `root` is what programs get as `/`. */
 export interface AddedImage extends RuntimeImage {
@@ -54,15 +54,6 @@ export interface ProvisionOptions extends CallOptions {
   readonly finish?: (root: string) => Promise<void>;
 }
 
-export const JULIA: Recipe = {
-  runtime: 'julia',
-  title: 'Julia',
-  packages: ['julia'],
-  // The last release of Debian that has Julia; its mirrors still carry it.
-  suites: ['bullseye'],
-  kept: ['lib', 'lib64', 'usr/bin/julia', 'usr/lib', 'usr/share/julia', 'etc/julia'],
-  links: {},
-};
 const FREE_BYTES_MIN = 2 ** 30;
 const FILES_MAX = 100_000;
 /** Set on every file, so that the same packages give the same tree. */

@@ -1,6 +1,7 @@
 import { chmod, mkdir } from 'node:fs/promises';
-import type { CallOptions } from '../../base/call.ts';
-import { HyperMeshError, isCoded } from '../../base/errors.ts';
+import type { CallOptions } from '../../../base/call.ts';
+import { HyperMeshError, isCoded } from '../../../base/errors.ts';
+import { UNFINISHED } from '../process/trees.ts';
 import { packImage } from './image-package.ts';
 import {
   type AddedImage,
@@ -10,8 +11,7 @@ import {
   type ProvisionOptions,
   type Recipe,
   removeImage,
-} from './julia/provision.ts';
-import { UNFINISHED } from './process/trees.ts';
+} from './provision.ts';
 
 /** The image of a language, or of the emulator of machines, which the owner of the node may add and take away while programs run. */
 export class AddedRuntime {
