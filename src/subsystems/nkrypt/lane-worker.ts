@@ -1,7 +1,7 @@
 /** The worker's side of a lane. */
 import { parentPort } from 'node:worker_threads';
+import { yieldPriority } from '../../base/yield-priority.ts';
 import type { LaneJob, LaneNews } from './lane.ts';
-import { yieldPriority } from './yield-priority.ts';
 
 /** Answers each job with what `work` returns. `stopped` is cheap: ask between batches. */
 export function serveLane<J, R>(

@@ -9,9 +9,9 @@ import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, r
 import { join } from 'node:path';
 import { parentPort, workerData } from 'node:worker_threads';
 import { hex } from '../../base/bytes.ts';
+import { yieldPriority } from '../../base/yield-priority.ts';
 import { LayerMaker } from './layers.ts';
 import { LABEL_BYTES, LAYERS } from './space-graph.ts';
-import { yieldPriority } from './yield-priority.ts';
 
 export interface SpaceJob {
   readonly directory: string;

@@ -1,5 +1,6 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { HyperMeshError, type ProblemDocument, toProblem } from '../../base/errors.ts';
+import { yieldPriority } from '../../base/yield-priority.ts';
 import type { PublicKeys } from '../../wire/key-id.ts';
 import { generateEd25519, signAllEd25519, signEd25519 } from './ed25519.ts';
 import { createFalcon } from './falcon.ts';
@@ -39,6 +40,7 @@ export type KeyReply =
   | { readonly id: number; readonly answer: KeyAnswer }
   | { readonly id: number; readonly problem: ProblemDocument; readonly detail: string };
 
+yieldPriority();
 const { unlock, sealed } = workerData as KeyWorkerData;
 const falcon = createFalcon();
 let opened: Map<KeyName, SecretKeys> | undefined;

@@ -27,6 +27,11 @@ export interface CgroupUsage {
 const SELF = '/proc/self';
 const PERIOD_US = 100_000;
 const REMOVE_MS_MAX = 3_000;
+/**
+ * Of all boxes of a node together, where processors are short: a quarter of what the node has, which answers everybody. Where nobody else wants them, boxes get all.
+ */
+const WEIGHT_V1 = 256;
+const WEIGHT_V2 = 25;
 const CONTROLLERS_V2: readonly Controller[] = ['memory', 'pids', 'cpu'];
 
 /** One folder of the kernel's tree in which boxes get folders of their own. */
@@ -150,7 +155,13 @@ export class Cgroups {
         this.#keeper.on('error', () => {});
         this.#keeper.unref();
         (this.#keeper.stdin as Socket | null)?.unref();
-        for (const { folder, version, controllers } of this.#branches) await settle(folder, version, controllers);
+        for (const { folder, version, controllers } of this.#branches) {
+          await settle(folder, version, controllers);
+          if (!controllers.includes('cpu')) continue;
+          const [file, weight] = version === 1 ? ['cpu.shares', WEIGHT_V1] : ['cpu.weight', WEIGHT_V2];
+          // Without it they compete with the node as equals.
+          await writeFile(path.join(folder, file), String(weight)).catch(() => {});
+        }
         return true;
       });
     return this.#settled;

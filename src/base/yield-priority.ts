@@ -5,8 +5,8 @@ import { setPriority } from 'node:os';
 const NICENESS = 5;
 
 /**
- * Puts the calling worker thread behind the threads that answer requests, so that proofs on all processors do not make the node slow
- * to answer. Linux knows priorities of single threads; elsewhere nothing happens.
+ * Puts the calling worker thread behind the threads that answer requests, so that proofs and signatures on all processors do not make
+ * the node slow to answer. Linux knows priorities of single threads; elsewhere nothing happens.
  */
 export function yieldPriority(): void {
   if (process.platform !== 'linux') return;
