@@ -2,9 +2,8 @@ import { createHash, type Hash } from 'node:crypto';
 import { createReadStream, createWriteStream } from 'node:fs';
 import { lstat, mkdir, mkdtemp, readdir, readlink, rm } from 'node:fs/promises';
 import path from 'node:path';
-import { Readable, Transform } from 'node:stream';
+import { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { createZstdCompress } from 'node:zlib';
 import { fromUtf8, utf8 } from '../../../base/bytes.ts';
 import type { CallOptions } from '../../../base/call.ts';
 import { type Digest, digestHex, digestOf } from '../../../base/digest.ts';
@@ -16,6 +15,7 @@ import { decodeRuntimeImage, encodeRuntimeImage, type RuntimeImage } from '../..
 import { comparePaths, encodeHeader, encodeTree, type TreeEntry, type TreeSource } from '../../../wire/tree.ts';
 import { ImageSource, ROOT_FOLDER } from '../container/image.ts';
 import { fill, type ShownEntry } from '../process/trees.ts';
+import { compress } from './compress.ts';
 
 /**
  * The image of a language as a package of type `container`, so that it travels like any other: published, signed, verified
@@ -186,9 +186,9 @@ async function writeLayer(
   };
   await mkdir(path.dirname(to), { recursive: true });
   await pipeline(
-    Readable.from(archive()),
+    archive,
     hashing(plain, () => {}),
-    createZstdCompress({ chunkSize: 2 ** 18 }),
+    compress,
     hashing(packed, (bytes) => {
       size += bytes;
     }),
