@@ -58,6 +58,10 @@ const SYSTEM_FOLDERS = new Set(['', 'dev', 'etc', 'proc', 'sys', 'tmp', ...HOST_
 /** Entries of an image that the box makes itself. */
 const BOX_FOLDERS = new Set(['proc', 'sys', 'dev', 'tmp', 'package', 'packages', 'folders', 'connect']);
 
+interface StartOptions extends Pick<CallOptions, 'signal'> {
+  readonly isAhead?: boolean;
+}
+
 class Sandbox implements ProcessSandbox {
   readonly #directory: string;
   readonly #name: string;
@@ -173,10 +177,14 @@ class Sandbox implements ProcessSandbox {
     };
   }
 
-  async #start(
-    spec: BoxSpec,
-    { signal, isAhead = false }: Pick<CallOptions, 'signal'> & { readonly isAhead?: boolean } = {},
-  ): Promise<RunningBox> {
+  /** Who ends the sandbox waits for what is being started: it has folders mounted before there is a box to stop. */
+  #start(spec: BoxSpec, options: StartOptions = {}): Promise<RunningBox> {
+    const starting = this.#prepare(spec, options);
+    this.#behind(starting.catch(() => {}));
+    return starting;
+  }
+
+  async #prepare(spec: BoxSpec, { signal, isAhead = false }: StartOptions): Promise<RunningBox> {
     const machine = await this.#examined();
     const files = await this.#binds(spec, machine);
     const devices = spec.devices ?? [];
