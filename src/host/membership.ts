@@ -67,6 +67,7 @@ import {
   TERMS_TYPE,
   type TermsAnswer,
 } from '../wire/terms.ts';
+import { firstAnswer } from './first-answer.ts';
 import { membersOf } from './membership-methods.ts';
 import type { NetworkSide } from './network-side.ts';
 import { openOr } from './open-door.ts';
@@ -77,6 +78,9 @@ const INVITE_MS_MAX = 30 * DAY_MS;
 /** For who comes without an invite, where the founder says nothing else. */
 const OPEN_DEFAULTS: OpenTerms = { membersMax: 1_000, joinsPerHour: 60, joinsPerAddressPerHour: 6, workHexDigits: 6 };
 const ASK_TIMEOUT_MS = 15_000;
+/** Who keeps a log and says nothing for so long is not waited for alone; and comes last for a while. */
+const LOG_PATIENCE_MS = 1_000;
+const LOG_SHUNNED_MS = 60_000;
 /** Certifying takes a busy machine a moment. */
 const CERTIFY_LIMITS = { replyBytesMax: CERTIFICATION_LIMITS.answerBytesMax, timeoutMs: 60_000 } as const;
 /** How often a member asks what was revoked. */
@@ -174,6 +178,8 @@ export class NetworkMembership implements Membership, AsyncDisposable {
   #news: NodeJS.Timeout | undefined;
   #meeting: NodeJS.Timeout | undefined;
   #learning: Promise<ReadonlyMap<string, string>> | undefined;
+  /** Whose log is asked last until then. */
+  #founderShunnedUntilMs = 0;
   /** The seat that answered last is asked first. */
   #seat: string | undefined;
 
@@ -757,11 +763,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
         const answer = await this.#askAsGuest('network/renew', (asked) => request(asked));
         return this.#checkAnswer(answer, this.#lent.trust.membership()!.networkId);
       },
-      logAppend: (leaf, certificate) =>
-        checked(logInclusion, 'committee/log', { certificate }).catch((error: unknown) => {
-          if (isUnreachable(error)) return this.#logElsewhere(leaf, certificate, error);
-          throw error;
-        }),
+      logAppend: (leaf, certificate) => this.#logAppend(leaf, certificate),
       logHead: () => checked(signedTreeHead, 'committee/log-head', {}),
       logConsistency: async (from, to) =>
         (await checked(z.strictObject({ path: z.array(hex32).max(64) }), 'committee/log-consistency', { from, to }))
@@ -769,22 +771,46 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     };
   }
 
-  /** While the founder is away: in the log of another validator of the committee that admitted it, of this home if it has a seat. */
-  async #logElsewhere(leaf: Uint8Array, certificate: Json, unreachable: unknown): Promise<LogInclusion> {
+  /**
+   * In the log of the founder; while that is away, or says nothing, in that of another validator of the committee that admitted it: of this home if it has a
+   * seat. Who hangs is there for the network, so nobody waits until it is known to be gone.
+   */
+  async #logAppend(leaf: Uint8Array, certificate: Json): Promise<LogInclusion> {
     const { consensus, trust } = this.#lent;
     const { epoch, validators } = await consensus.committee();
     const own = trust.keyIds().validator;
-    if ((certificate as { epoch?: unknown }).epoch !== epoch) throw unreachable;
-    if (validators.some(({ key }) => key === own)) return trust.logHere(leaf);
-    for (const { key } of validators) {
+    const read = (answer: unknown) => {
+      const parsed = logInclusion.safeParse(answer);
+      if (parsed.success) return parsed.data;
+      throw senseless();
+    };
+    let refusal: unknown;
+    const founders = async (signal: AbortSignal) => {
+      const beganMs = performance.now();
       try {
-        const answer = logInclusion.safeParse(await this.#askSeat(key, 'committee/log', { certificate }));
-        if (answer.success) return answer.data;
+        return read(await this.#ask('committee/log', { certificate }, { signal }));
       } catch (error) {
-        if (!isCoded(error)) throw error;
+        if (!isUnreachable(error)) refusal = error;
+        throw error;
+      } finally {
+        if (performance.now() - beganMs > LOG_PATIENCE_MS)
+          this.#founderShunnedUntilMs = performance.now() + LOG_SHUNNED_MS;
       }
-    }
-    throw unreachable;
+    };
+    const isOfOthers = (certificate as { epoch?: unknown }).epoch !== epoch;
+    const known = new Set(trust.membership()?.committee.map(({ validator }) => validator));
+    const others = validators
+      .filter(({ key }) => !isOfOthers && !known.has(key))
+      .sort((a, b) => Number(b.key === own) - Number(a.key === own))
+      .map(({ key }) => async (signal: AbortSignal) => {
+        if (key === own) return trust.logHere(leaf);
+        return read(await this.#askSeat(key, 'committee/log', { certificate }, { signal }));
+      });
+    const isShunned = performance.now() < this.#founderShunnedUntilMs;
+    return firstAnswer(isShunned ? [...others, founders] : [founders, ...others], {
+      patienceMs: LOG_PATIENCE_MS,
+      isFinal: (error) => error === refusal || !isCoded(error),
+    });
   }
 
   /** One validator, wherever it is. */

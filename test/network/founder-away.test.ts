@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { writePackage } from '../system/support.ts';
 import { type MeshNode, mesh, until } from './mesh.ts';
 
-test('a committee of four, seated in one change, admits while its founder is dead, also after a restart of who publishes', async () => {
+test('a committee of four, seated in one change, admits while its founder is dead, and while it hangs, also after a restart of who publishes', async (t) => {
   await using stack = new AsyncDisposableStack();
   const nodes = (await mesh(stack, 5)) as [MeshNode, MeshNode, MeshNode, MeshNode, MeshNode];
   const [founder, second, third, fourth, reader] = nodes;
@@ -27,6 +27,25 @@ test('a committee of four, seated in one change, admits while its founder is dea
       await node.publish(await folderOf(`p${at}`, '1.0.0'));
       return true;
     });
+  }
+
+  // Its machine still takes connections, and nobody answers on them.
+  process.kill(founder.pid, 'SIGSTOP');
+  for (const [at, node, version] of [
+    [1, second, '1.0.1'],
+    [4, reader, '1.0.1'],
+    [4, reader, '1.0.2'],
+  ] as const) {
+    const folder = await folderOf(`p${at}`, version);
+    const beganMs = performance.now();
+    await until('it is admitted without who hangs', async () => {
+      await node.publish(folder);
+      return true;
+    });
+    t.diagnostic(`away/p${at}@${version} took ${Math.round(performance.now() - beganMs)} ms while the founder hangs`);
+    const { inclusion } = await node.client.bundle(`away/p${at}@${version}`);
+    const { inclusion: before } = await node.client.bundle(`away/p${at}@1.0.0`);
+    assert.notEqual(inclusion.head.origin, before.head.origin);
   }
 
   await founder.end('SIGKILL');

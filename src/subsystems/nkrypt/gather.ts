@@ -5,11 +5,15 @@ export class Senseless extends Error {}
 
 const ABSENT = ['peer-unreachable', 'network-unreachable', 'timeout', 'committee-unreachable'] as const;
 
+/** Those that are left are asked as well after so long without enough answers: somebody hangs. */
+const PATIENCE_MS = 2_000;
+
 interface GatherOptions<T> {
   readonly needed: number;
   readonly faulty: number;
-  /** Asked as well when not enough of the others are left. */
+  /** Asked as well when not enough of the others are left, or some of them say nothing. */
   readonly reserve?: readonly string[];
+  readonly patienceMs?: number;
   /** Only answers with the same text here count together. */
   readonly alike?: (value: T) => string;
 }
@@ -21,7 +25,7 @@ interface GatherOptions<T> {
  */
 export async function gather<T>(
   validators: readonly string[],
-  { needed, faulty, reserve = [], alike = () => '' }: GatherOptions<T>,
+  { needed, faulty, reserve = [], patienceMs = PATIENCE_MS, alike = () => '' }: GatherOptions<T>,
   ask: (validator: string, signal: AbortSignal) => Promise<T>,
 ): Promise<readonly T[]> {
   const groups = new Map<string, T[]>();
@@ -29,14 +33,18 @@ export async function gather<T>(
   let asked = 0;
   let left = 0;
   let waiting = reserve;
+  const takeWaiting = () => {
+    const more = waiting;
+    waiting = [];
+    return more;
+  };
   const { promise, resolve, reject } = Promise.withResolvers<readonly T[]>();
   const enough = new AbortController();
   const settle = () => {
     const most = [...groups.values()].reduce((best, group) => (group.length > best.length ? group : best), []);
     if (most.length >= needed) resolve(most.slice(0, needed));
     else if (most.length + left < needed) {
-      const more = waiting;
-      waiting = [];
+      const more = takeWaiting();
       if (more.length > 0) askAll(more);
       else reject(explained(failures, asked - failures.length, faulty, needed));
     }
@@ -63,9 +71,11 @@ export async function gather<T>(
     settle();
   };
   askAll(validators);
+  const patience = setTimeout(() => askAll(takeWaiting()), patienceMs);
   try {
     return await promise;
   } finally {
+    clearTimeout(patience);
     enough.abort();
   }
 }
