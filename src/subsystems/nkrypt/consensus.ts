@@ -326,7 +326,7 @@ async function enter(
   const genesis: Genesis = { ...founded, committee: { epoch, validators } };
   const order = sits
     ? new OrderedHome(
-        { trust, store, ledger, ask: meeting },
+        { trust, store, ledger, ask: meeting, caught: (first, second) => votes.witness.caughtHeads(first, second) },
         { clock, networkId, self: validator.key, etcd: options.etcd },
       )
     : undefined;

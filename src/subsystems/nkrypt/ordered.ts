@@ -18,6 +18,7 @@ export interface OrderedLent {
   readonly store: Store;
   readonly ledger: Ledger;
   readonly ask: OrderLent['ask'];
+  readonly caught: OrderLent['caught'];
 }
 
 /** The order of the network in the home of a validator: its ledger goes on with the log, and it tells its clock where somebody waits for it. */
@@ -33,13 +34,13 @@ export class OrderedHome implements LedgerOffice, AsyncDisposable {
   #telling: Promise<void> | undefined;
 
   /** `self`: key id of this home's validator. */
-  constructor({ trust, store, ledger, ask }: OrderedLent, options: OrderOptions & { readonly clock: Clock }) {
+  constructor({ trust, store, ledger, ask, caught }: OrderedLent, options: OrderOptions & { readonly clock: Clock }) {
     this.#trust = trust;
     this.#ledger = ledger;
     this.#clock = options.clock;
     this.#networkId = options.networkId;
     this.#self = options.self;
-    this.order = new Order({ store, state: ledger, trust, ask }, options);
+    this.order = new Order({ store, state: ledger, trust, ask, caught }, options);
     this.order.start();
     this.#timer = setInterval(() => void this.#tellClock().catch(() => undefined), CLOCK_MS);
     this.#timer.unref();

@@ -10,7 +10,7 @@ import type { Json } from '../../base/json.ts';
 import { type CommitteeHome, type TestCommittee, testCommittee, type Wire } from '../../testing/committee.ts';
 import { until } from '../../testing/until.ts';
 import { decodeEntry, type Entry } from '../../wire/entry.ts';
-import { decodeCertifiedPart } from '../../wire/order.ts';
+import { decodeCertifiedPart, HEAD_TYPE } from '../../wire/order.ts';
 import { type Endorsement, type ProofSet, proofsDigest, VOTE_TYPE, type Vote } from '../../wire/proof.ts';
 import type { NKrypt } from './index.ts';
 
@@ -347,6 +347,38 @@ test('a validator that votes for two operations under one number pays, by the vo
   assert.deepEqual(
     four.homes.slice(0, 4).map(({ validator }) => locked.get(validator)),
     [50, 100, 100, 100],
+  );
+});
+
+test('a validator that votes for two heads of one index pays, although who saw it was kept from the order and then restarted', async () => {
+  await using four = await testCommittee(path.join(folder, 'heads'), { n: 4, clock, roundMs: 20 });
+  const homes = four.genesis.committee.validators.map(
+    ({ key }) => four.homes.find(({ validator }) => validator === key)!,
+  );
+  // The engine is in the home of the first.
+  const [, seeing, , dishonest] = homes as [CommitteeHome, CommitteeHome, CommitteeHome, CommitteeHome];
+  const { networkId } = await seeing.nkrypt.genesis();
+  let refused = 0;
+  four.wire = async (_to, method, _body, from, pass) => {
+    if (method !== 'sequence/append' || from !== seeing.publisher) return pass();
+    refused += 1;
+    throw new HyperMeshError('peer-unreachable', 'the line is cut');
+  };
+  for (const text of ['a', 'b']) {
+    const statement = {
+      ...({ formatVersion: 1, networkId, epoch: 0, index: 9, base: 0 } as const),
+      ...{ head: text.repeat(64), stateRoot: 'f'.repeat(64) },
+    };
+    const vote = { statement, attestation: await dishonest.trust.attest(HEAD_TYPE, statement) };
+    await seeing.nkrypt.order('order/votes', dishonest.publisher, { applied: 0, votes: [vote] });
+  }
+  await until('it was kept from the order', () => refused > 0);
+  await four.restart(seeing);
+  four.wire = honest;
+  const locked = await lockedAfter(four, [dishonest.validator], 100);
+  assert.deepEqual(
+    homes.map(({ validator }) => locked.get(validator)),
+    [100, 100, 100, 50],
   );
 });
 

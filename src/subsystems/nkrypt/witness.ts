@@ -1,7 +1,8 @@
 import { canonicalJson, type Json } from '../../base/json.ts';
 import type { Conflict, SelfSigned } from '../../wire/entry.ts';
+import { HEAD_TYPE, type HeadVote } from '../../wire/order.ts';
 import { type Endorsement, operationDigest, type SignedVote, VOTE_TYPE, voteOf } from '../../wire/proof.ts';
-import { orderAbout, voteAbout } from './ledger/evidence.ts';
+import { headAbout, orderAbout, voteAbout } from './ledger/evidence.ts';
 import type { Store } from './store.ts';
 
 /** Something that somebody has to answer for, and what proves it. */
@@ -13,12 +14,14 @@ export interface Accusation {
 
 /** Votes that never became a certificate are kept of the last so many operations of an identity. */
 const BALLOTS_EACH_MAX = 64;
+/** Of the heads of one validator in one epoch: each costs it half of what it still has. */
+const HEADS_EACH_MAX = 8;
 /** That are brought into the order in one go. */
 const OPEN_MAX = 16;
 
 /**
  * What this home saw others sign, and that contradicts itself. Whoever sees two votes of one validator that no honest one gives keeps both: a publisher those that it
- * was given, a validator those in certificates, a member those in bundles. All signatures were checked before they come here.
+ * was given, a validator those in certificates and those for heads of the order, a member those in bundles. All signatures were checked before they come here.
  */
 export class Witness {
   readonly #store: Store;
@@ -33,6 +36,22 @@ export class Witness {
     const [one, other] = [first.envelope, second.envelope].sort((a, b) => (a.payload < b.payload ? -1 : 1));
     const conflict = { kind: 'orders', keys: first.keys, first: one!, second: other! } as const;
     this.#accuse({ about: orderAbout(identity, sequence), conflict });
+  }
+
+  /** Two heads of one index of the order, by one validator. Durable when it returns. Safe to repeat. */
+  caughtHeads(first: HeadVote, second: HeadVote): void {
+    const { epoch, index } = first.statement;
+    const [one, other] = [first, second]
+      .sort((a, b) => (a.statement.head < b.statement.head ? -1 : 1))
+      .map(({ statement, attestation }) => ({ statement: statement as unknown as Json, attestation }));
+    const conflict = { kind: 'words', epoch, type: HEAD_TYPE, first: one!, second: other! } as const;
+    const { validator } = first.attestation;
+    this.#store.transact((raw) => {
+      const { known } = raw
+        .prepare("SELECT count(*) AS known FROM accusations WHERE about > ?1 || '/' AND about < ?1 || '0'")
+        .get(`${validator}/head/${epoch}`) as { known: number };
+      if (known < HEADS_EACH_MAX) this.#accuse({ about: `${validator}/${headAbout(epoch, index)}`, conflict });
+    });
   }
 
   /** Votes for one operation that may never become a certificate, because they are too few. Safe to repeat. */

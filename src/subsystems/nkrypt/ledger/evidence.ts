@@ -58,6 +58,11 @@ export function orderAbout(identity: string, sequence: number): string {
   return `order/${identity}/${sequence}`;
 }
 
+/** What two heads by one validator in one epoch contradict each other about. */
+export function headAbout(epoch: number, index: number): string {
+  return `head/${epoch}/${index}`;
+}
+
 /** What two votes of one validator in one epoch contradict each other about; undefined when both may be given. */
 export function voteAbout(epoch: number, a: Operation, b: Operation): string | undefined {
   if (canonicalJson(a) === canonicalJson(b)) return undefined;
@@ -100,7 +105,7 @@ function contradiction(place: Place, epoch: number, type: string, first: Word, s
     }
     case HEAD_TYPE: {
       const [a, b] = both(logHead);
-      return a.index === b.index && a.head !== b.head ? `head/${epoch}/${a.index}` : undefined;
+      return a.index === b.index && a.head !== b.head ? headAbout(epoch, a.index) : undefined;
     }
     default:
       return refuse('entry-invalid', 'Statements of that type cannot contradict each other.');

@@ -87,8 +87,8 @@ export interface LogLent {
   engine(place: SequencerPlace, log: string): Sequencer;
   /** Asks another validator. Errors: `peer-*`, `timeout`. */
   ask(validator: Seat, method: LogMethod, body: Json): Promise<unknown>;
-  /** Called when a validator voted for two heads of one index. */
-  caught?(first: HeadVote, second: HeadVote): void;
+  /** Called when a validator voted for two heads of one index, with what proves it. */
+  caught(first: HeadVote, second: HeadVote): void;
 }
 
 export type LogMethod = 'order/votes' | 'order/part' | 'order/snapshot' | 'order/facts' | 'order/tail';
@@ -703,7 +703,7 @@ export class OrderedLog implements AsyncDisposable {
       if (known !== undefined && !isOther && !isNewer(statement, known.statement)) continue;
       if (!(await this.#lent.trust.attested(attestation, HEAD_TYPE, statement, seat))) continue;
       if (known !== undefined && isOther) {
-        this.#lent.caught?.(known, vote);
+        this.#lent.caught(known, vote);
         continue;
       }
       if (this.#votes.get(seat.key) !== known || statement.index <= this.#marks.applied) continue;

@@ -15,13 +15,7 @@ import {
   type SequencerStatement,
 } from '../../../wire/entry.ts';
 import { quorumOf } from '../../../wire/genesis.ts';
-import {
-  decodeOrderRequest,
-  HEAD_TYPE,
-  type HeadVote,
-  type OrderMethod,
-  type OrderRequest,
-} from '../../../wire/order.ts';
+import { decodeOrderRequest, type OrderMethod, type OrderRequest } from '../../../wire/order.ts';
 import { EmbeddedSequencer } from './embedded.ts';
 import type { EtcdAccess } from './etcd-client.ts';
 import { type LogLent, OrderedLog, type OrderedState } from './log.ts';
@@ -41,6 +35,8 @@ export interface OrderLent {
     body: Json,
     options: { readonly signal?: AbortSignal | undefined; readonly timeoutMs: number },
   ): Promise<unknown>;
+  /** {@link LogLent.caught} */
+  readonly caught: LogLent['caught'];
 }
 
 export interface OrderOptions {
@@ -87,7 +83,7 @@ export class Order implements AsyncDisposable {
     this.#log = new OrderedLog(
       {
         ...{ store: lent.store, state: this.#state, trust: lent.trust },
-        caught: (first, second) => void this.#accuse(first, second).catch(() => undefined),
+        caught: lent.caught,
         engine: (place, log) => this.#engine(place, log),
         ask: (seat, method, body) => lent.ask(seat.key, method, body, { timeoutMs: ASK_MS }),
       },
@@ -247,16 +243,6 @@ export class Order implements AsyncDisposable {
       groups.set(text, group);
     }
     return groups;
-  }
-
-  /** Two votes that no honest validator gives go into the order as evidence. Not an error when that fails: others saw them, too. */
-  async #accuse(first: HeadVote, second: HeadVote): Promise<void> {
-    const { networkId } = this.#options;
-    const { epoch } = first.statement;
-    const word = ({ statement, attestation }: HeadVote) => ({ statement: statement as unknown as Json, attestation });
-    const [one, other] = [first, second].sort((a, b) => (a.statement.head < b.statement.head ? -1 : 1));
-    const conflict = { kind: 'words', epoch, type: HEAD_TYPE, first: word(one!), second: word(other!) } as const;
-    await this.#log.submit(encodeEntry({ formatVersion: 1, networkId, kind: 'evidence', conflict }));
   }
 
   async #moveIfApproved(options: CallOptions): Promise<void> {
