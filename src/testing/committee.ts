@@ -109,8 +109,10 @@ export async function testCommittee(
     homes,
     wire: (_to, _method, _body, _from, pass) => pass(),
     async restart(home) {
+      closed.add(home);
       await home.nkrypt[Symbol.asyncDispose]();
       home.nkrypt = await open(home);
+      closed.delete(home);
     },
     async copyOf(home) {
       const copy = await open({ ...home, directory: `${home.directory}-copy` });
@@ -123,15 +125,25 @@ export async function testCommittee(
       await closing.disposeAsync();
     },
   };
+  /** Nobody answers in a home that is being closed: what its database says then is no answer. */
+  const closed = new Set<CommitteeHome>();
+  const reach = async (home: CommitteeHome | undefined, ask: (nkrypt: NKrypt) => Promise<unknown>) => {
+    const nobody = () => new HyperMeshError('peer-unreachable', 'nobody');
+    if (home === undefined || closed.has(home)) throw nobody();
+    try {
+      return plain(await ask(home.nkrypt));
+    } catch (error) {
+      throw closed.has(home) ? nobody() : error;
+    }
+  };
   const plain = (value: unknown) => JSON.parse(JSON.stringify(value)) as unknown;
   const askFrom =
     (from: Pick<CommitteeHome, 'publisher'>): SeatAsk =>
     async (validator, method, body) => {
       const home = homes.find((one) => one.validator === validator);
-      if (home === undefined) throw new HyperMeshError('peer-unreachable', 'nobody');
       const sent = plain(body);
-      const pass = async (other: unknown = sent) =>
-        plain(await home.nkrypt.desk(method as never, from.publisher, plain(other)));
+      const pass = (other: unknown = sent) =>
+        reach(home, (nkrypt) => nkrypt.desk(method as never, from.publisher, plain(other)));
       return committee.wire(validator, method, sent, from.publisher, pass);
     };
   async function open(home: Pick<CommitteeHome, 'trust' | 'directory' | 'publisher'>): Promise<NKrypt> {
@@ -142,9 +154,8 @@ export async function testCommittee(
     nkrypt.follow(askFrom(home));
     nkrypt.meet(async (validator, method, body) => {
       const other = homes.find((one) => one.validator === validator);
-      if (other === undefined) throw new HyperMeshError('peer-unreachable', 'nobody');
-      const pass = async (sent: unknown = body) =>
-        plain(await other.nkrypt.order(method as never, home.publisher, plain(sent)));
+      const pass = (sent: unknown = body) =>
+        reach(other, (nkrypt) => nkrypt.order(method as never, home.publisher, plain(sent)));
       return committee.wire(validator, method, plain(body), home.publisher, pass);
     });
     await nkrypt.adopt(document);
