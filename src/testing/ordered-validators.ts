@@ -217,8 +217,7 @@ export class OrderedValidators implements AsyncDisposable {
     this.#options = options;
   }
 
-  /** `crashes`: the transaction with that number fails, and all after it; `late`: it fails after it happened. */
-  open(of: number, crashes?: { readonly at: number; readonly late: boolean }): OrderedLog {
+  open(of: number, crashes?: Crash): OrderedLog {
     this.stores[of] ??= openSqlite(':memory:', [
       {
         name: '001',
@@ -297,7 +296,13 @@ export class OrderedValidators implements AsyncDisposable {
   }
 }
 
-function crashing(store: SqliteStore, { at, late }: { readonly at: number; readonly late: boolean }): SqliteStore {
+/** The transaction with that number fails, and all after it; `late`: it fails after it happened. */
+export interface Crash {
+  readonly at: number;
+  readonly late: boolean;
+}
+
+export function crashing(store: SqliteStore, { at, late }: Crash): SqliteStore {
   let count = 0;
   return {
     raw: store.raw,

@@ -263,6 +263,7 @@ function forget(raw: Store['raw']): void {
     'log_state',
     'log_snapshot',
     'log_recovery',
+    'move_approvals',
     'facts_before',
     'sequenced',
     'commitments',

@@ -10,8 +10,8 @@ import { Order, type OrderLent, type OrderOptions } from './order/order.ts';
 import type { LedgerOffice, OfficeAccount } from './own-account.ts';
 import type { Store } from './store.ts';
 
-/** How often a validator looks whether an unbonding waits for its clock. */
-const CLOCK_MS = 15_000;
+/** How often a validator looks whether an unbonding waits for its clock, and whether a move that was approved has happened. */
+const LOOK_MS = 15_000;
 
 export interface OrderedLent {
   readonly trust: Pick<Trust, 'attest' | 'attested'>;
@@ -42,7 +42,10 @@ export class OrderedHome implements LedgerOffice, AsyncDisposable {
     this.#self = options.self;
     this.order = new Order({ store, state: ledger, trust, ask, caught }, options);
     this.order.start();
-    this.#timer = setInterval(() => void this.#tellClock().catch(() => undefined), CLOCK_MS);
+    this.#timer = setInterval(() => {
+      void this.#tellClock().catch(() => undefined);
+      void this.order.pursue().catch(() => undefined);
+    }, LOOK_MS);
     this.#timer.unref();
   }
 

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { type Migration, openSqlite, type SqliteStore } from '../../base/sqlite.ts';
+import { MOVES_SCHEMA } from './order/approvals.ts';
 import { EMBEDDED_SCHEMA } from './order/embedded.ts';
 import { LOG_SCHEMA, RECOVERY_SCHEMA, SNAPSHOT_SCHEMA } from './order/log-store.ts';
 
@@ -179,6 +180,7 @@ const MIGRATIONS: readonly Migration[] = [
       CREATE INDEX certificates_open ON certificates (is_open) WHERE is_open = 1;
     `,
   },
+  { name: '011-moves', up: MOVES_SCHEMA },
 ];
 
 export type Store = SqliteStore;

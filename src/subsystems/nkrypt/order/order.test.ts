@@ -9,7 +9,9 @@ import { type ErrorCode, HyperMeshError, isCoded } from '../../../base/errors.ts
 import { canonicalJson, type Json } from '../../../base/json.ts';
 import { EtcdCluster, etcdMissing } from '../../../testing/etcd-cluster.ts';
 import { EntryMaker, seatOf } from '../../../testing/order.ts';
+import { type Crash, crashing } from '../../../testing/ordered-validators.ts';
 import { makeQuickSigner, quickCheck, type Signer } from '../../../testing/signer.ts';
+import { until } from '../../../testing/until.ts';
 import { attestationHolds, publicKeysOf } from '../../../wire/attestation.ts';
 import {
   type Entry,
@@ -52,7 +54,8 @@ class Network implements AsyncDisposable {
   heard: (from: number, method: OrderMethod, body: Json, answer: Json) => Json = (_from, _method, _body, answer) =>
     answer;
 
-  open(of: number): Order {
+  /** `crashes`: the transaction with that number fails, and all after it. */
+  open(of: number, crashes?: Crash): Order {
     const store = openStore(folder, `${this.#name}-${of}.db`);
     store.raw.exec('PRAGMA synchronous = OFF');
     this.#stores[of] = store;
@@ -70,7 +73,7 @@ class Network implements AsyncDisposable {
     this.ledgers[of] = ledger;
     const order = new Order(
       {
-        ...{ store, state: ledger },
+        ...{ store: crashes === undefined ? store : crashing(store, crashes), state: ledger },
         trust: {
           attest: async (type, statement) => signers[of]!.attest(type, statement),
           attested: async (word, type, statement, keys) =>
@@ -207,6 +210,73 @@ test('the committee changes by epoch and handovers; who is new had followed, and
   // Three of four: the fifth home votes.
   assert.equal((await network.orders[0]!.submit(network.claim(accounts[0]!, 'after'))).outcome, null);
   await network.agreed([0, 1, 4]);
+});
+
+/** A second home of an engine, and who approved it by the word of one validator. */
+const elsewhere: SequencerPlace = { kind: 'embedded', validator: signers[2]!.keyId };
+const approvedBy = (network: Network, of: number) => network.orders[of]!.status().approved[0]?.by.length ?? 0;
+const moved = (network: Network, among: readonly number[]) =>
+  until('they moved', () => among.every((of) => network.orders[of]!.status().moves === 1));
+
+test('approvals of a move outlive everybody who knows them; who was away is told', async () => {
+  await using network = new Network();
+  const restart = async (...homes: readonly number[]) => {
+    for (const at of homes) await network.close(at);
+    for (const at of homes) network.open(at);
+  };
+  for (const at of [0, 1, 2, 3]) network.open(at);
+  // Only two of four hear of it; then all of them start anew.
+  for (const at of [2, 3]) await network.close(at);
+  await network.orders[1]!.move(elsewhere);
+  for (const at of [2, 3]) network.open(at);
+  await restart(0, 1);
+  await until('all were told', () => [0, 1, 2, 3].every((of) => approvedBy(network, of) === 1));
+  // What was approved last counts.
+  await network.orders[3]!.move({ kind: 'embedded', validator: signers[3]!.keyId });
+  await network.orders[3]!.move(elsewhere);
+  await restart(0, 1, 2, 3);
+  assert.deepEqual(
+    [0, 1, 2, 3].map((of) => approvedBy(network, of)),
+    [2, 2, 2, 2],
+  );
+  await network.orders[2]!.move(elsewhere);
+  await moved(network, [0, 1, 2, 3]);
+  await network.agreed([0, 1, 2, 3]);
+});
+
+test('a move that a quorum approved while the engine was away happens when that is back, although everybody was restarted', async () => {
+  await using network = new Network();
+  for (const at of [0, 1, 2, 3]) network.open(at);
+  await network.close(0);
+  for (const at of [1, 2, 3]) {
+    await network.orders[at]!.move(elsewhere, { signal: AbortSignal.timeout(at === 3 ? 200 : 20_000) }).catch(
+      (error: unknown) => assert.ok(isCoded(error, 'cancelled', 'sequencer-unreachable')),
+    );
+  }
+  for (const at of [1, 2, 3]) await network.close(at);
+  for (const at of [0, 1, 2, 3]) network.open(at);
+  await moved(network, [0, 1, 2, 3]);
+});
+
+test('an approval that was answered for is there after a crash at any point, and one that was not is told again', async () => {
+  for (const crashes of [1, 2, 3].flatMap((at) => [false, true].map((late) => ({ at, late })))) {
+    await using network = new Network();
+    let answered = 0;
+    network.heard = (from, method, _body, answer) => {
+      if (from === 3 && method === 'order/approve') answered += 1;
+      return answer;
+    };
+    for (const at of [0, 1, 2]) network.open(at);
+    network.open(3, crashes);
+    await network.orders[1]!.move(elsewhere);
+    await network.orders[2]!.move(elsewhere);
+    const kept = answered;
+    await network.close(3);
+    network.open(3);
+    assert.ok(approvedBy(network, 3) >= kept, `${crashes.at} ${crashes.late}`);
+    await network.orders[3]!.move(elsewhere);
+    await moved(network, [0, 1, 2, 3]);
+  }
 });
 
 test('a network moves from its own engine to etcd and back, while others go on asking', {

@@ -16,6 +16,7 @@ import {
 } from '../../../wire/entry.ts';
 import { quorumOf } from '../../../wire/genesis.ts';
 import { decodeOrderRequest, type OrderMethod, type OrderRequest } from '../../../wire/order.ts';
+import { type MoveApproval, MoveApprovals } from './approvals.ts';
 import { EmbeddedSequencer } from './embedded.ts';
 import type { EtcdAccess } from './etcd-client.ts';
 import { type LogLent, OrderedLog, type OrderedState } from './log.ts';
@@ -69,17 +70,14 @@ export class Order implements AsyncDisposable {
   readonly #state: OrderedState;
   /** Orders that are, or were, made in this home: by name. */
   readonly #own = new Map<string, EmbeddedSequencer>();
-  /** Approvals of the next move, by what they are for: at most one of each validator counts. */
-  readonly #approvals = new Map<
-    string,
-    { readonly statement: SequencerStatement; readonly attestation: Attestation }
-  >();
+  readonly #approvals: MoveApprovals;
   readonly #submitting = new Map<string, { running: number; minute: number; count: number }>();
 
   constructor(lent: OrderLent, options: OrderOptions) {
     this.#lent = lent;
     this.#options = options;
     this.#state = lent.state;
+    this.#approvals = new MoveApprovals(lent.store);
     this.#log = new OrderedLog(
       {
         ...{ store: lent.store, state: this.#state, trust: lent.trust },
@@ -93,6 +91,7 @@ export class Order implements AsyncDisposable {
 
   start(): void {
     this.#log.start();
+    void this.pursue().catch(() => undefined);
   }
 
   /**
@@ -142,17 +141,28 @@ export class Order implements AsyncDisposable {
     const after = recover ? { after: await this.#log.bind() } : {};
     const statement: SequencerStatement = { networkId, epoch, moves, to, ...after };
     const attestation = await this.#lent.trust.attest(SEQUENCER_TYPE, statement);
-    const approval = { statement, attestation };
-    this.#approvals.set(self, approval);
-    await Promise.allSettled(
-      validators
-        .filter(({ key }) => key !== self)
-        .map(({ key }) =>
-          this.#lent.ask(key, 'order/approve', approval as unknown as Json, { timeoutMs: ASK_MS, ...options }),
-        ),
-    );
-    await this.#moveIfApproved(options);
+    // Commit point: before anybody hears of it.
+    this.#approvals.put({ statement, attestation });
+    await this.pursue(options);
     return this.status();
+  }
+
+  /**
+   * What was approved and did not happen yet: what this validator approved is told again, because others may have been away, and what a quorum approved is
+   * brought into the order. Safe to repeat; with nothing approved it does nothing. Errors: those of {@link submit}.
+   */
+  async pursue(options: CallOptions = {}): Promise<void> {
+    const { self } = this.#options;
+    const own = this.#pending().find(({ attestation }) => attestation.validator === self);
+    if (own !== undefined) {
+      const others = this.#state.committee().validators.filter(({ key }) => key !== self);
+      await Promise.allSettled(
+        others.map(({ key }) =>
+          this.#lent.ask(key, 'order/approve', own as unknown as Json, { timeoutMs: ASK_MS, ...options }),
+        ),
+      );
+    }
+    await this.#moveIfApproved(options);
   }
 
   /** An engine that is there, and with which nothing is wrong, is moved from as always. Errors: `usage`. */
@@ -204,7 +214,7 @@ export class Order implements AsyncDisposable {
         if (seat === undefined || !(await this.#lent.trust.attested(attestation, SEQUENCER_TYPE, statement, seat))) {
           throw new HyperMeshError('not-permitted', 'The approval is not by the validator that brings it.');
         }
-        this.#approvals.set(seat.key, { statement, attestation });
+        this.#approvals.put({ statement, attestation });
         // Whoever knows enough approvals brings them; the others find the move done.
         void this.#moveIfApproved({}).catch(() => undefined);
         return {};
@@ -222,21 +232,25 @@ export class Order implements AsyncDisposable {
     for (const engine of this.#own.values()) await engine[Symbol.asyncDispose]();
   }
 
-  /** Approvals for the present epoch and number of moves, by what they approve. */
+  /** Approvals for the present epoch and number of moves, one of each validator at most. */
+  #pending(): readonly MoveApproval[] {
+    const { networkId } = this.#options;
+    const { epoch, validators } = this.#state.committee();
+    const { moves } = this.#state.engine();
+    const seats = new Set(validators.map(({ key }) => key));
+    return this.#approvals.all().filter(({ statement, attestation }) => {
+      const isPresent = statement.epoch === epoch && statement.moves === moves;
+      return isPresent && statement.networkId === networkId && seats.has(attestation.validator);
+    });
+  }
+
+  /** The same by what they approve. */
   #approved(): ReadonlyMap<
     string,
     { readonly statement: SequencerStatement; readonly attestations: readonly Attestation[] }
   > {
-    const { epoch, validators } = this.#state.committee();
-    const { moves } = this.#state.engine();
     const groups = new Map<string, { statement: SequencerStatement; attestations: Attestation[] }>();
-    for (const [key, { statement, attestation }] of this.#approvals) {
-      const isPresent =
-        statement.epoch === epoch && statement.moves === moves && validators.some((one) => one.key === key);
-      if (!isPresent) {
-        this.#approvals.delete(key);
-        continue;
-      }
+    for (const { statement, attestation } of this.#pending()) {
       const text = canonicalJson(statement);
       const group = groups.get(text) ?? { statement, attestations: [] };
       group.attestations.push(attestation);
