@@ -176,7 +176,12 @@ test('an invite works once: repeated by the same home it changes nothing, anothe
   await refused(eve.membership.join(`${invite}a`), 'invite-invalid');
   await refused(ada.membership.join(invite), 'network-state');
   await refused(bob.membership.create(), 'network-state');
-  await refused(bob.membership.invite(), 'committee-only');
+  await assert.rejects(bob.membership.invite(), (error) => {
+    assert.ok(isCoded(error, 'committee-only'));
+    assert.match(error.message, /Only the founder of a network invites\. This home is a member/);
+    assert.match(error.hint ?? '', /founder, which is reached at ada-[a-z0-9]+:9292: hypermesh network invite\./);
+    return true;
+  });
   await refused(eve.membership.invite(), 'network-state');
 });
 

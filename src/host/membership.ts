@@ -342,16 +342,24 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     } = {},
   ): Promise<NewInvite> {
     const { trust, consensus, network } = this.#lent;
-    const { networkId, node, role } = await this.place();
+    const { networkId, node, role, committee, open } = await this.place();
     if (role === 'alone') {
       throw new HyperMeshError('network-state', 'This home keeps its network to itself.', {
         hint: 'Open it to others first: hypermesh network create',
       });
     }
     if (role === 'member') {
-      throw new HyperMeshError('committee-only', "Only a home of the network's committee can invite.", {
-        hint: 'Run the command on the machine of the founder.',
-      });
+      const [where] = committee.flatMap(({ addresses }) => addresses);
+      throw new HyperMeshError(
+        'committee-only',
+        'Only the founder of a network invites. This home is a member, which a seat in the committee does not change.',
+        {
+          hint:
+            open?.invite == null
+              ? `On the machine of the founder${where === undefined ? '' : `, which is reached at ${where}`}: hypermesh network invite. While that machine is away nobody joins; publishing and all else goes on.`
+              : `The founder opened this network to everybody; pass on its line: ${open.invite}`,
+        },
+      );
     }
     const { expiresInMs = INVITE_MS_DEFAULT } = options;
     if (!Number.isSafeInteger(expiresInMs) || expiresInMs < 1_000 || expiresInMs > INVITE_MS_MAX) {
