@@ -132,7 +132,7 @@ export interface Membership {
   place(): Promise<NetworkPlace>;
   /**
    * Opens this home's own network to others. Safe to repeat. `listen`: `HOST:PORT`. `open`: also to those without an invite, within these bounds; what is
-   * left out stays as it is, or gets its default. Errors: `network-state` (member of another), `address-taken`, `usage`.
+   * left out stays as it is, or gets its default. Errors: `network-state` (member of another), `committee-only` (the same, of `open`), `address-taken`, `usage`.
    */
   create(options?: {
     readonly listen?: string | undefined;

@@ -265,7 +265,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
   create(options: Parameters<Membership['create']>[0] = {}): Promise<NetworkPlace> {
     return this.#exclusive(async () => {
       const { trust } = this.#lent;
-      if (trust.membership() !== null) throw alreadyMember();
+      if (trust.membership() !== null) throw options.open === undefined ? alreadyMember() : founderOnly('open');
       const open = options.open === undefined ? undefined : this.#bounds(options.open);
       trust.setFounder(true);
       this.#follow();
@@ -298,11 +298,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
 
   close(): Promise<NetworkPlace> {
     return this.#exclusive(async () => {
-      if (this.#lent.trust.membership() !== null) {
-        throw new HyperMeshError('committee-only', 'Only the founder can close a network.', {
-          hint: 'Run the command on the machine of the founder.',
-        });
-      }
+      if (this.#lent.trust.membership() !== null) throw founderOnly('close');
       await this.#setTerms(null);
       return this.place();
     });
@@ -987,6 +983,12 @@ function openInfo(signed: SignedTerms | null, genesis: Json, at: OpenInvite): Op
     version: terms.version,
     mayPublish: decodeGenesis(genesis).genesis.requirements.publish.stake === null,
   };
+}
+
+function founderOnly(what: string): HyperMeshError {
+  return new HyperMeshError('committee-only', `Only the founder can ${what} a network.`, {
+    hint: 'Run the command on the machine of the founder.',
+  });
 }
 
 function notMember(node: string): HyperMeshError {

@@ -72,7 +72,11 @@ test('strangers join an open network within its bounds, use what is there, and l
   await joins(cat, through);
   assert.equal((await memberRow(cat.id)).isOpen, true);
 
-  // Closed: who is in stays.
+  // Closed, which is the founder's to say: who is in stays.
+  for (const change of ['open', 'close']) {
+    const { error } = await ann.json<Refusal>(['network', change], 4);
+    assert.equal(error.code, 'committee-only');
+  }
   assert.equal((await founder.json<NetworkPlace>(['network', 'close'])).open, null);
   assert.equal(await refused(dan, made, 4), 'network-closed');
   assert.equal(await refused(dan, through, 4), 'network-closed');

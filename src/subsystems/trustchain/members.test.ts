@@ -8,8 +8,10 @@ import { fromBase64, fromUtf8, utf8 } from '../../base/bytes.ts';
 import type { Digest } from '../../base/digest.ts';
 import { type ErrorCode, HyperMeshError, isCoded } from '../../base/errors.ts';
 import { canonicalJson } from '../../base/json.ts';
+import { readVectors } from '../../testing/vectors.ts';
 import { CERTIFICATION_TYPE, CERTIFIED_ROLES, type JoinRequest } from '../../wire/certification.ts';
 import { sealEnvelope } from '../../wire/signature.ts';
+import type { SignedTerms } from '../../wire/terms.ts';
 import { openTrust, type TrustChain } from './index.ts';
 import type { OpenDoor } from './members.ts';
 
@@ -39,6 +41,10 @@ const refused = (promise: Promise<unknown>, ...codes: ErrorCode[]) =>
     assert.ok(isCoded(error, ...codes), String(error));
     return true;
   });
+
+async function* replay(pieces: readonly Uint8Array[]): AsyncGenerator<Uint8Array> {
+  yield* pieces;
+}
 
 function newInvite(): Promise<string> {
   return founder.invite({ expiresAtMs: time.nowMs + 60_000, tokens: 0 });
@@ -228,6 +234,18 @@ describe('without an invite', () => {
     await comes(late, { membersMax: 1 });
     assert.equal(await opener.member(third.keyIds().node), undefined);
     assert.equal((await row(first)).removed, 1, 'who was removed is remembered');
+  });
+
+  test('an export has who came without an invite, who was removed, and the terms', async () => {
+    const [, { value }] = readVectors<readonly [unknown, { value: { signed: SignedTerms } }]>('terms', 'valid');
+    opener.keepTerms(value.signed);
+    const members = await opener.members();
+    assert.ok(members.some(({ origin }) => origin !== null) && members.some(({ removed }) => removed === 1));
+    const pieces = await Array.fromAsync(opener.section.export());
+    const said = Buffer.concat(pieces).toString();
+    assert.match(said, /"kind":"terms"/);
+    await (await opener.section.import(opener.section.version, replay(pieces))).commit();
+    assert.deepEqual([await opener.members(), opener.terms()], [members, value.signed]);
   });
 
   test('what the door refuses is refused before a signature is checked, and an invite does not go with it', async () => {
