@@ -1,8 +1,9 @@
-import { readFileSync } from 'node:fs';
+import { once } from 'node:events';
 import { availableParallelism, cpus, loadavg } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
+import { Worker } from 'node:worker_threads';
 
 /** One comparison: ours and the named reference, measured in turn in the same run. */
 export interface Comparison {
@@ -52,27 +53,31 @@ export function collectGarbage(): void {
   collect();
 }
 
-/** Longest time for which a node may answer nobody. */
+/** Longest time for which a node may compute and answer nobody. */
 const BLOCK_MS_MAX = 20;
 const TICK_MS = 1;
 
 /** The worst turn of an event loop while some work went on, in milliseconds. */
 export interface WorstTurn {
-  /** For how long a timer that was due did not run. */
-  readonly lateMs: number;
-  /** The same without the time for which the loop was ready to run and the operating system gave the processors to others: what the process did itself. */
+  /**
+   * For how long the thread of the loop computed: what the process can do something about. Where a hypervisor takes processors away without saying so, what it
+   * took in that turn is in it.
+   */
   readonly blockedMs: number;
+  /** For how long a timer that was due did not run: also while others had the processors, or the loop waited for a disk to confirm a transaction. */
+  readonly lateMs: number;
 }
 
-/** Looks with a timer of a millisecond. Where the operating system does not tell for how long a thread stood ready, all that is late counts as blocked. */
+/** Looks with a timer of a millisecond. */
 export async function worstTurn(work: () => Promise<unknown>): Promise<WorstTurn> {
   let [lateMs, blockedMs] = [0, 0];
-  let [sinceMs, queuedMs] = [performance.now(), queuedForMs()];
+  let [sinceMs, usedMs] = [performance.now(), computedMs()];
   const look = () => {
     const late = performance.now() - sinceMs - TICK_MS;
+    if (late > TICK_MS) rest();
     lateMs = Math.max(lateMs, late);
-    blockedMs = Math.max(blockedMs, late - (queuedForMs() - queuedMs));
-    [sinceMs, queuedMs] = [performance.now(), queuedForMs()];
+    blockedMs = Math.max(blockedMs, computedMs() - usedMs);
+    [sinceMs, usedMs] = [performance.now(), computedMs()];
     timer = setTimeout(look, TICK_MS);
   };
   let timer = setTimeout(look, TICK_MS);
@@ -86,12 +91,33 @@ export async function worstTurn(work: () => Promise<unknown>): Promise<WorstTurn
   return { lateMs, blockedMs };
 }
 
-/** For how long the main thread stood ready since it began: `run_delay` of Linux. */
-function queuedForMs(): number {
+/** Processor time of this thread. */
+function computedMs(): number {
+  const { user, system } = process.threadCpuUsage();
+  return (user + system) / 1e3;
+}
+
+const never = new Int32Array(new SharedArrayBuffer(4));
+
+/** For a moment: Linux counts the time of a thread when it stops, and otherwise only every few milliseconds. */
+function rest(): void {
+  Atomics.wait(never, 0, 0, 0.01);
+}
+
+/** The loop of this process idle for so long, beside as many busy threads as proofs take: the worst turn that the machine makes of nothing. */
+export async function worstIdleTurn(ms: number): Promise<WorstTurn> {
+  const priority = import.meta.resolve('../src/base/yield-priority.ts');
+  const busy = `import(${JSON.stringify(priority)}).then(({ yieldPriority }) => {
+    yieldPriority();
+    require('node:worker_threads').parentPort.postMessage('busy');
+    for (;;);
+  })`;
+  const threads = Array.from({ length: availableParallelism() }, () => new Worker(busy, { eval: true }));
   try {
-    return Number(readFileSync('/proc/self/schedstat', 'utf8').split(' ')[1]) / 1e6;
-  } catch {
-    return 0;
+    await Promise.all(threads.map((thread) => once(thread, 'message')));
+    return await worstTurn(() => sleep(ms));
+  } finally {
+    await Promise.all(threads.map((thread) => thread.terminate()));
   }
 }
 
@@ -101,7 +127,7 @@ export function worstTurns(name: string, ours: readonly WorstTurn[], idle: reado
     return {
       name: `loop ${what}, ${name}`,
       unit: 'ms',
-      reference: 'idle',
+      reference: 'idle beside busy threads',
       ours: ours.map(of),
       theirs: idle.map(of),
     } as const;

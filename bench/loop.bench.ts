@@ -1,10 +1,9 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { HyperMesh } from '../src/index.ts';
 import { writePackage } from '../test/system/support.ts';
-import { type Bench, type WorstTurn, worstTurn, worstTurns } from './harness.ts';
+import { type Bench, type WorstTurn, worstIdleTurn, worstTurn, worstTurns } from './harness.ts';
 import { CHEAP_PUBLISHING, DEFAULT_PROOFS } from './networks.ts';
 import { writeManyFiles } from './packages.ts';
 
@@ -13,7 +12,8 @@ const IDLE_MS = 2_000;
 
 export const bench: Bench = {
   name: 'loop',
-  about: 'longest time for which the event loop of a node answers nobody while it works, against the same process idle',
+  about:
+    'longest time for which the event loop of a node answers nobody while it works, against the same process idle beside busy threads',
   async run() {
     const folder = await mkdtemp(join(tmpdir(), 'hypermesh-bench-'));
     try {
@@ -29,7 +29,7 @@ export const bench: Bench = {
           const staged = await hypermesh.stageFolder(await writePackage(join(folder, `proofs-${round}`), manifest));
           const figures = await worstTurn(async () => catalog.publishPackage(await catalog.signPackage(staged)));
           // The first round compiles the code.
-          if (round > 0) add(proofs, figures, await worstTurn(() => sleep(IDLE_MS)));
+          if (round > 0) add(proofs, figures, await worstIdleTurn(IDLE_MS));
         }
       }
       for (let round = 0; round <= ROUNDS; round++) {
@@ -40,7 +40,7 @@ export const bench: Bench = {
           catalog.publishPackage(await catalog.signPackage(await hypermesh.stageFolder(source))),
         );
         const installing = await worstTurn(() => catalog.install(['bench/many'], { root: join(home, 'here') }));
-        const idle = await worstTurn(() => sleep(IDLE_MS));
+        const idle = await worstIdleTurn(IDLE_MS);
         if (round === 0) continue;
         add(publish, publishing, idle);
         add(install, installing, idle);

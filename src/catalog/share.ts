@@ -2,6 +2,7 @@ import { fromBase64 } from '../base/bytes.ts';
 import type { CallOptions } from '../base/call.ts';
 import type { Digest } from '../base/digest.ts';
 import { collect } from '../base/streams.ts';
+import { laterTurn } from '../base/turn.ts';
 import type { AssetRecord } from '../capabilities/assets.ts';
 import type { BlobDescription } from '../capabilities/content.ts';
 import type { ContentUse, Distribution } from '../capabilities/transport.ts';
@@ -19,6 +20,7 @@ export async function share(context: CatalogContext, record: AssetRecord): Promi
   const { assets, transport } = context.lent;
   const bytes = await collect(assets.read(record.bundle), BUNDLE_BYTES_MAX);
   const blobs = layersIn(decodeBundle(bytes));
+  await laterTurn();
   await context.lent.transport.announce({ id: record.digest, blobs, replication: REPLICATION, pinned: true });
   await transport.broadcast(bytes);
 }

@@ -50,8 +50,6 @@ export async function verifyBundle(
   const bundle = anchor === undefined ? given : { ...given, network: { ...given.network, anchor } };
   passed('network', network === undefined ? `claims network ${bundle.network.id}` : `network ${bundle.network.id}`);
 
-  // Each of these takes some milliseconds. What they are about is the bundle alone, so nothing changes meanwhile.
-  await laterTurn();
   const signer = await checkSignature(bundle, content, judges);
   passed('signature', `FALCON-1024 and Ed25519 by ${signer.certificate.subject}, chain to the root of the network`);
 
@@ -65,7 +63,6 @@ export async function verifyBundle(
     `${counted(bundle.endorsement.votes.length, 'vote')} of the committee, ${new Date(admittedAtMs(bundle.endorsement)).toISOString()}`,
   );
 
-  await laterTurn();
   await checkInclusion(bundle, content, judges);
   passed('log', `entry ${bundle.inclusion.index} of a log of ${bundle.inclusion.head.size}`);
 

@@ -490,12 +490,14 @@ class Validator implements NKrypt {
       this.#member = await entering();
     };
     this.#roundMs = options.auditRoundMs ?? ROUND_MS;
+    const round = async (work: () => Promise<void>) => {
+      await laterTurn();
+      if (!this.#isClosed) await work();
+    };
+    const all = [() => this.#auditRound(), () => this.#accuse(), () => this.#settle(), () => this.#introduce()];
     this.#rounds = setInterval(() => {
       // What fails now is looked at again in the next round.
-      void this.#auditRound().catch(() => undefined);
-      void this.#accuse().catch(() => undefined);
-      void this.#settle().catch(() => undefined);
-      void this.#introduce().catch(() => undefined);
+      for (const work of all) round(work).catch(() => undefined);
     }, this.#roundMs);
     this.#rounds.unref();
     this.#prover = new Prover(options.threads === undefined ? {} : { threads: options.threads });
@@ -931,6 +933,8 @@ class Validator implements NKrypt {
   }
 
   async admit(proofs: ProofSet, options: CallOptions = {}): Promise<Admission> {
+    // Whoever made them brings them at once.
+    await laterTurn();
     const set = decodeProofSet(proofs);
     if (set.challenge.networkId !== this.#member.networkId) {
       throw new HyperMeshError('network-mismatch', 'The challenge was issued in another network.', {

@@ -280,6 +280,7 @@ export class Quorum implements Witness {
     const endorsement: Endorsement = { ...admitted, votes: [...cast].sort(byValidator) };
     votes.record(endorsement);
     this.#confirm(endorsement);
+    await laterTurn();
     return { endorsement, verdicts: verdicts ?? (await judge(set, court(admittedAtMs(endorsement)))) };
   }
 

@@ -1,3 +1,4 @@
+import { laterTurn } from '../../base/turn.ts';
 import type { Verified } from '../../capabilities/trust.ts';
 import type { CertificateChain, Envelope, TrustAnchor } from '../../wire/signature.ts';
 import type { VerifyOptions } from './verify.ts';
@@ -15,5 +16,7 @@ export async function verifyEnvelope(
 ): Promise<Verified> {
   const [{ checkEnvelope }, { falconReady }] = await Promise.all([import('./verify.ts'), import('./falcon.ts')]);
   await falconReady();
+  // Some milliseconds, and loading it took as long the first time. What is checked was given, so nothing changes meanwhile.
+  await laterTurn();
   return checkEnvelope(envelope, chain, anchor, options);
 }
