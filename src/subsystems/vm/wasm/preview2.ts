@@ -199,37 +199,94 @@ const descriptorFlags = flags(6);
 const pathFlags = flags(1);
 const hash = tuple<[bigint, bigint]>(u64, u64);
 
+type Interfaces = Readonly<Record<string, Readonly<Record<string, HostFunction>> | null>>;
+
 /** Version 0.2 of the interfaces of `wasi:cli/command`: name without version -> its functions. `wasi:sockets` is there, and refuses. */
 export function preview2(lent: Lent): ReadonlyMap<string, ReadonlyMap<string, HostFunction>> {
-  const { files } = lent;
-  const pay = (moved: number) => {
-    if (moved >= 8) lent.charge(Math.floor(moved / 8));
+  const all: Interfaces = {
+    ...cli(lent),
+    ...io(lent),
+    ...clocks(lent),
+    ...random(lent),
+    ...filesystem(lent),
+    ...SOCKETS,
   };
-  const nowNs = () => BigInt(Math.round(lent.elapsedMs() * NS));
-  const ready = () => new Pollable(0);
-  const none = <T>(type: Type<T>) => fn([], option(type), () => null);
+  return new Map(
+    Object.entries(all).map(([name, functions]) => [
+      name,
+      functions === null ? EVERYTHING : new Map(Object.entries(functions)),
+    ]),
+  );
+}
 
-  /** Errors of files become the error case. */
-  const tried = <T>(work: () => T) =>
-    outcomeOf(() => {
-      try {
-        return work();
-      } catch (error) {
-        if (error instanceof Errno) throw new Failure(ERROR_CODES.get(error.errno) ?? UNSUPPORTED);
-        throw error;
-      }
-    });
-  const streamed = <T>(work: () => T) =>
-    outcomeOf(() => {
-      try {
-        return work();
-      } catch (error) {
-        if (error instanceof Errno)
-          throw new Failure({ index: 0, value: new IoError(ERROR_CODES.get(error.errno) ?? UNSUPPORTED) });
-        throw error;
-      }
-    });
+const ready = () => new Pollable(0);
+const none = <T>(type: Type<T>) => fn([], option(type), () => null);
+const inMs = (ns: bigint) => Number(ns) / NS;
 
+/** What moves bytes costs fuel. */
+const payTo = (lent: Lent) => (moved: number) => {
+  if (moved >= 8) lent.charge(Math.floor(moved / 8));
+};
+
+/** Errors of files become the error case that `toCase` makes of their code. */
+function guarded<T>(work: () => T, toCase: (code: number) => unknown) {
+  return outcomeOf(() => {
+    try {
+      return work();
+    } catch (error) {
+      if (error instanceof Errno) throw new Failure(toCase(ERROR_CODES.get(error.errno) ?? UNSUPPORTED));
+      throw error;
+    }
+  });
+}
+const tried = <T>(work: () => T) => guarded(work, (code) => code);
+const streamed = <T>(work: () => T) => guarded(work, (code) => ({ index: 0, value: new IoError(code) }));
+
+const statOf = (node: FileNode): readonly [number, bigint, bigint, Time, Time, Time] => {
+  const time: Time = [node.modifiedNs / 1_000_000_000n, Number(node.modifiedNs % 1_000_000_000n)];
+  return [TYPES[node.kind], 1n, BigInt(sizeOf(node)), time, time, time];
+};
+const hashOf = (node: FileNode): readonly [bigint, bigint] => [node.inode, node.modifiedNs];
+
+function cli(lent: Lent): Interfaces {
+  const { stdin } = lent;
+  const printing = (to: 'stdout' | 'stderr') =>
+    fn([], own, () => new OutputStream((contents) => lent.write(to, contents)));
+  return {
+    'wasi:cli/environment': {
+      'get-arguments': fn([], list(string), () => lent.args),
+      'get-environment': fn([], list(tuple<[string, string]>(string, string)), () =>
+        lent.environment.map((pair): [string, string] => {
+          const split = pair.indexOf('=');
+          return [pair.slice(0, split), pair.slice(split + 1)];
+        }),
+      ),
+      'initial-cwd': none(string),
+    },
+    'wasi:cli/exit': {
+      exit: fn([result(null, null)], null, (status) => {
+        throw new Exit('ok' in status ? 0 : 1);
+      }),
+      'exit-with-code': fn([u8], null, (status) => {
+        throw new Exit(status);
+      }),
+    },
+    'wasi:cli/run': {},
+    'wasi:cli/stdin': {
+      'get-stdin': fn([], own, () => new InputStream((at, length) => stdin.subarray(at, at + length))),
+    },
+    'wasi:cli/stdout': { 'get-stdout': printing('stdout') },
+    'wasi:cli/stderr': { 'get-stderr': printing('stderr') },
+    'wasi:cli/terminal-input': {},
+    'wasi:cli/terminal-output': {},
+    'wasi:cli/terminal-stdin': { 'get-terminal-stdin': none(own) },
+    'wasi:cli/terminal-stdout': { 'get-terminal-stdout': none(own) },
+    'wasi:cli/terminal-stderr': { 'get-terminal-stderr': none(own) },
+  };
+}
+
+function io(lent: Lent): Interfaces {
+  const pay = payTo(lent);
   const read = (stream: InputStream, length: bigint): Uint8Array => {
     const piece = stream.next(length);
     if (piece.length === 0 && length > 0n) throw new Failure(CLOSED);
@@ -267,112 +324,13 @@ export function preview2(lent: Lent): ReadonlyMap<string, ReadonlyMap<string, Ho
   const splicing = fn([borrow(OutputStream), borrow(InputStream), u64], result(u64, streamError), (to, from, length) =>
     streamed(() => splice(to, from, length)),
   );
-
-  const random = (length: number): Uint8Array => {
-    const random = new Uint8Array(length);
-    pay(length * 4);
-    for (let at = 0; at < length; at += 65_536) crypto.getRandomValues(random.subarray(at, at + 65_536));
-    return random;
-  };
-  const randomWord = () => new DataView(random(8).buffer).getBigUint64(0, true);
-  const randomFunctions = {
-    bytes: fn([u64], bytes, (length, caller) => {
-      if (length > BigInt(caller.memoryBytes)) throw new Trap('it asked for more random bytes than it has memory');
-      return random(Number(length));
-    }),
-    word: fn([], u64, randomWord),
-  };
-
-  const place = (descriptor: Descriptor, follow: number, path: string): Place => {
-    pay(path.length * 8);
-    return files.resolve(descriptor.folder(), path, (follow & FOLLOW) !== 0);
-  };
-  const at = <T>(result_: Type<T>, work: (place: Place) => T) =>
-    fn([borrow(Descriptor), string], result(result_, errorCode), (descriptor, path) =>
-      tried(() => work(place(descriptor, 0, path))),
-    );
-  const nothingAt = (work: (place: Place) => void) =>
-    fn([borrow(Descriptor), string], result<undefined>(null, errorCode), (descriptor, path) =>
-      tried(() => void work(place(descriptor, 0, path))),
-    );
-  const on = <T>(result_: Type<T> | null, work: (descriptor: Descriptor) => T) =>
-    fn([borrow(Descriptor)], result<T>(result_, errorCode), (descriptor) => tried(() => work(descriptor)));
-  const statOf = (node: FileNode): readonly [number, bigint, bigint, Time, Time, Time] => {
-    const time: Time = [node.modifiedNs / 1_000_000_000n, Number(node.modifiedNs % 1_000_000_000n)];
-    return [TYPES[node.kind], 1n, BigInt(sizeOf(node)), time, time, time];
-  };
-  const hashOf = (node: FileNode): readonly [bigint, bigint] => [node.inode, node.modifiedNs];
-  const resize = (descriptor: Descriptor, size: bigint) => {
-    const file = descriptor.writableFile();
-    const moved = Math.abs(length64(size) - file.size);
-    files.resize(file, length64(size));
-    pay(moved);
-  };
-  /** Writes as files do, the gap before `at` included. */
-  const put = (descriptor: Descriptor, at: number, contents: Uint8Array): void => {
-    const file = descriptor.writableFile();
-    const gap = Math.max(0, at - file.size);
-    files.write(file, at, contents);
-    pay(gap);
-  };
-  const outputTo = (descriptor: Descriptor, from: number | 'end'): OutputStream => {
-    const file = descriptor.writableFile();
-    files.opened(file);
-    let next = from === 'end' ? 0 : from;
-    return new OutputStream(
-      (contents) => {
-        if (from === 'end') next = file.size;
-        put(descriptor, next, contents);
-        next += contents.length;
-      },
-      () => files.closed(file),
-    );
-  };
-
-  const printing = (to: 'stdout' | 'stderr') =>
-    fn([], own, () => new OutputStream((contents) => lent.write(to, contents)));
-  const { stdin } = lent;
   const due = (pollable: Pollable) => pollable.fromMs <= lent.elapsedMs();
   const wait = (pollables: readonly Pollable[]) => {
     if (pollables.length === 0) throw new Trap('it waits for nothing');
     const first = Math.min(...pollables.map((pollable) => pollable.fromMs));
     for (let leftMs = first - lent.elapsedMs(); leftMs > 0; leftMs = first - lent.elapsedMs()) lent.sleep(leftMs);
   };
-  const inMs = (ns: bigint) => Number(ns) / NS;
-
-  const noSocket = fn([enumeration(2)], result(own, enumeration(21)), () => ({ error: NO_SOCKETS }));
-
-  return interfaces({
-    'wasi:cli/environment': {
-      'get-arguments': fn([], list(string), () => lent.args),
-      'get-environment': fn([], list(tuple<[string, string]>(string, string)), () =>
-        lent.environment.map((pair): [string, string] => {
-          const split = pair.indexOf('=');
-          return [pair.slice(0, split), pair.slice(split + 1)];
-        }),
-      ),
-      'initial-cwd': none(string),
-    },
-    'wasi:cli/exit': {
-      exit: fn([result(null, null)], null, (status) => {
-        throw new Exit('ok' in status ? 0 : 1);
-      }),
-      'exit-with-code': fn([u8], null, (status) => {
-        throw new Exit(status);
-      }),
-    },
-    'wasi:cli/run': {},
-    'wasi:cli/stdin': {
-      'get-stdin': fn([], own, () => new InputStream((at, length) => stdin.subarray(at, at + length))),
-    },
-    'wasi:cli/stdout': { 'get-stdout': printing('stdout') },
-    'wasi:cli/stderr': { 'get-stderr': printing('stderr') },
-    'wasi:cli/terminal-input': {},
-    'wasi:cli/terminal-output': {},
-    'wasi:cli/terminal-stdin': { 'get-terminal-stdin': none(own) },
-    'wasi:cli/terminal-stdout': { 'get-terminal-stdout': none(own) },
-    'wasi:cli/terminal-stderr': { 'get-terminal-stderr': none(own) },
-
+  return {
     'wasi:io/error': {
       '[method]error.to-debug-string': fn([borrow(IoError)], string, ({ code }) => `error-code ${code}`),
     },
@@ -401,7 +359,12 @@ export function preview2(lent: Lent): ReadonlyMap<string, ReadonlyMap<string, Ho
       '[method]output-stream.splice': splicing,
       '[method]output-stream.blocking-splice': splicing,
     },
+  };
+}
 
+function clocks(lent: Lent): Interfaces {
+  const nowNs = () => BigInt(Math.round(lent.elapsedMs() * NS));
+  return {
     'wasi:clocks/monotonic-clock': {
       now: fn([], u64, nowNs),
       resolution: fn([], u64, () => 1_000n),
@@ -415,13 +378,79 @@ export function preview2(lent: Lent): ReadonlyMap<string, ReadonlyMap<string, Ho
       }),
       resolution: fn([], datetime, () => [0n, NS] as const),
     },
-    'wasi:random/random': { 'get-random-bytes': randomFunctions.bytes, 'get-random-u64': randomFunctions.word },
+  };
+}
+
+function random(lent: Lent): Interfaces {
+  const pay = payTo(lent);
+  const draw = (length: number): Uint8Array => {
+    const random = new Uint8Array(length);
+    pay(length * 4);
+    for (let at = 0; at < length; at += 65_536) crypto.getRandomValues(random.subarray(at, at + 65_536));
+    return random;
+  };
+  const randomWord = () => new DataView(draw(8).buffer).getBigUint64(0, true);
+  const functions = {
+    bytes: fn([u64], bytes, (length, caller) => {
+      if (length > BigInt(caller.memoryBytes)) throw new Trap('it asked for more random bytes than it has memory');
+      return draw(Number(length));
+    }),
+    word: fn([], u64, randomWord),
+  };
+  return {
+    'wasi:random/random': { 'get-random-bytes': functions.bytes, 'get-random-u64': functions.word },
     'wasi:random/insecure': {
-      'get-insecure-random-bytes': randomFunctions.bytes,
-      'get-insecure-random-u64': randomFunctions.word,
+      'get-insecure-random-bytes': functions.bytes,
+      'get-insecure-random-u64': functions.word,
     },
     'wasi:random/insecure-seed': { 'insecure-seed': fn([], hash, () => [randomWord(), randomWord()] as const) },
+  };
+}
 
+function filesystem(lent: Lent): Interfaces {
+  const { files } = lent;
+  const pay = payTo(lent);
+  const place = (descriptor: Descriptor, follow: number, path: string): Place => {
+    pay(path.length * 8);
+    return files.resolve(descriptor.folder(), path, (follow & FOLLOW) !== 0);
+  };
+  const at = <T>(result_: Type<T>, work: (place: Place) => T) =>
+    fn([borrow(Descriptor), string], result(result_, errorCode), (descriptor, path) =>
+      tried(() => work(place(descriptor, 0, path))),
+    );
+  const nothingAt = (work: (place: Place) => void) =>
+    fn([borrow(Descriptor), string], result<undefined>(null, errorCode), (descriptor, path) =>
+      tried(() => void work(place(descriptor, 0, path))),
+    );
+  const on = <T>(result_: Type<T> | null, work: (descriptor: Descriptor) => T) =>
+    fn([borrow(Descriptor)], result<T>(result_, errorCode), (descriptor) => tried(() => work(descriptor)));
+  const resize = (descriptor: Descriptor, size: bigint) => {
+    const file = descriptor.writableFile();
+    const moved = Math.abs(length64(size) - file.size);
+    files.resize(file, length64(size));
+    pay(moved);
+  };
+  /** Writes as files do, the gap before `at` included. */
+  const put = (descriptor: Descriptor, at: number, contents: Uint8Array): void => {
+    const file = descriptor.writableFile();
+    const gap = Math.max(0, at - file.size);
+    files.write(file, at, contents);
+    pay(gap);
+  };
+  const outputTo = (descriptor: Descriptor, from: number | 'end'): OutputStream => {
+    const file = descriptor.writableFile();
+    files.opened(file);
+    let next = from === 'end' ? 0 : from;
+    return new OutputStream(
+      (contents) => {
+        if (from === 'end') next = file.size;
+        put(descriptor, next, contents);
+        next += contents.length;
+      },
+      () => files.closed(file),
+    );
+  };
+  return {
     'wasi:filesystem/preopens': {
       'get-directories': fn([], list(tuple<[Resource, string]>(own, string)), () => [
         [new Descriptor(files, files.root, { readable: true, writable: false }), '/'] as const,
@@ -574,34 +603,27 @@ export function preview2(lent: Lent): ReadonlyMap<string, ReadonlyMap<string, Ho
       ),
       'filesystem-error-code': fn([borrow(IoError)], option(errorCode), ({ code }) => code),
     },
-
-    'wasi:sockets/network': null,
-    'wasi:sockets/tcp': null,
-    'wasi:sockets/udp': null,
-    'wasi:sockets/instance-network': { 'instance-network': fn([], own, () => new Network()) },
-    'wasi:sockets/tcp-create-socket': { 'create-tcp-socket': noSocket },
-    'wasi:sockets/udp-create-socket': { 'create-udp-socket': noSocket },
-    'wasi:sockets/ip-name-lookup': {
-      'resolve-addresses': fn([borrow(Network), string], result(own, enumeration(21)), () => ({
-        error: NO_SOCKETS,
-      })),
-      '[method]resolve-address-stream.resolve-next-address': unreachable,
-      '[method]resolve-address-stream.subscribe': unreachable,
-    },
-  });
+  };
 }
+
+const noSocket = fn([enumeration(2)], result(own, enumeration(21)), () => ({ error: NO_SOCKETS }));
 
 /** null: an interface of resources of which there are none, so that no function of it can be called. */
-function interfaces(
-  table: Readonly<Record<string, Readonly<Record<string, HostFunction>> | null>>,
-): ReadonlyMap<string, ReadonlyMap<string, HostFunction>> {
-  return new Map(
-    Object.entries(table).map(([name, functions]) => [
-      name,
-      functions === null ? EVERYTHING : new Map(Object.entries(functions)),
-    ]),
-  );
-}
+const SOCKETS: Interfaces = {
+  'wasi:sockets/network': null,
+  'wasi:sockets/tcp': null,
+  'wasi:sockets/udp': null,
+  'wasi:sockets/instance-network': { 'instance-network': fn([], own, () => new Network()) },
+  'wasi:sockets/tcp-create-socket': { 'create-tcp-socket': noSocket },
+  'wasi:sockets/udp-create-socket': { 'create-udp-socket': noSocket },
+  'wasi:sockets/ip-name-lookup': {
+    'resolve-addresses': fn([borrow(Network), string], result(own, enumeration(21)), () => ({
+      error: NO_SOCKETS,
+    })),
+    '[method]resolve-address-stream.resolve-next-address': unreachable,
+    '[method]resolve-address-stream.subscribe': unreachable,
+  },
+};
 
 class Unreachable extends Map<string, HostFunction> {
   override get(): HostFunction {
