@@ -5,7 +5,7 @@ import { EMBEDDED_SCHEMA } from './order/embedded.ts';
 import { LOG_SCHEMA, RECOVERY_SCHEMA, SNAPSHOT_SCHEMA } from './order/log-store.ts';
 
 /** Never edited after release: add the next number. */
-const MIGRATIONS: readonly Migration[] = [
+export const MIGRATIONS: readonly Migration[] = [
   {
     name: '001-init',
     up: `

@@ -7,11 +7,12 @@ import fc from 'fast-check';
 import { utf8 } from '../../base/bytes.ts';
 import { type Digest, digestOf } from '../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
+import { openSqlite } from '../../base/sqlite.ts';
 import type { SelfSigned } from '../../wire/entry.ts';
 import { quorumOf } from '../../wire/genesis.ts';
 import { type Endorsement, type Operation, operationDigest } from '../../wire/proof.ts';
 import { OwnOrders } from './orders.ts';
-import { openStore } from './store.ts';
+import { MIGRATIONS, openStore } from './store.ts';
 import { VoteBook } from './votes.ts';
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'votes-'));
@@ -139,16 +140,13 @@ test('votes and certificates of a home of before are kept when their tables are 
     proofs: digest('a'),
   };
   {
-    await using store = openStore(folder, 'before.db');
+    await using store = openSqlite(
+      path.join(folder, 'before.db'),
+      MIGRATIONS.filter(({ name }) => name < '010'),
+    );
     const book = new VoteBook(store);
     book.decide(wantedOf(operation, digest('a')));
     book.record({ ...certificate, votes: [] } as unknown as Endorsement);
-    for (const table of ['votes', 'certificates']) {
-      const { sql } = store.raw.prepare('SELECT sql FROM sqlite_schema WHERE name = ?').get(table) as { sql: string };
-      store.raw.exec(`CREATE TABLE kept AS SELECT * FROM ${table}; DROP TABLE ${table}`);
-      store.raw.exec(`${sql}, WITHOUT ROWID; INSERT INTO ${table} SELECT * FROM kept; DROP TABLE kept`);
-    }
-    store.raw.exec('PRAGMA user_version = 9');
   }
   await using store = openStore(folder, 'before.db');
   const book = new VoteBook(store);
