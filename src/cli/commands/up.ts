@@ -51,6 +51,12 @@ async function stayUp(context: Context, loaded: Loaded): Promise<undefined> {
   context.note('Stopping …');
 }
 
+/**
+ * A thread of the node collects what is short-lived every 2 MiB instead of every 16: pieces of content that streams through, which lie beside the
+ * heap and are freed with it, take a tenth of the memory.
+ */
+const FLAGS = ['--max-semi-space-size=2'];
+
 /** The new process has its own session, writes its log to the home, and tells through a channel that closes afterwards how its start went. */
 async function detach(context: Context, loaded: Loaded): Promise<Up> {
   const { home } = loaded.config;
@@ -67,7 +73,7 @@ async function detach(context: Context, loaded: Loaded): Promise<Up> {
     throw storageError(error, `opening ${crashFile}`);
   });
   context.signal.throwIfAborted();
-  const child = spawn(process.execPath, [fileURLToPath(siblingModule(import.meta.url, '../../daemon'))], {
+  const child = spawn(process.execPath, [...FLAGS, fileURLToPath(siblingModule(import.meta.url, '../../daemon'))], {
     cwd: home,
     detached: true,
     // Other programs of this user can read the environment for as long as the node lives: no passphrase in it.

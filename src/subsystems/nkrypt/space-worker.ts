@@ -1,7 +1,7 @@
 /**
  * Builds the space commitment: three layers of labels, each from the one below, and the Merkle tree of each.
  *
- * Memory: a fifth of a layer, which ends with the worker. Disk: three layers until the commitment is registered, then one.
+ * Memory: a tenth of a layer, which ends with the worker. Disk: three layers until the commitment is registered, then one.
  * Crash: `tree-k` is renamed into place after `layer-k` and is the commit point of layer k. Before it, the layer is computed again;
  * after it, the layer is checked against its tree, and the work goes on with the next one.
  */

@@ -130,7 +130,7 @@ export class SpaceCommitment implements AsyncDisposable {
       if (isCoded(error)) throw error;
       if ((error as NodeJS.ErrnoException).code !== undefined) throw storageError(error, 'making the space commitment');
       throw new HyperMeshError('space-unavailable', 'The space commitment could not be made.', {
-        hint: `Making it takes a fifth of its ${this.#job.bytes} bytes of free memory; close something and try again.`,
+        hint: `Making it takes a tenth of its ${this.#job.bytes} bytes of free memory; close something and try again.`,
         cause: error,
       });
     }
