@@ -57,8 +57,8 @@ const STRETCH_MS = 5;
 
 interface Found {
   readonly entry: TreeEntry;
-  /** As found by the walk, so that a change before or while it is read is noticed. */
-  readonly stats: BigIntStats;
+  /** As found by the walk, so that a change before or while it is read is noticed. One text: a folder may have a million entries. */
+  readonly state: string;
 }
 
 /**
@@ -168,11 +168,12 @@ function look(root: string, path: string): Found {
     });
   }
   const rest = { path, size: 0, executable: false };
-  if (target !== undefined) return { entry: { ...rest, kind: 'symlink', target }, stats };
-  if (stats.isDirectory()) return { entry: { ...rest, kind: 'directory' }, stats };
+  const state = stateOf(stats);
+  if (target !== undefined) return { entry: { ...rest, kind: 'symlink', target }, state };
+  if (stats.isDirectory()) return { entry: { ...rest, kind: 'directory' }, state };
   if (stats.isFile()) {
     const executable = (stats.mode & 0o100n) !== 0n;
-    return { entry: { path, kind: 'file', size: Number(stats.size), executable }, stats };
+    return { entry: { path, kind: 'file', size: Number(stats.size), executable }, state };
   }
   const kind = stats.isFIFO() ? 'pipe' : stats.isSocket() ? 'socket' : 'device';
   throw new HyperMeshError(
@@ -238,22 +239,22 @@ async function* sources(
   options: FolderOptions,
 ): AsyncGenerator<TreeSource, void, undefined> {
   let since = performance.now();
-  for (const { entry, stats } of found) {
+  for (const { entry, state } of found) {
     if (performance.now() - since >= STRETCH_MS) {
       await breathe();
       checkCancelled(options.signal);
       since = performance.now();
     }
     if (entry.kind !== 'file' || entry.size === 0) yield { entry };
-    else if (entry.size <= SMALL) yield { entry, content: readSmall(root, entry, stats) };
-    else yield { entry, content: readLarge(root, entry, stats) };
+    else if (entry.size <= SMALL) yield { entry, content: readSmall(root, entry, state) };
+    else yield { entry, content: readLarge(root, entry, state) };
   }
 }
 
 /** Never through a link, and never waiting for a pipe, that took the file's place. */
 const READ = constants.O_RDONLY | (constants.O_NOFOLLOW ?? 0) | (constants.O_NONBLOCK ?? 0);
 
-function readSmall(root: string, entry: TreeEntry, stats: BigIntStats): Uint8Array {
+function readSmall(root: string, entry: TreeEntry, state: string): Uint8Array {
   try {
     const file = openSync(join(root, entry.path), READ);
     try {
@@ -261,7 +262,7 @@ function readSmall(root: string, entry: TreeEntry, stats: BigIntStats): Uint8Arr
       let filled = 0;
       for (let read = -1; read !== 0 && filled < buffer.length; filled += read)
         read = readSync(file, buffer, filled, buffer.length - filled, null);
-      checkUnchanged(entry, stats, fstatSync(file, { bigint: true }));
+      checkUnchanged(entry, state, fstatSync(file, { bigint: true }));
       return buffer.subarray(0, filled);
     } finally {
       closeSync(file);
@@ -271,15 +272,11 @@ function readSmall(root: string, entry: TreeEntry, stats: BigIntStats): Uint8Arr
   }
 }
 
-async function* readLarge(
-  root: string,
-  entry: TreeEntry,
-  stats: BigIntStats,
-): AsyncGenerator<Uint8Array, void, undefined> {
+async function* readLarge(root: string, entry: TreeEntry, state: string): AsyncGenerator<Uint8Array, void, undefined> {
   let file: FileHandle | undefined;
   try {
     file = await open(join(root, entry.path), READ);
-    checkUnchanged(entry, stats, await file.stat({ bigint: true }));
+    checkUnchanged(entry, state, await file.stat({ bigint: true }));
     // The encoder copies each piece before it asks for the next.
     const buffer = new Uint8Array(Math.min(PIECE, entry.size));
     for (let at = 0; at < entry.size; ) {
@@ -288,7 +285,7 @@ async function* readLarge(
       at += bytesRead;
       yield buffer.subarray(0, bytesRead);
     }
-    checkUnchanged(entry, stats, await file.stat({ bigint: true }));
+    checkUnchanged(entry, state, await file.stat({ bigint: true }));
   } catch (error) {
     throw unreadable(entry.path, 'file', error);
   } finally {
@@ -296,9 +293,12 @@ async function* readLarge(
   }
 }
 
-function checkUnchanged(entry: TreeEntry, before: BigIntStats, now: BigIntStats): void {
-  const same = (['ino', 'size', 'mtimeNs', 'mode'] as const).every((field) => before[field] === now[field]);
-  if (same) return;
+function stateOf({ ino, size, mtimeNs, mode }: BigIntStats): string {
+  return `${ino} ${size} ${mtimeNs} ${mode}`;
+}
+
+function checkUnchanged(entry: TreeEntry, before: string, now: BigIntStats): void {
+  if (before === stateOf(now)) return;
   throw new HyperMeshError('tree-invalid', `The file ${JSON.stringify(entry.path)} changed while it was packed.`, {
     hint: 'Try again when nothing writes to the folder, or list the file under `exclude` in catalog.yaml.',
     details: { path: entry.path },
