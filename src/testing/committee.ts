@@ -121,6 +121,7 @@ export async function testCommittee(
     },
     async [Symbol.asyncDispose]() {
       await Promise.all(copies.map((copy) => copy[Symbol.asyncDispose]()));
+      for (const home of homes) closed.add(home);
       await Promise.all(homes.map(({ nkrypt }) => nkrypt[Symbol.asyncDispose]()));
       await closing.disposeAsync();
     },
