@@ -46,7 +46,7 @@ describe('control groups of version 2', () => {
     const folder = await groupIn(path.join(root, 'user.slice'));
     assert.equal(await readFile(path.join(folder, '..', 'cgroup.subtree_control'), 'utf8'), '+memory +pids +cpu');
     // All boxes together, behind what else wants a processor: the node answers first.
-    assert.equal(await readFile(path.join(folder, '..', 'cpu.weight'), 'utf8'), '25');
+    assert.equal(await readFile(path.join(folder, '..', 'cpu.weight'), 'utf8'), '50');
     assert.deepEqual(group!.entrances, [path.join(folder, 'cgroup.procs')]);
     await group!.limit({ memoryBytes: 2 ** 26, pids: 9, cpuCores: 1.5, yields: true });
     const read = async (name: string) => readFile(path.join(folder, name), 'utf8');

@@ -28,10 +28,11 @@ const SELF = '/proc/self';
 const PERIOD_US = 100_000;
 const REMOVE_MS_MAX = 3_000;
 /**
- * Of all boxes of a node together, where processors are short: a quarter of what the node has, which answers everybody. Where nobody else wants them, boxes get all.
+ * Of all boxes of a node together, where processors are short: half of what the node has, which answers everybody. With a quarter, a box started several
+ * times later than the bare command while others used the machine. Where nobody else wants them, boxes get all.
  */
-const WEIGHT_V1 = 256;
-const WEIGHT_V2 = 25;
+const WEIGHT_V1 = 512;
+const WEIGHT_V2 = 50;
 const CONTROLLERS_V2: readonly Controller[] = ['memory', 'pids', 'cpu'];
 
 /** One folder of the kernel's tree in which boxes get folders of their own. */
