@@ -6,6 +6,7 @@ import { digestOf } from '../src/base/digest.ts';
 import { checkedCertificate } from '../src/subsystems/nkrypt/certificate.ts';
 import { Committee } from '../src/subsystems/nkrypt/committee.ts';
 import { foundNetwork } from '../src/subsystems/nkrypt/found.ts';
+import { firstCommittee } from '../src/subsystems/nkrypt/ledger/ledger.ts';
 import { openStore } from '../src/subsystems/nkrypt/store.ts';
 import { VoteBook } from '../src/subsystems/nkrypt/votes.ts';
 import { signAllEd25519, verifyEd25519 } from '../src/subsystems/trustchain/ed25519.ts';
@@ -56,10 +57,11 @@ export const bench: Bench = {
     const genesis: Genesis = { ...unsigned, approvals };
     const networkId = digestOf(Buffer.from('bench'));
     const ledger = { ownerOf: () => undefined, account: () => ({ ...nothing, locked: 1_000 }) };
+    const law = { genesis, networkId, committee: firstCommittee(genesis, networkId) };
     const validators = keyed.map(({ trust, keys }, i) => {
       const store = closing.use(openStore(folder, `votes-${i}.db`));
       const lent = { trust, store, votes: new VoteBook(store), ledger };
-      return { keys, committee: new Committee(lent, { clock, genesis, networkId }) };
+      return { keys, committee: new Committee(lent, { clock, ...law }) };
     });
 
     const publisher = makeSigner();
@@ -70,12 +72,16 @@ export const bench: Bench = {
     const certified: Endorsement[] = [];
     const certificateOf = (operation: Operation, votes: readonly SignedVote[]): Endorsement => {
       const sorted = [...votes].sort((a, b) => (a.attestation.validator < b.attestation.validator ? -1 : 1));
-      return { ...{ formatVersion: 2, networkId, epoch: 0, operation }, proofs: operation.subject, votes: sorted };
+      return {
+        ...{ formatVersion: 3, networkId, committee: networkId, operation },
+        proofs: operation.subject,
+        votes: sorted,
+      };
     };
     const publish = async ({ operation, order }: Prepared, fast: boolean): Promise<void> => {
       const proofs = operation.subject;
       const votes: SignedVote[] = [];
-      const about = { formatVersion: 2, networkId, epoch: 0, operation, proofs } as const;
+      const about = { formatVersion: 3, networkId, committee: networkId, operation, proofs } as const;
       await Promise.all(
         validators.map(async ({ committee, keys }) => {
           await committee.checkOrder(operation, order);
@@ -132,7 +138,7 @@ export const bench: Bench = {
         const some = waiting.splice(0, count);
         taken.splice(0, taken.length, ...some.map((one) => bareVotes(one, genesis)));
         return cpuOf(count, async () => {
-          for (const one of some) await checkedCertificate(trust, one, { genesis, networkId });
+          for (const one of some) await checkedCertificate(trust, one, law);
         });
       };
       return inTurn(ROUNDS, ours, () =>

@@ -238,6 +238,11 @@ const cases: readonly Case[] = [
   },
   { name: 'other votes', why: 'votes on another publish', changes: [{ path: '/endorsement/votes', of: 'second' }] },
   {
+    name: 'other committee',
+    why: 'the votes are said to be those of another committee',
+    changes: [{ path: '/endorsement/committee', value: digestOf(utf8('another epoch document')) }],
+  },
+  {
     name: 'fast',
     why: 'a vote by Ed25519 alone',
     changes: [

@@ -46,9 +46,9 @@ const operation = (sequence: number, ref: string, subject: string, identity = pu
 function certificate(
   what: Operation,
   by: readonly Signer[],
-  { epoch = 0, proofs = content('proofs'), fast = false } = {},
+  { committee = networkId, proofs = content('proofs'), fast = false } = {},
 ) {
-  const said = { formatVersion: 2, networkId, epoch, operation: what, proofs };
+  const said = { formatVersion: 3, networkId, committee, operation: what, proofs };
   const votes = by.map((one, at) => {
     const { falcon, path, index, size, ...word } = one.attest(VOTE_TYPE, { ...said, atMs: 1_000 + at });
     return { atMs: 1_000 + at, attestation: fast ? word : { ...word, falcon, path, index, size } };
@@ -64,7 +64,7 @@ function nextEpoch(by: readonly Signer[], validators: readonly Signer[]) {
 }
 
 function head(index: number, at: string, by: readonly Signer[], { base = 0, stateRoot = '0'.repeat(64) } = {}) {
-  const statement = { formatVersion: 1, networkId, epoch: 0, index, head: at, base, stateRoot };
+  const statement = { formatVersion: 2, networkId, committee: networkId, index, head: at, base, stateRoot };
   return { statement, attestations: by.map((one) => one.attest(HEAD_TYPE, statement)) };
 }
 
@@ -171,7 +171,9 @@ describe('the auditor, about votes and certificates', () => {
 describe('the auditor, about epochs', () => {
   it('counts votes of a later committee by the documents that lead to it', () => {
     const document = nextEpoch([w, x, y], [x, y, z, late]);
-    const later = certificate(operation(3, 'ada/tool@3.0.0', 'three'), [y, z, late], { epoch: 1 });
+    const later = certificate(operation(3, 'ada/tool@3.0.0', 'three'), [y, z, late], {
+      committee: epochDigest(document),
+    });
     const { checked, conflicts } = audit([later, document, genesis]);
     assert.deepEqual([checked.committees, checked.certificates, conflicts], [2, 1, []]);
     assert.equal(audit([later, genesis]).checked.certificates, 0);
@@ -180,7 +182,9 @@ describe('the auditor, about epochs', () => {
 
   it('finds what contradicts a certificate of an earlier epoch', () => {
     const document = nextEpoch([w, x, y], [x, y, z, late]);
-    const again = certificate(operation(1, 'ada/tool@1.0.0', 'two'), [y, z, late], { epoch: 1 });
+    const again = certificate(operation(1, 'ada/tool@1.0.0', 'two'), [y, z, late], {
+      committee: epochDigest(document),
+    });
     const report = audit([genesis, document, certificate(one, [w, x, y]), again]);
     assert.deepEqual(kinds(report.conflicts), ['two-operations', 'two-contents']);
     assert.deepEqual(report.misdeeds, []);
@@ -189,7 +193,15 @@ describe('the auditor, about epochs', () => {
   it('finds two committees of one epoch', () => {
     const documents = [nextEpoch([w, x, y], [x, y, z, late]), nextEpoch([x, y, z], [w, x, y, z])];
     assert.deepEqual(kinds(audit([genesis, ...documents]).conflicts), ['two-committees']);
-    assert.notEqual(epochDigest(documents[0]!), epochDigest(documents[1]!));
+    const [one, other] = documents.map(epochDigest) as [Digest, Digest];
+    assert.notEqual(one, other);
+    // Three sit in both: what they say in the one is worth nothing in the other.
+    const votes = certificate(operation(3, 'ada/tool@3.0.0', 'three'), [x, y, z], { committee: one });
+    assert.equal(audit([genesis, ...documents, votes]).checked.certificates, 1);
+    assert.equal(audit([genesis, ...documents, { ...votes, committee: other }]).checked.certificates, 0);
+    // Who votes in both contradicts himself.
+    const again = certificate(operation(3, 'ada/tool@3.0.1', 'four'), [x], { committee: other });
+    assert.deepEqual(kinds(audit([genesis, ...documents, votes, again]).misdeeds), ['double-vote']);
   });
 });
 

@@ -73,7 +73,7 @@ interface CountedVote {
 
 interface Certified {
   readonly operation: Operation;
-  readonly epoch: number;
+  readonly committee: Digest;
   readonly votes: readonly CountedVote[];
 }
 
@@ -111,7 +111,7 @@ export class Auditor {
       counts.votes += votes.length;
       counts.certificates += certified.length;
       conflicts.push(...contradictions(certified));
-      misdeeds.push(...doubleVotes(votes));
+      misdeeds.push(...doubleVotes(votes, committees));
       const { held, found } = this.#orders(networkId);
       counts.orders += held;
       misdeeds.push(...found);
@@ -161,15 +161,15 @@ export class Auditor {
     return found;
   }
 
-  /** Every vote of a member of its epoch's committee, once. */
+  /** Every vote of a member of the committee that it names, once. */
   #votes(networkId: Digest, committees: readonly Committee[]): readonly (VoteWord & CountedVote)[] {
     const counted = new Map<string, VoteWord & CountedVote>();
     const count = (vote: VoteWord): boolean => {
       const statement = statementOf(vote);
       const key = `${vote.word.validator} ${canonicalJson(statement)}`;
       if (counted.has(key)) return true;
-      const seated = committees.filter(({ epoch }) => epoch === vote.epoch);
-      if (!seated.some((one) => this.#holds(one, vote.word, VOTE_TYPE, statement))) return false;
+      const seated = committees.find(({ digest }) => digest === vote.committee);
+      if (seated === undefined || !this.#holds(seated, vote.word, VOTE_TYPE, statement)) return false;
       counted.set(key, { ...vote, statement, attestation: vote.word });
       return true;
     };
@@ -178,7 +178,7 @@ export class Auditor {
       // Which of them it is for only its signature says.
       for (const subject of subjects) {
         if (subject.networkId !== networkId) continue;
-        for (const epoch of new Set(committees.map((one) => one.epoch))) count({ ...subject, ...bare, epoch });
+        for (const { digest } of committees) count({ ...subject, ...bare, committee: digest });
       }
     }
     return [...counted.values()];
@@ -232,14 +232,14 @@ export class Auditor {
       statements.set(key, known);
       for (const word of attestations) {
         if (known.by.has(word.validator)) continue;
-        const seated = committees.filter(({ epoch }) => epoch === statement.epoch);
-        if (seated.some((one) => this.#holds(one, word, HEAD_TYPE, statement))) known.by.set(word.validator, word);
+        const seated = committees.find(({ digest }) => digest === statement.committee);
+        if (seated !== undefined && this.#holds(seated, word, HEAD_TYPE, statement)) known.by.set(word.validator, word);
         else this.#worthless += 1;
       }
     }
     misdeeds.push(...doubleHeads([...statements.values()]));
     const certified = [...statements.values()].filter(({ statement, by }) =>
-      committees.some((one) => one.epoch === statement.epoch && by.size >= quorum(one)),
+      committees.some((one) => one.digest === statement.committee && by.size >= quorum(one)),
     );
     conflicts.push(...contradictingStates(certified));
     const heads = new Map<number, Map<string, Json>>();
@@ -283,8 +283,8 @@ function seatsOf(validators: readonly ValidatorKeys[]): ReadonlyMap<string, Vali
   return new Map(validators.map((one) => [one.key, one]));
 }
 
-function statementOf({ networkId, epoch, operation, proofs, atMs }: VoteWord): Json {
-  return { formatVersion: 2, networkId, epoch, operation, proofs, atMs } as unknown as Json;
+function statementOf({ networkId, committee, operation, proofs, atMs }: VoteWord): Json {
+  return { formatVersion: 3, networkId, committee, operation, proofs, atMs } as unknown as Json;
 }
 
 /** Operations that a quorum of one committee voted for with one proof set. */
@@ -294,17 +294,15 @@ function certifiedBy(
 ): readonly Certified[] {
   const groups = new Map<string, (VoteWord & CountedVote)[]>();
   for (const vote of votes) {
-    const key = `${vote.epoch} ${operationDigest(vote.operation)} ${vote.proofs}`;
+    const key = `${vote.committee} ${operationDigest(vote.operation)} ${vote.proofs}`;
     groups.set(key, [...(groups.get(key) ?? []), vote]);
   }
   const certified: Certified[] = [];
   for (const group of groups.values()) {
-    const { epoch, operation } = group[0]!;
+    const { committee, operation } = group[0]!;
     const byVoter = new Map(group.map((vote) => [vote.word.validator, vote]));
-    const reaches = committees.some(
-      (one) => one.epoch === epoch && [...byVoter.keys()].filter((key) => one.seats.has(key)).length >= quorum(one),
-    );
-    if (reaches) certified.push({ epoch, operation, votes: [...byVoter.values()].map(shown) });
+    const reaches = committees.some((one) => one.digest === committee && byVoter.size >= quorum(one));
+    if (reaches) certified.push({ committee, operation, votes: [...byVoter.values()].map(shown) });
   }
   return certified;
 }
@@ -356,7 +354,9 @@ function contradictions(certified: readonly Certified[]): readonly Finding[] {
 }
 
 /** Votes that no honest validator casts together. */
-function doubleVotes(votes: readonly (VoteWord & CountedVote)[]): readonly Finding[] {
+function doubleVotes(votes: readonly (VoteWord & CountedVote)[], committees: readonly Committee[]): readonly Finding[] {
+  // Of two committees of one epoch an honest validator sits in one at most.
+  const epochs = new Map(committees.map(({ digest, epoch }) => [digest, epoch]));
   const findings: Finding[] = [];
   const cast = new Map<string, Map<string, CountedVote>>();
   const note = (key: string, what: string, vote: CountedVote): void => {
@@ -366,7 +366,7 @@ function doubleVotes(votes: readonly (VoteWord & CountedVote)[]): readonly Findi
   };
   for (const vote of votes) {
     const { identity, sequence, kind, ref, subject } = vote.operation;
-    const by = `${vote.word.validator} in epoch ${vote.epoch}`;
+    const by = `${vote.word.validator} in epoch ${epochs.get(vote.committee)}`;
     note(`${by} for the number ${sequence} of ${identity}`, operationDigest(vote.operation), vote);
     if (kind === 'publish') note(`${by} for ${ref.split('+')[0]}`, subject, vote);
   }

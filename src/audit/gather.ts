@@ -9,7 +9,7 @@ import { type HeadCertificate, type HeadVote, headCertificate, headVote } from '
 import { type Operation, operation, proofSet, proofsDigest } from '../wire/proof.ts';
 import { envelope } from '../wire/signature.ts';
 
-/** What a vote is for, without the epoch and the time that are the voter's to say. */
+/** What a vote is for, without the committee and the time that are the voter's to say. */
 export interface Subject {
   readonly networkId: Digest;
   readonly operation: Operation;
@@ -18,7 +18,7 @@ export interface Subject {
 
 /** A vote with everything that it says. */
 export interface VoteWord extends Subject {
-  readonly epoch: number;
+  readonly committee: Digest;
   readonly atMs: number;
   readonly word: FastAttestation;
 }
@@ -140,12 +140,12 @@ function part(
 }
 
 function vote(statement: unknown, word: unknown, into: Gathered): void {
-  const { networkId, epoch, operation: what, proofs, atMs } = (statement ?? {}) as Partial<VoteWord>;
+  const { networkId, committee, operation: what, proofs, atMs } = (statement ?? {}) as Partial<VoteWord>;
   const parsed = operation.safeParse(what);
   const signed = wordOf(word);
-  if (!parsed.success || signed === undefined || !Number.isSafeInteger(atMs) || !Number.isSafeInteger(epoch)) return;
-  if (typeof networkId !== 'string' || typeof proofs !== 'string') return;
-  into.votes.push({ networkId, epoch: epoch!, operation: parsed.data, proofs, atMs: atMs!, word: signed });
+  if (!parsed.success || signed === undefined || !Number.isSafeInteger(atMs)) return;
+  if (typeof networkId !== 'string' || typeof committee !== 'string' || typeof proofs !== 'string') return;
+  into.votes.push({ networkId, committee, operation: parsed.data, proofs, atMs: atMs!, word: signed });
 }
 
 function wordOf(value: unknown): FastAttestation | undefined {

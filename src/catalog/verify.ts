@@ -9,6 +9,7 @@ import type { AssetRecord } from '../capabilities/assets.ts';
 import type { Consensus, ProofVerdict } from '../capabilities/consensus.ts';
 import type { Trust, Verified } from '../capabilities/trust.ts';
 import { type Bundle, inclusionLeaf } from '../wire/bundle.ts';
+import { epochDigest } from '../wire/epoch.ts';
 import { decodeGenesis } from '../wire/genesis.ts';
 import { TREE_HEAD_TYPE, treeHeadPayload, verifyInclusion } from '../wire/log.ts';
 import { type DecodedPackage, decodePackage } from '../wire/package.ts';
@@ -252,7 +253,8 @@ async function checkInclusion(bundle: Bundle, content: DecodedPackage, { trust }
     anchor: network.anchor,
   });
   // Of the network's first committee, or of the one that admitted the package; that its document holds was checked with the endorsement.
-  const admitting = network.epochs?.find(({ epoch }) => epoch === endorsement.epoch)?.validators ?? [];
+  const admitting =
+    network.epochs?.find((document) => epochDigest(document) === endorsement.committee)?.validators ?? [];
   const first = decodeGenesis(network.genesis).genesis.committee.validators;
   const sits = [...first, ...admitting].some(({ key }) => key === signer.signer);
   if (!sits || head.envelope.payloadType !== TREE_HEAD_TYPE || !equal(signer.payload, treeHeadPayload(head))) {

@@ -509,7 +509,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
       this.members().catch(() => []),
       peers(),
     ]);
-    const { validators, ...epoch } = committee;
+    const { validators, digest: _digest, ...epoch } = committee;
     const own = trust.keyIds();
     const alive = new Set(known.filter(({ state }) => state === 'alive').map(({ node }) => node));
     return {
@@ -781,7 +781,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
    */
   async #logAppend(leaf: Uint8Array, certificate: Json): Promise<LogInclusion> {
     const { consensus, trust } = this.#lent;
-    const { epoch, validators } = await consensus.committee();
+    const { digest, validators } = await consensus.committee();
     const own = trust.keyIds().validator;
     const read = (answer: unknown) => {
       const parsed = logInclusion.safeParse(answer);
@@ -801,7 +801,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
           this.#founderShunnedUntilMs = performance.now() + LOG_SHUNNED_MS;
       }
     };
-    const isOfOthers = (certificate as { epoch?: unknown }).epoch !== epoch;
+    const isOfOthers = (certificate as { committee?: unknown }).committee !== digest;
     const known = new Set(trust.membership()?.committee.map(({ validator }) => validator));
     const others = validators
       .filter(({ key }) => !isOfOthers && !known.has(key))

@@ -52,8 +52,8 @@ export class EntryMaker {
     return { ...this.#head, kind: 'evidence', conflict };
   }
 
-  clock(by: Signer, atMs: number, epoch = 0): Entry {
-    const statement: ClockStatement = { networkId: this.networkId, epoch, validator: by.keyId, atMs };
+  clock(by: Signer, atMs: number, committee: Digest = this.networkId): Entry {
+    const statement: ClockStatement = { networkId: this.networkId, committee, validator: by.keyId, atMs };
     return { ...this.#head, kind: 'clock', statement, attestation: by.attest(CLOCK_TYPE, statement) };
   }
 
@@ -76,13 +76,13 @@ export class EntryMaker {
 
   handover(
     by: Signer,
-    epoch: number,
+    committee: Digest,
     orders: readonly SelfSigned[] = [],
     { part = 0, isLast = true }: { readonly part?: number; readonly isLast?: boolean } = {},
   ): Entry {
     const statement: HandoverStatement = {
       networkId: this.networkId,
-      epoch,
+      committee,
       validator: by.keyId,
       part,
       isLast,

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { base64, fromUtf8, hex, utf8 } from '../base/bytes.ts';
-import { digestOf } from '../base/digest.ts';
+import { type Digest, digestOf } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
 import { openSqlite, type SqliteStore } from '../base/sqlite.ts';
@@ -10,7 +10,7 @@ import { LOG_SCHEMA, RECOVERY_SCHEMA, SNAPSHOT_SCHEMA } from '../subsystems/nkry
 import type { Sequencer } from '../subsystems/nkrypt/order/sequencer.ts';
 import type { Attestation } from '../wire/attestation.ts';
 import type { SequencerPlace } from '../wire/entry.ts';
-import type { Seat } from '../wire/epoch.ts';
+import type { Committee, Seat } from '../wire/epoch.ts';
 
 export const NETWORK = digestOf(utf8('a network of tests'));
 
@@ -19,6 +19,11 @@ export type TestEntry = { readonly committee: readonly number[] } | { readonly m
 
 export function testEntry(entry: TestEntry): Uint8Array {
   return utf8(canonicalJson(entry));
+}
+
+/** Of the validators with these numbers. */
+export function testCommittee(epoch: number, numbers: readonly number[]): Committee {
+  return { epoch, validators: numbers.map(testSeat), digest: digestOf(utf8(canonicalJson([epoch, numbers]))) };
 }
 
 /** The seat of a validator by its number. Its keys are no keys: who knows the number can sign. */
@@ -85,7 +90,7 @@ class TestState implements OrderedState {
 
   committee() {
     const { epoch, committee } = this.#read();
-    return { epoch, validators: committee.map(testSeat) };
+    return testCommittee(epoch, committee);
   }
 
   engine() {
@@ -93,9 +98,12 @@ class TestState implements OrderedState {
     return { moves, place, origin, name: String(moves) };
   }
 
-  committeeOf(epoch: number) {
-    const committee = this.#read().past[epoch] ?? this.#learned[epoch];
-    return committee === undefined ? undefined : { epoch, validators: committee.map(testSeat) };
+  committeeOf(digest: Digest) {
+    const { past } = this.#read();
+    const known = Array.from({ length: Math.max(past.length, this.#learned.length) }, (_, epoch) =>
+      testCommittee(epoch, past[epoch] ?? this.#learned[epoch]!),
+    );
+    return known.find((one) => one.digest === digest);
   }
 
   keep() {
@@ -122,6 +130,7 @@ class TestState implements OrderedState {
   learn(documents: readonly unknown[]) {
     const { past } = this.#read();
     for (const document of documents) this.#learned[Math.max(past.length, this.#learned.length)] = document as number[];
+    return Math.max(past.length, this.#learned.length) - 1;
   }
 
   receive(facts: readonly Fact[] | null) {

@@ -19,7 +19,7 @@ export const ACCESS_LIMITS = {
 } as const;
 
 /** Payload type of a {@link SpaceStanding}. */
-export const SPACE_STANDING_TYPE = 'application/vnd.hypermesh.space-standing.v1+json';
+export const SPACE_STANDING_TYPE = 'application/vnd.hypermesh.space-standing.v2+json';
 
 export const USES = ['install', 'execute'] as const;
 /** What content is taken for; the row of the requirement table of that name says what is asked. */
@@ -53,6 +53,8 @@ export interface AccessProof {
 /** What the committee says about the space commitment of an identity: this one was registered, and was not lost until then. */
 export interface SpaceStanding {
   readonly networkId: Digest;
+  /** {@link Committee.digest} */
+  readonly committee: Digest;
   readonly identity: string;
   readonly root: string;
   readonly bytes: number;

@@ -69,5 +69,8 @@ test('inclusionLeaf() names the manifest and the endorsement, whatever the order
   const manifest = digestOf(Uint8Array.fromBase64(bundle.manifest));
   assert.equal(manifest, digest);
   assert.deepEqual(inclusionLeaf(manifest, reordered), inclusionLeaf(manifest, endorsement));
-  assert.notDeepEqual(inclusionLeaf(manifest, { ...endorsement, epoch: 1 }), inclusionLeaf(manifest, endorsement));
+  assert.notDeepEqual(
+    inclusionLeaf(manifest, { ...endorsement, committee: manifest }),
+    inclusionLeaf(manifest, endorsement),
+  );
 });

@@ -30,10 +30,10 @@ export const ENTRY_LIMITS = {
 /** Payload types of what is signed in entries. */
 export const INSTRUCTION_TYPE = 'application/vnd.hypermesh.instruction.v1+json';
 export const ORDER_TYPE = 'application/vnd.hypermesh.order.v1+json';
-export const CLOCK_TYPE = 'application/vnd.hypermesh.clock.v1+json';
-export const SPACE_LOST_TYPE = 'application/vnd.hypermesh.space-lost.v1+json';
-export const HANDOVER_TYPE = 'application/vnd.hypermesh.handover.v1+json';
-export const SEQUENCER_TYPE = 'application/vnd.hypermesh.sequencer.v1+json';
+export const CLOCK_TYPE = 'application/vnd.hypermesh.clock.v2+json';
+export const SPACE_LOST_TYPE = 'application/vnd.hypermesh.space-lost.v2+json';
+export const HANDOVER_TYPE = 'application/vnd.hypermesh.handover.v2+json';
+export const SEQUENCER_TYPE = 'application/vnd.hypermesh.sequencer.v2+json';
 
 /** Both public keys, base64: who signs with them is known by their key id, without a certificate. */
 export interface KeyText {
@@ -88,7 +88,8 @@ export type Conflict =
   /** Two votes of a validator for different operations of one sequence number or different content of one version, or for different heads of one index. */
   | {
       readonly kind: 'words';
-      readonly epoch: number;
+      /** {@link Committee.digest} of the one whose member it is; both statements name it. */
+      readonly committee: Digest;
       readonly type: string;
       readonly first: Word;
       readonly second: Word;
@@ -96,7 +97,7 @@ export type Conflict =
 
 export interface ClockStatement {
   readonly networkId: Digest;
-  readonly epoch: number;
+  readonly committee: Digest;
   readonly validator: string;
   /** By the validator's own clock. */
   readonly atMs: number;
@@ -104,7 +105,7 @@ export interface ClockStatement {
 
 export interface SpaceLostStatement {
   readonly networkId: Digest;
-  readonly epoch: number;
+  readonly committee: Digest;
   readonly account: string;
   /** Root of the commitment that could not be opened any more. */
   readonly root: string;
@@ -112,8 +113,8 @@ export interface SpaceLostStatement {
 
 export interface HandoverStatement {
   readonly networkId: Digest;
-  /** The one that ends. */
-  readonly epoch: number;
+  /** The one that stops. */
+  readonly committee: Digest;
   readonly validator: string;
   /** 0, 1, …: a validator with much to hand over makes several entries. */
   readonly part: number;
@@ -132,7 +133,7 @@ export type SequencerPlace =
 
 export interface SequencerStatement {
   readonly networkId: Digest;
-  readonly epoch: number;
+  readonly committee: Digest;
   /** Moves that came before: one approval is good for one move. */
   readonly moves: number;
   readonly to: SequencerPlace;
@@ -163,7 +164,6 @@ export type Entry = { readonly formatVersion: 1; readonly networkId: Digest } & 
 );
 
 const amount = z.int().positive().max(PROOF_LIMITS.tokensMax);
-const epoch = z.int().nonnegative();
 const keyText: z.ZodType<KeyText> = z.strictObject({
   falcon: canonicalBase64(1793, 1793),
   ed25519: canonicalBase64(32, 32),
@@ -213,7 +213,7 @@ const word: z.ZodType<Word> = z.strictObject({ statement: anyJson, attestation }
 
 const conflict: z.ZodType<Conflict> = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('orders'), keys: keyText, first: envelope, second: envelope }),
-  z.strictObject({ kind: z.literal('words'), epoch, type: z.string().max(128), first: word, second: word }),
+  z.strictObject({ kind: z.literal('words'), committee: digest, type: z.string().max(128), first: word, second: word }),
 ]);
 
 const attestations = z.array(attestation).min(1).max(PROOF_LIMITS.committeeMax);
@@ -233,7 +233,7 @@ const sequencerPlace: z.ZodType<SequencerPlace> = z.discriminatedUnion('kind', [
 
 export const sequencerStatement: z.ZodType<SequencerStatement> = z.strictObject({
   networkId: digest,
-  epoch,
+  committee: digest,
   moves: z.int().nonnegative(),
   to: sequencerPlace,
   after: z.strictObject({ index: z.int().nonnegative(), head: hex32 }).exactOptional(),
@@ -246,14 +246,14 @@ const entry: z.ZodType<Entry> = z.discriminatedUnion('kind', [
   z.strictObject({
     ...head,
     kind: z.literal('clock'),
-    statement: z.strictObject({ networkId: digest, epoch, validator: hex32, atMs: z.int().nonnegative() }),
+    statement: z.strictObject({ networkId: digest, committee: digest, validator: hex32, atMs: z.int().nonnegative() }),
     attestation,
   }),
   z.strictObject({ ...head, kind: z.literal('evidence'), conflict }),
   z.strictObject({
     ...head,
     kind: z.literal('space-lost'),
-    statement: z.strictObject({ networkId: digest, epoch, account: hex32, root: hex32 }),
+    statement: z.strictObject({ networkId: digest, committee: digest, account: hex32, root: hex32 }),
     attestations,
   }),
   z.strictObject({
@@ -267,7 +267,7 @@ const entry: z.ZodType<Entry> = z.discriminatedUnion('kind', [
     kind: z.literal('handover'),
     statement: z.strictObject({
       networkId: digest,
-      epoch,
+      committee: digest,
       validator: hex32,
       part: z.int().nonnegative(),
       isLast: z.boolean(),

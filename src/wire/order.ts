@@ -24,13 +24,14 @@ export const ORDER_LIMITS = {
 } as const;
 
 /** Payload type of a {@link HeadStatement}. */
-export const HEAD_TYPE = 'application/vnd.hypermesh.head.v1+json';
+export const HEAD_TYPE = 'application/vnd.hypermesh.head.v2+json';
 
 /** What a validator signs: the first `index` entries of the order are those that lead to `head`. */
 export interface HeadStatement {
-  readonly formatVersion: 1;
+  readonly formatVersion: 2;
   readonly networkId: Digest;
-  readonly epoch: number;
+  /** {@link Committee.digest} of the one that certifies it. */
+  readonly committee: Digest;
   readonly index: number;
   /** 64 hex digits. */
   readonly head: string;
@@ -56,9 +57,9 @@ const position = z.int().nonnegative();
 
 const headStatement: z.ZodType<HeadStatement> = z
   .strictObject({
-    formatVersion: z.literal(1),
+    formatVersion: z.literal(2),
     networkId: digest,
-    epoch: z.int().nonnegative(),
+    committee: digest,
     index: z.int().positive(),
     head: hex32,
     base: position,

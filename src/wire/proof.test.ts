@@ -117,7 +117,7 @@ test('the decoders refuse a second spelling of the same bytes, unknown members, 
   refused('space.receipts', Array(101).fill(proofs.space!.receipts[0]));
   refused('challenge.operation.ref', 'x'.repeat(513));
   refused('challenge.anchor.more', 1);
-  assert.throws(() => decodeProofSet({ ...proofs, formatVersion: 2 }), /formatVersion: this version reads format 3/);
+  assert.throws(() => decodeProofSet({ ...proofs, formatVersion: 3 }), /formatVersion: this version reads format 4/);
   refused('space', { ...proofs.space, more: 1 });
   assert.throws(
     () => decodeEndorsement({ ...endorsement, votes: [] }),

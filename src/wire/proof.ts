@@ -47,7 +47,8 @@ export interface Challenge {
   readonly operation: Operation;
   readonly requirements: Requirements;
   readonly networkId: Digest;
-  readonly epoch: number;
+  /** {@link Committee.digest} of the committee that is asked. */
+  readonly committee: Digest;
   readonly anchor: {
     /** Medians of the shares. */
     readonly issuedAtMs: number;
@@ -72,7 +73,7 @@ export interface AnchorShare {
 /** What a validator signs to begin an operation. */
 export interface ShareStatement {
   readonly networkId: Digest;
-  readonly epoch: number;
+  readonly committee: Digest;
   /** {@link operationDigest} */
   readonly operation: Digest;
   readonly nonce: string;
@@ -108,7 +109,7 @@ export interface SignedReceipt {
 /** What a validator signs about an audit: the commitment was registered with it, and the answer arrived at that time. */
 export interface SpaceReceipt {
   readonly networkId: Digest;
-  readonly epoch: number;
+  readonly committee: Digest;
   readonly identity: string;
   readonly context: Digest;
   readonly root: string;
@@ -136,7 +137,7 @@ export interface SignedStake {
 
 export interface StakeStatement {
   readonly networkId: Digest;
-  readonly epoch: number;
+  readonly committee: Digest;
   readonly account: string;
   readonly balance: number;
   readonly locked: number;
@@ -163,7 +164,7 @@ export interface TimeProof {
 
 /** Proof bodies are specified in docs/protocol/proofs.md; each is verifiable alone. Null: not asked for. */
 export interface ProofSet {
-  readonly formatVersion: 3;
+  readonly formatVersion: 4;
   readonly challenge: Challenge;
   readonly space: SpaceProof | null;
   readonly stake: StakeProof | null;
@@ -173,9 +174,10 @@ export interface ProofSet {
 
 /** What every vote for an operation says. */
 interface Admitted {
-  readonly formatVersion: 2;
+  readonly formatVersion: 3;
   readonly networkId: Digest;
-  readonly epoch: number;
+  /** {@link Committee.digest}: of two documents for one epoch none can lend its votes to the other. */
+  readonly committee: Digest;
   readonly operation: Operation;
   /** SHA-256 of the canonical JSON of the proof set. */
   readonly proofs: Digest;
@@ -207,10 +209,10 @@ export interface FastEndorsement extends Admitted {
 export const AUDITS = 3;
 
 /** Types of the statements that validators sign. */
-export const SHARE_TYPE = 'application/vnd.hypermesh.anchor-share.v1+json';
-export const VOTE_TYPE = 'application/vnd.hypermesh.vote.v2+json';
-export const SPACE_RECEIPT_TYPE = 'application/vnd.hypermesh.space-receipt.v2+json';
-export const STAKE_STATEMENT_TYPE = 'application/vnd.hypermesh.stake-statement.v2+json';
+export const SHARE_TYPE = 'application/vnd.hypermesh.anchor-share.v2+json';
+export const VOTE_TYPE = 'application/vnd.hypermesh.vote.v3+json';
+export const SPACE_RECEIPT_TYPE = 'application/vnd.hypermesh.space-receipt.v3+json';
+export const STAKE_STATEMENT_TYPE = 'application/vnd.hypermesh.stake-statement.v3+json';
 
 /** Strict base64 of `unit`-byte items, at most `most` of them. */
 function base64Of(unit: number, most: number, least = 0) {
@@ -281,7 +283,7 @@ export const challenge: z.ZodType<Challenge> = z.strictObject({
   operation,
   requirements,
   networkId: digest,
-  epoch: z.int().nonnegative(),
+  committee: digest,
   anchor: z.strictObject({ issuedAtMs: timeMs, hexDigits, previous: digest, shares: wordsOf(anchorShare) }),
   context: digest,
 });
@@ -321,7 +323,7 @@ export const timeProof: z.ZodType<TimeProof> = z.strictObject({
   quotient: base64Of(256, 1, 1),
 });
 
-const setVersion = z.literal(3, 'this version reads format 3 of proof sets');
+const setVersion = z.literal(4, 'this version reads format 4 of proof sets');
 
 /** The challenge with four bodies of whatever form: each is then judged alone, so that one malformed proof says nothing about the others. */
 export const proofSetShell = z.strictObject({
@@ -343,9 +345,9 @@ export const proofSet: z.ZodType<ProofSet> = z.strictObject({
 });
 
 const admitted = {
-  formatVersion: z.literal(2),
+  formatVersion: z.literal(3),
   networkId: digest,
-  epoch: z.int().nonnegative(),
+  committee: digest,
   operation,
   proofs: digest,
 };

@@ -8,6 +8,7 @@ import type { Trust } from '../../src/capabilities/trust.ts';
 import { challengeOf, shareStatement } from '../../src/subsystems/nkrypt/anchor.ts';
 import { openingDigest, spaceReceipt } from '../../src/subsystems/nkrypt/judge.ts';
 import { encodeOrder, ORDER_TYPE, type SelfSigned } from '../../src/wire/entry.ts';
+import { epochDigest } from '../../src/wire/epoch.ts';
 import {
   type AnchorShare,
   AUDITS,
@@ -89,7 +90,7 @@ export class Liar {
     const { trust, consensus } = this.#lent!;
     const honest = await consensus.challenge('publish', first!, ref!);
     const operation: Operation = { ...honest.operation, subject: second!, ref: otherRef! };
-    const { networkId, epoch, requirements } = honest;
+    const { networkId, committee, requirements } = honest;
     const signed = async (what: Operation): Promise<SelfSigned> => {
       const payload = encodeOrder({ formatVersion: 1, networkId, operation: what });
       const [keys, envelope] = await Promise.all([
@@ -110,7 +111,7 @@ export class Liar {
     const { previous } = shares.find((one) => alikeTo(one.previous).length >= needed)!;
     const alike = alikeTo(previous).slice(0, needed);
     const other = challengeOf(
-      { operation, requirements, networkId, epoch, previous },
+      { operation, requirements, networkId, committee, previous },
       alike.map(({ share }) => share),
     );
     const submissions: Submission[] = [];
@@ -120,16 +121,19 @@ export class Liar {
   }
 
   /** Who votes now: that of the genesis, or of the last document. */
-  async #committee(): Promise<{ readonly epoch: number; readonly validators: readonly { readonly key: string }[] }> {
-    const { document, epochs } = await this.#lent!.consensus.genesis();
-    return epochs.at(-1) ?? (document as unknown as { committee: { epoch: number; validators: [] } }).committee;
+  async #committee(): Promise<{ readonly digest: Digest; readonly validators: readonly { readonly key: string }[] }> {
+    const { networkId, document, epochs } = await this.#lent!.consensus.genesis();
+    const last = epochs.at(-1);
+    if (last !== undefined) return { digest: epochDigest(last), validators: last.validators };
+    const { validators } = (document as unknown as { committee: { validators: [] } }).committee;
+    return { digest: networkId, validators };
   }
 
   /** Says yes to whatever is asked, checks nothing, and remembers nothing of it. */
   async #everything(method: string, body: Json): Promise<Json | undefined> {
     const { trust, consensus } = this.#lent!;
     const { networkId, document } = await consensus.genesis();
-    const { epoch } = await this.#committee();
+    const { digest: committee } = await this.#committee();
     const nowMs = this.clock.nowMs();
     switch (method) {
       case 'committee/anchor': {
@@ -139,7 +143,7 @@ export class Liar {
         this.#seeds.set(own.nonce, seed);
         const { newest } = body as unknown as { newest: Endorsement | null };
         const previous = newest === null ? (`sha256:${'0'.repeat(64)}` as const) : newest.proofs;
-        const statement = shareStatement({ networkId, epoch, operation, previous }, own);
+        const statement = shareStatement({ networkId, committee, operation, previous }, own);
         const share: AnchorShare = { ...own, attestation: await trust.attestFast(SHARE_TYPE, statement) };
         return { share, previous, newest: null } as unknown as Json;
       }
@@ -162,7 +166,7 @@ export class Liar {
       case 'committee/vote': {
         const { proofs } = body as unknown as { proofs: ProofSet };
         const { operation } = proofs.challenge;
-        const vote = { formatVersion: 2, networkId, epoch, operation, proofs: proofsDigest(proofs), atMs: nowMs };
+        const vote = { formatVersion: 3, networkId, committee, operation, proofs: proofsDigest(proofs), atMs: nowMs };
         return { atMs: vote.atMs, attestation: await trust.attest(VOTE_TYPE, vote) } as unknown as Json;
       }
       default:

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { isCoded } from '../../src/base/errors.ts';
+import { epochDigest } from '../../src/wire/epoch.ts';
 import { writePackage } from '../system/support.ts';
 import { type MeshNode, mesh, until } from './mesh.ts';
 
@@ -29,8 +30,8 @@ test('by command: a network gives its members seats one after the other, and adm
 
   // Whoever sits since a moment ago learns of the commitments of the others within some seconds: by then one may be away.
   await fourth.publish(await folderOf('first'));
-  const { endorsement } = await fourth.client.bundle('seats/first');
-  assert.deepEqual([endorsement.epoch, endorsement.votes.length], [3, 3]);
+  const { network, endorsement } = await fourth.client.bundle('seats/first');
+  assert.deepEqual([network.epochs?.map(epochDigest).indexOf(endorsement.committee), endorsement.votes.length], [2, 3]);
   await second.publish(await folderOf('second'));
 
   await third.end('SIGKILL');

@@ -46,7 +46,13 @@ it('hypermesh network audit shows a conflict with the signed statements, and fai
   const certificates = ['one', 'two'].map((content) => {
     const operation = { kind: 'publish', ref: 'ada/tool@1.0.0', identity: keyId, sequence: 1 };
     const subject = digestOf(utf8(content));
-    const said = { formatVersion: 2, networkId, epoch: 0, operation: { ...operation, subject }, proofs: subject };
+    const said = {
+      formatVersion: 3,
+      networkId,
+      committee: networkId,
+      operation: { ...operation, subject },
+      proofs: subject,
+    };
     return { ...said, votes: [{ atMs: 1, attestation: validator.attest(VOTE_TYPE, { ...said, atMs: 1 }) }] };
   });
   const file = join(home.folder, 'conflict.json');

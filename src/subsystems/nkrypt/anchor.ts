@@ -1,6 +1,5 @@
 import type { Digest } from '../../base/digest.ts';
 import { canonicalJson } from '../../base/json.ts';
-import type { Genesis } from '../../wire/genesis.ts';
 import {
   type AnchorShare,
   AUDITS,
@@ -13,23 +12,24 @@ import {
   type Requirements,
   type ShareStatement,
 } from '../../wire/proof.ts';
+import type { Law } from './epoch-law.ts';
 
 /** What all shares of an anchor are about. */
 export interface AnchorTerms {
   readonly operation: Operation;
   readonly requirements: Requirements;
   readonly networkId: Digest;
-  readonly epoch: number;
+  readonly committee: Digest;
   readonly previous: Digest;
 }
 
 /** The statement that a validator signed to give a share. */
 export function shareStatement(
-  { networkId, epoch, operation, previous }: Omit<AnchorTerms, 'requirements'>,
+  { networkId, committee, operation, previous }: Omit<AnchorTerms, 'requirements'>,
   own: Pick<AnchorShare, 'nonce' | 'issuedAtMs' | 'hexDigits'>,
 ): ShareStatement {
   const { nonce, issuedAtMs, hexDigits } = own;
-  return { networkId, epoch, operation: operationDigest(operation), nonce, issuedAtMs, previous, hexDigits };
+  return { networkId, committee, operation: operationDigest(operation), nonce, issuedAtMs, previous, hexDigits };
 }
 
 /** The one challenge that those shares of a quorum make. */
@@ -57,14 +57,14 @@ export function byValidator(
 /** Whether a challenge is what its shares make it. A sentence says what does not belong together. Who signed them is checked apart. */
 export function objectionToChallenge(
   challenge: Challenge,
-  law: { readonly genesis: Genesis; readonly networkId: Digest },
+  law: Pick<Law, 'genesis' | 'networkId' | 'committee'>,
 ): string | undefined {
-  const { operation, requirements, networkId, epoch, anchor } = challenge;
+  const { operation, requirements, networkId, committee, anchor } = challenge;
   if (networkId !== law.networkId) return 'The challenge belongs to another network.';
-  if (epoch !== law.genesis.committee.epoch) return 'The challenge was issued by another committee.';
+  if (committee !== law.committee.digest) return 'The challenge was issued by another committee.';
   if (canonicalJson(requirements) !== canonicalJson(law.genesis.requirements[operation.kind]))
     return 'The challenge asks for something else than the network does.';
-  const made = challengeOf({ operation, requirements, networkId, epoch, previous: anchor.previous }, anchor.shares);
+  const made = challengeOf({ operation, requirements, networkId, committee, previous: anchor.previous }, anchor.shares);
   if (anchor.issuedAtMs !== made.anchor.issuedAtMs || anchor.hexDigits !== made.anchor.hexDigits)
     return 'The anchor does not say the median of its shares.';
   if (challenge.context !== made.context) return 'The context is not that of the operation and anchor.';

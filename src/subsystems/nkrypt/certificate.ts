@@ -21,7 +21,7 @@ export async function checkEndorsement(
 ): Promise<void> {
   const endorsement = decodeEndorsement(value);
   await refusing(async () => {
-    const law = await laws.of(document, epochs, endorsement.epoch);
+    const law = await laws.of(document, epochs, endorsement.committee);
     checkRoot(law.genesis, anchor);
     await checkVotes(laws.trust, endorsement, law);
   });
@@ -58,12 +58,12 @@ export async function checkedBallot(
 async function checkVotes(
   trust: Pick<Trust, 'attested'>,
   certificate: FastEndorsement,
-  { genesis, networkId, committeeOf }: Law,
+  { networkId, committee: present, committeeOf }: Law,
   votesMin?: number,
 ): Promise<number> {
   if (certificate.networkId !== networkId) throw new Error('it belongs to another network');
-  const { epoch } = certificate;
-  const committee = epoch === genesis.committee.epoch ? genesis.committee : committeeOf?.(epoch);
+  const { committee: named } = certificate;
+  const committee = named === present.digest ? present : committeeOf?.(named);
   if (committee === undefined) throw new Error('it names another committee');
   const words = certificate.votes.map(({ atMs, attestation }) => ({
     attestation,

@@ -31,7 +31,12 @@ test('checkOrder() takes the order of the publisher for this operation of this n
     votes: new VoteBook(store),
     ledger: { account: unused as never, ownerOf: unused as never },
   };
-  const committee = new Committee(lent, { clock: { nowMs: () => 1_000 }, genesis: {} as Genesis, networkId });
+  const committee = new Committee(lent, {
+    clock: { nowMs: () => 1_000 },
+    genesis: {} as Genesis,
+    networkId,
+    committee: { epoch: 0, validators: [], digest: networkId },
+  });
   const operation: Operation = {
     ...{ kind: 'publish', identity: ada.keyId, sequence: 7 },
     ...{ subject: digestOf('content'), ref: 'ada/tool@1.0.0' },

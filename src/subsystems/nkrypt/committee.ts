@@ -172,7 +172,7 @@ export class Committee {
     if (known !== null) tip = this.#votes.tip(identity, kind);
     const nowMs = this.#clock.nowMs();
     const seed = hex(randomBytes(32));
-    const { genesis, networkId } = this.#law;
+    const { genesis, networkId, committee } = this.#law;
     const own = {
       nonce: hashedTimes(seed, AUDITS + 1),
       issuedAtMs: nowMs,
@@ -182,7 +182,7 @@ export class Committee {
       ...{ identity, operation: operationDigest(operation), seed, issuedAtMs: nowMs },
       ...{ context: null, audits: [] },
     });
-    const about = { networkId, epoch: genesis.committee.epoch, operation, previous: tip.previous };
+    const about = { networkId, committee: committee.digest, operation, previous: tip.previous };
     const attestation = await this.#trust.attestFast(SHARE_TYPE, shareStatement(about, own));
     const asked = newest === null ? 0 : ((newest as Endorsement).operation?.sequence ?? 0);
     return {
@@ -287,8 +287,8 @@ export class Committee {
 
   /** Signs what was decided. */
   async sign(operation: Operation, proofs: Digest, atMs: number, fast: boolean): Promise<SignedVote<FastAttestation>> {
-    const { genesis, networkId } = this.#law;
-    const vote: Vote = { formatVersion: 2, networkId, epoch: genesis.committee.epoch, operation, proofs, atMs };
+    const { networkId, committee } = this.#law;
+    const vote: Vote = { formatVersion: 3, networkId, committee: committee.digest, operation, proofs, atMs };
     const attestation = fast
       ? await this.#trust.attestFast(VOTE_TYPE, vote)
       : await this.#trust.attest(VOTE_TYPE, vote);
@@ -437,7 +437,7 @@ export class Committee {
   #decideAll(): void {
     const deciding = this.#deciding;
     this.#deciding = [];
-    const { epoch } = this.#law.genesis.committee;
+    const { epoch } = this.#law.committee;
     const nowMs = this.#clock.nowMs();
     try {
       const decisions = this.#votes.decideAll(
@@ -542,11 +542,20 @@ export class Committee {
     });
   }
 
-  /** Sequence numbers mean something within one network only. Errors: `network-mismatch`. */
+  /**
+   * Sequence numbers mean something within one network only, and a challenge only to the committee that issued it: what was decided in an epoch before is not voted for
+   * again in this one. Errors: `network-mismatch`, `epoch-over`.
+   */
   #own(challenge: Challenge): void {
-    if (challenge.networkId === this.#law.networkId) return;
-    throw new HyperMeshError('network-mismatch', 'The challenge was issued in another network.', {
-      hint: 'Run the command again with the home that belongs to the network.',
+    const { networkId, committee } = this.#law;
+    if (challenge.networkId !== networkId) {
+      throw new HyperMeshError('network-mismatch', 'The challenge was issued in another network.', {
+        hint: 'Run the command again with the home that belongs to the network.',
+      });
+    }
+    if (challenge.committee === committee.digest) return;
+    throw new HyperMeshError('epoch-over', 'The challenge was issued by another committee than the present one.', {
+      hint: 'Run the command again; it begins with a new anchor.',
     });
   }
 }

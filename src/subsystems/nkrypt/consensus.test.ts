@@ -14,6 +14,7 @@ import type { Trust } from '../../capabilities/trust.ts';
 import { makeSigner } from '../../testing/signer.ts';
 import { until } from '../../testing/until.ts';
 import { encodeOrder, ORDER_TYPE } from '../../wire/entry.ts';
+import { epochDigest } from '../../wire/epoch.ts';
 import { GENESIS_TYPE, type Genesis } from '../../wire/genesis.ts';
 import {
   admittedAtMs,
@@ -250,11 +251,11 @@ test('verify() refuses every altered field of every proof', async () => {
     ['time', 'time.quotient', () => set.time!.output],
     ['time', 'time', ({ squarings, output }: NonNullable<ProofSet['time']>) => ({ squarings, output, halvings: [] })],
     ['time', 'time', () => null],
-    ['all', 'formatVersion', () => 2],
-    ['all', 'formatVersion', () => 4],
+    ['all', 'formatVersion', () => 3],
+    ['all', 'formatVersion', () => 5],
     ['all', 'challenge.context', () => other],
     ['all', 'challenge.networkId', () => other],
-    ['all', 'challenge.epoch', plus(1)],
+    ['all', 'challenge.committee', () => other],
     ['all', 'challenge.anchor.hexDigits', plus(1)],
     ['all', 'challenge.anchor.shares', () => []],
     ['all', 'challenge.anchor.shares', (list: unknown[]) => [...list, ...list]],
@@ -284,7 +285,16 @@ test('verify() refuses every altered field of every proof', async () => {
     assert.deepEqual(verdicts, expected, where);
     await assert.rejects(
       nkrypt.admit(altered),
-      (error) => isCoded(error, 'proof-invalid', 'proof-rejected', 'equivocation', 'network-mismatch', 'entry-invalid'),
+      (error) =>
+        isCoded(
+          error,
+          'proof-invalid',
+          'proof-rejected',
+          'equivocation',
+          'network-mismatch',
+          'entry-invalid',
+          'epoch-over',
+        ),
       where,
     );
   }
@@ -390,9 +400,9 @@ test('verifyEndorsement() refuses altered, foreign, unsigned and doubled votes',
   ]) {
     await refused({ ...good, votes: [{ ...vote, attestation }] });
   }
-  await refused({ ...good, formatVersion: 1 });
+  await refused({ ...good, formatVersion: 2 });
   await refused({ ...good, votes: [{ ...vote, atMs: vote!.atMs + 1 }] });
-  await refused({ ...good, epoch: 1 });
+  await refused({ ...good, committee: other });
   await refused({ ...good, networkId: other });
   await refused({ ...good, operation: { ...good.operation, subject: other } });
   await refused({ ...good, votes: [] });
@@ -420,7 +430,8 @@ test('a committee of four needs three distinct votes, each with its own time; th
   const four = { ...unsigned, approvals };
   assert.equal(await isApproved(four, trust), true);
   assert.equal(await isApproved({ ...four, createdAtMs: 5 }, trust), false);
-  const statement = { ...admitted, networkId: digestOf(utf8(canonicalJson(four))) };
+  const networkId = digestOf(utf8(canonicalJson(four)));
+  const statement = { ...admitted, networkId, committee: networkId };
   const signed = await Promise.all(
     order.map(async (i, at) => {
       const atMs = 1_000 * at;
@@ -564,7 +575,8 @@ test('the state section carries ledger, memory and network to another folder', a
 
 test('another epoch: what was admitted before and after holds by the committee of its time, offline, and nothing by another', async () => {
   await using home = await open('epochs');
-  const { endorsement: before } = await home.admit(await proofs('publish', home));
+  const decided = await proofs('publish', home);
+  const { endorsement: before } = await home.admit(decided);
   const old = await home.genesis();
   assert.deepEqual(old.epochs, []);
   const seat = await trust.validatorKeys();
@@ -573,17 +585,20 @@ test('another epoch: what was admitted before and after holds by the committee o
   await home.proposeCommittee([seat]);
   await until('the next epoch', async () => (await home.committee()).epoch === 1);
   await assert.rejects(home.admit(started));
+  // Also what was voted for in the epoch before is not voted for again in this one.
+  const again = { proofs: decided, order: null, fast: true };
+  await assert.rejects(home.desk('committee/vote', seat.account, again), coded('epoch-over'));
   const set = await home.prove(await home.challenge('publish', subject, 'ada/greeter@4.0.0'));
   const { endorsement: after } = await home.admit(set);
-  assert.deepEqual([before.epoch, after.epoch], [0, 1]);
-  const { document, epochs } = await home.genesis();
+  const { document, epochs, networkId } = await home.genesis();
+  assert.deepEqual([before.committee, after.committee], [networkId, epochDigest(epochs[0]!)]);
   const check = (one: unknown, documents: typeof epochs) =>
     home.verifyEndorsement(one as typeof after, { genesis: document, anchor, epochs: documents });
   await check(before, []);
   await check(before, epochs);
   await check(after, epochs);
   await assert.rejects(check(after, []), coded('endorsement-invalid'));
-  await assert.rejects(check({ ...after, epoch: 0 }, epochs), coded('endorsement-invalid'));
+  await assert.rejects(check({ ...after, committee: networkId }, epochs), coded('endorsement-invalid'));
   const forged = epochs.map((one) => ({
     ...one,
     approvals: one.approvals.map((word) => ({ ...word, ed25519: `${'A'.repeat(86)}==` })),

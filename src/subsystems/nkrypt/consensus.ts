@@ -138,10 +138,10 @@ class Validator implements NKrypt {
   }
 
   async committee(): ReturnType<NKrypt['committee']> {
-    const { genesis, seat, ledger } = this.#member;
-    const { epoch, validators } = genesis.committee;
+    const { genesis, seat, ledger, committee } = this.#member;
+    const { epoch, digest, validators } = committee;
     return {
-      epoch,
+      ...{ epoch, digest },
       // Epoch documents carry no time: when a later one began is a matter of the order.
       sinceMs: ledger.epochDocuments().length === 0 ? genesis.createdAtMs : null,
       documents: 1 + ledger.epochDocuments().length,
@@ -156,13 +156,13 @@ class Validator implements NKrypt {
   }
 
   async certified(value: unknown): Promise<Endorsement> {
-    const { genesis, networkId, ledger } = this.#member;
-    const law: Law = { genesis, networkId, committeeOf: (epoch) => ledger.committeeOf(epoch) };
+    const { genesis, networkId, committee, ledger } = this.#member;
+    const law: Law = { genesis, networkId, committee, committeeOf: (digest) => ledger.committeeOf(digest) };
     return checkedCertificate(this.#trust, value, law);
   }
 
   async seats(): Promise<readonly ValidatorKeys[]> {
-    return this.#member.genesis.committee.validators;
+    return this.#member.committee.validators;
   }
 
   async proposals(): Promise<readonly ProposalInfo[]> {
@@ -292,11 +292,10 @@ class Validator implements NKrypt {
 
   async lossSeen(publisher: string, account: string, root: string): Promise<Attestation | null> {
     this.#checkValidator(publisher);
-    const { seat, audits, networkId, genesis } = this.#member;
+    const { seat, audits, networkId, committee } = this.#member;
     if (seat === null) throw new HyperMeshError('committee-only', 'This home does not sit in the committee.');
     if (audits?.isLost(account, root) !== true) return null;
-    const { epoch } = genesis.committee;
-    return this.#trust.attest(SPACE_LOST_TYPE, { networkId, epoch, account, root });
+    return this.#trust.attest(SPACE_LOST_TYPE, { networkId, committee: committee.digest, account, root });
   }
 
   /** For `SpaceAudits`. */
@@ -306,7 +305,7 @@ class Validator implements NKrypt {
 
   /** Audits answer whoever sits in the committee: the channel proved his publisher, the genesis names it. */
   #checkValidator(publisher: string): void {
-    if (this.#member.genesis.committee.validators.some(({ account }) => account === publisher)) return;
+    if (this.#member.committee.validators.some(({ account }) => account === publisher)) return;
     throw new HyperMeshError('not-permitted', 'Only the validators of the network ask that.');
   }
 

@@ -1,16 +1,17 @@
 import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { hex } from '../../base/bytes.ts';
-import type { Digest } from '../../base/digest.ts';
-import { storageError } from '../../base/errors.ts';
-import type { Json } from '../../base/json.ts';
+import { type Digest, digestOf } from '../../base/digest.ts';
+import { HyperMeshError, storageError } from '../../base/errors.ts';
+import { canonicalJson, type Json } from '../../base/json.ts';
 import type { SeatAsk } from '../../capabilities/membership.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import type { SignatureCheck, ValidatorKeys } from '../../wire/attestation.ts';
+import type { Committee } from '../../wire/epoch.ts';
 import { decodeGenesis, type Genesis, genesisDocument } from '../../wire/genesis.ts';
 import type { Endorsement } from '../../wire/proof.ts';
 import { AccessCourt } from './access-court.ts';
-import { Committee, type Ruled } from './committee.ts';
+import { type Ruled, Committee as Seated } from './committee.ts';
 import { Desk } from './desk.ts';
 import type { Law } from './epoch-law.ts';
 import { Epochs } from './epochs.ts';
@@ -57,6 +58,8 @@ const SETTLE_MS = 3_000;
 /** What depends on the network and identity that the store is about. */
 export interface Membership {
   readonly genesis: Genesis;
+  /** In office, as far as this home knows. */
+  readonly committee: Committee;
   readonly document: Json;
   readonly networkId: Digest;
   readonly identity: string;
@@ -72,7 +75,7 @@ export interface Membership {
   readonly votes: VoteBook;
   /** The committee of the network, and this home as the court of what it serves to itself. */
   readonly network: Quorum;
-  readonly court: { readonly quorum: Quorum; readonly law: Genesis };
+  readonly court: { readonly quorum: Quorum; readonly law: Law };
   readonly space: SpaceCommitment;
   readonly standing: OwnStanding;
   readonly access: AccessCourt;
@@ -91,22 +94,23 @@ export async function enter(
   turned: () => void,
 ): Promise<Membership> {
   const { document } = store.raw.prepare('SELECT document FROM genesis').get() as { document: string };
-  const { genesis: founded, networkId } = decodeGenesis(JSON.parse(document));
+  const { genesis, networkId } = decodeGenesis(JSON.parse(document));
   // Also with expired certificates: a home must open to get new ones.
-  const own = await trust.certificates();
+  const certificates = await trust.certificates();
   const [identity, node] = (['publisher', 'node'] as const).map(
-    (role) => own.find((one) => one.role === role)!.keyId,
+    (role) => certificates.find((one) => one.role === role)!.keyId,
   ) as [string, string];
   const validator = await trust.validatorKeys();
   const { clock } = options;
   const votes = new VoteBook(store);
-  const first = firstCommittee(founded, networkId);
-  const ledger = new Ledger({ raw: store.raw, check }, { terms: termsOf(founded, networkId), first });
-  if (ledger.isEmpty) store.transact((raw) => foundLedger(raw, founded, first));
+  const first = firstCommittee(genesis, networkId);
+  const ledger = new Ledger({ raw: store.raw, check }, { terms: termsOf(genesis, networkId), first });
+  if (ledger.isEmpty) store.transact((raw) => foundLedger(raw, genesis, first));
   const sits = ledger.isSeated(validator.key);
-  const { epoch, validators } = ledger.latest(sits);
-  // The committee of the present epoch in the place of the first one; entered anew when the next one opens.
-  const genesis: Genesis = { ...founded, committee: { epoch, validators } };
+  // Entered anew when the next one opens.
+  const committee = ledger.latest(sits);
+  const { validators } = committee;
+  const before = ledger.before(committee);
   const order = sits
     ? new OrderedHome(
         { trust, store, ledger, ask: meeting, caught: (first, second) => votes.witness.caughtHeads(first, second) },
@@ -127,37 +131,42 @@ export async function enter(
   // In a transaction that may still be undone: looked at when it is over.
   ledger.onTurn = () => setImmediate(turned);
   const orders = new OwnOrders({ trust, store }, { clock, networkId, identity });
-  // A court of its own judges by itself in every epoch.
-  const lawWith = (law: Genesis): Law => ({
-    ...{ genesis: law, networkId },
-    committeeOf: (one) => (law === genesis ? ledger.committeeOf(one) : law.committee),
+  const alone = ownCourt(committee, networkId, validator);
+  const lawWith = (judges: Committee): Law => ({
+    ...{ genesis, networkId, committee: judges },
+    // What a home judged itself before it was the whole committee.
+    committeeOf: (one) => (judges.validators.length === 1 && one === alone.digest ? alone : ledger.committeeOf(one)),
   });
-  const seatOf = (law: Genesis, office: LedgerOffice, ruled?: Ruled): OwnSeat => {
+  const seatOf = (judges: Committee, office: LedgerOffice, ruled?: Ruled): OwnSeat => {
     const isSpaceLost = (account: string, root: string) => ledger.isSpaceLost(account, root);
     // A court of its own asks no committee.
-    const genuine = law === genesis ? (certificate: Endorsement) => ledger.remember(certificate) : () => undefined;
+    const genuine = judges === alone ? () => undefined : (certificate: Endorsement) => ledger.remember(certificate);
     const lent = { trust, store, votes, ledger, genuine, isSpaceLost, ruled };
-    const committee = new Committee(lent, { clock, ...lawWith(law) });
-    return { validator: validator.key, committee, desk: new Desk({ committee, office }) };
+    const seated = new Seated(lent, { clock, ...lawWith(judges) });
+    return { validator: validator.key, committee: seated, desk: new Desk({ committee: seated, office }) };
   };
-  const quorumOf = (law: Genesis, seat: OwnSeat | null) =>
-    new Quorum({ trust, votes, orders, own: seat, ask }, { clock, ...lawWith(law), identity, forgotten });
+  const quorumOf = (judges: Committee, seat: OwnSeat | null) =>
+    new Quorum({ trust, votes, orders, own: seat, ask }, { clock, ...lawWith(judges), identity, forgotten });
   // Who has just lost its seat goes on with the order for others, and votes and brings nothing.
   const inOffice = validators.some(({ key }) => key === validator.key) ? order : undefined;
   const seat =
     inOffice === undefined
       ? null
-      : seatOf(genesis, inOffice, {
-          allowed: (operation) => ledger.checkOperation(operation),
+      : seatOf(committee, inOffice, {
+          allowed: (operation) => {
+            checkInOffice(ledger, committee);
+            ledger.checkOperation(operation);
+          },
           until: (holds) => inOffice.order.until(holds, SETTLE_MS),
         });
-  const network = quorumOf(genesis, seat);
+  const network = quorumOf(committee, seat);
   const office = inOffice ?? new RemoteOffice(network);
   const account = new OwnAccount({ trust, store, office }, { networkId, account: identity });
-  const law = seat !== null && validators.length === 1 ? genesis : withCourt(genesis, validator);
-  const ownCourt = seat !== null && law === genesis ? seat : seatOf(law, office);
-  const court = { law, quorum: law === genesis ? network : quorumOf(law, ownCourt) };
-  const registry = ownCourt.committee.registry(identity);
+  const isAlone = seat !== null && validators.length === 1;
+  const judges = isAlone ? committee : alone;
+  const own = isAlone ? seat : seatOf(judges, office);
+  const court = { law: lawWith(judges), quorum: isAlone ? network : quorumOf(judges, own) };
+  const registry = own.committee.registry(identity);
   const seed = labelSeed(networkId, identity);
   const { bytes, iterations, registrationOpenings } = genesis.space;
   const directory = commitmentFolder(options.directory, seed);
@@ -165,8 +174,8 @@ export async function enter(
     { registry: network.registry(registry) },
     { directory, seed, bytes, iterations, registrationOpenings, clock },
   );
-  const standing = new OwnStanding((root) => network.standing(root), { directory, clock });
-  const standings = new Standings(trust, { clock, genesis, networkId });
+  const standing = new OwnStanding((root) => network.standing(root), { directory, clock, committee, before });
+  const standings = new Standings(trust, { clock, genesis, networkId, committee, before });
   const access = new AccessCourt(
     { standing: (...presented) => standings.check(...presented) },
     { clock, genesis, networkId, node },
@@ -186,15 +195,22 @@ export async function enter(
   // In the background: who needs it waits for it and gets the error, if there is one.
   space.ready().catch(() => undefined);
   return {
-    ...{ genesis, document: genesisDocument(founded), networkId, identity, epochs },
+    ...{ genesis, document: genesisDocument(genesis), networkId, committee, identity, epochs },
     ...{ seat, order, ledger, account, office, votes, network, court, space, standing, access, audits },
   };
 }
 
-/** The same law with this home as the judge of what it serves to itself. */
-function withCourt(genesis: Genesis, validator: ValidatorKeys): Genesis {
-  const { epoch } = genesis.committee;
-  return { ...genesis, committee: { epoch, validators: [validator] } };
+/** This home as the judge of what it serves to itself: what it says as that counts for nothing in the committee of the network, where it has a seat. */
+function ownCourt({ epoch }: Committee, networkId: Digest, validator: ValidatorKeys): Committee {
+  return { epoch, validators: [validator], digest: digestOf(canonicalJson({ court: validator.key, networkId })) };
+}
+
+/** Nobody votes before the order says that his committee sits, with everything that the one before handed over. Errors: `epoch-over`. */
+function checkInOffice(ledger: Ledger, { epoch, digest }: Committee): void {
+  if (ledger.committee().digest === digest) return;
+  throw new HyperMeshError('epoch-over', `The committee of epoch ${epoch} is not in office on this machine.`, {
+    hint: 'It follows in a moment; run the command again.',
+  });
 }
 
 /** Named by the seed, so that labels of another identity or network are never taken for ours; those are removed. */

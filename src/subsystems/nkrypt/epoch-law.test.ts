@@ -4,7 +4,7 @@ import { isCoded } from '../../base/errors.ts';
 import { makeSigner, signatureCheck } from '../../testing/signer.ts';
 import { readVectors } from '../../testing/vectors.ts';
 import { attestationHolds, publicKeysOf } from '../../wire/attestation.ts';
-import { EPOCH_TYPE, type EpochDocument } from '../../wire/epoch.ts';
+import { EPOCH_TYPE, type EpochDocument, epochDigest } from '../../wire/epoch.ts';
 import { decodeGenesis, GENESIS_TYPE, type Genesis } from '../../wire/genesis.ts';
 import { LawBook } from './epoch-law.ts';
 
@@ -20,6 +20,8 @@ test('a law is found once, for exactly the documents from which it follows', asy
   const proposal = { formatVersion: 1, networkId, epoch: 1, validators: [seat(second)], previous: networkId } as const;
   const next: EpochDocument = { ...proposal, approvals: [first.attest(EPOCH_TYPE, proposal)] };
 
+  const after = epochDigest(next);
+
   let checks = 0;
   const laws = new LawBook({
     async attested(word, type, statement, keys) {
@@ -28,21 +30,21 @@ test('a law is found once, for exactly the documents from which it follows', asy
     },
   });
   for (let time = 0; time < 3; time++) {
-    const law = await laws.of(document, [next], 1);
-    assert.deepEqual([law.networkId, law.genesis.committee.validators], [networkId, [seat(second)]]);
+    const law = await laws.of(document, [next], after);
+    assert.deepEqual([law.networkId, law.committee.validators], [networkId, [seat(second)]]);
   }
   assert.equal(checks, 1);
-  assert.deepEqual((await laws.of(document, [next], 0)).genesis.committee.validators, [seat(first)]);
+  assert.deepEqual((await laws.of(document, [next], networkId)).committee.validators, [seat(first)]);
 
   const altered = { ...next, validators: [seat(first)] };
-  const refused = () => assert.rejects(laws.of(document, [altered], 1), (error) => isCoded(error, 'epoch-invalid'));
+  const refused = () => assert.rejects(laws.of(document, [altered], after), (error) => isCoded(error, 'epoch-invalid'));
   await refused();
   await refused();
   assert.equal(checks, 3, 'what does not hold is not remembered');
-  assert.deepEqual((await laws.of(document, [next], 1)).genesis.committee.validators, [seat(second)]);
+  assert.deepEqual((await laws.of(document, [next], after)).committee.validators, [seat(second)]);
 
-  const dated = (epoch: number) => ({ challenge: { epoch } });
-  assert.equal((await laws.ofProofs(dated(1), document, [next])).genesis.committee.epoch, 1);
-  assert.equal((await laws.ofProofs(dated(7), document, [next])).genesis.committee.epoch, 0);
-  assert.equal((await laws.ofProofs(null, document, [next])).genesis.committee.epoch, 0);
+  const by = (committee: unknown) => ({ challenge: { committee } });
+  assert.equal((await laws.ofProofs(by(after), document, [next])).committee.epoch, 1);
+  assert.equal((await laws.ofProofs(by(epochDigest({ ...next, epoch: 7 })), document, [next])).committee.epoch, 0);
+  assert.equal((await laws.ofProofs(null, document, [next])).committee.epoch, 0);
 });

@@ -14,22 +14,24 @@ import {
   proposalOf,
   succeed,
 } from '../../wire/epoch.ts';
+import { digest } from '../../wire/fields.ts';
 import { decodeGenesis, type Genesis } from '../../wire/genesis.ts';
 import { checkWords } from './attest.ts';
 import { firstCommittee } from './ledger/ledger.ts';
 
 /** By whose signatures what happened in an epoch holds. */
 export interface Law {
-  /** With the committee of that epoch in the place of the first one. */
   readonly genesis: Genesis;
   readonly networkId: Digest;
-  /** Who sat in another epoch; undefined: nobody that is known here. */
-  readonly committeeOf?: (epoch: number) => Pick<Committee, 'validators'> | undefined;
+  /** Of that epoch. */
+  readonly committee: Committee;
+  /** Who sat in another epoch, by {@link Committee.digest}; undefined: nobody that is known here. */
+  readonly committeeOf?: (digest: Digest) => Pick<Committee, 'validators'> | undefined;
 }
 
 const LAWS_MAX = 16;
 
-const inEpoch = z.object({ challenge: z.object({ epoch: z.int().nonnegative() }) });
+const byCommittee = z.object({ challenge: z.object({ committee: digest }) });
 
 /**
  * Laws of epochs, each found once: who checks a bundle asks for the same one for each of its parts, and a home for every package. By the text of what
@@ -44,48 +46,53 @@ export class LawBook {
   }
 
   /**
-   * The law of an epoch, from the genesis and the documents that lead from it to there, each approved by a quorum of the committee before it. Needs nothing
-   * else. Errors: `network-mismatch`, `epoch-invalid` (also when a document is missing).
+   * The law of the committee with that digest, from the genesis and the documents that lead from it to there, each approved by a quorum of the committee before it.
+   * Needs nothing else. Errors: `network-mismatch`, `epoch-invalid` (also when a document is missing).
    */
-  async of(document: unknown, documents: readonly unknown[], epoch: number): Promise<Law> {
-    const key = digestOf(utf8(canonicalJson([document, documents, epoch])));
+  async of(document: unknown, documents: readonly unknown[], committee: Digest): Promise<Law> {
+    const key = digestOf(utf8(canonicalJson([document, documents, committee])));
     let law = this.#laws.get(key);
     if (law === undefined) {
-      law = await lawOf(this.trust, document, documents, epoch);
+      law = await lawOf(this.trust, document, documents, committee);
       this.#laws.set(key, law);
     }
     return law;
   }
 
-  /** That of the epoch in which the challenge of the proofs was issued; that of the genesis, by which they then do not hold, where nothing leads to it. */
+  /** That of the committee by which the challenge of the proofs was issued; that of the genesis, by which they then do not hold, where nothing leads to it. */
   async ofProofs(proofs: unknown, document: unknown, documents: readonly unknown[] = []): Promise<Law> {
     // Who judges the proofs looks at the rest of them.
-    const dated = inEpoch.safeParse(proofs);
-    if (!dated.success) return decodeGenesis(document);
+    const named = byCommittee.safeParse(proofs);
+    if (!named.success) return firstLaw(document);
     try {
-      return await this.of(document, documents, dated.data.challenge.epoch);
+      return await this.of(document, documents, named.data.challenge.committee);
     } catch (error) {
-      if (isCoded(error, 'epoch-invalid')) return decodeGenesis(document);
+      if (isCoded(error, 'epoch-invalid')) return firstLaw(document);
       throw error;
     }
   }
+}
+
+/** That of the committee in the genesis. */
+function firstLaw(document: unknown): Law {
+  const { genesis, networkId } = decodeGenesis(document);
+  return { genesis, networkId, committee: firstCommittee(genesis, networkId) };
 }
 
 async function lawOf(
   trust: Pick<Trust, 'attested'>,
   document: unknown,
   documents: readonly unknown[],
-  epoch: number,
+  wanted: Digest,
 ): Promise<Law> {
-  const { genesis, networkId } = decodeGenesis(document);
-  let committee = firstCommittee(genesis, networkId);
+  let { committee, ...law } = firstLaw(document);
   for (const value of documents) {
-    if (committee.epoch === epoch) break;
-    committee = await successor(trust, committee, decodeEpochDocument(value), networkId);
+    if (committee.digest === wanted) break;
+    committee = await successor(trust, committee, decodeEpochDocument(value), law.networkId);
   }
-  if (committee.epoch !== epoch)
-    throw noSuccessor(`the documents lead to epoch ${committee.epoch}, and not to ${epoch}`);
-  return { genesis: { ...genesis, committee: { epoch, validators: committee.validators } }, networkId };
+  if (committee.digest !== wanted)
+    throw noSuccessor(`the documents lead to epoch ${committee.epoch}, and to no committee ${wanted}`);
+  return { ...law, committee };
 }
 
 /** The committee that the document makes of the one before it, a quorum of which approved it. Errors: `epoch-invalid`. */

@@ -130,7 +130,8 @@ export class Epochs {
   async #handOver(options: CallOptions): Promise<void> {
     const { ledger, votes, trust } = this.#lent;
     const { epoch, isVoting } = ledger.present();
-    const sits = ledger.committee().validators.some(({ key }) => key === this.#self);
+    const { digest, validators } = ledger.committee();
+    const sits = validators.some(({ key }) => key === this.#self);
     if (isVoting || !sits || ledger.handedOver().includes(this.#self)) return;
     votes.close(epoch);
     const open = votes.votedIn(epoch).filter((order) => !ledger.isRecorded(decodeOrder(order).operation));
@@ -139,7 +140,7 @@ export class Epochs {
     for (const [part, orders] of parts.entries()) {
       if (part < ledger.partsOf(this.#self)) continue;
       const statement: HandoverStatement = {
-        ...{ networkId: this.#networkId, epoch, validator: this.#self },
+        ...{ networkId: this.#networkId, committee: digest, validator: this.#self },
         ...{ part, isLast: part === parts.length - 1, orders },
       };
       const attestation = await trust.attest(HANDOVER_TYPE, statement);

@@ -27,6 +27,7 @@ import {
 import { firstIssue, type TrustAnchor } from '../../wire/signature.ts';
 import { hexDigitsOf, isRevealed, objectionToChallenge, shareStatement } from './anchor.ts';
 import { checkWords } from './attest.ts';
+import type { Law } from './epoch-law.ts';
 import { rootOf } from './merkle.ts';
 import { auditPositions } from './registration.ts';
 import { LABEL_BYTES } from './space-graph.ts';
@@ -34,10 +35,8 @@ import { checkTime } from './time.ts';
 import { checkWork } from './work.ts';
 
 /** The law and the moment by which proofs are judged. */
-export interface Court {
+export interface Court extends Pick<Law, 'genesis' | 'networkId' | 'committee'> {
   readonly trust: Pick<Trust, 'attested'>;
-  readonly genesis: Genesis;
-  readonly networkId: Digest;
   readonly atMs: number;
 }
 
@@ -213,23 +212,23 @@ function timeHolds(
 
 /** What a validator says about the account of a challenge. */
 export function stakeStatement(
-  { networkId, epoch, operation, context }: Challenge,
+  { networkId, committee, operation, context }: Challenge,
   own: Pick<StakeStatement, 'balance' | 'locked' | 'issuedAtMs'>,
 ): StakeStatement {
-  return { networkId, epoch, account: operation.identity, context, ...own };
+  return { networkId, committee, account: operation.identity, context, ...own };
 }
 
 /** What a validator says about an audit of a challenge. */
 export function spaceReceipt(
-  { networkId, epoch, operation, context }: Challenge,
+  { networkId, committee, operation, context }: Challenge,
   about: Pick<SpaceReceipt, 'root' | 'bytes' | 'beacon' | 'opening'>,
   own: Pick<SpaceReceipt, 'issuedAtMs' | 'arrivedAtMs'>,
 ): SpaceReceipt {
-  return { networkId, epoch, identity: operation.identity, context, ...about, ...own };
+  return { networkId, committee, identity: operation.identity, context, ...about, ...own };
 }
 
-function lawOf({ trust, genesis }: Court) {
-  return { trust, validators: genesis.committee.validators };
+function lawOf({ trust, committee }: Court) {
+  return { trust, validators: committee.validators };
 }
 
 function skewMs({ genesis }: Court): number {

@@ -39,6 +39,7 @@ export interface NKrypt extends Consensus, AsyncDisposable {
   /** Who votes now, the locked tokens that answer for them where this home keeps the ledger, and how many documents say so. */
   committee(): Promise<{
     readonly epoch: number;
+    readonly digest: Digest;
     readonly sinceMs: number | null;
     readonly documents: number;
     readonly validators: readonly (Pick<ValidatorKeys, 'key' | 'account'> & { readonly locked: number | null })[];

@@ -76,7 +76,7 @@ export class Operations implements AsyncDisposable {
     if (!parsed.success) {
       throw new HyperMeshError('proof-invalid', `Expected a challenge, but ${firstIssue(parsed.error)}.`);
     }
-    const { space, identity, genesis, networkId } = this.#member;
+    const { space, identity, genesis, networkId, committee } = this.#member;
     const { operation, requirements } = parsed.data;
     if (operation.identity !== identity) {
       throw new HyperMeshError('proof-invalid', 'The challenge was issued to another identity than this home has.');
@@ -99,7 +99,7 @@ export class Operations implements AsyncDisposable {
         return await this.#prover.prove(current, lent, options);
       } catch (error) {
         // Each time another validator is passed over: after as many as may be faulty there is nobody left to pass over.
-        if (anchors > genesis.committee.validators.length || !isCoded(error, 'anchor-lost')) throw error;
+        if (anchors > committee.validators.length || !isCoded(error, 'anchor-lost')) throw error;
         // What a validator does not know yet it may learn in a moment.
         await pause(Math.min(1_000, ANCHOR_PAUSE_MS * 2 ** anchors), undefined, { signal: options.signal }).catch(
           () => undefined,
@@ -117,23 +117,22 @@ export class Operations implements AsyncDisposable {
       readonly epochs?: readonly EpochDocument[] | undefined;
     } = {},
   ): Promise<readonly ProofVerdict[]> {
-    const { genesis, networkId } =
+    const law =
       options.genesis === undefined
         ? await this.#lawOf(proofs)
         : await this.#laws.ofProofs(proofs, options.genesis, options.epochs);
     return judge(proofs, {
       trust: this.#lent.trust,
-      genesis,
-      networkId,
+      ...law,
       atMs: options.atMs ?? this.#lent.clock.nowMs(),
     });
   }
 
   /** What this home judges itself holds by its own signature; everything else by those of the committee. */
   async #lawOf(proofs: ProofSet): Promise<Law> {
-    const { court, document, ledger, networkId } = this.#member;
+    const { court, document, ledger } = this.#member;
     const kind = operationKind.safeParse((proofs as Partial<ProofSet> | null)?.challenge?.operation?.kind);
-    if (kind.success && this.#isJudgedHere(kind.data)) return { genesis: court.law, networkId };
+    if (kind.success && this.#isJudgedHere(kind.data)) return court.law;
     return this.#laws.ofProofs(proofs, document, ledger.epochDocuments());
   }
 

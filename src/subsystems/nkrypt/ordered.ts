@@ -91,9 +91,9 @@ export class OrderedHome implements LedgerOffice, AsyncDisposable {
   }
 
   async #tell(options: CallOptions): Promise<void> {
-    const { epoch } = this.#ledger.committee();
+    const { digest } = this.#ledger.committee();
     const statement: ClockStatement = {
-      ...{ networkId: this.#networkId, epoch, validator: this.#self },
+      ...{ networkId: this.#networkId, committee: digest, validator: this.#self },
       atMs: this.#clock.nowMs(),
     };
     const attestation = await this.#trust.attest(CLOCK_TYPE, statement);

@@ -87,7 +87,7 @@ export class Prover implements AsyncDisposable {
     ] as const;
     try {
       const [space, stake, work, time] = await Promise.all(parts);
-      return { formatVersion: 3, challenge, space, stake, work, time };
+      return { formatVersion: 4, challenge, space, stake, work, time };
     } catch (error) {
       failed.abort();
       await Promise.allSettled(parts);

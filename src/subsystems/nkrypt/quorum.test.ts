@@ -193,9 +193,9 @@ test('two copies of one home that publish different things under one number neve
     const forEverything: Wire = async (to, method, body, _from, pass) => {
       if (to !== dishonest.validator || method !== 'committee/vote') return pass();
       const { proofs } = body as { proofs: ProofSet };
-      const { operation, networkId, epoch } = proofs.challenge;
+      const { operation, networkId, committee } = proofs.challenge;
       const vote: Vote = {
-        ...{ formatVersion: 2, networkId, epoch, operation },
+        ...{ formatVersion: 3, networkId, committee, operation },
         ...{ proofs: proofsDigest(proofs), atMs: time.nowMs },
       };
       return { atMs: vote.atMs, attestation: await dishonest.trust.attest(VOTE_TYPE, vote) };
@@ -311,7 +311,7 @@ async function lockedAfter(
 }
 
 async function voteOfHome({ trust }: CommitteeHome, about: Omit<Vote, 'formatVersion'>) {
-  return { atMs: about.atMs, attestation: await trust.attest(VOTE_TYPE, { formatVersion: 2, ...about }) };
+  return { atMs: about.atMs, attestation: await trust.attest(VOTE_TYPE, { formatVersion: 3, ...about }) };
 }
 
 test('a validator that votes for two operations under one number pays, by the votes of a publisher who got no certificate', async () => {
@@ -337,8 +337,8 @@ test('a validator that votes for two operations under one number pays, by the vo
       throw new HyperMeshError('peer-unreachable', 'silent');
     if (to !== dishonest.validator) return pass();
     const { proofs } = body as { proofs: ProofSet };
-    const { operation, networkId, epoch } = proofs.challenge;
-    return voteOfHome(dishonest, { networkId, epoch, operation, proofs: proofsDigest(proofs), atMs: time.nowMs });
+    const { operation, networkId, committee } = proofs.challenge;
+    return voteOfHome(dishonest, { networkId, committee, operation, proofs: proofsDigest(proofs), atMs: time.nowMs });
   };
   const { endorsement } = await owner.nkrypt.admit(first);
   assert.ok(endorsement.votes.some(({ attestation }) => attestation.validator === dishonest.validator));
@@ -397,9 +397,9 @@ test('a member that is shown two certificates which contradict each other brings
       ref,
       subject: subjectOf(`${i}`),
     } as const;
-    const about = { networkId, epoch: 0, operation, proofs: subjectOf('proofs') };
+    const about = { networkId, committee: networkId, operation, proofs: subjectOf('proofs') };
     const votes = await Promise.all(guilty.map((home) => voteOfHome(home, { ...about, atMs: time.nowMs })));
-    await member.nkrypt.verifyEndorsement({ formatVersion: 2, ...about, votes }, { genesis: four.document, anchor });
+    await member.nkrypt.verifyEndorsement({ formatVersion: 3, ...about, votes }, { genesis: four.document, anchor });
   }
   assert.equal(member.nkrypt.accusations().length, 3);
   const locked = await lockedAfter(

@@ -127,7 +127,7 @@ export class Quorum implements Witness {
     const { votes, orders } = this.#lent;
     const { genesis, networkId } = this.#options;
     const order = await orders.signed(operation);
-    const { epoch } = genesis.committee;
+    const { digest: committee } = this.#options.committee;
     const requirements = genesis.requirements[operation.kind];
     for (let attempt = 1; ; attempt++) {
       const newest = votes.newest(operation.identity, operation.kind);
@@ -143,7 +143,7 @@ export class Quorum implements Witness {
           },
         );
         const { share, previous } = answer;
-        const statement = shareStatement({ networkId, epoch, operation, previous }, share);
+        const statement = shareStatement({ networkId, committee, operation, previous }, share);
         await this.#holds(validator, share.attestation, SHARE_TYPE, statement);
         if (share.hexDigits < (requirements.work?.hexDigits ?? 0)) throw new Senseless('it asks for too little work');
         if (answer.newest !== null) await this.#catchUp(operation, answer.newest);
@@ -154,7 +154,7 @@ export class Quorum implements Witness {
         const { first, reserve } = this.#turns();
         const shares = await gather(first, { ...this.#quorum, reserve, alike: ({ previous }) => previous }, ask);
         const [{ previous } = { previous: NO_PREVIOUS }] = shares;
-        const terms = { operation, requirements, networkId, epoch, previous };
+        const terms = { operation, requirements, networkId, committee, previous };
         const challenge = challengeOf(
           terms,
           shares.map(({ share }) => share),
@@ -236,15 +236,15 @@ export class Quorum implements Witness {
    */
   async admit(set: ProofSet, options: CallOptions = {}): Promise<Admission> {
     const { trust, votes, orders, own } = this.#lent;
-    const { genesis, networkId } = this.#options;
+    const { genesis, networkId, committee } = this.#options;
     const { operation } = set.challenge;
     const proofs = proofsDigest(set);
-    const court = (atMs: number) => ({ trust, genesis, networkId, atMs });
+    const court = (atMs: number) => ({ trust, genesis, networkId, committee, atMs });
     const known = votes.certificate(operation, proofs);
     if (known !== undefined) return { endorsement: known, verdicts: await judge(set, court(admittedAtMs(known))) };
     const order = await orders.signed(operation);
     let verdicts: readonly ProofVerdict[] | undefined;
-    const admitted = { formatVersion: 2, networkId, epoch: genesis.committee.epoch, operation, proofs } as const;
+    const admitted = { formatVersion: 3, networkId, committee: committee.digest, operation, proofs } as const;
     const { first, reserve } = this.#turns();
     const heard: SignedVote[] = [];
     let isLost = false;
@@ -338,12 +338,12 @@ export class Quorum implements Witness {
 
   /** The committee's word for the space commitment of this home. */
   async standing(root: string): Promise<readonly StandingWord[]> {
-    const { genesis, networkId, identity } = this.#options;
+    const { identity } = this.#options;
     try {
       const { first, reserve } = this.#turns();
       const words = await gather(first, { ...this.#quorum, reserve }, async (validator, signal) => {
         const word = await this.#answer(validator, 'committee/standing', {}, standingWord, { signal });
-        const statement = standingOf(genesis, networkId, identity, root, word.atMs);
+        const statement = standingOf(this.#options, identity, root, word.atMs);
         await this.#holds(validator, word.attestation, SPACE_STANDING_TYPE, statement);
         return word;
       });
@@ -420,7 +420,17 @@ export class Quorum implements Witness {
     for (const [i, outcome] of asked.entries()) {
       if (outcome.status === 'fulfilled') continue;
       const { reason } = outcome;
-      if (isCoded(reason, 'proof-expired', 'proof-rejected', 'network-mismatch', 'cancelled', 'quota-exceeded'))
+      if (
+        isCoded(
+          reason,
+          'proof-expired',
+          'proof-rejected',
+          'network-mismatch',
+          'epoch-over',
+          'cancelled',
+          'quota-exceeded',
+        )
+      )
         refusals.push(reason);
       else lost = this.#lost(shares[i]!.attestation.validator, reason);
     }
@@ -475,17 +485,17 @@ export class Quorum implements Witness {
   }
 
   #all(): readonly string[] {
-    return this.#options.genesis.committee.validators.map(({ key }) => key);
+    return this.#options.committee.validators.map(({ key }) => key);
   }
 
   get #quorum(): { readonly needed: number; readonly faulty: number } {
-    const { length } = this.#options.genesis.committee.validators;
+    const { length } = this.#options.committee.validators;
     return { needed: quorumOf(length), faulty: Math.floor((length - 1) / 3) };
   }
 
   /** Errors: {@link Senseless}. */
   async #holds(validator: string, word: FastAttestation, type: string, statement: unknown): Promise<void> {
-    const keys = this.#options.genesis.committee.validators.find(({ key }) => key === validator)!;
+    const keys = this.#options.committee.validators.find(({ key }) => key === validator)!;
     if (word.validator !== validator || !(await this.#lent.trust.attested(word, type, statement, keys)))
       throw new Senseless('its signature does not hold');
   }

@@ -49,14 +49,13 @@ export class Rounds implements Disposable {
 
   /** A commitment failed here again and again: when a quorum saw the same, the order is told, and its registration ends. */
   async lost(identity: string, root: string): Promise<void> {
-    const { genesis, networkId, seat } = this.#member;
+    const { committee, networkId, seat } = this.#member;
     const watching = this.#lent.watching();
     if (watching === undefined || seat === null) return;
-    const { epoch, validators } = genesis.committee;
     const { key: self } = await this.#lent.trust.validatorKeys();
     const entry = await lossEntry(
       { ...watching, trust: this.#lent.trust },
-      { networkId, epoch, validators, self },
+      { networkId, committee, self },
       identity,
       root,
     );
@@ -77,11 +76,11 @@ export class Rounds implements Disposable {
 
   /** Once for each epoch: who got a seat in it has to know the commitment of this home. */
   async #introduce(): Promise<void> {
-    const { genesis, network, space } = this.#member;
-    const { epoch, validators } = genesis.committee;
+    const { committee, network, space } = this.#member;
+    const { digest, validators } = committee;
     const { root } = space;
-    if (validators.length === 1 || root === undefined || this.#introducedTo === `${epoch} ${root}`) return;
-    if (await network.introduce(root)) this.#introducedTo = `${epoch} ${root}`;
+    if (validators.length === 1 || root === undefined || this.#introducedTo === `${digest} ${root}`) return;
+    if (await network.introduce(root)) this.#introducedTo = `${digest} ${root}`;
   }
 
   /**
@@ -89,11 +88,11 @@ export class Rounds implements Disposable {
    * after the other, when the order does not have it.
    */
   async #settle(): Promise<void> {
-    const { seat, order, ledger, networkId, votes, genesis } = this.#member;
+    const { seat, order, ledger, networkId, votes, committee } = this.#member;
     if (seat === null || order === undefined || this.#isSettling) return;
     this.#isSettling = true;
     try {
-      const { validators } = genesis.committee;
+      const { validators } = committee;
       const own = validators.findIndex(({ key }) => key === seat.validator);
       const due: Endorsement[] = [];
       for (let page = votes.unsettled(); page.length > 0 && due.length < SETTLED_AT_ONCE_MAX && !this.#isClosed; ) {

@@ -33,7 +33,7 @@ const TABLES = {
   versions: ['ref', 'subject'],
   facts: ['key', 'value'],
   fact_sum: ['id', 'lanes'],
-  epochs: ['epoch', 'document'],
+  epochs: ['epoch', 'digest', 'document'],
   log_entries: ['position', 'digest', 'entry', 'head', 'outcome'],
   log_certificates: ['position', 'turn', 'document'],
   log_state: ['id', 'applied', 'voted', 'lost', 'floor'],

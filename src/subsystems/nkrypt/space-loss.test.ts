@@ -14,10 +14,11 @@ const signers = Array.from({ length: 4 }, makeQuickSigner) as [Signer, Signer, S
 const validators = signers.map((signer) => seatOf(signer, makeQuickSigner()));
 const [self] = signers;
 const lost = { account: 'ab'.repeat(32), root: 'cd'.repeat(32) };
-const statement = { networkId, epoch: 3, ...lost };
+const committee = { epoch: 3, validators, digest: digestOf(new Uint8Array(3)) };
+const statement = { networkId, committee: committee.digest, ...lost };
 
 type Answer = (asked: { readonly account: string; readonly root: string }, by: Signer) => unknown;
-const seen: Answer = (asked, by) => ({ attestation: by.attest(SPACE_LOST_TYPE, { networkId, epoch: 3, ...asked }) });
+const seen: Answer = (asked, by) => ({ attestation: by.attest(SPACE_LOST_TYPE, { ...statement, ...asked }) });
 const unseen: Answer = () => ({ attestation: null });
 const away: Answer = () => {
   throw new HyperMeshError('peer-unreachable', 'nobody there');
@@ -38,7 +39,7 @@ function entry(answers: readonly Answer[], seats = signers.map(({ keyId }) => ({
         return encodeSpaceAudit(answers[at - 1]!(decodeSpaceAudit(lostAsk, body), signers[at]!));
       },
     },
-    { networkId, epoch: 3, validators, self: self.keyId },
+    { networkId, committee, self: self.keyId },
     lost.account,
     lost.root,
   );

@@ -1,8 +1,9 @@
 import type { Digest } from '../../base/digest.ts';
 import { isCoded } from '../../base/errors.ts';
 import type { Trust } from '../../capabilities/trust.ts';
-import type { Attestation, ValidatorKeys } from '../../wire/attestation.ts';
+import type { Attestation } from '../../wire/attestation.ts';
 import { type Entry, encodeEntry, SPACE_LOST_TYPE, type SpaceLostStatement } from '../../wire/entry.ts';
+import type { Committee } from '../../wire/epoch.ts';
 import { quorumOf } from '../../wire/genesis.ts';
 import { decodeSpaceAudit, encodeSpaceAudit, lostAnswer, SPACE_AUDIT_LIMITS } from '../../wire/space-audit.ts';
 
@@ -26,8 +27,7 @@ export interface LossLent {
 
 export interface LossTerms {
   readonly networkId: Digest;
-  readonly epoch: number;
-  readonly validators: readonly ValidatorKeys[];
+  readonly committee: Committee;
   /** Key id of this home's validator. */
   readonly self: string;
 }
@@ -38,11 +38,12 @@ export interface LossTerms {
  */
 export async function lossEntry(
   { trust, seats, ask }: LossLent,
-  { networkId, epoch, validators, self }: LossTerms,
+  { networkId, committee, self }: LossTerms,
   account: string,
   root: string,
 ): Promise<Uint8Array | undefined> {
-  const statement: SpaceLostStatement = { networkId, epoch, account, root };
+  const { validators } = committee;
+  const statement: SpaceLostStatement = { networkId, committee: committee.digest, account, root };
   const body = encodeSpaceAudit({ account, root });
   const words = await Promise.all(
     validators.map(async (keys): Promise<Attestation | null> => {

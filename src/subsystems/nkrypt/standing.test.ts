@@ -27,8 +27,8 @@ const networkId = digestOf(new Uint8Array(1));
 const signers = Array.from({ length: 4 }, makeQuickSigner).sort((a, b) => (a.keyId < b.keyId ? -1 : 1));
 const validators = signers.map((signer) => seatOf(signer, makeQuickSigner()));
 // The cast: nothing else of a genesis document is looked at.
+const present = { epoch: 0, validators, digest: networkId };
 const genesis = {
-  committee: { epoch: 0, validators },
   space: { bytes: 65_536 },
   limits: { clockSkewMs: 5_000 },
 } as unknown as Genesis;
@@ -42,8 +42,8 @@ const clock = { nowMs: () => time.nowMs };
 const member = 'ab'.repeat(32);
 const root = 'cd'.repeat(32);
 
-function word(by: Signer, atMs = time.nowMs, of = { member, root }): StandingWord {
-  const statement = standingOf(genesis, networkId, of.member, of.root, atMs);
+function word(by: Signer, atMs = time.nowMs, of = { member, root }, committee = present): StandingWord {
+  const statement = standingOf({ genesis, networkId, committee }, of.member, of.root, atMs);
   return { atMs, attestation: by.attest(SPACE_STANDING_TYPE, statement) };
 }
 const words = (count: number, ...rest: [atMs?: number, of?: { member: string; root: string }]) =>
@@ -51,7 +51,7 @@ const words = (count: number, ...rest: [atMs?: number, of?: { member: string; ro
 const refused = (work: Promise<unknown>) => assert.rejects(work, (error) => isCoded(error, 'proof-rejected'));
 
 test('a quorum stands for a commitment for a week, and for no other one', async () => {
-  const standings = () => new Standings(trust, { clock, genesis, networkId });
+  const standings = () => new Standings(trust, { clock, genesis, networkId, committee: present });
   await standings().check(member, root, words(3));
   await standings().check(member, root, words(4));
   await standings().check(member, root, words(3, time.nowMs - 6 * DAY_MS));
@@ -68,6 +68,15 @@ test('a quorum stands for a commitment for a week, and for no other one', async 
       root,
       words(3).map((one) => ({ ...one, atMs: one.atMs - 1 })),
     ),
+  );
+  // Of the committee before this one it counts as well, and of no other.
+  const other = { epoch: 1, validators, digest: digestOf(new Uint8Array(2)) };
+  const theirs = signers.slice(0, 3).map((one) => word(one, time.nowMs, { member, root }, other));
+  await refused(standings().check(member, root, theirs));
+  await new Standings(trust, { clock, genesis, networkId, committee: present, before: other }).check(
+    member,
+    root,
+    theirs,
   );
   // What was believed once is not checked again before its time is over.
   const once = standings();
@@ -86,7 +95,7 @@ test('a validator that was not there takes the word of a quorum, and not for wha
       trust: trust as never,
       ledger: { ownerOf: () => undefined, account: () => assert.fail() },
     },
-    { clock, genesis, networkId },
+    { clock, genesis, networkId, committee: present },
   );
   await refused(committee.introduce(member, root, words(2)));
   assert.equal(committee.registry(member).registered(), undefined);
@@ -107,10 +116,14 @@ test("a home keeps its committee's word, asks for a new one in time, and lives o
     asked += 1;
     return answer();
   };
-  const own = () => new OwnStanding(ask, { directory: folder, clock });
+  const own = () => new OwnStanding(ask, { directory: folder, clock, committee: present, before: undefined });
   const first = await own().words(root);
   assert.equal(asked, 1);
   assert.deepEqual(await own().words(root), first);
+  assert.equal(asked, 1);
+  const follows = { epoch: 1, validators, digest: digestOf(new Uint8Array(2)) };
+  const later = new OwnStanding(ask, { directory: folder, clock, committee: follows, before: present });
+  assert.deepEqual(await later.words(root), first);
   assert.equal(asked, 1);
   await own().words('ef'.repeat(32));
   assert.equal(asked, 2);

@@ -10,8 +10,10 @@ import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError, isCoded, storageError } from '../../base/errors.ts';
 import type { Trust } from '../../capabilities/trust.ts';
 import { SPACE_STANDING_TYPE, type SpaceStanding, type StandingWord, standingWord } from '../../wire/access.ts';
-import type { Genesis } from '../../wire/genesis.ts';
+import type { Committee } from '../../wire/epoch.ts';
+import { digest } from '../../wire/fields.ts';
 import { checkWords } from './attest.ts';
+import type { Law } from './epoch-law.ts';
 
 /** For how long the committee is believed; as long as its revocation lists are. */
 const GOOD_MS = 7 * 86_400_000;
@@ -19,23 +21,29 @@ const GOOD_MS = 7 * 86_400_000;
 const RENEW_MS = GOOD_MS / 4;
 const KNOWN_MAX = 10_000;
 
+type StandingTerms = Pick<Law, 'genesis' | 'networkId' | 'committee'>;
+
 /** Checks standings, each once. */
 export class Standings {
   readonly #trust: Pick<Trust, 'attested'>;
   readonly #clock: Clock;
-  readonly #genesis: Genesis;
-  readonly #networkId: Digest;
+  readonly #terms: StandingTerms;
+  readonly #before: Committee | undefined;
   /** `identity root` -> until when it is believed. */
   readonly #known = new Map<string, number>();
 
   constructor(
     trust: Pick<Trust, 'attested'>,
-    options: { readonly clock: Clock; readonly genesis: Genesis; readonly networkId: Digest },
+    options: StandingTerms & {
+      readonly clock: Clock;
+      /** The committee before the present one, whose word counts as well: who asks, and who is asked, need not learn at one moment who follows. */
+      readonly before?: Committee | undefined;
+    },
   ) {
     this.#trust = trust;
     this.#clock = options.clock;
-    this.#genesis = options.genesis;
-    this.#networkId = options.networkId;
+    this.#terms = options;
+    this.#before = options.before;
   }
 
   /** Errors: `proof-rejected`, with what is wrong. */
@@ -45,14 +53,12 @@ export class Standings {
     if ((this.#known.get(key) ?? 0) > nowMs) return;
     const oldest = Math.min(...words.map(({ atMs }) => atMs));
     try {
-      const said = words.map(({ attestation, atMs }) => ({
-        attestation,
-        statement: standingOf(this.#genesis, this.#networkId, identity, root, atMs),
-      }));
-      const { validators } = this.#genesis.committee;
-      await checkWords(said, { trust: this.#trust, validators, payloadType: SPACE_STANDING_TYPE });
+      await this.#checkWords(this.#terms.committee, identity, root, words).catch(async (error: unknown) => {
+        if (this.#before === undefined) throw error;
+        await this.#checkWords(this.#before, identity, root, words);
+      });
       for (const { atMs } of words) {
-        if (atMs > nowMs + this.#genesis.limits.clockSkewMs) throw new Error('it is from the future');
+        if (atMs > nowMs + this.#terms.genesis.limits.clockSkewMs) throw new Error('it is from the future');
         if (atMs < nowMs - GOOD_MS) throw new Error('it has expired');
       }
     } catch (error) {
@@ -65,46 +71,67 @@ export class Standings {
     if (this.#known.size >= KNOWN_MAX) this.#known.delete(this.#known.keys().next().value!);
     this.#known.set(key, oldest + GOOD_MS);
   }
+
+  async #checkWords(
+    committee: Committee,
+    identity: string,
+    root: string,
+    words: readonly StandingWord[],
+  ): Promise<void> {
+    const said = words.map(({ attestation, atMs }) => ({
+      attestation,
+      statement: standingOf({ ...this.#terms, committee }, identity, root, atMs),
+    }));
+    const { validators } = committee;
+    await checkWords(said, { trust: this.#trust, validators, payloadType: SPACE_STANDING_TYPE });
+  }
 }
 
 /** What a validator says about a commitment that is registered with it. */
 export function standingOf(
-  genesis: Genesis,
-  networkId: Digest,
+  { genesis, networkId, committee }: StandingTerms,
   identity: string,
   root: string,
   atMs: number,
 ): SpaceStanding {
-  return { networkId, identity, root, bytes: genesis.space.bytes, atMs };
+  return { networkId, committee: committee.digest, identity, root, bytes: genesis.space.bytes, atMs };
 }
 
 /** The word of this home's validator. */
 export async function standFor(
   trust: Pick<Trust, 'attest'>,
-  terms: { readonly genesis: Genesis; readonly networkId: Digest; readonly clock: Clock },
+  terms: StandingTerms & { readonly clock: Clock },
   identity: string,
   root: string,
 ): Promise<StandingWord> {
   const atMs = terms.clock.nowMs();
-  const statement = standingOf(terms.genesis, terms.networkId, identity, root, atMs);
+  const statement = standingOf(terms, identity, root, atMs);
   return { atMs, attestation: await trust.attest(SPACE_STANDING_TYPE, statement) };
 }
 
-const kept = z.strictObject({ root: z.string(), words: z.array(standingWord) });
+const kept = z.strictObject({ committee: digest, root: z.string(), words: z.array(standingWord) });
 
 /** This home's standing, in a file beside the commitment: losing it costs one more question. */
 export class OwnStanding {
   readonly #ask: (root: string) => Promise<readonly StandingWord[]>;
   readonly #file: string;
   readonly #clock: Clock;
+  /** Whose word is believed: first who is in office. */
+  readonly #committees: readonly Digest[];
   #kept: z.output<typeof kept> | null | undefined;
 
   /** `ask` gets it from the committee. */
   constructor(
     ask: (root: string) => Promise<readonly StandingWord[]>,
-    options: { readonly directory: string; readonly clock: Clock },
+    options: {
+      readonly directory: string;
+      readonly clock: Clock;
+      readonly committee: Committee;
+      readonly before: Committee | undefined;
+    },
   ) {
     this.#ask = ask;
+    this.#committees = [options.committee, options.before].flatMap((one) => one?.digest ?? []);
     this.#file = join(options.directory, 'standing.json');
     this.#clock = options.clock;
   }
@@ -113,12 +140,13 @@ export class OwnStanding {
   async words(root: string): Promise<readonly StandingWord[]> {
     this.#kept ??= await this.#read();
     const nowMs = this.#clock.nowMs();
-    const known = this.#kept?.root === root ? this.#kept.words : [];
+    const isKept = this.#kept?.root === root && this.#committees.includes(this.#kept.committee);
+    const known = isKept ? this.#kept!.words : [];
     const ageMs = nowMs - Math.min(...known.map(({ atMs }) => atMs));
     if (known.length > 0 && ageMs >= 0 && ageMs < RENEW_MS) return known;
     try {
       const words = await this.#ask(root);
-      this.#kept = { root, words: [...words] };
+      this.#kept = { committee: this.#committees[0]!, root, words: [...words] };
       await this.#write(this.#kept);
       return words;
     } catch (error) {

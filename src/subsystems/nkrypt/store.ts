@@ -181,6 +181,14 @@ export const MIGRATIONS: readonly Migration[] = [
     `,
   },
   { name: '011-moves', up: MOVES_SCHEMA },
+  {
+    name: '012-committees',
+    up: `
+      -- What votes name a committee by.
+      DROP TABLE epochs;
+      CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, document TEXT NOT NULL) STRICT;
+    `,
+  },
 ];
 
 export type Store = SqliteStore;

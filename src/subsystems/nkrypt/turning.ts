@@ -1,7 +1,6 @@
 import { equal, utf8 } from '../../base/bytes.ts';
 import { canonicalJson } from '../../base/json.ts';
-import { decodeEpochDocument, readEpochDocument } from '../../wire/epoch.ts';
-import { decodeGenesis } from '../../wire/genesis.ts';
+import { decodeEpochDocument, epochDigest, readEpochDocument } from '../../wire/epoch.ts';
 import type { LentTrust, Membership } from './entering.ts';
 import { type LawBook, successor } from './epoch-law.ts';
 import type { NKrypt } from './nkrypt.ts';
@@ -49,8 +48,8 @@ export class Turning implements Disposable {
     const result = this.#turning.then(async () => {
       if (this.#isClosed) return;
       await this.#member.epochs?.handOver();
-      const { ledger, order, genesis } = this.#member;
-      if (ledger.latest(order !== undefined).epoch !== genesis.committee.epoch) await this.#lent.enterAnew();
+      const { ledger, order, committee } = this.#member;
+      if (ledger.latest(order !== undefined).digest !== committee.digest) await this.#lent.enterAnew();
       this.#changed();
     });
     this.#turning = result.catch(() => undefined);
@@ -61,9 +60,9 @@ export class Turning implements Disposable {
     const { document, ledger, order } = this.#member;
     // Who has a seat learns it from the order.
     if (order !== undefined || documents.length <= ledger.epochDocuments().length) return;
-    const first = decodeGenesis(document).genesis.committee.epoch;
-    await this.#lent.laws.of(document, documents, first + documents.length);
-    this.#lent.store.transact(() => ledger.announce(documents.map(decodeEpochDocument)));
+    const decoded = documents.map(decodeEpochDocument);
+    await this.#lent.laws.of(document, documents, epochDigest(decoded.at(-1)!));
+    this.#lent.store.transact(() => ledger.announce(decoded));
     await this.turned();
   }
 

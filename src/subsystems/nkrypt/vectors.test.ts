@@ -4,7 +4,6 @@ import { test } from 'node:test';
 import { hex } from '../../base/bytes.ts';
 import type { Digest } from '../../base/digest.ts';
 import type { Json } from '../../base/json.ts';
-import { decodeGenesis } from '../../wire/genesis.ts';
 import type { Endorsement, ProofSet, TimeProof, WorkProof } from '../../wire/proof.ts';
 import type { TrustAnchor } from '../../wire/signature.ts';
 import { wordHolds } from '../trustchain/index.ts';
@@ -60,8 +59,10 @@ const valid = read<Vector & { readonly name: string }>('valid');
 /** Nothing but the arguments: no home, no disk. */
 const offline: LawBook['trust'] = { attested: async (...word) => wordHolds(...word) };
 
+const laws = new LawBook(offline);
+
 async function verdicts(vector: SetVector, proofs: unknown, atMs: number): Promise<Record<string, string>> {
-  const court = { trust: offline, ...decodeGenesis(vector.genesis), atMs };
+  const court = { trust: offline, ...(await laws.ofProofs(proofs, vector.genesis)), atMs };
   return Object.fromEntries((await judge(proofs, court)).map(({ kind, verdict }) => [kind, verdict]));
 }
 

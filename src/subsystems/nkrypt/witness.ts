@@ -40,17 +40,17 @@ export class Witness {
 
   /** Two heads of one index of the order, by one validator. Durable when it returns. Safe to repeat. */
   caughtHeads(first: HeadVote, second: HeadVote): void {
-    const { epoch, index } = first.statement;
+    const { committee, index } = first.statement;
     const [one, other] = [first, second]
       .sort((a, b) => (a.statement.head < b.statement.head ? -1 : 1))
       .map(({ statement, attestation }) => ({ statement: statement as unknown as Json, attestation }));
-    const conflict = { kind: 'words', epoch, type: HEAD_TYPE, first: one!, second: other! } as const;
+    const conflict = { kind: 'words', committee, type: HEAD_TYPE, first: one!, second: other! } as const;
     const { validator } = first.attestation;
     this.#store.transact((raw) => {
       const { known } = raw
         .prepare("SELECT count(*) AS known FROM accusations WHERE about > ?1 || '/' AND about < ?1 || '0'")
-        .get(`${validator}/head/${epoch}`) as { known: number };
-      if (known < HEADS_EACH_MAX) this.#accuse({ about: `${validator}/${headAbout(epoch, index)}`, conflict });
+        .get(`${validator}/head/${committee}`) as { known: number };
+      if (known < HEADS_EACH_MAX) this.#accuse({ about: `${validator}/${headAbout(committee, index)}`, conflict });
     });
   }
 
@@ -86,8 +86,8 @@ export class Witness {
   /** Compares votes with all others that are known here and are about the same number or version. Within a transaction of the caller. */
   see(ballot: Endorsement): void {
     for (const other of this.#about(ballot)) {
-      if (other.epoch !== ballot.epoch) continue;
-      const about = voteAbout(ballot.epoch, ballot.operation, other.operation);
+      if (other.committee !== ballot.committee) continue;
+      const about = voteAbout(ballot.committee, ballot.operation, other.operation);
       if (about === undefined) continue;
       const cast = new Map(other.votes.map((vote) => [vote.attestation.validator, vote]));
       for (const vote of ballot.votes) {
@@ -95,7 +95,7 @@ export class Witness {
         const contrary = cast.get(validator);
         if (contrary === undefined) continue;
         const [first, second] = [wordOf(ballot, vote), wordOf(other, contrary)];
-        const conflict = { kind: 'words', epoch: ballot.epoch, type: VOTE_TYPE, first, second } as const;
+        const conflict = { kind: 'words', committee: ballot.committee, type: VOTE_TYPE, first, second } as const;
         this.#accuse({ about: `${validator}/${about}`, conflict });
       }
     }

@@ -1,3 +1,4 @@
+import type { Digest } from '../../../base/digest.ts';
 import type { Action, SelfSigned } from '../../../wire/entry.ts';
 import { decodeInstruction, keyBytes } from '../../../wire/entry.ts';
 import { envelopeHolds } from '../../../wire/signature.ts';
@@ -128,8 +129,8 @@ function act(place: Place, account: string, action: Action): void {
 }
 
 function isValidator({ draft, committeeOf }: Place, account: string): boolean {
-  const { epoch } = draft.get<{ epoch: number }>(KEYS.epoch)!;
-  return committeeOf(epoch)!.validators.some((seat) => seat.account === account);
+  const { digest } = draft.get<{ digest: Digest }>(KEYS.epoch)!;
+  return committeeOf(digest)!.validators.some((seat) => seat.account === account);
 }
 
 function claim({ draft, terms }: Place, account: string, name: string): void {

@@ -28,7 +28,7 @@ export function tellTime(place: Place, statement: ClockStatement, attestation: A
 /** Begins unbondings whose unlock all of a quorum's clocks came after, and ends those whose time has come. */
 function settle(place: Place): void {
   const { draft, terms } = place;
-  const committee = place.committeeOf(presentOf(draft).epoch)!;
+  const committee = place.committeeOf(presentOf(draft).digest)!;
   const clocks = draft.list<ClockFact>('clock/').map(([, clock]) => clock);
   const passed = agreed(committee, clocks);
   if (passed === undefined) return;

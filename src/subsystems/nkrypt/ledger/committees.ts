@@ -73,7 +73,7 @@ export function ofPresent(
   place: Place,
   word: {
     readonly type: string;
-    readonly statement: { readonly networkId: Digest; readonly epoch: number; readonly validator: string };
+    readonly statement: { readonly networkId: Digest; readonly committee: Digest; readonly validator: string };
     readonly attestation: Attestation;
   },
 ): void {
@@ -92,7 +92,7 @@ export function ofPresent(
 function byQuorum(
   place: Place,
   type: string,
-  statement: { readonly networkId: Digest; readonly epoch: number },
+  statement: { readonly networkId: Digest; readonly committee: Digest },
   attestations: readonly Attestation[],
 ): void {
   const committee = present(place, statement);
@@ -100,11 +100,12 @@ function byQuorum(
   if (objection !== undefined) refuse('entry-invalid', `It is not the word of the committee: ${objection}.`);
 }
 
-function present(place: Place, statement: { readonly networkId: Digest; readonly epoch: number }) {
-  const { epoch } = presentOf(place.draft);
+function present(place: Place, statement: { readonly networkId: Digest; readonly committee: Digest }) {
+  const { epoch, digest } = presentOf(place.draft);
   if (statement.networkId !== place.terms.networkId) refuse('network-mismatch', 'It is about another network.');
-  if (statement.epoch !== epoch) refuse('entry-invalid', `It is about epoch ${statement.epoch}; this is ${epoch}.`);
-  return place.committeeOf(epoch)!;
+  if (statement.committee !== digest)
+    refuse('entry-invalid', `It is of another committee than that of epoch ${epoch}.`);
+  return place.committeeOf(digest)!;
 }
 
 /** From here on the old committee votes for nothing but the order, until a quorum of it has handed over. Errors: `epoch-invalid`. */
@@ -112,7 +113,7 @@ export function endEpoch(place: Place, document: EpochDocument): void {
   const { draft, terms, check } = place;
   const now = presentOf(draft);
   if (now.next !== null) refuse('epoch-invalid', `Epoch ${now.epoch} has its successor already.`);
-  const before = place.committeeOf(now.epoch)!;
+  const before = place.committeeOf(now.digest)!;
   succeed(before, document, terms.networkId);
   const signed = { type: EPOCH_TYPE, statement: proposalOf(document), check };
   const objection = quorumObjection(before, document.approvals, signed);
@@ -206,7 +207,7 @@ export function handOver(place: Place, statement: HandoverStatement, attestation
   for (const operation of orders) name(draft, now.epoch, operation);
   const handed = { ...now.handed, [validator]: { parts: part + 1, isWhole: isLast } };
   const whole = Object.values(handed).filter(({ isWhole }) => isWhole).length;
-  const { validators } = place.committeeOf(now.epoch)!;
+  const { validators } = place.committeeOf(now.digest)!;
   if (whole < quorumOf(validators.length)) {
     draft.set(KEYS.epoch, { ...now, handed });
     return false;
@@ -225,9 +226,9 @@ export function recordCertified(
 ): void {
   const { draft, terms, check } = place;
   for (const certificate of certificates) {
-    const { networkId, epoch, operation } = certificate;
+    const { networkId, committee: named, operation } = certificate;
     if (networkId !== terms.networkId) refuse('network-mismatch', 'A certificate is of another network.');
-    const committee = place.committeeOf(epoch);
+    const committee = place.committeeOf(named);
     if (committee === undefined || !(isGenuine(certificate) || isCertified(certificate, committee, check))) {
       refuse('entry-invalid', 'A certificate is not the word of its committee.');
     }
@@ -318,7 +319,7 @@ export function checkOperation(draft: Pick<Draft, 'get'>, operation: Operation):
 export function loseSpace(place: Place, statement: SpaceLostStatement, attestations: readonly Attestation[]): void {
   const { draft, terms } = place;
   byQuorum(place, SPACE_LOST_TYPE, statement, attestations);
-  const key = KEYS.spaceLost(statement.epoch, statement.account, statement.root);
+  const key = KEYS.spaceLost(presentOf(draft).epoch, statement.account, statement.root);
   if (draft.get(key) !== undefined)
     refuse('proof-replayed', 'That this commitment is lost was said before in this epoch.');
   draft.set(key, true);

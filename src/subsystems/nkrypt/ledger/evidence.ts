@@ -12,10 +12,10 @@ import { presentOf } from './committees.ts';
 import { KEYS, type Place, refuse } from './law.ts';
 
 /** Of the statements only what can contradict itself is read; the rest is covered by the signature. */
-const vote = z.looseObject({ networkId: digest, epoch: z.int().nonnegative(), operation });
+const vote = z.looseObject({ networkId: digest, committee: digest, operation });
 const logHead = z.looseObject({
   networkId: digest,
-  epoch: z.int().nonnegative(),
+  committee: digest,
   index: z.int().nonnegative(),
   head: z.string(),
 });
@@ -58,28 +58,28 @@ export function orderAbout(identity: string, sequence: number): string {
   return `order/${identity}/${sequence}`;
 }
 
-/** What two heads by one validator in one epoch contradict each other about. */
-export function headAbout(epoch: number, index: number): string {
-  return `head/${epoch}/${index}`;
+/** What two heads by one member of a committee contradict each other about. */
+export function headAbout(committee: Digest, index: number): string {
+  return `head/${committee}/${index}`;
 }
 
-/** What two votes of one validator in one epoch contradict each other about; undefined when both may be given. */
-export function voteAbout(epoch: number, a: Operation, b: Operation): string | undefined {
+/** What two votes of one validator in one committee contradict each other about; undefined when both may be given. */
+export function voteAbout(committee: Digest, a: Operation, b: Operation): string | undefined {
   if (canonicalJson(a) === canonicalJson(b)) return undefined;
-  if (a.identity === b.identity && a.sequence === b.sequence) return `vote/${epoch}/${a.identity}/${a.sequence}`;
+  if (a.identity === b.identity && a.sequence === b.sequence) return `vote/${committee}/${a.identity}/${a.sequence}`;
   const isOneVersion = a.kind === 'publish' && b.kind === 'publish' && KEYS.version(a.ref) === KEYS.version(b.ref);
-  return isOneVersion && a.subject !== b.subject ? `vote/${epoch}/${KEYS.version(a.ref)}` : undefined;
+  return isOneVersion && a.subject !== b.subject ? `vote/${committee}/${KEYS.version(a.ref)}` : undefined;
 }
 
 function byValidator(
   place: Place,
-  { epoch, type, first, second }: Extract<Conflict, { kind: 'words' }>,
+  { committee, type, first, second }: Extract<Conflict, { kind: 'words' }>,
 ): { readonly account: string; readonly about: string } {
-  const seat = place.committeeOf(epoch)?.validators.find(({ key }) => key === first.attestation.validator);
+  const seat = place.committeeOf(committee)?.validators.find(({ key }) => key === first.attestation.validator);
   if (seat === undefined || second.attestation.validator !== seat.key) {
-    refuse('entry-invalid', 'The two statements are not of one validator of that epoch.');
+    refuse('entry-invalid', 'The two statements are not of one validator of a committee of this network.');
   }
-  const about = contradiction(place, epoch, type, first, second);
+  const about = contradiction(place, committee, type, first, second);
   if (about === undefined) refuse('entry-invalid', 'The two statements do not contradict each other.');
   const keys = publicKeysOf(seat);
   const isSigned = ({ statement, attestation }: Word) =>
@@ -89,23 +89,23 @@ function byValidator(
 }
 
 /** What the two say different things about; undefined when both may be said. */
-function contradiction(place: Place, epoch: number, type: string, first: Word, second: Word): string | undefined {
-  const both = <T extends { networkId: Digest; epoch: number }>(schema: z.ZodType<T>) =>
+function contradiction(place: Place, committee: Digest, type: string, first: Word, second: Word): string | undefined {
+  const both = <T extends { networkId: Digest; committee: Digest }>(schema: z.ZodType<T>) =>
     [first, second].map(({ statement }) => {
       const parsed = schema.safeParse(statement);
       if (!parsed.success) refuse('entry-invalid', 'A statement is malformed.');
       if (parsed.data.networkId !== place.terms.networkId) refuse('network-mismatch', 'It is about another network.');
-      if (parsed.data.epoch !== epoch) refuse('entry-invalid', 'A statement is about another epoch.');
+      if (parsed.data.committee !== committee) refuse('entry-invalid', 'A statement is of another committee.');
       return parsed.data;
     }) as [T, T];
   switch (type) {
     case VOTE_TYPE: {
       const [{ operation: a }, { operation: b }] = both(vote);
-      return voteAbout(epoch, a, b);
+      return voteAbout(committee, a, b);
     }
     case HEAD_TYPE: {
       const [a, b] = both(logHead);
-      return a.index === b.index && a.head !== b.head ? headAbout(epoch, a.index) : undefined;
+      return a.index === b.index && a.head !== b.head ? headAbout(committee, a.index) : undefined;
     }
     default:
       return refuse('entry-invalid', 'Statements of that type cannot contradict each other.');

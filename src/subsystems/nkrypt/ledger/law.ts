@@ -36,8 +36,8 @@ export interface Place {
   readonly terms: LedgerTerms;
   /** The same answer on every machine and at every time: no certificates, lists or clocks. */
   readonly check: SignatureCheck;
-  /** Undefined: there was no such epoch yet. */
-  committeeOf(epoch: number): Committee | undefined;
+  /** By its digest; undefined: none that was in office yet. */
+  committeeOf(digest: Digest): Committee | undefined;
 }
 
 /** Names under which facts are stored. Numbers are padded, so that text order is their order. */

@@ -5,6 +5,7 @@ import path from 'node:path';
 import { after, suite, test } from 'node:test';
 import fc from 'fast-check';
 import { utf8 } from '../../../base/bytes.ts';
+import type { Digest } from '../../../base/digest.ts';
 import { type ErrorCode, isCoded } from '../../../base/errors.ts';
 import { EntryMaker, seatOf, someId, subject } from '../../../testing/order.ts';
 import { makeQuickSigner, makeSigner, quickCheck, type Signer, signatureCheck } from '../../../testing/signer.ts';
@@ -96,8 +97,8 @@ const free = (ledger: Ledger, id: string) => {
   const { balance, locked, unbonding } = ledger.account(id);
   return balance - locked - unbonding.reduce((sum, { amount }) => sum + amount, 0);
 };
-const tell = ({ make, add }: Bench, atMs: number, who = validators, epoch = 0) => {
-  for (const one of who) add(make.clock(one, atMs, epoch));
+const tell = ({ make, add }: Bench, atMs: number, who = validators, committee?: Digest) => {
+  for (const one of who) add(make.clock(one, atMs, committee));
 };
 const publish = (sequence: number, ref: string, content: string): Omit<Operation, 'identity'> => ({
   kind: 'publish',
@@ -212,21 +213,21 @@ suite('the committee', () => {
     const { make, ledger, sure } = bench();
     const { networkId } = make;
     sure(make.instruct(ada, { kind: 'grant', to: bob.keyId, amount: 200, id: someId() }));
-    const say = (of: Omit<Operation, 'identity'>, epoch = 0): Word => {
+    const say = (of: Omit<Operation, 'identity'>, committee: Digest = networkId): Word => {
       const statement = {
-        ...{ formatVersion: 2, networkId, epoch, atMs: 5, proofs: subject('proofs') },
+        ...{ formatVersion: 3, networkId, committee, atMs: 5, proofs: subject('proofs') },
         operation: { ...of, identity: joe.keyId },
       };
       return { statement, attestation: validators[1]!.attest(VOTE_TYPE, statement) };
     };
     const evidence = (first: Word, second: Word): Entry => ({
       ...{ formatVersion: 1, networkId, kind: 'evidence' },
-      conflict: { kind: 'words', epoch: 0, type: VOTE_TYPE, first, second },
+      conflict: { kind: 'words', committee: networkId, type: VOTE_TYPE, first, second },
     });
     const vote = say(publish(1, 'joe/a@1.0.0', 'x'));
     sure(evidence(vote, vote), 'entry-invalid');
     sure(evidence(vote, say(publish(2, 'joe/a@1.0.1', 'y'))), 'entry-invalid');
-    sure(evidence(vote, say(publish(1, 'joe/a@1.0.1', 'y'), 1)), 'entry-invalid');
+    sure(evidence(vote, say(publish(1, 'joe/a@1.0.1', 'y'), subject('another'))), 'entry-invalid');
     sure(evidence(vote, { ...say(publish(1, 'joe/b@1.0.0', 'x')), attestation: vote.attestation }), 'entry-invalid');
     sure(evidence(vote, say(publish(1, 'joe/b@1.0.0', 'x'))));
     assert.deepEqual(ledger.supply().burned, 100);
@@ -239,7 +240,7 @@ suite('the committee', () => {
   test('says together that a commitment is lost, and where the order is made: once', () => {
     const { make, ledger, sure } = bench();
     const { networkId } = make;
-    const lost: SpaceLostStatement = { networkId, epoch: 0, account: ada.keyId, root: someId() };
+    const lost: SpaceLostStatement = { networkId, committee: networkId, account: ada.keyId, root: someId() };
     const head = { formatVersion: 1, networkId } as const;
     const by = (count: number) => validators.slice(0, count).map((one) => one.attest(SPACE_LOST_TYPE, lost));
     sure({ ...head, kind: 'space-lost', statement: lost, attestations: by(2) }, 'entry-invalid');
@@ -247,7 +248,7 @@ suite('the committee', () => {
     sure({ ...head, kind: 'space-lost', statement: lost, attestations: by(4) }, 'proof-replayed');
     assert.equal(ledger.account(ada.keyId).locked, 950);
     const to = { kind: 'etcd', endpoints: ['http://192.0.2.7:2379'] } as const;
-    const statement: SequencerStatement = { networkId, epoch: 0, moves: 0, to };
+    const statement: SequencerStatement = { networkId, committee: networkId, moves: 0, to };
     const attestations = validators.slice(0, 3).map((one) => one.attest(SEQUENCER_TYPE, statement));
     sure({ ...head, kind: 'sequencer', statement, attestations });
     sure({ ...head, kind: 'sequencer', statement, attestations }, 'proof-replayed');
@@ -257,38 +258,53 @@ suite('the committee', () => {
   test('changes when a quorum approves, and votes again when a quorum has handed over', () => {
     const at = bench();
     const { make, ledger, sure } = at;
-    const first = ledger.committeeOf(0)!;
+    const first = ledger.committee();
     const fresh = makeQuickSigner();
     const next = byKey([...seats.filter(({ key }) => key !== validators[3]!.keyId), seatOf(fresh, ada)]);
     const ghost = makeQuickSigner();
     sure(make.epoch(first, [...next.slice(1), seatOf(makeQuickSigner(), ghost)], validators), 'epoch-invalid');
     sure(make.epoch(first, next, validators.slice(0, 2)), 'epoch-invalid');
-    sure(make.handover(validators[0]!, 0), 'entry-invalid');
+    sure(make.handover(validators[0]!, first.digest), 'entry-invalid');
     sure(make.epoch(first, next, validators.slice(0, 3)));
     assert.deepEqual(ledger.present(), { epoch: 0, isVoting: false });
     sure(make.epoch(first, next, validators), 'epoch-invalid');
+    // Another document for the same epoch, though a quorum approved it as well, takes nobody's place.
+    const other = make.epoch(first, seats, validators.slice(1)) as Extract<Entry, { kind: 'epoch' }>;
+    assert.throws(
+      () => ledger.learn([other.document]),
+      (error) => isCoded(error, 'epoch-invalid'),
+    );
+    assert.deepEqual(ledger.epochDocument(1)!.validators, next);
     sure(make.instruct(ada, { kind: 'claim', name: 'ada' }));
 
     const mine = make.order(ada, publish(1, 'ada/a@1.0.0', 'one'));
     const split = ['x', 'y'].map((content) => make.order(ada, publish(2, 'ada/b@1.0.0', content)));
-    sure(make.handover(validators[0]!, 0, [mine], { isLast: false }));
-    sure(make.handover(validators[0]!, 0, [split[0]!]), 'proof-replayed');
-    sure(make.handover(validators[0]!, 0, [split[0]!], { part: 1 }));
-    sure(make.handover(validators[0]!, 0, [], { part: 2 }), 'proof-replayed');
-    sure(make.handover(fresh, 0), 'entry-invalid');
-    sure(make.handover(validators[1]!, 0, [split[1]!]));
+    sure(make.handover(validators[0]!, first.digest, [mine], { isLast: false }));
+    sure(make.handover(validators[0]!, first.digest, [split[0]!]), 'proof-replayed');
+    sure(make.handover(validators[0]!, first.digest, [split[0]!], { part: 1 }));
+    sure(make.handover(validators[0]!, first.digest, [], { part: 2 }), 'proof-replayed');
+    sure(make.handover(fresh, first.digest), 'entry-invalid');
+    sure(make.handover(validators[1]!, first.digest, [split[1]!]));
     assert.deepEqual(
       ledger.handedOver().toSorted(),
       [validators[0]!, validators[1]!].map(({ keyId }) => keyId).toSorted(),
     );
-    sure(make.handover(validators[2]!, 0));
+    sure(make.handover(validators[2]!, first.digest));
     assert.deepEqual(ledger.present(), { epoch: 1, isVoting: true });
-    assert.deepEqual(ledger.committeeOf(1)!.validators, next);
+    const second = ledger.committee();
+    assert.deepEqual([second.epoch, second.validators], [1, next]);
+    assert.equal(ledger.committeeOf(second.digest), second);
+    assert.equal(ledger.before(second), first);
     assert.deepEqual(ledger.epochDocument(1)!.validators, next);
-    assert.equal(ledger.committeeOf(2), undefined);
-    sure(make.handover(validators[3]!, 0), 'entry-invalid');
-    sure(make.clock(validators[3]!, DAY_MS, 1), 'entry-invalid');
-    sure(make.clock(fresh, DAY_MS, 1));
+    assert.equal(ledger.committeeOf(subject('another')), undefined);
+    assert.throws(
+      () => ledger.learn([other.document]),
+      (error) => isCoded(error, 'epoch-invalid'),
+    );
+    sure(make.handover(validators[3]!, first.digest), 'entry-invalid');
+    sure(make.clock(validators[3]!, DAY_MS, second.digest), 'entry-invalid');
+    sure(make.clock(fresh, DAY_MS, first.digest), 'entry-invalid');
+    sure(make.clock(fresh, DAY_MS, second.digest));
 
     const may = (of: Omit<Operation, 'identity'>, code?: ErrorCode) => {
       const check = () => ledger.checkOperation({ ...of, identity: ada.keyId });
@@ -310,8 +326,12 @@ suite('the committee', () => {
   test('knows what was certified before, also in another epoch', () => {
     const { make, ledger, sure } = bench();
     const { networkId } = make;
-    const certified = (of: Omit<Operation, 'identity'>, epoch = 0, voters = validators.slice(1)): Entry => {
-      const admitted = { formatVersion: 2, networkId, epoch, proofs: subject('proofs') } as const;
+    const certified = (
+      of: Omit<Operation, 'identity'>,
+      committee: Digest = networkId,
+      voters = validators.slice(1),
+    ): Entry => {
+      const admitted = { formatVersion: 3, networkId, committee, proofs: subject('proofs') } as const;
       const vote = { ...admitted, operation: { ...of, identity: ada.keyId }, atMs: 5 };
       const { atMs, ...said } = vote;
       const votes = voters
@@ -319,8 +339,11 @@ suite('the committee', () => {
         .sort((a, b) => (a.attestation.validator < b.attestation.validator ? -1 : 1));
       return { formatVersion: 1, networkId, kind: 'certified', certificates: [{ ...said, votes }] };
     };
-    sure(certified(publish(5, 'ada/a@1.0.0', 'one'), 0, validators.slice(2)), 'entry-invalid');
-    sure(certified(publish(5, 'ada/a@1.0.0', 'one'), 0, [...validators.slice(2), makeQuickSigner()]), 'entry-invalid');
+    sure(certified(publish(5, 'ada/a@1.0.0', 'one'), networkId, validators.slice(2)), 'entry-invalid');
+    sure(
+      certified(publish(5, 'ada/a@1.0.0', 'one'), networkId, [...validators.slice(2), makeQuickSigner()]),
+      'entry-invalid',
+    );
     const may = (of: Omit<Operation, 'identity'>, code?: ErrorCode) => {
       const check = () => ledger.checkOperation({ ...of, identity: ada.keyId });
       if (code === undefined) check();
@@ -330,19 +353,19 @@ suite('the committee', () => {
     sure(certified(publish(5, 'ada/a@1.0.0', 'one')));
     sure(certified(publish(5, 'ada/a@1.0.0', 'one')));
     sure(certified(publish(6, 'ada/a@1.0.0+1', 'two')), 'equivocation');
-    sure(certified(publish(6, 'ada/b@1.0.0', 'two'), 1), 'entry-invalid');
+    sure(certified(publish(6, 'ada/b@1.0.0', 'two'), subject('another')), 'entry-invalid');
     may(publish(6, 'ada/a@1.0.0', 'two'), 'version-exists');
     // Others of the publisher may still be under way.
     may(publish(4, 'ada/a@0.9.0', 'zero'));
-    sure(make.epoch(ledger.committeeOf(0)!, seats, validators));
+    sure(make.epoch(ledger.committee(), seats, validators));
     const late = make.order(ada, publish(4, 'ada/a@0.9.0', 'zero'));
-    for (const validator of validators.slice(1)) sure(make.handover(validator, 0, [late]));
+    for (const validator of validators.slice(1)) sure(make.handover(validator, ledger.committee().digest, [late]));
     may(publish(4, 'ada/a@0.9.0', 'zero'));
     may(publish(3, 'ada/a@0.8.0', 'less'), 'equivocation');
     may(publish(5, 'ada/c@1.0.0', 'three'), 'equivocation');
     may(publish(6, 'ada/c@1.0.0', 'three'));
-    sure(make.epoch(ledger.committeeOf(1)!, seats, validators));
-    for (const validator of validators.slice(1)) sure(make.handover(validator, 1));
+    sure(make.epoch(ledger.committee(), seats, validators));
+    for (const validator of validators.slice(1)) sure(make.handover(validator, ledger.committee().digest));
     may(publish(4, 'ada/a@0.9.0', 'zero'), 'equivocation');
   });
 
@@ -353,9 +376,9 @@ suite('the committee', () => {
       if (code === undefined) check();
       else assert.throws(check, (error) => isCoded(error, code));
     };
-    const certified = (of: Omit<Operation, 'identity'>, epoch: number): Entry => {
+    const certified = (of: Omit<Operation, 'identity'>, committee = ledger.committee().digest): Entry => {
       const { networkId } = make;
-      const admitted = { formatVersion: 2, networkId, epoch, proofs: subject('proofs') } as const;
+      const admitted = { formatVersion: 3, networkId, committee, proofs: subject('proofs') } as const;
       const said = { ...admitted, operation: { ...of, identity: ada.keyId } };
       const votes = validators
         .slice(1)
@@ -365,9 +388,9 @@ suite('the committee', () => {
     };
     const [liar, ...honest] = validators as [Signer, ...Signer[]];
     const turn = (epoch: number, lie: readonly SelfSigned[], orders: readonly SelfSigned[] = []) => {
-      sure(make.epoch(ledger.committeeOf(epoch)!, seats, validators));
-      sure(make.handover(liar, epoch, lie));
-      for (const validator of honest.slice(1)) sure(make.handover(validator, epoch, orders));
+      sure(make.epoch(ledger.committee(), seats, validators));
+      sure(make.handover(liar, ledger.committee().digest, lie));
+      for (const validator of honest.slice(1)) sure(make.handover(validator, ledger.committee().digest, orders));
       assert.equal(ledger.present().epoch, epoch + 1);
     };
     sure(make.instruct(ada, { kind: 'grant', to: joe.keyId, amount: 1_000, id: someId() }));
@@ -378,7 +401,7 @@ suite('the committee', () => {
       sure(make.instruct(by, { kind: 'claim', name }));
 
     // Ada signed two operations under number 1, of which one is certified, and two under number 2, of which one was voted for.
-    sure(certified(publish(1, 'ada/one@1.0.0', 'one'), 0));
+    sure(certified(publish(1, 'ada/one@1.0.0', 'one')));
     assert.ok(ledger.isRecorded({ ...publish(1, 'ada/one@1.0.0', 'one'), identity: ada.keyId }));
     assert.ok(!ledger.isRecorded({ ...publish(1, 'ada/other@1.0.0', 'other'), identity: ada.keyId }));
     may(ada, publish(1, 'ada/other@1.0.0', 'other'), 'equivocation');
@@ -399,9 +422,10 @@ suite('the committee', () => {
     turn(2, [make.order(ada, both), make.order(ada, two)]);
     for (const what of [two, both, settled]) may(ada, what, 'equivocation');
     // What was certified in the epoch before, and becomes known now, settles what was handed over meanwhile.
+    const { digest: before } = ledger.committee();
     turn(3, [make.order(ada, publish(9, 'ada/late@1.0.0', 'lie'))]);
     may(ada, publish(9, 'ada/late@1.0.0', 'lie'));
-    sure(certified(publish(9, 'ada/nine@1.0.0', 'nine'), 3));
+    sure(certified(publish(9, 'ada/nine@1.0.0', 'nine'), before));
     may(ada, publish(9, 'ada/late@1.0.0', 'lie'), 'equivocation');
     turn(4, [make.order(ada, publish(9, 'ada/late@1.0.0', 'lie'))]);
     may(ada, publish(9, 'ada/late@1.0.0', 'lie'), 'equivocation');
@@ -500,7 +524,7 @@ function made(
     }
     case 'lose': {
       const { networkId } = make;
-      const statement = { networkId, epoch: 0, account: accounts[one.who]!.keyId, root: 'cd'.repeat(32) };
+      const statement = { networkId, committee: networkId, account: accounts[one.who]!.keyId, root: 'cd'.repeat(32) };
       const attestations = validators.slice(1).map((validator) => validator.attest(SPACE_LOST_TYPE, statement));
       return encodeEntry({ formatVersion: 1, networkId, kind: 'space-lost', statement, attestations });
     }

@@ -110,7 +110,7 @@ export class Ledger implements OrderedState {
 
   /** Of the present epoch: its votes certify what comes next, also after it has ended, until the next one is open. */
   committee(): Committee {
-    return this.committeeOf(presentOf(this.#draft()).epoch)!;
+    return this.committeeOf(presentOf(this.#draft()).digest)!;
   }
 
   engine(): Engine {
@@ -157,17 +157,23 @@ export class Ledger implements OrderedState {
     return rows.map(({ document }) => JSON.parse(document) as Json);
   }
 
-  learn(documents: readonly unknown[]): void {
+  learn(documents: readonly unknown[]): number {
+    let last = 0;
     for (const value of documents) {
       const document = decodeEpochDocument(value);
-      const before = this.committeeOf(document.epoch - 1);
+      const before = this.committeeOf(document.previous);
       if (before === undefined) throw noSuccessor('it does not follow from what is known here');
+      const ordered = this.#ordered(document.epoch);
+      if (ordered !== undefined && ordered !== epochDigest(document))
+        throw noSuccessor('another one is in the order for its epoch');
       succeed(before, document, this.#terms.networkId);
       const signed = { type: EPOCH_TYPE, statement: proposalOf(document), check: this.#check };
       const objection = quorumObjection(before, document.approvals, signed);
       if (objection !== undefined) throw noSuccessor(objection);
       this.#keep(document);
+      last = document.epoch;
     }
+    return last;
   }
 
   receive(facts: readonly Fact[] | null): void {
@@ -181,7 +187,7 @@ export class Ledger implements OrderedState {
   replace(): void {
     this.#facts.replace();
     const { epoch, digest } = presentOf(this.#draft());
-    if (this.committeeOf(epoch)?.digest !== digest) throw noSuccessor('another committee sits in the state that came');
+    if (this.committeeOf(digest)?.epoch !== epoch) throw noSuccessor('another committee sits in the state that came');
     this.onTurn?.();
   }
 
@@ -271,7 +277,7 @@ export class Ledger implements OrderedState {
     const present = this.committee();
     if (follows && this.index > 0) return present;
     const { epoch } = this.#raw.prepare('SELECT max(epoch) AS epoch FROM epochs').get() as { epoch: number | null };
-    return (epoch === null || epoch < present.epoch ? undefined : this.committeeOf(epoch)) ?? present;
+    return (epoch === null || epoch < present.epoch ? undefined : this.#inEpoch(epoch)) ?? present;
   }
 
   /**
@@ -281,14 +287,27 @@ export class Ledger implements OrderedState {
   isSeated(validator: string): boolean {
     const present = this.committee();
     const after = this.epochDocuments().filter(({ epoch }) => epoch > present.epoch);
-    const before = this.committeeOf(present.epoch - 1);
+    const before = this.before(present);
     return [...(before === undefined ? [] : [before]), present, ...after].some(({ validators }) =>
       validators.some(({ key }) => key === validator),
     );
   }
 
-  /** Undefined for an epoch that has not been approved. */
-  committeeOf(epoch: number): Committee | undefined {
+  /** By its {@link Committee.digest}: of two that were approved for one epoch neither is taken for the other. Undefined: none that is known here. */
+  committeeOf(digest: Digest): Committee | undefined {
+    if (digest === this.#first.digest) return this.#first;
+    const row = this.#raw.prepare('SELECT epoch FROM epochs WHERE digest = ?').get(digest) as
+      | { epoch: number }
+      | undefined;
+    return row === undefined ? undefined : this.#inEpoch(row.epoch);
+  }
+
+  /** Which sat in the epoch before; undefined of the first one. */
+  before(committee: Committee): Committee | undefined {
+    return this.#inEpoch(committee.epoch - 1);
+  }
+
+  #inEpoch(epoch: number): Committee | undefined {
     if (epoch === this.#first.epoch) return this.#first;
     const known = this.#committees.get(epoch);
     if (known !== undefined) return known;
@@ -326,7 +345,10 @@ export class Ledger implements OrderedState {
       terms: this.#terms,
       check: this.#check,
       // Not those that are only announced: on another machine they may not be yet.
-      committeeOf: (epoch) => (epoch <= presentOf(at.draft).epoch ? this.committeeOf(epoch) : undefined),
+      committeeOf: (digest) => {
+        const known = this.committeeOf(digest);
+        return known !== undefined && known.epoch <= presentOf(at.draft).epoch ? known : undefined;
+      },
     };
     try {
       this.#rule(place, decodeEntry(bytes));
@@ -374,8 +396,15 @@ export class Ledger implements OrderedState {
   #keep(document: EpochDocument): void {
     this.#committees.delete(document.epoch);
     this.#raw
-      .prepare('INSERT OR REPLACE INTO epochs (epoch, document) VALUES (?, ?)')
-      .run(document.epoch, canonicalJson(document));
+      .prepare('INSERT OR REPLACE INTO epochs (epoch, digest, document) VALUES (?, ?, ?)')
+      .run(document.epoch, epochDigest(document), canonicalJson(document));
+  }
+
+  /** Which document the order has for that epoch; undefined: none yet. */
+  #ordered(epoch: number): Digest | undefined {
+    const now = presentOf(this.#draft());
+    if (epoch === now.epoch + 1) return now.next ?? undefined;
+    return epoch <= now.epoch ? this.#inEpoch(epoch)?.digest : undefined;
   }
 }
 

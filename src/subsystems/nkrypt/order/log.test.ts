@@ -8,6 +8,7 @@ import { openSqlite } from '../../../base/sqlite.ts';
 import {
   NETWORK,
   OrderedValidators,
+  testCommittee,
   testEntry,
   testSeat,
   testWord,
@@ -311,7 +312,7 @@ test('whatever only the lost machine knew to be certified is in the order that g
       assert.deepEqual({ index, head }, bound[0]);
     }
     const statement: SequencerStatement = {
-      ...{ networkId: NETWORK, epoch: 0, moves: 0, after: bound[0]! },
+      ...{ networkId: NETWORK, committee: testCommittee(0, committee).digest, moves: 0, after: bound[0]! },
       to: { kind: 'embedded', validator: testSeat(1).key },
     };
     for (const log of [one, two, three]) log.recover(statement);
@@ -455,7 +456,7 @@ function lies(who: number, about: VoteExchange): VoteExchange[] {
       { ...statement, head: hex(new Uint8Array(32).fill(who)) },
       { ...statement, stateRoot: 'f'.repeat(64) },
       { ...statement, index: statement.index + 1 },
-      { ...statement, epoch: statement.epoch + 1 },
+      { ...statement, committee: NETWORK },
       { ...statement, index: Number.MAX_SAFE_INTEGER },
     ].map((lie) => ({ statement: lie, attestation: testWord(key, HEAD_TYPE, lie) })),
   );

@@ -6,7 +6,7 @@ import { canonicalJson, type Json } from '../../../base/json.ts';
 import type { SqliteStore } from '../../../base/sqlite.ts';
 import type { Attestation } from '../../../wire/attestation.ts';
 import { nextOrder, type SequencerPlace, type SequencerStatement } from '../../../wire/entry.ts';
-import type { Seat } from '../../../wire/epoch.ts';
+import type { Committee, Seat } from '../../../wire/epoch.ts';
 import { quorumOf } from '../../../wire/genesis.ts';
 import {
   type CertifiedPart,
@@ -31,9 +31,9 @@ import { type Sequencer, sequencerUnreachable } from './sequencer.ts';
 /** What entries mean. All of it belongs to one network, and lives in the database of the log: a transaction of the log is one of the state. */
 export interface OrderedState {
   /** Whose votes certify what comes next. */
-  committee(): { readonly epoch: number; readonly validators: readonly Seat[] };
-  /** Undefined: nobody that is known here. Also of epochs that others say were approved; whether they were opened is the order's to say. */
-  committeeOf(epoch: number): { readonly epoch: number; readonly validators: readonly Seat[] } | undefined;
+  committee(): Committee;
+  /** By its digest; undefined: none that is known here. Also those that others say were approved; whether they were in office is the order's to say. */
+  committeeOf(digest: Digest): Committee | undefined;
   engine(): Engine;
   /** 64 hex digits that are equal where the state is. */
   root(): string;
@@ -53,8 +53,8 @@ export interface OrderedState {
   kept(after: string): { readonly facts: readonly Fact[]; readonly isLast: boolean };
   /** What shows who sits in the epochs after that one: some of it. */
   documentsAfter(epoch: number): readonly Json[];
-  /** The other side: makes more epochs known. Errors: `epoch-invalid`. */
-  learn(documents: readonly unknown[]): void;
+  /** The other side: makes more epochs known; which is the last of them. Errors: `epoch-invalid`. */
+  learn(documents: readonly unknown[]): number;
   /** Puts facts of another state beside this one; null: begins anew. */
   receive(facts: readonly Fact[] | null): void;
   /** {@link root} of what was received. */
@@ -498,14 +498,14 @@ export class OrderedLog implements AsyncDisposable {
 
   /** Whether there is a new vote of this validator. */
   async #vote(): Promise<boolean> {
-    const { epoch, validators } = this.#lent.state.committee();
+    const { digest, validators } = this.#lent.state.committee();
     if (!validators.some(({ key }) => key === this.#self)) return false;
     const { applied, voted, lost } = this.#marks;
     const index = this.#nextVote();
     // Votes that a certificate overruled: nothing is voted for until the order is beyond them.
     if (index <= applied || applied < lost) return false;
     const own = this.#votes.get(this.#self)?.statement;
-    if (own?.index === index && own.base === applied && own.epoch === epoch) return false;
+    if (own?.index === index && own.base === applied && own.committee === digest) return false;
     const head = this.#window[index - applied - 1]!.head;
     if (index > voted) {
       // Commit point: from here on the validator is bound. After a crash it signs the same again.
@@ -516,7 +516,7 @@ export class OrderedLog implements AsyncDisposable {
       });
     }
     const statement: HeadStatement = {
-      ...{ formatVersion: 1, networkId: this.#networkId, epoch, index, head },
+      ...{ formatVersion: 2, networkId: this.#networkId, committee: digest, index, head },
       ...{ base: applied, stateRoot: this.#lent.state.root() },
     };
     const attestation = await this.#lent.trust.attest(HEAD_TYPE, statement);
@@ -540,12 +540,12 @@ export class OrderedLog implements AsyncDisposable {
 
   /** Applies what has a quorum of votes, if this node has the entries. Whether it did. */
   #count(): boolean {
-    const { epoch, validators } = this.#lent.state.committee();
+    const { digest, validators } = this.#lent.state.committee();
     const seats = new Set(validators.map(({ key }) => key));
     const groups = new Map<string, HeadVote[]>();
     for (const vote of this.#votes.values()) {
       const { statement, attestation } = vote;
-      if (statement.epoch !== epoch || statement.index <= this.#marks.applied) continue;
+      if (statement.committee !== digest || statement.index <= this.#marks.applied) continue;
       if (!seats.has(attestation.validator)) continue;
       const text = canonicalJson(statement);
       groups.set(text, [...(groups.get(text) ?? []), vote]);
@@ -693,10 +693,10 @@ export class OrderedLog implements AsyncDisposable {
   async #learn(votes: readonly HeadVote[]): Promise<void> {
     for (const vote of votes) {
       const { statement, attestation } = vote;
-      const { epoch, validators } = this.#lent.state.committee();
+      const { digest, validators } = this.#lent.state.committee();
       const seat = validators.find(({ key }) => key === attestation.validator);
       if (seat === undefined || seat.key === this.#self) continue;
-      if (statement.networkId !== this.#networkId || statement.epoch !== epoch) continue;
+      if (statement.networkId !== this.#networkId || statement.committee !== digest) continue;
       const known = this.#votes.get(seat.key);
       if (statement.index <= this.#marks.applied) continue;
       const isOther = known?.statement.index === statement.index && known.statement.head !== statement.head;
@@ -832,19 +832,20 @@ export class OrderedLog implements AsyncDisposable {
     let { epoch } = state.committee();
     let answer = decodeSnapshot(await ask('order/snapshot', { epoch }));
     while (
+      answer.snapshot !== null &&
       answer.documents.length > 0 &&
-      state.committeeOf(answer.snapshot?.certificate.statement.epoch ?? 0) === undefined
+      state.committeeOf(answer.snapshot.certificate.statement.committee) === undefined
     ) {
-      state.learn(answer.documents);
-      epoch += answer.documents.length;
       // Known ones again would lead nowhere, for ever.
-      if (state.committeeOf(epoch) === undefined) throw lied(seat);
+      const last = state.learn(answer.documents);
+      if (last <= epoch) throw lied(seat);
+      epoch = last;
       answer = decodeSnapshot(await ask('order/snapshot', { epoch }));
     }
     const { snapshot } = answer;
     if (snapshot === null) return false;
     const { base, head, certificate } = snapshot;
-    const committee = state.committeeOf(certificate.statement.epoch);
+    const committee = state.committeeOf(certificate.statement.committee);
     if (committee === undefined || !(await this.#holds(certificate, committee))) throw lied(seat);
     if (ends.aborted) return false;
     this.#lent.store.transact(() => state.receive(null));
@@ -892,11 +893,8 @@ export class OrderedLog implements AsyncDisposable {
     return true;
   }
 
-  async #holds(
-    { statement, attestations }: HeadCertificate,
-    { epoch, validators }: { readonly epoch: number; readonly validators: readonly Seat[] },
-  ): Promise<boolean> {
-    if (statement.networkId !== this.#networkId || statement.epoch !== epoch) return false;
+  async #holds({ statement, attestations }: HeadCertificate, { digest, validators }: Committee): Promise<boolean> {
+    if (statement.networkId !== this.#networkId || statement.committee !== digest) return false;
     if (attestations.length < quorumOf(validators.length)) return false;
     const seats = new Map(validators.map((seat) => [seat.key, seat]));
     for (const attestation of attestations) {

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { base64, utf8 } from '../../../base/bytes.ts';
+import type { Digest } from '../../../base/digest.ts';
 import { type ErrorCode, HyperMeshError, isCoded } from '../../../base/errors.ts';
 import { canonicalJson, type Json } from '../../../base/json.ts';
 import { EtcdCluster, etcdMissing } from '../../../testing/etcd-cluster.ts';
@@ -115,9 +116,9 @@ class Network implements AsyncDisposable {
     return encodeEntry(this.make.instruct(by, { kind: 'claim', name }));
   }
 
-  move(to: SequencerPlace, moves: number, epoch = 0): Uint8Array {
+  move(to: SequencerPlace, moves: number, committee: Digest = this.make.networkId): Uint8Array {
     const { networkId } = this.make;
-    const statement: SequencerStatement = { networkId, epoch, moves, to };
+    const statement: SequencerStatement = { networkId, committee, moves, to };
     const attestations = signers.slice(0, 3).map((one) => one.attest(SEQUENCER_TYPE, statement));
     const entry: Entry = { formatVersion: 1, networkId, kind: 'sequencer', statement, attestations };
     return encodeEntry(entry);
@@ -202,7 +203,8 @@ test('the committee changes by epoch and handovers; who is new had followed, and
   const next = [0, 1, 2, 4].map((at) => seats[at]!);
   const change = make.epoch(committee, next, [signers[0]!, signers[1]!, signers[2]!]);
   assert.equal((await network.orders[0]!.submit(encodeEntry(change))).outcome, null);
-  for (const at of [0, 1, 2]) await network.orders[at]!.submit(encodeEntry(make.handover(signers[at]!, 0)));
+  for (const at of [0, 1, 2])
+    await network.orders[at]!.submit(encodeEntry(make.handover(signers[at]!, committee.digest)));
   await network.agreed([0, 1, 2]);
   assert.deepEqual(network.ledgers[1]!.present(), { epoch: 1, isVoting: true });
   await network.close(3);
@@ -338,7 +340,7 @@ test('two heads of one index are kept, once however often they are seen, and cos
   const { networkId } = network.make;
   const voteFor = (index: number, text: string) => {
     const statement = {
-      ...({ formatVersion: 1, networkId, epoch: 0, index, base: 0 } as const),
+      ...({ formatVersion: 2, networkId, committee: networkId, index, base: 0 } as const),
       ...{ head: text.repeat(64), stateRoot: 'f'.repeat(64) },
     };
     return { statement, attestation: signers[3]!.attest(HEAD_TYPE, statement) };
@@ -350,7 +352,7 @@ test('two heads of one index are kept, once however often they are seen, and cos
     });
   for (let count = 0; count < 3; count += 1) for (const text of ['a', 'b']) await say(voteFor(9, text));
   const [accusation, ...others] = network.witness(0).open();
-  assert.deepEqual([accusation?.about, others], [`${signers[3]!.keyId}/head/0/9`, []]);
+  assert.deepEqual([accusation?.about, others], [`${signers[3]!.keyId}/head/${networkId}/9`, []]);
   const { conflict } = accusation!;
   const evidence = encodeEntry({ formatVersion: 1, networkId, kind: 'evidence', conflict });
   assert.equal((await network.orders[0]!.submit(evidence)).outcome, null);
@@ -371,7 +373,8 @@ test('entries of long ago are dropped, by the engine too; a validator of a later
   const next = [0, 1, 2, 4].map((at) => seats[at]!);
   const change = make.epoch(committee, next, [signers[0]!, signers[1]!, signers[2]!]);
   await network.orders[0]!.submit(encodeEntry(change));
-  for (const at of [0, 1, 2]) await network.orders[at]!.submit(encodeEntry(make.handover(signers[at]!, 0)));
+  for (const at of [0, 1, 2])
+    await network.orders[at]!.submit(encodeEntry(make.handover(signers[at]!, committee.digest)));
   for (let at = 0; at < 24; at += 1) await network.orders[at % 3]!.submit(network.claim(ada, `later-${at}`));
   const { floor, applied } = network.orders[0]!.status();
   assert.ok(floor >= 16 && floor < applied);
@@ -406,7 +409,7 @@ test('documents that are known already lead to no later epoch: who repeats them 
     if (from !== 1 || method !== 'order/snapshot') return answer;
     asked.push((body as { epoch: number }).epoch);
     const { snapshot } = answer as { snapshot: { certificate: { statement: object } } };
-    const statement = { ...snapshot.certificate.statement, epoch: 99 };
+    const statement = { ...snapshot.certificate.statement, committee: `sha256:${'99'.repeat(32)}` };
     return {
       snapshot: { ...snapshot, certificate: { ...snapshot.certificate, statement } },
       documents: network.ledgers[1]!.epochDocuments() as unknown as Json[],
@@ -417,7 +420,8 @@ test('documents that are known already lead to no later epoch: who repeats them 
   const next = [0, 1, 2, 4].map((at) => seats[at]!);
   const change = make.epoch(committee, next, [signers[0]!, signers[1]!, signers[2]!]);
   await network.orders[0]!.submit(encodeEntry(change));
-  for (const at of [0, 1, 2]) await network.orders[at]!.submit(encodeEntry(make.handover(signers[at]!, 0)));
+  for (const at of [0, 1, 2])
+    await network.orders[at]!.submit(encodeEntry(make.handover(signers[at]!, committee.digest)));
   for (let at = 0; at < 20; at += 1) await network.orders[0]!.submit(network.claim(accounts[0]!, `name-${at}`));
   await network.agreed([0, 1, 2]);
   // Only the liar is there at first.

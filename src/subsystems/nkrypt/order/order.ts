@@ -124,7 +124,7 @@ export class Order implements AsyncDisposable {
    */
   async move(to: SequencerPlace, { recover = false, ...options }: MoveOptions = {}): Promise<SequencerInfo> {
     const { self, networkId } = this.#options;
-    const { epoch, validators } = this.#state.committee();
+    const { digest, validators } = this.#state.committee();
     const { moves } = this.#state.engine();
     if (!validators.some(({ key }) => key === self)) throw seatless();
     if (canonicalJson(this.#log.engine().place) === canonicalJson(to)) return this.status();
@@ -139,7 +139,7 @@ export class Order implements AsyncDisposable {
     await using engine = this.#engine(to, `${networkId.slice(7)}-${moves + 1}`);
     if (to.kind === 'etcd') await engine.read(0, { signal: options.signal });
     const after = recover ? { after: await this.#log.bind() } : {};
-    const statement: SequencerStatement = { networkId, epoch, moves, to, ...after };
+    const statement: SequencerStatement = { networkId, committee: digest, moves, to, ...after };
     const attestation = await this.#lent.trust.attest(SEQUENCER_TYPE, statement);
     // Commit point: before anybody hears of it.
     this.#approvals.put({ statement, attestation });
@@ -232,14 +232,14 @@ export class Order implements AsyncDisposable {
     for (const engine of this.#own.values()) await engine[Symbol.asyncDispose]();
   }
 
-  /** Approvals for the present epoch and number of moves, one of each validator at most. */
+  /** Approvals by the present committee for the present number of moves, one of each validator at most. */
   #pending(): readonly MoveApproval[] {
     const { networkId } = this.#options;
-    const { epoch, validators } = this.#state.committee();
+    const { digest, validators } = this.#state.committee();
     const { moves } = this.#state.engine();
     const seats = new Set(validators.map(({ key }) => key));
     return this.#approvals.all().filter(({ statement, attestation }) => {
-      const isPresent = statement.epoch === epoch && statement.moves === moves;
+      const isPresent = statement.committee === digest && statement.moves === moves;
       return isPresent && statement.networkId === networkId && seats.has(attestation.validator);
     });
   }
