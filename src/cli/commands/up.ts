@@ -53,7 +53,7 @@ async function stayUp(context: Context, loaded: Loaded): Promise<undefined> {
 
 /**
  * A thread of the node collects what is short-lived every 2 MiB instead of every 16: pieces of content that streams through, which lie beside the
- * heap and are freed with it, take a tenth of the memory.
+ * heap and are freed with it, take a third of the memory.
  */
 const FLAGS = ['--max-semi-space-size=2'];
 

@@ -2,7 +2,7 @@
  * Makes layers of labels from and into files, a part at a time. Which labels a label is made of depends on its place alone, so all that
  * lies outside the part at hand is copied together before it is computed, in one pass over each file.
  *
- * Memory: some 7 labels for each of a part, at most a tenth of a layer; the labels themselves are read back from the file they were written to.
+ * Memory: some 3 labels for each of a part, at most a tenth of a layer; the labels themselves are read back from the file they were written to.
  */
 import { readSync, writeSync } from 'node:fs';
 import { KERNEL_BASE, type Kernel, LABEL_IV, openKernel, ZEROS } from './kernel.ts';
