@@ -151,7 +151,7 @@ export interface Membership {
   }): Promise<NewInvite>;
   /**
    * Makes this home a member of the network of the invite, also of one that is open. All or nothing: a crash leaves it before or after. Safe to repeat with
-   * the same invite. Errors: `invite-*`, `network-closed`, `quota-exceeded`, `not-a-member`, `home-not-empty`, `network-state`, `peer-*`, `certification-invalid`, `clock-skewed`, `certificate-*`.
+   * the same invite; a member learns from one of its own network where that node is. Errors: `invite-*`, `network-closed`, `quota-exceeded`, `not-a-member`, `home-not-empty`, `network-state`, `peer-*`, `certification-invalid`, `clock-skewed`, `certificate-*`.
    */
   join(
     invite: string,

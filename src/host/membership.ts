@@ -424,6 +424,8 @@ export class NetworkMembership implements Membership, AsyncDisposable {
           },
         );
       }
+      // Of use to a member, too, when everybody's address is another one than it knows.
+      this.#lent.network.heardOf('peer' in invite ? invite.peer : invite.inviter, invite.addresses);
       return this.place();
     });
   }

@@ -30,6 +30,8 @@ export interface NetworkSide {
   closeNetwork(): Promise<void>;
   /** `HOST:PORT` where others reach this node. */
   addresses(): readonly string[];
+  /** Where that node may be reached, beside what it said itself. */
+  heardOf(node: string, addresses: readonly string[]): void;
   /** That node is no member any more. */
   expel(node: string): void;
 }

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { until } from '../../src/testing/until.ts';
 import { writePackage } from '../system/support.ts';
-import { type MeshNode, mesh } from './mesh.ts';
+import { type MeshNode, mesh, meshNode } from './mesh.ts';
 
 test('a founder that comes back at another address is found again, also by a member that was away when it moved', {
   timeout: 240_000,
@@ -46,4 +46,23 @@ test('a founder that comes back at another address is found again, also by a mem
       return found.every(({ record }) => record.state === 'published');
     });
   }
+});
+
+test('when every address is another one, a member that is shown an invite of its own network finds the others', {
+  timeout: 240_000,
+}, async () => {
+  await using stack = new AsyncDisposableStack();
+  const [founder, member] = (await mesh(stack, 2)) as [MeshNode, MeshNode];
+  for (const node of [member, founder]) await node.end('SIGTERM');
+  for (const node of [member, founder]) await node.up();
+  const sees = async (node: MeshNode, other: MeshNode) =>
+    (await node.client.peers()).some(({ node: id, state }) => id === other.id && state === 'alive');
+  assert.deepEqual([await sees(member, founder), await sees(founder, member)], [false, false]);
+  const { invite } = await founder.client.invite({});
+  assert.equal((await member.client.joinNetwork({ invite })).role, 'member');
+  await until('both found each other', async () => (await sees(member, founder)) && (await sees(founder, member)));
+  // It was shown, not used: another machine can still join with it.
+  const other = stack.use(await meshNode());
+  await other.up();
+  assert.equal((await other.client.joinNetwork({ invite, listen: '127.0.0.1:0' })).role, 'member');
 });

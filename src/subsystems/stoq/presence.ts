@@ -98,8 +98,8 @@ export class Presence implements AsyncDisposable {
   readonly #audit: Audit;
   readonly #epochs: EpochCollection;
   readonly #sourceOf: Parts['sourceOf'];
-  /** Where nodes said they are on the local link. */
-  readonly #nearby = new Map<NodeId, string>();
+  /** Where nodes said they are on the local link, or a person said it. */
+  readonly #nearby = new Map<NodeId, readonly string[]>();
   /** Of the committee, as of the last look. */
   #seats: ReturnType<StoqLent['seats']>;
   #listening: ListenAddress | null = null;
@@ -225,7 +225,7 @@ export class Presence implements AsyncDisposable {
         self: this.#lent.node,
         networkId: this.entry.networkId,
         port: () => this.#listening?.port ?? null,
-        heard: (node, address) => this.#found(node, address),
+        heard: (node, address) => this.found(node, [address]),
         failed: (error) => this.#lent.warn('cannot look for nodes on the local link', error),
       });
       this.#stack.use(neighbours);
@@ -307,17 +307,17 @@ export class Presence implements AsyncDisposable {
   }
 
   #addressesOf(node: NodeId): string[] {
-    const nearby = this.#nearby.get(node);
     return [
       ...(this.directory.get(node)?.addresses ?? []),
-      ...(nearby === undefined ? [] : [nearby]),
+      ...(this.#nearby.get(node) ?? []),
       ...this.#seats.filter((seat) => seat.node === node).flatMap(({ addresses }) => addresses),
     ];
   }
 
-  #found(node: NodeId, address: string): void {
+  /** A hint, which is tried beside what the node's own record says. */
+  found(node: NodeId, addresses: readonly string[]): void {
     if (this.#nearby.size >= NEARBY_MAX && !this.#nearby.has(node)) return;
-    this.#nearby.set(node, address);
+    this.#nearby.set(node, addresses);
     if (this.liveness.vitality(node) !== 'alive') this.rounds.with(node);
   }
 

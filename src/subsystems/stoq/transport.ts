@@ -155,6 +155,11 @@ export class Stoq implements Transport, AsyncDisposable {
     this.#presence?.epochsChanged();
   }
 
+  /** Where a node may be reached, which was learned elsewhere. */
+  heardOf(node: NodeId, addresses: readonly string[]): void {
+    if (node !== this.#node) this.#presence?.found(node, addresses);
+  }
+
   /** A node is no member any more. */
   expel(node: NodeId): void {
     this.#presence?.directory.forget(node);
