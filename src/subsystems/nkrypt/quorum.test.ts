@@ -366,7 +366,7 @@ test('a validator that votes for two heads of one index pays, although who saw i
   };
   for (const text of ['a', 'b']) {
     const statement = {
-      ...({ formatVersion: 1, networkId, epoch: 0, index: 9, base: 0 } as const),
+      ...({ formatVersion: 2, networkId, committee: networkId, index: 9, base: 0 } as const),
       ...{ head: text.repeat(64), stateRoot: 'f'.repeat(64) },
     };
     const vote = { statement, attestation: await dishonest.trust.attest(HEAD_TYPE, statement) };

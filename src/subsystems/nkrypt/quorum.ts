@@ -242,6 +242,16 @@ export class Quorum implements Witness {
     const court = (atMs: number) => ({ trust, genesis, networkId, committee, atMs });
     const known = votes.certificate(operation, proofs);
     if (known !== undefined) return { endorsement: known, verdicts: await judge(set, court(admittedAtMs(known))) };
+    // Proofs that were kept over a change of the committee: nobody votes for them any more.
+    if (set.challenge.committee !== committee.digest) {
+      throw new HyperMeshError(
+        'proof-expired',
+        'The proofs were made for a committee that is not in office any more.',
+        {
+          hint: 'Run the command again for a fresh challenge.',
+        },
+      );
+    }
     const order = await orders.signed(operation);
     let verdicts: readonly ProofVerdict[] | undefined;
     const admitted = { formatVersion: 3, networkId, committee: committee.digest, operation, proofs } as const;
