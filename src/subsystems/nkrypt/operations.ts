@@ -88,13 +88,14 @@ export class Operations implements AsyncDisposable {
     const nothing = { account: identity, balance: 0, locked: 0, unbonding: [], isSuspended: false };
     const account = requirements.stake === null ? nothing : await this.#member.account.read();
     const lent = { witness, space, account, spaceBytes: genesis.space.bytes };
-    let current: Challenge = parsed.data;
-    // Making the commitment, once for this home, can take longer than an anchor lasts.
-    if (requirements.space !== null && space.status().state !== 'ready') {
-      await space.ready(options);
-      current = await witness.anchor(operation, options);
-    }
+    let current: Challenge | undefined = parsed.data;
     for (let anchors = 1; ; anchors++) {
+      // Making the commitment, once for this home or again when it was damaged, can take longer than an anchor lasts.
+      if (requirements.space !== null && space.status().state !== 'ready') {
+        await space.ready(options);
+        current = undefined;
+      }
+      current ??= await witness.anchor(operation, options);
       try {
         return await this.#prover.prove(current, lent, options);
       } catch (error) {
@@ -104,7 +105,7 @@ export class Operations implements AsyncDisposable {
         await pause(Math.min(1_000, ANCHOR_PAUSE_MS * 2 ** anchors), undefined, { signal: options.signal }).catch(
           () => undefined,
         );
-        current = await witness.anchor(operation, options);
+        current = undefined;
       }
     }
   }

@@ -123,20 +123,15 @@ export class Prover implements AsyncDisposable {
     }: { readonly witness: Witness; readonly space: SpaceCommitment; readonly spaceBytes: number },
     call: CallOptions,
   ): Promise<SpaceProof> {
-    // An audit that came too late on a busy machine, or met a damaged file, is worth another one.
+    // An audit that came too late on a busy machine is worth another one.
     for (let attempt = 1, tries = 1; ; tries++) {
-      const isMadeAgain = space.status().state !== 'ready';
+      if (space.status().state !== 'ready') {
+        throw new HyperMeshError('anchor-lost', 'The space commitment of this home has to be made again first.', {
+          hint: 'Run the command again; it begins with a new anchor.',
+        });
+      }
       const root = await space.ready(call);
       if (call.signal?.aborted === true) throw cancelled();
-      if (isMadeAgain) {
-        throw new HyperMeshError(
-          'anchor-lost',
-          'The space commitment was made again, for longer than an anchor lasts.',
-          {
-            hint: 'Run the command again; it begins with a new anchor.',
-          },
-        );
-      }
       try {
         const revealed = await witness.beginAudit(challenge, attempt);
         attempt += 1;
