@@ -666,18 +666,9 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     { networkId, node, addresses }: { networkId: Digest; node: string; addresses: readonly string[] },
     { signal, onProgress }: CallOptions,
   ): Promise<TermsAnswer & { readonly signed: SignedTerms }> {
-    const { network } = this.#lent;
     onProgress?.({ step: 'join', note: `asking ${addresses.join(', ')}` });
-    const reply = await network
-      .asGuest(
-        ...([networkId, node, addresses] as const),
-        (ask) => ask('network/terms', encodeBody({}), { ...CERTIFY_LIMITS, signal }),
-        { signal },
-      )
-      .catch((error: unknown) => {
-        throw orClock(error);
-      });
-    const { signed, ...answer } = await this.#checkTerms(decodeBody(reply), networkId);
+    const reply = await this.#askToEnter({ networkId, node, addresses }, 'network/terms', {}, signal);
+    const { signed, ...answer } = await this.#checkTerms(reply, networkId);
     openOr(signed?.terms ?? null);
     return { ...answer, signed: signed! };
   }
@@ -710,20 +701,29 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     request: JoinRequest,
     { signal }: CallOptions,
   ): Promise<Certification> {
-    const reply = await this.#lent.network
-      .asGuest(
-        ...([networkId, asked, addresses] as const),
-        (ask) => ask('network/join', encodeBody(request), { ...CERTIFY_LIMITS, signal }),
-        { signal },
-      )
-      .catch((error: unknown) => {
-        throw orClock(error);
-      });
-    const answer = await this.#checkAnswer(decodeBody(reply), networkId);
+    const reply = await this.#askToEnter({ networkId, node: asked, addresses }, 'network/join', request, signal);
+    const answer = await this.#checkAnswer(reply, networkId);
     const committee = answer.committee.map((seat) =>
       seat.node === asked ? { ...seat, addresses: merged(addresses, seat.addresses) } : seat,
     );
     return { ...answer, committee };
+  }
+
+  /** A node of a network that this home is not in. */
+  async #askToEnter(
+    { networkId, node, addresses }: { networkId: Digest; node: string; addresses: readonly string[] },
+    method: string,
+    body: unknown,
+    signal: AbortSignal | undefined,
+  ): Promise<unknown> {
+    const request = encodeBody(body);
+    const limits = { ...CERTIFY_LIMITS, signal };
+    const reply = await this.#lent.network
+      .asGuest(networkId, node, addresses, (ask) => ask(method, request, limits), { signal })
+      .catch((error: unknown) => {
+        throw orClock(error);
+      });
+    return decodeBody(reply);
   }
 
   async #checkAnswer(value: unknown, expected: Digest): Promise<Certification> {
@@ -852,10 +852,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     if (node === undefined) {
       throw new HyperMeshError('peer-unreachable', `No node is known for the validator ${validator}.`);
     }
-    const replyBytesMax = COMMITTEE_LIMITS.answerBytesMax;
-    return decodeBody(
-      await this.#lent.network.ask(node, method, encodeBody(body), { replyBytesMax, timeoutMs, signal }),
-    );
+    return this.#askNode(node, method, body, { signal, timeoutMs });
   }
 
   /** The register of members is asked once for each committee: the validators are found also while the founder is away. */

@@ -1,11 +1,11 @@
 import { z } from 'zod';
-import { concat, fromBase64, utf8 } from '../base/bytes.ts';
+import { concat, utf8 } from '../base/bytes.ts';
 import { type Digest, digestOf, sha256 } from '../base/digest.ts';
 import { canonicalJson } from '../base/json.ts';
 import { type Attestation, attestation } from './attestation.ts';
 import { digest, hex32, timeMs } from './fields.ts';
 import { decodeJsonMessage, encodeJsonMessage } from './json-message.ts';
-import { type TimeProof, timeProof, type WorkProof, wordsOf, workProof } from './proof.ts';
+import { base64Of, type TimeProof, timeProof, type WorkProof, wordsOf, workProof } from './proof.ts';
 import { PROOF_LIMITS } from './proof-limits.ts';
 
 /** Access by proof: what a node asks of whoever takes content from it to use it (docs/protocol/access.md). */
@@ -87,29 +87,14 @@ const accessChallenge: z.ZodType<AccessChallenge> = z.strictObject({
   issuedAtMs: timeMs,
 });
 
-/** Canonical base64 of hashes of 32 bytes. */
-export function hashes(most: number) {
-  return z
-    .string()
-    .max(Math.ceil((32 * most) / 3) * 4)
-    .refine((text) => {
-      try {
-        const bytes = fromBase64(text);
-        return bytes.length % 32 === 0 && text.length === Math.ceil(bytes.length / 3) * 4;
-      } catch {
-        return false;
-      }
-    }, 'expected canonical base64 of 32-byte items');
-}
-
 export const accessProof: z.ZodType<AccessProof> = z.strictObject({
   formatVersion: z.literal(1),
   challenge: accessChallenge,
   space: z
     .strictObject({
       root: hex32,
-      labels: hashes(PROOF_LIMITS.openingsMax),
-      path: hashes(PROOF_LIMITS.openingsMax * 26),
+      labels: base64Of(32, PROOF_LIMITS.openingsMax),
+      path: base64Of(32, PROOF_LIMITS.openingsMax * 26),
     })
     .nullable(),
   work: workProof.nullable(),

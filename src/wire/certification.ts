@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { base64, concat, equal, fromBase64, fromHex, fromUtf8, utf8 } from '../base/bytes.ts';
+import { concat, equal, fromBase64, fromHex, fromUtf8, utf8 } from '../base/bytes.ts';
 import { type Digest, digestOf, sha256 } from '../base/digest.ts';
 import { HyperMeshError, isCoded } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
@@ -10,6 +10,7 @@ import { INVITE_LIMITS } from './invite.ts';
 import type { PublicKeys } from './key-id.ts';
 import { type WorkProof, workProof } from './proof.ts';
 import {
+  canonicalBase64,
   certificateChain,
   type Envelope,
   envelope,
@@ -97,18 +98,7 @@ export interface Certification {
   readonly atMs: number;
 }
 
-function exactly(bytes: number) {
-  return z.string().refine((text) => {
-    try {
-      const decoded = fromBase64(text);
-      return decoded.length === bytes && base64(decoded) === text;
-    } catch {
-      return false;
-    }
-  }, `expected canonical base64 of ${bytes} bytes`);
-}
-
-const keys = z.strictObject({ falcon: exactly(1793), ed25519: exactly(32) });
+const keys = z.strictObject({ falcon: canonicalBase64(1793, 1793), ed25519: canonicalBase64(32, 32) });
 
 export const subjectName = z
   .string()

@@ -215,7 +215,7 @@ export const SPACE_RECEIPT_TYPE = 'application/vnd.hypermesh.space-receipt.v3+js
 export const STAKE_STATEMENT_TYPE = 'application/vnd.hypermesh.stake-statement.v3+json';
 
 /** Strict base64 of `unit`-byte items, at most `most` of them. */
-function base64Of(unit: number, most: number, least = 0) {
+export function base64Of(unit: number, most: number, least = 0) {
   return z
     .string()
     .max(Math.ceil((unit * most) / 3) * 4)

@@ -1,11 +1,10 @@
 import { z } from 'zod';
 import { concat, fromHex, utf8 } from '../base/bytes.ts';
 import { type Digest, digestOf } from '../base/digest.ts';
-import { hashes } from './access.ts';
 import { type Attestation, attestation } from './attestation.ts';
 import { hex32 } from './fields.ts';
 import { decodeJsonMessage, encodeJsonMessage } from './json-message.ts';
-import { digestBytes } from './proof.ts';
+import { base64Of, digestBytes } from './proof.ts';
 import { PROOF_LIMITS } from './proof-limits.ts';
 
 /** Audits of standing space commitments at times that nobody can foresee (docs/protocol/space-audit.md). */
@@ -27,8 +26,8 @@ export interface SpaceOpening {
 export const auditAsk: z.ZodType<{ readonly nonce: string }> = z.strictObject({ nonce: hex32 });
 export const auditAnswer: z.ZodType<SpaceOpening> = z.strictObject({
   root: hex32,
-  labels: hashes(PROOF_LIMITS.openingsMax),
-  path: hashes(PROOF_LIMITS.openingsMax * 26),
+  labels: base64Of(32, PROOF_LIMITS.openingsMax),
+  path: base64Of(32, PROOF_LIMITS.openingsMax * 26),
 });
 
 /** `space/lost`: whether another validator saw the same commitment fail. */
