@@ -309,7 +309,7 @@ export const ERRORS = {
     status: 403,
     exit: EXIT.refused,
     retry: true,
-    when: 'The proofs arrived after their window; run the command again for a fresh challenge.',
+    when: 'The proofs arrived after their window, or when another committee was in office than that which they were made for; run the command again for a fresh challenge.',
   },
   'proof-replayed': {
     status: 403,
