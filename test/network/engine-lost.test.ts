@@ -32,7 +32,11 @@ test('the machine with the engine of the order is gone, disk and all: three vali
   await until('a quorum has approved', async () => {
     const said: SequencerInfo[] = [];
     for (const node of [fourth, third, second]) said.push(await recover(node));
-    return said.every(({ moves, engine }) => moves === 1 && engine.kind === 'embedded');
+    assert.ok(
+      said.every(({ moves, engine }) => moves === 1 && engine.kind === 'embedded'),
+      JSON.stringify(said),
+    );
+    return true;
   });
 
   // What was said before, and what is said now.
