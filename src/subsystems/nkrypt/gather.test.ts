@@ -8,13 +8,21 @@ const silent = () => new Promise<never>(() => undefined);
 
 test('gather() asks those that are left when one fails, and when one says nothing', async () => {
   const asked: string[] = [];
+  let hung = 0;
+  const hangs = () => {
+    hung += 1;
+  };
   for (const hanging of [silent, () => Promise.reject(new HyperMeshError('peer-unreachable', 'Nobody is there.'))]) {
     asked.length = 0;
     const ask = async (validator: string) => {
       asked.push(validator);
       return validator === 'c' ? hanging() : validator;
     };
-    const answers = await gather(['a', 'b', 'c'], { ...four, reserve: ['d'], patienceMs: 1 }, ask);
+    const answers = await gather(
+      ['a', 'b', 'c'],
+      { ...four, reserve: ['d'], patienceMs: hanging === silent ? 1 : 2 ** 30, hangs },
+      ask,
+    );
     assert.deepEqual(
       [answers, asked],
       [
@@ -23,6 +31,7 @@ test('gather() asks those that are left when one fails, and when one says nothin
       ],
     );
   }
+  assert.equal(hung, 1);
 });
 
 test('gather() leaves the others in peace while enough answer, and says who is missing when nobody is left', async () => {

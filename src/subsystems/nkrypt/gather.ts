@@ -14,6 +14,8 @@ interface GatherOptions<T> {
   /** Asked as well when not enough of the others are left, or some of them say nothing. */
   readonly reserve?: readonly string[];
   readonly patienceMs?: number;
+  /** Called when those that are left had to be asked because somebody says nothing. */
+  readonly hangs?: () => void;
   /** Only answers with the same text here count together. */
   readonly alike?: (value: T) => string;
 }
@@ -25,7 +27,7 @@ interface GatherOptions<T> {
  */
 export async function gather<T>(
   validators: readonly string[],
-  { needed, faulty, reserve = [], patienceMs = PATIENCE_MS, alike = () => '' }: GatherOptions<T>,
+  { needed, faulty, reserve = [], patienceMs = PATIENCE_MS, hangs, alike = () => '' }: GatherOptions<T>,
   ask: (validator: string, signal: AbortSignal) => Promise<T>,
 ): Promise<readonly T[]> {
   const groups = new Map<string, T[]>();
@@ -71,7 +73,11 @@ export async function gather<T>(
     settle();
   };
   askAll(validators);
-  const patience = setTimeout(() => askAll(takeWaiting()), patienceMs);
+  const patience = setTimeout(() => {
+    const more = takeWaiting();
+    if (more.length > 0) hangs?.();
+    askAll(more);
+  }, patienceMs);
   try {
     return await promise;
   } finally {

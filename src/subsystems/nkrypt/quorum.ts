@@ -72,6 +72,8 @@ const REGISTER_GRACE_MS = 5_000;
 const SHUNNED_MS = 600_000;
 /** Who then failed again is not asked at all for so long, as long as others may be faulty in its place. */
 const LEFT_OUT_MS = 10_000;
+/** After somebody said nothing, nobody comes last for so long: each step of each operation would wait for that one first. */
+const HANGING_MS = 60_000;
 
 /** This home's own seat, which is asked without a network. */
 export interface OwnSeat {
@@ -105,6 +107,7 @@ export class Quorum implements Witness {
   readonly #options: QuorumOptions;
   readonly #shunned = new Map<string, number>();
   readonly #leftOut = new Map<string, number>();
+  #hangingUntilMs = 0;
   readonly #introduced = new Set<string>();
   /**
    * How far the clock of this home is behind that of the committee, at least and at most, by the median of the last anchor: no third of liars moves it out of
@@ -300,11 +303,11 @@ export class Quorum implements Witness {
     body: object,
     options: CallOptions & { readonly timeoutMs?: number } = {},
   ): Promise<unknown> {
-    const { faulty } = this.#quorum;
+    const { faulty, hangs } = this.#quorum;
     const { first, reserve } = this.#turns();
     const [answer] = await gather(
       first,
-      { needed: faulty + 1, faulty, reserve, alike: (one) => canonicalJson(one) },
+      { needed: faulty + 1, faulty, hangs, reserve, alike: (one) => canonicalJson(one) },
       (validator, stop) =>
         this.#answer(validator, method, body, z.unknown(), { ...options, ...either(options.signal, stop) }),
     );
@@ -490,7 +493,7 @@ export class Quorum implements Witness {
     const nowMs = this.#options.clock.nowMs();
     const asked = this.#all().filter((validator) => (this.#leftOut.get(validator) ?? 0) <= nowMs);
     const first = asked.filter((validator) => !this.#isShunned(validator));
-    if (first.length < this.#quorum.needed) return { first: asked, reserve: [] };
+    if (first.length < this.#quorum.needed || nowMs < this.#hangingUntilMs) return { first: asked, reserve: [] };
     return { first, reserve: asked.filter((validator) => this.#isShunned(validator)) };
   }
 
@@ -498,9 +501,12 @@ export class Quorum implements Witness {
     return this.#options.committee.validators.map(({ key }) => key);
   }
 
-  get #quorum(): { readonly needed: number; readonly faulty: number } {
+  get #quorum(): { readonly needed: number; readonly faulty: number; readonly hangs: () => void } {
     const { length } = this.#options.committee.validators;
-    return { needed: quorumOf(length), faulty: Math.floor((length - 1) / 3) };
+    const hangs = () => {
+      this.#hangingUntilMs = this.#options.clock.nowMs() + HANGING_MS;
+    };
+    return { needed: quorumOf(length), faulty: Math.floor((length - 1) / 3), hangs };
   }
 
   /** Errors: {@link Senseless}. */
