@@ -17,7 +17,7 @@ import {
   type SelfSigned,
 } from '../wire/entry.ts';
 import { byKey, type Committee, EPOCH_TYPE, type EpochDocument, type EpochProposal, type Seat } from '../wire/epoch.ts';
-import type { Operation } from '../wire/proof.ts';
+import { type Endorsement, type Operation, VOTE_TYPE } from '../wire/proof.ts';
 import type { Signer } from './signer.ts';
 
 /** Entries for the ordered log of one network, signed by those whom they name. */
@@ -44,6 +44,24 @@ export class EntryMaker {
       operation: { ...operation, identity: by.keyId },
     } as const;
     return { keys: by.keys, envelope: by.seal(ORDER_TYPE, encodeOrder(order)) };
+  }
+
+  /** Certificates of one committee, each with these votes. */
+  certified(
+    by: Signer,
+    operations: readonly Omit<Operation, 'identity'>[],
+    committee: Digest,
+    voters: readonly Signer[],
+  ): Entry {
+    const certificates = operations.map((operation): Endorsement => {
+      const admitted = { formatVersion: 3, networkId: this.networkId, committee, proofs: subject('proofs') } as const;
+      const said = { ...admitted, operation: { ...operation, identity: by.keyId } };
+      const votes = voters
+        .map((voter) => ({ atMs: 5, attestation: voter.attest(VOTE_TYPE, { ...said, atMs: 5 }) }))
+        .sort((a, b) => (a.attestation.validator < b.attestation.validator ? -1 : 1));
+      return { ...said, votes };
+    });
+    return { ...this.#head, kind: 'certified', certificates };
   }
 
   /** What the publisher says twice under one number. */

@@ -30,6 +30,8 @@ interface Home {
   readonly closed: number[];
   readonly voted: SelfSigned[];
   isAway: boolean;
+  /** What happens to its next entries on the way to the order. */
+  readonly onTheWay: ((entry: Uint8Array) => void)[];
 }
 
 class Network {
@@ -63,6 +65,7 @@ class Network {
       closed: [] as number[],
       voted: [] as SelfSigned[],
       isAway: false,
+      onTheWay: [] as Home['onTheWay'],
     } as unknown as Home;
     const lent: ConstructorParameters<typeof Epochs>[0] = {
       ...{ store, ledger },
@@ -71,7 +74,10 @@ class Network {
         attested: async (word, type, statement, keys) =>
           attestationHolds(word, type, statement, publicKeysOf(keys), quickCheck),
       },
-      submit: async (entry) => this.submit(entry),
+      submit: async (entry) => {
+        home.onTheWay.shift()?.(entry);
+        this.submit(entry);
+      },
       votes: { close: (epoch) => void home.closed.push(epoch), votedIn: () => home.voted },
       exchange: async (validator: string, known: Json) => {
         const other = this.homes.find((one) => one.signer.keyId === validator);
@@ -189,3 +195,60 @@ test('a validator approves one change in an epoch, unless its operator answers f
   assert.equal((await c.epochs.approve(one.digest)).approvedBy.length, 2);
   assert.equal((await a.epochs.approve(other.digest, { instead: true })).approvedBy.length, 2);
 });
+
+for (const isLate of [false, true]) {
+  const what = isLate ? 'arrives after all' : 'is lost';
+  test(`what was voted for is handed over, also when a part of it ${what} and some of it is certified meanwhile`, async () => {
+    const network = new Network(4);
+    const { make, account } = network;
+    const [a, b, c, d] = network.homes as [Home, Home, Home, Home];
+    const first = a.ledger.committee();
+    network.submit(encodeEntry(make.instruct(account, { kind: 'claim', name: 'demo' })));
+    // More than two entries can hold.
+    const operations = Array.from({ length: 260 }, (_, at) => ({
+      ...({ kind: 'publish', ref: `demo/a${at}@1.0.0`, sequence: at + 1 } as const),
+      subject: subject(`${at}`),
+    }));
+    a.voted.push(...operations.map((operation) => make.order(account, operation)));
+    for (const home of [a, b, c]) await home.epochs.propose(first.validators);
+    const signers = [b, c, d].map(({ signer }) => signer);
+    const certify = (count: number) =>
+      network.submit(encodeEntry(make.certified(account, operations.slice(0, count), first.digest, signers)));
+
+    const held: Uint8Array[] = [];
+    const cutOff = (entry: Uint8Array) => {
+      held.push(entry);
+      throw new HyperMeshError('timeout', 'no answer');
+    };
+    const arrive = () => {
+      for (const entry of held.splice(0)) if (isLate) network.submit(entry);
+    };
+    a.onTheWay.push(() => undefined, cutOff);
+    await assert.rejects(a.epochs.handOver(), (error) => isCoded(error, 'timeout'));
+    certify(20);
+    // Just before the first entry of the next attempt.
+    a.onTheWay.push(arrive, cutOff);
+    await assert.rejects(a.epochs.handOver(), (error) => isCoded(error, 'timeout'));
+    certify(40);
+    a.onTheWay.push(arrive);
+    await a.epochs.handOver();
+    assert.deepEqual(a.ledger.handedOver(), [a.signer.keyId]);
+    for (const home of [b, c]) await home.epochs.handOver();
+    assert.equal(a.ledger.present().epoch, 1);
+    // Whatever may have a certificate that the order does not know: under its number nothing else can be voted for.
+    const open = operations.filter(({ sequence }) => {
+      const other = { kind: 'default', identity: account.keyId, sequence, ref: '', subject: subject('other') } as const;
+      try {
+        d.ledger.checkOperation(other);
+        return true;
+      } catch (error) {
+        assert.ok(isCoded(error, 'equivocation'));
+        return false;
+      }
+    });
+    assert.deepEqual(
+      open.map(({ sequence }) => sequence),
+      [],
+    );
+  });
+}

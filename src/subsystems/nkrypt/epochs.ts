@@ -128,23 +128,34 @@ export class Epochs {
   }
 
   async #handOver(options: CallOptions): Promise<void> {
-    const { ledger, votes, trust } = this.#lent;
+    const { ledger, votes } = this.#lent;
     const { epoch, isVoting } = ledger.present();
     const { digest, validators } = ledger.committee();
     const sits = validators.some(({ key }) => key === this.#self);
     if (isVoting || !sits || ledger.handedOver().includes(this.#self)) return;
     votes.close(epoch);
-    const open = votes.votedIn(epoch).filter((order) => !ledger.isRecorded(decodeOrder(order).operation));
+    const isDue = () => ledger.present().epoch === epoch && !ledger.handedOver().includes(this.#self);
+    while (isDue()) {
+      const open = votes.votedIn(epoch).filter((order) => !ledger.isRecorded(decodeOrder(order).operation));
+      await this.#handOverAll(digest, open, options);
+    }
+  }
+
+  /**
+   * All of it, after the parts that the order has. Those are of an earlier attempt, whose list was cut elsewhere: what is certified meanwhile makes the next one shorter.
+   * So an attempt that meets a part of another one ends, and the next one begins with everything: the last part is never there without those before it.
+   */
+  async #handOverAll(committee: Digest, orders: readonly SelfSigned[], options: CallOptions): Promise<void> {
+    const first = this.#lent.ledger.partsOf(this.#self);
     // At least one part, which says that there is nothing.
-    const parts = open.length === 0 ? [[]] : cut(open, ENTRY_LIMITS.ordersMax);
-    for (const [part, orders] of parts.entries()) {
-      if (part < ledger.partsOf(this.#self)) continue;
+    const parts = orders.length === 0 ? [[]] : cut(orders, ENTRY_LIMITS.ordersMax);
+    for (const [at, some] of parts.entries()) {
       const statement: HandoverStatement = {
-        ...{ networkId: this.#networkId, committee: digest, validator: this.#self },
-        ...{ part, isLast: part === parts.length - 1, orders },
+        ...{ networkId: this.#networkId, committee, validator: this.#self },
+        ...{ part: first + at, isLast: at === parts.length - 1, orders: some },
       };
-      const attestation = await trust.attest(HANDOVER_TYPE, statement);
-      await this.#submit({ kind: 'handover', statement, attestation }, options);
+      const attestation = await this.#lent.trust.attest(HANDOVER_TYPE, statement);
+      if (!(await this.#submit({ kind: 'handover', statement, attestation }, options))) return;
     }
   }
 
@@ -196,16 +207,22 @@ export class Epochs {
     await this.#submit({ kind: 'epoch', document }, options);
   }
 
-  async #submit(entry: Record<string, unknown> & { kind: 'epoch' | 'handover' }, options: CallOptions): Promise<void> {
+  /** Resolves to whether this entry was applied; false: another one was there first. */
+  async #submit(
+    entry: Record<string, unknown> & { kind: 'epoch' | 'handover' },
+    options: CallOptions,
+  ): Promise<boolean> {
     // The cast: what is added is what every entry has.
     const whole = { formatVersion: 1, networkId: this.#networkId, ...entry } as unknown as Parameters<
       typeof encodeEntry
     >[0];
     try {
       await this.#lent.submit(encodeEntry(whole), options);
+      return true;
     } catch (error) {
       // Another one brought the same, with other approvals or earlier.
       if (!isCoded(error, 'epoch-invalid', 'proof-replayed') || this.#isDone(entry.kind)) throw error;
+      return false;
     }
   }
 

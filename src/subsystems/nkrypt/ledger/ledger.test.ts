@@ -330,15 +330,7 @@ suite('the committee', () => {
       of: Omit<Operation, 'identity'>,
       committee: Digest = networkId,
       voters = validators.slice(1),
-    ): Entry => {
-      const admitted = { formatVersion: 3, networkId, committee, proofs: subject('proofs') } as const;
-      const vote = { ...admitted, operation: { ...of, identity: ada.keyId }, atMs: 5 };
-      const { atMs, ...said } = vote;
-      const votes = voters
-        .map((voter) => ({ atMs, attestation: voter.attest(VOTE_TYPE, vote) }))
-        .sort((a, b) => (a.attestation.validator < b.attestation.validator ? -1 : 1));
-      return { formatVersion: 1, networkId, kind: 'certified', certificates: [{ ...said, votes }] };
-    };
+    ): Entry => make.certified(ada, [of], committee, voters);
     sure(certified(publish(5, 'ada/a@1.0.0', 'one'), networkId, validators.slice(2)), 'entry-invalid');
     sure(
       certified(publish(5, 'ada/a@1.0.0', 'one'), networkId, [...validators.slice(2), makeQuickSigner()]),
@@ -376,16 +368,8 @@ suite('the committee', () => {
       if (code === undefined) check();
       else assert.throws(check, (error) => isCoded(error, code));
     };
-    const certified = (of: Omit<Operation, 'identity'>, committee = ledger.committee().digest): Entry => {
-      const { networkId } = make;
-      const admitted = { formatVersion: 3, networkId, committee, proofs: subject('proofs') } as const;
-      const said = { ...admitted, operation: { ...of, identity: ada.keyId } };
-      const votes = validators
-        .slice(1)
-        .map((voter) => ({ atMs: 5, attestation: voter.attest(VOTE_TYPE, { ...said, atMs: 5 }) }))
-        .sort((a, b) => (a.attestation.validator < b.attestation.validator ? -1 : 1));
-      return { formatVersion: 1, networkId, kind: 'certified', certificates: [{ ...said, votes }] };
-    };
+    const certified = (of: Omit<Operation, 'identity'>, committee = ledger.committee().digest) =>
+      make.certified(ada, [of], committee, validators.slice(1));
     const [liar, ...honest] = validators as [Signer, ...Signer[]];
     const turn = (epoch: number, lie: readonly SelfSigned[], orders: readonly SelfSigned[] = []) => {
       sure(make.epoch(ledger.committee(), seats, validators));
