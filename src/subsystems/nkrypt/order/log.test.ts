@@ -191,6 +191,32 @@ for (const [how, lie] of [
   });
 }
 
+test('liars that send true parts of the order, each of them late, do not keep a node that was away from those who send them at once', async () => {
+  const PARTS = 40;
+  let late = 0;
+  await using validators = new OrderedValidators({
+    ...{ committee: [0, 1, 2, 3, 4, 5, 6], ...new Engines() },
+    liar: (of, method, body) => {
+      if (![1, 2].includes(of) || method !== 'order/part') return undefined;
+      late += 1;
+      // Not so late that it would be taken for silent.
+      return sleep(900).then(() => validators.logs[of]!.part((body as { after: number }).after));
+    },
+  });
+  for (const who of [0, 1, 2, 3, 4]) validators.open(who);
+  // Each move of the engine ends a part.
+  for (let at = 0; at < PARTS; at += 1)
+    await validators.logs[0]!.submit(testEntry({ move: { kind: 'etcd', endpoints: [`http://a:${at}`] } }));
+  await until(() => [1, 2, 3, 4].every((who) => validators.logs[who]!.status().applied === PARTS));
+  // Only the liars are there at first.
+  for (const who of [0, 3, 4]) await validators.close(who);
+  validators.open(5);
+  await until(() => late > 0);
+  for (const who of [0, 3, 4]) validators.open(who);
+  await until(() => validators.logs[5]!.status().applied === PARTS);
+  assert.ok(late < PARTS / 2, `${late} of ${PARTS} parts came from the liars`);
+});
+
 test('with nobody else to ask a slow validator has all the time that its snapshot takes', async () => {
   let asked = 0;
   await using validators = new OrderedValidators({

@@ -125,8 +125,9 @@ const SNAPSHOT_BYTES = 64 * 2 ** 20;
 const STATE_BYTES_MAX = 2 ** 30;
 /** In the place of an entry: whoever waits for this looks at every certificate. */
 const ANYTHING = '';
-/** Who sends no part for so long is not the only one to be asked. */
+/** Who sends no part for so long gives way to another one, and whoever has it when another one has something, too. */
 const SLOW_MS = 1_000;
+const TURN_MS = 2_000;
 
 interface Peer {
   busy: boolean;
@@ -138,6 +139,12 @@ interface Loading {
   readonly sinceMs: number;
   readonly patienceMs: number;
   readonly ends: AbortController;
+}
+
+/** The validator from which parts of the order come now. */
+interface Turn {
+  readonly key: string;
+  readonly sinceMs: number;
 }
 
 /** A validator whose snapshot this node did not get: how often it gave way to another one, and until when others come first. */
@@ -192,8 +199,10 @@ export class OrderedLog implements AsyncDisposable {
   #running: Promise<void> | undefined;
   #isRunning = false;
   #dirty = false;
-  /** Catching up: with how many, and when it last brought something. */
-  #catching = { count: 0, atMs: 0 };
+  /** From whom parts come, when one last came, and until when those that had their turn let others go first. */
+  #catching: Turn | undefined;
+  #caughtAtMs = 0;
+  readonly #rests = new Map<string, number>();
   #recovery: SequencerStatement | undefined;
   #loading: Loading | undefined;
   readonly #sources = new Map<string, Source>();
@@ -729,15 +738,17 @@ export class OrderedLog implements AsyncDisposable {
     return `the engine seems to have shown other entries to ${this.#split.size} of ${length} validators than to this one`;
   }
 
-  /** Certified parts from one validator, until it has no more. Nothing is believed: certificate, chain and state have to fit. */
+  /** Certified parts from one validator, until it has no more, or another one takes over. Nothing is believed: certificate, chain and state have to fit. */
   async #catchUp(seat: Seat): Promise<void> {
-    // From one of them at a time, unless that one is slow.
-    const catching = this.#catching;
-    if (catching.count > 0 && performance.now() - catching.atMs < SLOW_MS && !this.#isOverdue()) return;
-    catching.count += 1;
-    catching.atMs = performance.now();
+    if (!this.#isTurnOf(seat)) return;
+    const nowMs = performance.now();
+    const { length } = this.#lent.state.committee().validators;
+    if (this.#catching !== undefined) this.#rests.set(this.#catching.key, nowMs + TURN_MS * length);
+    const turn: Turn = { key: seat.key, sinceMs: nowMs };
+    this.#catching = turn;
+    this.#caughtAtMs = nowMs;
     try {
-      for (let parts = 0; parts < PARTS_MAX && !this.#closing.signal.aborted; parts += 1) {
+      for (let parts = 0; parts < PARTS_MAX && this.#catching === turn && !this.#closing.signal.aborted; parts += 1) {
         const after = this.#marks.applied;
         const first = this.#head;
         const part = decodeCertifiedPart(await this.#lent.ask(seat, 'order/part', { after }));
@@ -750,12 +761,24 @@ export class OrderedLog implements AsyncDisposable {
         // Votes may have brought this node further meanwhile.
         if (this.#marks.applied !== after) continue;
         this.#apply(certificate, this.#chained(seat, part, { index: after, head: first }));
-        catching.atMs = performance.now();
+        this.#caughtAtMs = performance.now();
         this.#kick();
       }
     } finally {
-      catching.count -= 1;
+      if (this.#catching === turn) this.#catching = undefined;
     }
+  }
+
+  /**
+   * Whether parts may come from that one: from one at a time, which gives way when it is slow, and when its turn is over to each of the others before it has another one. So nobody
+   * who sends little, but always something, holds this node up for longer than its share of the time. With nobody else to ask nobody has to give way.
+   */
+  #isTurnOf({ key }: Seat): boolean {
+    const turn = this.#catching;
+    const nowMs = performance.now();
+    if (turn === undefined || nowMs - this.#caughtAtMs >= SLOW_MS || this.#isOverdue()) return true;
+    const isOver = this.#loading === undefined && nowMs - turn.sinceMs >= TURN_MS;
+    return isOver && nowMs >= (this.#rests.get(key) ?? 0);
   }
 
   /** The entries of a part with the heads that they lead to, the last one of which is certified. */
@@ -860,7 +883,7 @@ export class OrderedLog implements AsyncDisposable {
       bytes += facts.reduce((sum, [key, value]) => sum + key.length + value.length, 0);
       if (bytes > this.#stateBytesMax) throw lied(seat);
       this.#lent.store.transact(() => state.receive(facts));
-      this.#catching.atMs = performance.now();
+      this.#caughtAtMs = performance.now();
       if (isLast) break;
       after = facts.at(-1)![0];
     }
@@ -887,6 +910,7 @@ export class OrderedLog implements AsyncDisposable {
     this.#votes.clear();
     this.#split.clear();
     this.#trouble = null;
+    this.#pause = this.#againMs;
     this.#measure();
     if (this.engine().name !== name) this.#changeEngine();
     this.#kick();
