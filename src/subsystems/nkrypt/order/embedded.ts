@@ -1,7 +1,7 @@
 import { sha256 } from '../../../base/digest.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
 import type { SqliteStore } from '../../../base/sqlite.ts';
-import { checkEntry, fitting, SEQUENCER_LIMITS, type Sequencer, type SequencerOptions } from './sequencer.ts';
+import { checkEntry, fitting, SEQUENCER_LIMITS, type Sequencer, type SequencerOptions, shorter } from './sequencer.ts';
 
 /** One order for each time that a network chose this engine. */
 export const EMBEDDED_SCHEMA = `
@@ -83,6 +83,7 @@ export class EmbeddedSequencer implements Sequencer {
     let said = after;
     while (!signal.aborted && !this.#closed) {
       const length = this.#length();
+      if (length < after) throw shorter(length, after);
       if (length > said) {
         said = length;
         yield length;

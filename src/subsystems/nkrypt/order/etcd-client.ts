@@ -18,8 +18,8 @@ export interface EtcdAccess {
 }
 
 const TIMEOUT_MS = 3_000;
-/** 16 entries of the largest size, in base64, and their keys. */
-const ANSWER_BYTES_MAX = 24 * 2 ** 20;
+/** 16 values of the largest size that etcd takes unless told otherwise (1.5 MiB), in base64, and their keys. */
+const ANSWER_BYTES_MAX = 40 * 2 ** 20;
 const LOOPBACK = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/;
 
 /** Codes of gRPC, as the gateway reports them. */

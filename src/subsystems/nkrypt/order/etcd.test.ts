@@ -12,6 +12,7 @@ import { EtcdCluster, etcdMissing } from '../../../testing/etcd-cluster.ts';
 import { testSequencer, wholeOrder } from '../../../testing/sequencer-conformance.ts';
 import { EtcdSequencer } from './etcd.ts';
 import { EtcdClient } from './etcd-client.ts';
+import { SEQUENCER_LIMITS } from './sequencer.ts';
 
 const skip = etcdMissing();
 const isUnreachable = (error: unknown) => isCoded(error, 'sequencer-unreachable');
@@ -85,14 +86,87 @@ describe('etcd of three machines', { skip }, () => {
     assert.deepEqual(await wholeOrder(other), all);
   });
 
-  it('says that the order has a gap, where somebody deleted an entry', async () => {
-    await using sequencer = open('gap');
-    for (const entry of ['a', 'b', 'c']) await sequencer.append(utf8(entry));
-    const key = Buffer.from('hypermesh/gap/entry/0000000000000002').toString('base64');
-    for (const endpoint of cluster.endpoints.slice(0, 1)) {
-      await fetch(`${endpoint}/v3/kv/deleterange`, { method: 'POST', body: JSON.stringify({ key }) });
+  // What somebody with the password of the cluster, such as any validator, can do to the keys.
+
+  const ask = async (path: string, body: object) => {
+    const answer = await fetch(`${cluster.endpoints[0]}/v3/${path}`, { method: 'POST', body: JSON.stringify(body) });
+    assert.ok(answer.ok, `${path}: ${answer.status}`);
+    return answer.json();
+  };
+  const text = (value: string | Uint8Array) => Buffer.from(value).toString('base64');
+  const put = (key: string, value: string | Uint8Array) =>
+    ask('kv/put', { key: text(`hypermesh/${key}`), value: text(value) });
+  const drop = (key: string) => ask('kv/deleterange', { key: text(`hypermesh/${key}`) });
+  const entry = (position: number) => `entry/${String(position).padStart(16, '0')}`;
+  const isStopped = (why: RegExp) => (error: unknown) => isCoded(error, 'order-stopped') && why.test(error.message);
+
+  for (const [what, why, done] of [
+    ['an entry was deleted', /a gap at position 2/, (log) => drop(`${log}/${entry(2)}`)],
+    ['the last entry was deleted', /a gap at position 3/, (log) => drop(`${log}/${entry(3)}`)],
+    ['an entry was written over', /position 2 was written over/, (log) => put(`${log}/${entry(2)}`, 'other')],
+    ['the length is too large', /a gap at position 4/, (log) => put(`${log}/head`, '9')],
+  ] as readonly [string, RegExp, (log: string) => Promise<unknown>][]) {
+    it(`says it where ${what}`, async () => {
+      const log = what.replaceAll(' ', '-');
+      await using sequencer = open(log);
+      for (const name of ['a', 'b', 'c']) await sequencer.append(utf8(name));
+      await done(log);
+      await assert.rejects(async () => {
+        for (const after of [0, 1, 2, 3]) await sequencer.read(after);
+      }, isStopped(why));
+    });
+  }
+
+  for (const [what, why, done] of [
+    ['the length was deleted', /0 entries of the 3/, (log) => drop(`${log}/head`)],
+    ['the length was set back', /2 entries of the 3/, (log) => put(`${log}/head`, '2')],
+    ['the length is no number', /no number/, (log) => put(`${log}/head`, 'many')],
+  ] as readonly [string, RegExp, (log: string) => Promise<unknown>][]) {
+    it(`says it to who waits for more where ${what}`, async () => {
+      const log = what.replaceAll(' ', '-');
+      await using sequencer = open(log);
+      for (const name of ['a', 'b', 'c']) await sequencer.append(utf8(name));
+      const { promise: ends, reject } = Promise.withResolvers<never>();
+      const ending = new AbortController();
+      const watching = (async () => {
+        for await (const _ of sequencer.watch(3, ending.signal));
+      })().catch(reject);
+      await done(log);
+      await assert.rejects(ends, isStopped(why));
+      await watching;
+    });
+  }
+
+  it('goes on after what can be no entry, whatever was written there, and shows nothing that the length does not cover', async () => {
+    await using sequencer = open('no-entries');
+    await sequencer.append(utf8('a'));
+    const sizes = [0, SEQUENCER_LIMITS.entryBytesMax + 1, ...Array.from({ length: 13 }, () => 1_500_000)];
+    for (const [at, size] of sizes.entries()) await put(`no-entries/${entry(2 + at)}`, new Uint8Array(size));
+    assert.deepEqual(await wholeOrder(sequencer), ['a']);
+    await put('no-entries/head', `${1 + sizes.length}`);
+    assert.equal(await sequencer.append(utf8('z')), sizes.length + 2);
+    assert.deepEqual(await wholeOrder(sequencer), ['a', ...sizes.map(() => '\0'), 'z']);
+  });
+
+  it('goes on when its history is compacted under who waits for more', async () => {
+    await using sequencer = open('compacted');
+    await sequencer.append(utf8('a'));
+    const ending = new AbortController();
+    const seen: number[] = [];
+    const watching = (async () => {
+      for await (const length of sequencer.watch(0, ending.signal)) seen.push(length);
+    })();
+    for (let at = 0; at < 20; at += 1) {
+      await sequencer.append(utf8(`entry ${at}`));
+      const { header } = (await ask('kv/range', { key: text('hypermesh') })) as { header: { revision: string } };
+      await ask('kv/compaction', { revision: header.revision });
     }
-    await assert.rejects(sequencer.read(0), (error) => isCoded(error, 'order-stopped'));
+    for (let tries = 0; seen.at(-1) !== 21; tries += 1) {
+      assert.ok(tries < 3_000, `it saw ${seen}`);
+      await sleep(20);
+    }
+    ending.abort();
+    await watching;
   });
 });
 

@@ -1,9 +1,18 @@
 import { z } from 'zod';
 import { base64, fromBase64, fromUtf8, utf8 } from '../../../base/bytes.ts';
 import { digestHex, digestOf } from '../../../base/digest.ts';
-import { HyperMeshError } from '../../../base/errors.ts';
+import { HyperMeshError, isCoded } from '../../../base/errors.ts';
 import { type EtcdAccess, EtcdClient } from './etcd-client.ts';
-import { checkEntry, fitting, type Sequencer, type SequencerOptions, sequencerUnreachable } from './sequencer.ts';
+import {
+  checkEntry,
+  ELSEWHERE,
+  fitting,
+  SEQUENCER_LIMITS,
+  type Sequencer,
+  type SequencerOptions,
+  sequencerUnreachable,
+  shorter,
+} from './sequencer.ts';
 
 const WAITING_MAX = 10_000;
 /** Of one transaction: etcd takes 128 operations and 1.5 MiB unless told otherwise; an entry needs two and the head one. */
@@ -11,6 +20,8 @@ const GROUP_MAX = 60;
 const GROUP_BYTES_MAX = 2 ** 20;
 /** Of one read, so that the largest of them fit into one answer. */
 const READ_MAX = 16;
+/** In the place of what was written there by hand and can be no entry, so that the order goes on: it is refused in its turn. */
+const NO_ENTRY = Uint8Array.of(0);
 /** A watch of a machine that was cut off says nothing for ever. */
 const WATCH_MS = 10_000;
 
@@ -20,7 +31,7 @@ const int64 = z
   .regex(/^\d{1,19}$/)
   .default('0')
   .transform(BigInt);
-const pair = z.object({ key: z.base64(), value: z.base64().default(''), mod_revision: int64 });
+const pair = z.object({ key: z.base64(), value: z.base64().default(''), mod_revision: int64, version: int64 });
 const header = z.object({ revision: int64 });
 const range = z.object({ header, kvs: z.array(pair).default([]) });
 const txn = z.object({
@@ -75,21 +86,32 @@ export class EtcdSequencer implements Sequencer {
   }
 
   async read(after: number, { signal }: SequencerOptions = {}): Promise<readonly Uint8Array[]> {
+    const entries = { key: this.#entryKey(after + 1), range_end: this.#key('entry0'), limit: READ_MAX };
+    // As they were at one moment.
     const answer = await this.#client.call(
-      '/v3/kv/range',
-      { key: this.#entryKey(after + 1), range_end: this.#key('entry0'), limit: READ_MAX },
-      range,
+      '/v3/kv/txn',
+      {
+        compare: [],
+        success: [entries, { key: this.#key('head') }, { key: this.#key('floor') }].map((one) => ({
+          request_range: one,
+        })),
+        failure: [],
+      },
+      txn,
       this.#ends(signal),
     );
-    if (answer.kvs.length > 0 && answer.kvs[0]!.key !== this.#entryKey(after + 1)) {
-      if ((await this.#readFloor(this.#ends(signal))) > after) return [];
-    }
+    const [found = [], [head] = [], [floor] = []] = answer.responses.map(({ response_range: one }) => one?.kvs ?? []);
+    // What is beyond the head was written by hand, or is not there yet.
+    const kvs = found.slice(0, Math.max(0, headOf(head).length - after));
+    const isThere = kvs[0]?.key === this.#entryKey(after + 1);
+    if (!isThere && floor !== undefined && numberIn(floor.value) > after) return [];
+    if (!isThere && headOf(head).length > after) throw gap(after + 1);
     return fitting(
-      answer.kvs.map(({ key, value }, at) => {
-        if (key === this.#entryKey(after + 1 + at)) return fromBase64(value);
-        throw new HyperMeshError('order-stopped', `The order in etcd has a gap at position ${after + 1 + at}.`, {
-          hint: 'Keys of HyperMesh were deleted or written by hand. Restore the cluster from a backup, or move the network to another engine.',
-        });
+      kvs.map(({ key, value, version }, at) => {
+        if (key !== this.#entryKey(after + 1 + at)) throw gap(after + 1 + at);
+        if (version !== 1n) throw byHand(`The entry in etcd at position ${after + 1 + at} was written over.`);
+        const entry = fromBase64(value);
+        return entry.length > 0 && entry.length <= SEQUENCER_LIMITS.entryBytesMax ? entry : NO_ENTRY;
       }),
     );
   }
@@ -131,13 +153,15 @@ export class EtcdSequencer implements Sequencer {
       let revision = 0n;
       try {
         const head = await this.#readHead(ends);
+        if (head.length < after) throw shorter(head.length, after);
         if (head.length > said) {
           said = head.length;
           yield head.length;
           continue;
         }
         revision = head.at;
-      } catch {
+      } catch (error) {
+        if (isCoded(error, 'order-stopped')) throw error;
         // Not there now: `changed` waits a moment.
       }
       await this.#client.changed(this.#key('head'), revision, WATCH_MS, ends);
@@ -267,8 +291,16 @@ function number(value: number): Uint8Array {
 
 function numberIn(value: string): number {
   const text = fromUtf8(fromBase64(value));
-  if (/^[1-9]\d{0,15}$/.test(text)) return Number(text);
-  throw new HyperMeshError('order-stopped', 'A position in etcd is no number.', {
-    hint: 'Keys of HyperMesh were written by hand. Restore the cluster from a backup, or move the network to another engine.',
+  if (/^[1-9]\d{0,14}$/.test(text)) return Number(text);
+  throw byHand('A position in etcd is no number.');
+}
+
+function gap(position: number): HyperMeshError {
+  return byHand(`The order in etcd has a gap at position ${position}.`);
+}
+
+function byHand(what: string): HyperMeshError {
+  return new HyperMeshError('order-stopped', what, {
+    hint: `Keys of HyperMesh were deleted or written by hand. ${ELSEWHERE}`,
   });
 }

@@ -26,6 +26,7 @@ import {
   type VoteExchange,
 } from '../../../wire/order.ts';
 import { LogStore, type Marks, type Row, type Submitted } from './log-store.ts';
+import { rest } from './rest.ts';
 import { type Sequencer, sequencerUnreachable } from './sequencer.ts';
 
 /** What entries mean. All of it belongs to one network, and lives in the database of the log: a transaction of the log is one of the state. */
@@ -484,7 +485,10 @@ export class OrderedLog implements AsyncDisposable {
       if (tip < this.#origin || engine.length <= tip - this.#origin) return;
       const entries = await engine.sequencer.read(tip - this.#origin, { signal }).catch((error: unknown) => {
         if (isCoded(error, 'sequencer-unreachable', 'timeout', 'cancelled')) return [];
-        throw error;
+        if (!isCoded(error)) throw error;
+        // What it showed before is voted for and counted all the same.
+        this.#trouble = error.message;
+        return [];
       });
       if (this.#tip() !== tip) continue;
       if (entries.length === 0 || !this.#propose(entries)) return;
@@ -950,8 +954,19 @@ export class OrderedLog implements AsyncDisposable {
   }
 
   async #follow(engine: OpenEngine): Promise<void> {
-    const from = Math.max(0, this.#tip() - this.#origin);
-    for await (const length of engine.sequencer.watch(from, engine.ends.signal)) this.#grew(engine.name, length);
+    const { signal } = engine.ends;
+    while (!signal.aborted) {
+      // What was certified it had.
+      const from = Math.max(0, this.#marks.applied - this.#origin);
+      try {
+        for await (const length of engine.sequencer.watch(from, signal)) this.#grew(engine.name, length);
+        return;
+      } catch (error) {
+        if (!isCoded(error)) throw error;
+        if (!signal.aborted) this.#trouble = error.message;
+        await rest(4 * AGAIN_MS, signal);
+      }
+    }
   }
 
   #grew(name: string, length: number): void {

@@ -504,3 +504,28 @@ test('with the whole cluster of etcd gone a quorum goes on in the home of one of
   assert.deepEqual([network.ledgers[2]!.engine().moves, network.ledgers[2]!.ownerOf('etcd-3')], [2, ada.keyId]);
   assert.equal((await network.orders[2]!.submit(network.claim(ada, 'all'))).outcome, null);
 });
+
+test('an engine that keeps back just the entry which moves away from it is left all the same', async () => {
+  await using network = new Network();
+  const isMove = (entry: string) => Buffer.from(entry, 'base64').includes('"kind":"sequencer"');
+  network.heard = (from, method, _body, answer) => {
+    if (from !== 0 || (method !== 'sequence/read' && method !== 'order/tail')) return answer;
+    const { entries } = answer as { entries: string[] };
+    const at = entries.findIndex(isMove);
+    return { entries: at === -1 ? entries : entries.slice(0, at) };
+  };
+  for (const at of [0, 1, 2, 3]) network.open(at);
+  const [ada] = accounts as [Signer];
+  await network.orders[1]!.submit(network.claim(ada, 'before'));
+  await network.agreed([0, 1, 2, 3]);
+  const to: SequencerPlace = { kind: 'embedded', validator: signers[1]!.keyId };
+  for (const at of [1, 2]) await network.orders[at]!.move(to);
+  await assert.rejects(network.orders[3]!.move(to, { signal: AbortSignal.timeout(500) }), (error) =>
+    isCoded(error, 'cancelled'),
+  );
+  const goOn = [1, 2, 3].map((at) => network.orders[at]!.move(to, { recover: true }));
+  assert.deepEqual((await Promise.all(goOn)).at(-1)!.engine, to);
+  assert.equal((await network.orders[2]!.submit(network.claim(ada, 'after'))).outcome, null);
+  await network.agreed([1, 2, 3]);
+  assert.deepEqual([network.ledgers[3]!.engine().moves, network.ledgers[3]!.ownerOf('before')], [1, ada.keyId]);
+});

@@ -165,10 +165,14 @@ export class Order implements AsyncDisposable {
     await this.#moveIfApproved(options);
   }
 
-  /** An engine that is there, and with which nothing is wrong, is moved from as always. Errors: `usage`. */
+  /**
+   * An engine that is there, and with which nothing is wrong, is moved from as always; unless that was tried, because one that lies can keep back just the entry which moves away
+   * from it. A recovery that was not needed does no harm. Errors: `usage`.
+   */
   async #checkLost({ signal }: CallOptions): Promise<void> {
     const { trouble, split } = this.#log.status();
-    if (trouble !== null || split.length > 0) return;
+    const isTried = this.#pending().some(({ attestation }) => attestation.validator === this.#options.self);
+    if (trouble !== null || split.length > 0 || isTried) return;
     const { place, name } = this.#log.engine();
     const ends = AbortSignal.any([AbortSignal.timeout(ASK_MS), ...(signal === undefined ? [] : [signal])]);
     try {
@@ -179,7 +183,7 @@ export class Order implements AsyncDisposable {
       throw error;
     }
     throw new HyperMeshError('usage', 'The engine of the order answers: nothing has to be recovered.', {
-      hint: 'Move from it instead: the same command without --recover.',
+      hint: 'Move from it instead: the same command without --recover. Where that does not happen, although a quorum approved it, this one is taken.',
     });
   }
 

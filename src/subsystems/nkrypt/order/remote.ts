@@ -65,7 +65,7 @@ export class RemoteSequencer implements Sequencer {
         // A quick "no" is no way to be kept busy.
         if (performance.now() - asked > GROWTH_MS / 2) continue;
       } catch (error) {
-        if (!isCoded(error)) throw error;
+        if (!isCoded(error) || error.code === 'order-stopped') throw error;
       }
       await rest(pause, ends);
       pause = Math.min(2 * pause, PAUSE_MS_MAX);

@@ -27,7 +27,7 @@ export interface Sequencer extends AsyncDisposable {
   read(after: number, options?: SequencerOptions): Promise<readonly Uint8Array[]>;
   /**
    * Says the length whenever it is known to be above `after` and above what was said before; ends when `signal` does. Goes on, without an error,
-   * as long as the engine does not answer.
+   * as long as the engine does not answer. Errors: `order-stopped` when it says nonsense, or has fewer entries than `after`.
    */
   watch(after: number, signal: AbortSignal): AsyncIterable<number>;
   /** Nobody needs the entries up to that position any more: they may be dropped, but for the last one. The others stay where they are. */
@@ -54,6 +54,17 @@ export function fitting(entries: Iterable<Uint8Array>): readonly Uint8Array[] {
     some.push(entry);
   }
   return some;
+}
+
+/** What helps where an engine contradicts itself or what was certified. */
+export const ELSEWHERE =
+  'Let the order go on with another engine: hypermesh network sequencer --to-home, and where that does not happen, the same with --recover.';
+
+/** An engine that was set back: what it orders next would be at positions that are taken. */
+export function shorter(length: number, than: number): HyperMeshError {
+  return new HyperMeshError('order-stopped', `The engine has ${length} entries of the ${than} that it had.`, {
+    hint: `It was restored from an old backup, or somebody deleted what it kept. ${ELSEWHERE}`,
+  });
 }
 
 export function sequencerUnreachable(why: string, cause?: unknown): HyperMeshError {
