@@ -58,7 +58,7 @@ export function fitting(entries: Iterable<Uint8Array>): readonly Uint8Array[] {
 
 /** What helps where an engine contradicts itself or what was certified. */
 export const ELSEWHERE =
-  'Let the order go on with another engine: hypermesh network sequencer --to-home, and where that does not happen, the same with --recover.';
+  'Let the order go on with another engine; where the move does not happen, add --recover: hypermesh network sequencer --to-home';
 
 /** An engine that was set back: what it orders next would be at positions that are taken. */
 export function shorter(length: number, than: number): HyperMeshError {
