@@ -58,7 +58,6 @@ import {
   trustAnchor,
 } from '../wire/signature.ts';
 import {
-  decodeTermsAnswer,
   type NetworkTerms,
   type OpenTerms,
   openTerms,
@@ -70,6 +69,7 @@ import {
 import { firstAnswer } from './first-answer.ts';
 import { membersOf } from './membership-methods.ts';
 import type { NetworkSide } from './network-side.ts';
+import { checkedTerms } from './network-terms.ts';
 import { openOr } from './open-door.ts';
 
 const DAY_MS = 86_400_000;
@@ -202,6 +202,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
       });
     }
     if (!belongs && network.isOpen) await network.closeNetwork();
+    network.termsChanged();
   }
 
   /** Another committee may be in office: where its new validators are is asked while the founder can be. */
@@ -241,7 +242,6 @@ export class NetworkMembership implements Membership, AsyncDisposable {
         void trust
           .refreshAnchor()
           .then(() => this.#meetSeats())
-          .then(() => this.#learnTerms())
           .catch(() => undefined);
         ask(NEWS_EVERY_MS);
       }, afterMs);
@@ -306,7 +306,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
 
   /** Signed, under the next version; what is the same already stays as it is. */
   async #setTerms(open: OpenTerms | null): Promise<void> {
-    const { trust, consensus } = this.#lent;
+    const { trust, consensus, network } = this.#lent;
     const { networkId } = await consensus.genesis();
     const before = trust.terms()?.terms;
     if (canonicalJson(before?.open ?? null) === canonicalJson(open)) return;
@@ -319,6 +319,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
       open,
     };
     trust.keepTerms({ terms, attestation: await trust.attest(TERMS_TYPE, terms) });
+    network.termsChanged();
   }
 
   /** A node of this network broke the rules, seen by this one: if it came without an invite it loses its place for that. */
@@ -668,28 +669,9 @@ export class NetworkMembership implements Membership, AsyncDisposable {
   ): Promise<TermsAnswer & { readonly signed: SignedTerms }> {
     onProgress?.({ step: 'join', note: `asking ${addresses.join(', ')}` });
     const reply = await this.#askToEnter({ networkId, node, addresses }, 'network/terms', {}, signal);
-    const { signed, ...answer } = await this.#checkTerms(reply, networkId);
+    const { signed, ...answer } = await checkedTerms(this.#lent.trust, reply, networkId);
     openOr(signed?.terms ?? null);
     return { ...answer, signed: signed! };
-  }
-
-  /** A member is told what others are told, and tells it on. */
-  async #learnTerms(): Promise<void> {
-    const { trust } = this.#lent;
-    const networkId = trust.membership()?.networkId;
-    if (networkId === undefined) return;
-    const { signed } = await this.#checkTerms(await this.#ask('network/terms', {}), networkId);
-    if (signed !== null && signed.terms.version > (trust.terms()?.terms.version ?? 0)) trust.keepTerms(signed);
-  }
-
-  /** Errors: `network-mismatch`, `certification-invalid`. */
-  async #checkTerms(value: unknown, networkId: Digest): Promise<TermsAnswer> {
-    const { founding, ...answer } = decodeTermsAnswer(value, networkId);
-    if (answer.signed === null) return answer;
-    const { terms, attestation } = answer.signed;
-    const keys = founding.committee.validators.find(({ key }) => key === attestation.validator)!;
-    if (await this.#lent.trust.attested(attestation, TERMS_TYPE, terms, keys)) return answer;
-    throw new HyperMeshError('certification-invalid', 'The founder of the network did not sign these terms.');
   }
 
   async #askToJoin(

@@ -32,6 +32,8 @@ export interface NetworkSide {
   addresses(): readonly string[];
   /** Where that node may be reached, beside what it said itself. */
   heardOf(node: string, addresses: readonly string[]): void;
+  /** The terms of the network may be others: its nodes get to hear of it. */
+  termsChanged(): void;
   /** That node is no member any more. */
   expel(node: string): void;
 }

@@ -26,6 +26,7 @@ import { type Home, openHome } from './home.ts';
 import { finishMove, NetworkMembership } from './membership.ts';
 import { membershipMethods } from './membership-methods.ts';
 import type { NetworkSide } from './network-side.ts';
+import { termsRecord } from './network-terms.ts';
 import { ownAssets } from './own-assets.ts';
 import { Snapshots } from './snapshots.ts';
 import { spaceMethods } from './space-methods.ts';
@@ -202,6 +203,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
           },
         },
         epochs: consensus.epochRecords,
+        terms: termsRecord({ trust, consensus }),
         seats: () => trust.membership()?.committee ?? [],
         banned: (node) => void membership?.misbehaved(node).catch(() => undefined),
       },

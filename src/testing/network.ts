@@ -93,6 +93,7 @@ export function testNetwork(): TestNetwork {
           own.open = false;
         },
         heardOf() {},
+        termsChanged() {},
         expel() {},
         addresses: () => (own.open ? [own.address] : []),
       };

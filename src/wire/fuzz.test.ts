@@ -52,6 +52,7 @@ import {
 } from './records.ts';
 import { encodeSigned } from './signed.ts';
 import { decodeSignedStateChange, encodeStateChange } from './state-change.ts';
+import { decodeTerms, encodeTerms, type SignedTerms } from './terms.ts';
 
 /**
  * Whatever bytes come: every decoder that another machine can reach either reads them or refuses them with its one code, and what it read is
@@ -257,6 +258,9 @@ reader(
   [utf8(canonicalJson(readVectors<{ document: unknown }>('epoch', 'valid').document))],
   300,
 );
+
+const [, { value: terms }] = readVectors<readonly [unknown, { value: { signed: SignedTerms } }]>('terms', 'valid');
+decoder('terms of a network', 'certification-invalid', [decodeTerms, encodeTerms], [encodeTerms(terms.signed)]);
 
 const channel = readVectors<{ frames: Hex[]; rangeRequests: Hex[]; rangeAnswers: Hex[] }>('channel', 'valid');
 decoder(

@@ -1,12 +1,22 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { utf8 } from '../base/bytes.ts';
 import type { Digest } from '../base/digest.ts';
 import { type ErrorCode, isCoded } from '../base/errors.ts';
 import type { Json } from '../base/json.ts';
 import { wordHolds } from '../subsystems/trustchain/index.ts';
 import { patched, readVectors } from '../testing/vectors.ts';
-import { decodeTermsAnswer, TERMS_TYPE } from './terms.ts';
+import {
+  checkBelongs,
+  decodeTerms,
+  decodeTermsAnswer,
+  encodeTerms,
+  type SignedTerms,
+  supersedes,
+  TERMS_LIMITS,
+  TERMS_TYPE,
+} from './terms.ts';
 
 interface Valid {
   readonly name: string;
@@ -50,4 +60,44 @@ test('decodeTermsAnswer() answers whatever JSON with terms or with a refusal', (
     }),
     { numRuns: 1_000 },
   );
+});
+
+test('decodeTerms() reads the document of a record in its one encoding; checkBelongs() of this network, by a key of its genesis', () => {
+  const { founding, signed } = decodeTermsAnswer(open.value, open.networkId);
+  assert.deepEqual(decodeTerms(encodeTerms(signed!)), signed);
+  for (const [why, bytes] of [
+    ['white space', utf8(JSON.stringify(signed, null, 1))],
+    ['no terms', utf8('{}')],
+    ['no JSON', utf8('{')],
+    ['too much', new Uint8Array(TERMS_LIMITS.recordBytesMax + 1)],
+  ] as const) {
+    assert.throws(
+      () => decodeTerms(bytes),
+      (error) => isCoded(error, 'certification-invalid'),
+      why,
+    );
+  }
+  checkBelongs(signed!, open.networkId, founding);
+  const byAnother = { ...signed!, attestation: { ...signed!.attestation, validator: 'ab'.repeat(32) } };
+  assert.throws(
+    () => checkBelongs(byAnother, open.networkId, founding),
+    (error) => isCoded(error, 'certification-invalid'),
+  );
+  assert.throws(
+    () => checkBelongs(signed!, `sha256:${'ab'.repeat(32)}`, founding),
+    (error) => isCoded(error, 'network-mismatch'),
+  );
+});
+
+test('supersedes() goes by the version, and by what the founder said later where it forgot that it had said something', () => {
+  const { signed } = decodeTermsAnswer(open.value, open.networkId);
+  const made = (version: number, madeAtMs: number): SignedTerms => ({
+    ...signed!,
+    terms: { ...signed!.terms, version, madeAtMs },
+  });
+  assert.ok(supersedes(made(1, 5), null));
+  assert.ok(supersedes(made(2, 5), made(1, 9)));
+  assert.ok(!supersedes(made(1, 9), made(2, 5)));
+  assert.ok(supersedes(made(2, 6), made(2, 5)));
+  assert.ok(!supersedes(made(2, 5), made(2, 5)));
 });

@@ -6,6 +6,7 @@ import { type Attestation, attestation } from './attestation.ts';
 import { type CommitteeSeat, committeeSeat } from './certification.ts';
 import { digest, hex32, timeMs } from './fields.ts';
 import { decodeGenesis, type Genesis } from './genesis.ts';
+import { decodeCanonical, encodeJsonMessage } from './json-message.ts';
 import { firstIssue } from './signature.ts';
 
 /** What a network asks of who comes without an invite (docs/protocol/terms.md). Signed by its founder, and each change has a higher version. */
@@ -16,6 +17,8 @@ export const TERMS_LIMITS = {
   membersMax: 10_000,
   /** An ordinary core searches a minute for it, and a request is good for five. */
   workHexDigitsMax: 7,
+  /** As a record of the network. */
+  recordBytesMax: 8_192,
 } as const;
 
 /** Bounds for who comes without an invite. */
@@ -93,13 +96,38 @@ export function decodeTermsAnswer(value: unknown, networkId: Digest): TermsAnswe
   const parsed = answer.safeParse(value);
   if (!parsed.success) throw invalid(`the answer is malformed: ${firstIssue(parsed.error)}`);
   const { genesis, networkId: found } = decodeGenesis(parsed.data.genesis);
+  if (found !== networkId) throw ofAnother();
   const { signed } = parsed.data;
-  if (found !== networkId || (signed !== null && signed.terms.networkId !== networkId)) {
-    throw new HyperMeshError('network-mismatch', 'The terms are of another network than the one that was asked for.');
-  }
-  const isFounder = ({ key }: { readonly key: string }) => key === signed?.attestation.validator;
-  if (signed !== null && !genesis.committee.validators.some(isFounder)) throw invalid('the founder did not sign them');
+  if (signed !== null) checkBelongs(signed, networkId, genesis);
   return { ...parsed.data, founding: genesis };
+}
+
+/** The document as a record: one document has one encoding. */
+export function encodeTerms(signed: SignedTerms): Uint8Array {
+  return encodeJsonMessage(signed);
+}
+
+/** Form alone. Errors: `certification-invalid`. */
+export function decodeTerms(bytes: Uint8Array): SignedTerms {
+  if (bytes.length > TERMS_LIMITS.recordBytesMax) throw invalid('they are too long');
+  return decodeCanonical(signedTerms, bytes, invalid);
+}
+
+/** That terms and who signed them belong to the network of this genesis. Errors: `network-mismatch`, `certification-invalid`. */
+export function checkBelongs({ terms, attestation }: SignedTerms, networkId: Digest, founding: Genesis): void {
+  if (terms.networkId !== networkId) throw ofAnother();
+  const isFounder = ({ key }: { readonly key: string }) => key === attestation.validator;
+  if (!founding.committee.validators.some(isFounder)) throw invalid('the founder did not sign them');
+}
+
+/** Whether a document counts in the place of another one. Two of one version there are only of a founder that forgot what it had said. */
+export function supersedes({ terms }: SignedTerms, before: SignedTerms | null): boolean {
+  if (before === null || terms.version !== before.terms.version) return terms.version > (before?.terms.version ?? 0);
+  return terms.madeAtMs > before.terms.madeAtMs;
+}
+
+function ofAnother(): HyperMeshError {
+  return new HyperMeshError('network-mismatch', 'The terms are of another network than the one that was asked for.');
 }
 
 function invalid(why: string): HyperMeshError {

@@ -67,6 +67,9 @@ test('strangers join an open network within its bounds, use what is there, and l
   // The third one from this address is one too many, until the founder wants more; the way in leads through any member.
   assert.equal(await refused(cat, made, 8), 'quota-exceeded');
   await founder.json(['network', 'open', '--per-address', '20']);
+  await until('members know what is asked for now', async () =>
+    (await Promise.all([ann, ben].map(place))).every(({ open }) => open?.joinsPerAddressPerHour === 20),
+  );
   const through = (await place(ann)).open!.invite!;
   assert.equal(decodeOpenInvite(through).peer, ann.id);
   await joins(cat, through);
@@ -78,6 +81,9 @@ test('strangers join an open network within its bounds, use what is there, and l
     assert.equal(error.code, 'committee-only');
   }
   assert.equal((await founder.json<NetworkPlace>(['network', 'close'])).open, null);
+  await until('every member knows', async () =>
+    (await Promise.all([ann, ben, cat].map(place))).every(({ open }) => open === null),
+  );
   assert.equal(await refused(dan, made, 4), 'network-closed');
   assert.equal(await refused(dan, through, 4), 'network-closed');
   await until('it is still there', async () =>

@@ -26,9 +26,8 @@ const large = noise(300_000, 'large');
 const small = noise(100, 'small');
 const resource = { blobs: [large, small, new Uint8Array()].map((bytes) => cut(bytes).blob) };
 
-function auditor(ask: Ask): Audit {
-  const lent = { content: content([large, small]), isShared: () => true, missed: () => {} };
-  return new Audit({ ask, random: Math.random }, lent);
+function auditor(ask: Ask, its = content([large, small]), missed: (blob: Digest) => void = () => {}): Audit {
+  return new Audit({ ask, random: Math.random }, { content: its, isShared: () => true, missed });
 }
 
 /** A node that says it holds everything. */
@@ -55,8 +54,11 @@ test('an audit tells who holds a resource from who does not', async () => {
   const damaged = holder(content([large, small], (bytes) => bytes.fill(0)));
   assert.equal(await auditor(damaged.ask).holds(NODE, resource), false);
 
-  const silent: Ask = () => Promise.reject(new HyperMeshError('peer-unreachable', 'Nobody is there.'));
-  assert.equal(await auditor(silent).holds(NODE, resource), false);
+  // Who refuses chooses the code.
+  for (const code of ['peer-unreachable', 'certificate-revoked', 'internal', 'blob-not-found'] as const) {
+    const refusing: Ask = () => Promise.reject(new HyperMeshError(code, 'No.'));
+    assert.equal(await auditor(refusing).holds(NODE, resource), false);
+  }
   const vague: Ask = async () => encodeMessage({ proof: 'yes' });
   assert.equal(await auditor(vague).holds(NODE, resource), false);
 
@@ -77,4 +79,12 @@ test('an answer to one audit is none to the next', async () => {
   const audit = auditor(replaying);
   assert.equal(await audit.holds(NODE, resource), true);
   assert.equal(await audit.holds(NODE, resource), false);
+});
+
+test('who finds that it misses the content itself says so, and nothing about the other one', async () => {
+  const whole = holder(content([large, small]));
+  const missed: Digest[] = [];
+  const audit = auditor(whole.ask, content([]), (blob) => missed.push(blob));
+  await assert.rejects(audit.holds(NODE, resource), { code: 'blob-not-found' });
+  assert.equal(missed.length, 1);
 });

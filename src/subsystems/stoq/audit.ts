@@ -1,6 +1,6 @@
 import { equal, fromHex, hex } from '../../base/bytes.ts';
 import { type Digest, sha256 } from '../../base/digest.ts';
-import { HyperMeshError, isCoded } from '../../base/errors.ts';
+import { isCoded } from '../../base/errors.ts';
 import type { ContentExchange } from '../../capabilities/content.ts';
 import type { Resource } from '../../capabilities/transport.ts';
 import {
@@ -16,12 +16,14 @@ import type { Answer, Surroundings } from './ask.ts';
 import type { NodeId } from './channel/index.ts';
 
 const AUDIT_TIMEOUT_MS = 10_000;
+/** What reading says of content that is not here, or not whole. */
+const MISSED = ['blob-not-found', 'storage-failed'] as const;
 
 export interface AuditLent {
   readonly content: Pick<ContentExchange, 'readHeld'>;
   /** Whether the blob belongs to something that the network was told of. */
   readonly isShared: (blob: Digest) => boolean;
-  /** A blob that this node was asked to show is not here. */
+  /** A blob that this node is to have is not here. */
   readonly missed: (blob: Digest) => void;
 }
 
@@ -44,7 +46,7 @@ export class Audit {
     ]);
   }
 
-  /** Asks about one range, a blob being chosen by its size. False also when it does not answer. Errors: those of reading what is held here. */
+  /** Asks about one range, a blob being chosen by its size. False also when it does not answer, or refuses. Errors: those of reading what is held here. */
   async holds(node: NodeId, { blobs }: Pick<Resource, 'blobs'>): Promise<boolean> {
     const total = blobs.reduce((sum, { size }) => sum + size, 0);
     let at = Math.floor(this.#around.random() * total);
@@ -59,25 +61,25 @@ export class Audit {
     const nonce = hex(Uint8Array.from({ length: 16 }, () => Math.floor(this.#around.random() * 256)));
     const question: AuditQuestion = { blob: blob.digest, offset, length, nonce };
     const options = { replyBytesMax: OVERLAY_BYTES_MAX, timeoutMs: AUDIT_TIMEOUT_MS };
+    let proof: string | null;
     try {
       const answer = await this.#around.ask(node, 'resources/audit', encodeMessage({ ...question }), options);
-      const { proof } = decodeMessage(auditAnswer, answer);
-      return proof !== null && equal(fromHex(proof), await this.#proof(question));
+      ({ proof } = decodeMessage(auditAnswer, answer));
     } catch (error) {
-      if (!isCoded(error, 'peer-unreachable', 'peer-lied', 'timeout', 'quota-exceeded', 'operation-unsupported'))
-        throw error;
+      // With whatever code: the other side chooses it.
+      if (!isCoded(error)) throw error;
       return false;
     }
+    return proof !== null && equal(fromHex(proof), await this.#proof(question));
   }
 
   async #show(question: AuditQuestion): Promise<Uint8Array> {
     const { blob } = question;
+    if (!this.#lent.isShared(blob)) return encodeMessage({ proof: null });
     try {
-      if (!this.#lent.isShared(blob)) throw new HyperMeshError('blob-not-found', `This node shares no ${blob}.`);
       return encodeMessage({ proof: hex(await this.#proof(question)) });
     } catch (error) {
-      if (!isCoded(error, 'blob-not-found', 'storage-failed')) throw error;
-      this.#lent.missed(blob);
+      if (!isCoded(error, ...MISSED)) throw error;
       return encodeMessage({ proof: null });
     }
   }
@@ -85,7 +87,12 @@ export class Audit {
   async #proof({ blob, offset, length, nonce }: AuditQuestion): Promise<Uint8Array> {
     const bytes = new Uint8Array(16 + length);
     bytes.set(fromHex(nonce));
-    await this.#lent.content.readHeld(blob, offset, bytes.subarray(16));
+    try {
+      await this.#lent.content.readHeld(blob, offset, bytes.subarray(16));
+    } catch (error) {
+      if (isCoded(error, ...MISSED)) this.#lent.missed(blob);
+      throw error;
+    }
     return sha256(bytes);
   }
 }

@@ -6,6 +6,7 @@ import type { Trust } from '../../capabilities/trust.ts';
 import type { AskOptions } from './ask.ts';
 import type { Method, NodeId } from './channel/index.ts';
 import type { EpochRecords } from './records/epochs.ts';
+import type { TermsRecord } from './records/terms.ts';
 
 export interface StoqLimits {
   readonly nodesMax: number;
@@ -66,6 +67,7 @@ export interface StoqLent {
   readonly read: (blob: Digest) => AsyncIterable<Uint8Array>;
   readonly access: ContentAccess;
   readonly epochs: EpochRecords;
+  readonly terms: TermsRecord;
   /** Nodes that are always to be found: the committee of the network. */
   readonly seats: () => readonly { readonly node: NodeId; readonly addresses: readonly string[] }[];
   /** A node was banned for what it did. */

@@ -27,6 +27,7 @@ import { Reach } from './reach.ts';
 import { EpochCollection } from './records/epochs.ts';
 import type { RecordExchange } from './records/exchange.ts';
 import type { SyncRounds } from './records/rounds.ts';
+import { TermsCollection } from './records/terms.ts';
 import type { Replication } from './replication.ts';
 
 type Parts = typeof import('./parts.ts');
@@ -97,6 +98,7 @@ export class Presence implements AsyncDisposable {
   readonly #stack = new AsyncDisposableStack();
   readonly #audit: Audit;
   readonly #epochs: EpochCollection;
+  readonly #terms: TermsCollection;
   readonly #sourceOf: Parts['sourceOf'];
   /** Where nodes said they are on the local link, or a person said it. */
   readonly #nearby = new Map<NodeId, readonly string[]>();
@@ -159,9 +161,10 @@ export class Presence implements AsyncDisposable {
       }),
     );
     this.#epochs = new EpochCollection(lent.epochs);
+    this.#terms = new TermsCollection(lent.terms);
     this.exchange = this.#stack.use(
       new RecordExchange(this.#around, {
-        collections: [this.directory, this.#epochs, lent.arrivals.collection()],
+        collections: [this.directory, this.#epochs, lent.arrivals.collection(), this.#terms],
         reachable: () => this.#presumed(),
         accuse: lent.accuse,
         fanout: 4,
@@ -295,6 +298,12 @@ export class Presence implements AsyncDisposable {
   /** Another committee may be in office: others are told by which documents. */
   epochsChanged(): void {
     for (const id of this.#epochs.refresh()) this.exchange.accepted('epochs', id);
+  }
+
+  /** The terms of the network may be others: who takes part is told. */
+  termsChanged(): void {
+    const id = this.#terms.refresh();
+    if (id !== null) this.exchange.accepted('terms', id);
   }
 
   forgiven(node: NodeId): void {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError } from '../../base/errors.ts';
 import { encodeMessage } from '../../wire/overlay.ts';
@@ -66,6 +67,7 @@ const PERIOD_MS = 1_000;
 /** One node among others, of which each says that it holds the resource; `honest` ones do. */
 function among(others: readonly string[], honest: (node: string) => boolean, pinned = false) {
   let nowMs = 0;
+  const timers: (() => void)[] = [];
   const resource = { id: crowded, blobs: [], replication: 2, held: true, pinned };
   const state = { resource, released: 0, audits: 0, releases: true };
   const replication = new Replication(
@@ -73,7 +75,12 @@ function among(others: readonly string[], honest: (node: string) => boolean, pin
       ask: async (_node, method) => (method === 'resources/keep' ? encodeMessage({ state: 'held' }) : new Uint8Array()),
       clock: { nowMs: () => nowMs },
       random: () => 0.5,
-      timers: { after: () => () => undefined },
+      timers: {
+        after(_ms, work) {
+          timers.push(work);
+          return () => undefined;
+        },
+      },
     },
     {
       ...{ self: SELF, periodMs: PERIOD_MS, concurrency: 1, keeps: true, alive: () => others, isAway: () => false },
@@ -99,7 +106,7 @@ function among(others: readonly string[], honest: (node: string) => boolean, pin
     nowMs += PERIOD_MS;
     await replication.settle();
   };
-  return { replication, state, period };
+  return { replication, state, period, timers };
 }
 
 const others = ['b', 'c', 'd', 'e', 'f', '1', '2', '3'].map((digit) => digit.repeat(64));
@@ -151,4 +158,17 @@ test('who does not show what it announced does not count, whatever it announces 
   assert.deepEqual(await replication.find(crowded), []);
   await announce(heard, others[0]!);
   assert.deepEqual(await replication.find(crowded), []);
+});
+
+test('content of this node that cannot be read when nodes come or go is no reason to end', async () => {
+  const { replication, state, timers } = among([], () => {
+    throw new HyperMeshError('storage-failed', 'The disk is broken.');
+  });
+  await replication.answers().get('resources/announce')!(encodeMessage({ ids: [crowded] }), others[0]!);
+  const before = timers.length;
+  replication.changed();
+  timers[before]!();
+  // A rejection that nobody handles fails this test, as it ends a node.
+  while (state.audits === 0) await setImmediate();
+  await setImmediate();
 });

@@ -157,7 +157,10 @@ export class Replication implements Disposable {
     this.#placement = null;
     this.#cancelSettle ??= this.#around.timers.after(SETTLE_DELAY_MS, () => {
       this.#cancelSettle = null;
-      void this.settle();
+      this.settle().catch((error: unknown) => {
+        // What could not be looked at now is looked at in the next period.
+        if (!isCoded(error)) throw error;
+      });
     });
   }
 

@@ -155,6 +155,11 @@ export class Stoq implements Transport, AsyncDisposable {
     this.#presence?.epochsChanged();
   }
 
+  /** To be called when the terms of the network may be others. */
+  termsChanged(): void {
+    this.#presence?.termsChanged();
+  }
+
   /** Where a node may be reached, which was learned elsewhere. */
   heardOf(node: NodeId, addresses: readonly string[]): void {
     if (node !== this.#node) this.#presence?.found(node, addresses);
@@ -239,12 +244,13 @@ export class Stoq implements Transport, AsyncDisposable {
       options.signal?.throwIfAborted();
       options.onProgress?.({ step: 'sync', done: at, total: nodes.length, unit: 'steps', note: node.slice(0, 12) });
       try {
-        await exchange.sync(node, 'nodes', options.signal);
-        await exchange.sync(node, 'epochs', options.signal);
-        const { received, offered } = await exchange.sync(node, 'records', options.signal);
+        for (const name of exchange.names) {
+          const { received, offered } = await exchange.sync(node, name, options.signal);
+          if (name !== 'records') continue;
+          summary.received += received;
+          summary.offered += offered;
+        }
         summary.nodes += 1;
-        summary.received += received;
-        summary.offered += offered;
       } catch (error) {
         if (!isCoded(error) || isCoded(error, 'cancelled')) throw error;
         summary.unreachable += 1;
