@@ -192,7 +192,7 @@ describe('Extensions', () => {
   });
 
   it('ends what fails while starting, and lets it be loaded again', async () => {
-    await using node = await host({ operationTimeoutMs: 200 });
+    await using node = await host({ operationTimeoutMs: 1_500 });
     const start = async (members: string, grants: CapabilityName[] = []) => {
       const folder = await writeExtension(await fresh(), { id: 'probe', needs: grants, members });
       return node.extensions.load({ folder }, { grants });
@@ -259,7 +259,7 @@ describe('Extensions', () => {
   });
 
   it('routes requests as plain data within a deadline, and accepts only answers', async () => {
-    await using node = await host({ operationTimeoutMs: 200 });
+    await using node = await host({ operationTimeoutMs: 1_500 });
     const { extensions } = node;
     const folder = await writeExtension(await fresh(), {
       id: 'probe',

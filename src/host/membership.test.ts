@@ -40,7 +40,7 @@ after(async () => {
 });
 
 const CHEAP = {
-  space: { bytesMin: 65_536, deadlineMs: 10_000, openings: 4 },
+  space: { bytesMin: 65_536, deadlineMs: 60_000, openings: 4 },
   stake: { amountMin: 100 },
   work: { hexDigits: 1 },
   time: { squarings: 4_096, windowMs: 300_000 },

@@ -20,7 +20,7 @@ const code =
 
 /** A network whose proofs are real and cheap. */
 const CHEAP = {
-  space: { bytesMin: 2 ** 20, deadlineMs: 10_000, openings: 4 },
+  space: { bytesMin: 2 ** 20, deadlineMs: 60_000, openings: 4 },
   stake: { amountMin: 1 },
   work: { hexDigits: 1 },
   time: { squarings: 4_096, windowMs: 300_000 },

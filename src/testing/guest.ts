@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 
 const TEMPLATE = fileURLToPath(new URL('../../templates/virtual-machine/', import.meta.url));
-const BUILD_MS = 120_000;
+const BUILD_MS = 600_000;
 
 export interface Guest {
   readonly kernel: Uint8Array;

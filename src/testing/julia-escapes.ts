@@ -420,7 +420,7 @@ const ROUGH: readonly Rough[] = [
     name: 'makes empty files without end',
     limit: 'memory',
     ends: 'memory',
-    policy: { wallMs: 60_000 },
+    policy: { wallMs: 600_000 },
     program: `main(host) = refused(() -> foreach(index -> close(open("/tmp/$index", "w")), 1:1_000_000))`,
   },
   { name: 'floods its output', limit: 'output', ends: 'output', program: 'while true; print("x"^65536); end' },
@@ -464,7 +464,7 @@ export function testJuliaEscapes(
       const layer = fixture.trees.add({ 'main.jl': Buffer.from(`${PRELUDE}\n${program}\n`), link });
       const request = {
         ...({ kind: 'julia', layer, entry: 'main.jl', args: [], input: host as unknown as Json } as const),
-        policy: { ...SMALL_POLICY, wallMs: 60_000, ...policy },
+        policy: { ...SMALL_POLICY, ...policy },
       };
       const again = () => fixture.settled().then(() => fixture.runtime.run(request));
       return isTwice ? fixture.runtime.run(request).then(again) : fixture.runtime.run(request);

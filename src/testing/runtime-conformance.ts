@@ -78,7 +78,8 @@ export interface RuntimeFixture extends AsyncDisposable {
 export const SMALL_POLICY: SandboxPolicy = {
   memoryBytes: 16 * 2 ** 20,
   cpuCores: 1,
-  wallMs: 10_000,
+  // On a machine with other work to start an interpreter takes minutes.
+  wallMs: 600_000,
   outputBytes: 64 * 1024,
   tmpBytes: 2 ** 20,
   network: 'none',

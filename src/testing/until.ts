@@ -9,7 +9,7 @@ const PAUSE_MS = 5;
 export async function until(
   what: string,
   holds: () => boolean | Promise<boolean>,
-  { withinMs = 60_000, everyMs = 200 }: { readonly withinMs?: number; readonly everyMs?: number } = {},
+  { withinMs = 300_000, everyMs = 200 }: { readonly withinMs?: number; readonly everyMs?: number } = {},
 ): Promise<void> {
   const giveUpAtMs = performance.now() + withinMs;
   let failure: unknown;

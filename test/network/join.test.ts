@@ -152,7 +152,7 @@ async function eventually<T>(work: () => Promise<T>): Promise<T> {
     try {
       return await work();
     } catch (error) {
-      if (tries > 240 || !isCoded(error, 'committee-unreachable')) throw error;
+      if (tries > 1_200 || !isCoded(error, 'committee-unreachable')) throw error;
       await new Promise((resolve) => setTimeout(resolve, 250));
     }
   }

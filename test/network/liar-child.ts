@@ -139,7 +139,7 @@ await channel.listen('127.0.0.1', Number(port));
 
 /** The connection that a node opened to this one. */
 async function connectionOf(node: string) {
-  for (const giveUpAtMs = performance.now() + 20_000; performance.now() < giveUpAtMs; ) {
+  for (const giveUpAtMs = performance.now() + 300_000; performance.now() < giveUpAtMs; ) {
     const found = channel.connections().find(({ remote }) => remote.node === node);
     if (found !== undefined) return found;
     await sleep(20);
@@ -169,7 +169,7 @@ async function oversize(address: string): Promise<void> {
   const identity = new Identity({ networkId, clock, trust }, id);
   const hello: Frame = { kind: 'hello', document: await identity.document(false) };
   socket.write(concat(...encodeFrame(hello)));
-  const signal = AbortSignal.timeout(10_000);
+  const signal = AbortSignal.timeout(60_000);
   const decoder = new FrameDecoder(1 << 22);
   for (let isKnown = false; !isKnown; ) {
     const [chunk] = (await once(socket, 'data', { signal })) as [Uint8Array];

@@ -129,7 +129,7 @@ describe('a member that lies about content', () => {
       await order({ announce: [digest], to: userId });
       const ms = await installs(name);
       t.diagnostic(`${Math.round(ms)} ms`);
-      assert.ok(ms < 60_000, `it took ${Math.round(ms)} ms`);
+      assert.ok(ms < 300_000, `it took ${Math.round(ms)} ms`);
       if (banned === null) assert.notEqual((await liarAsSeen()).state, 'banned');
       else await assertBanned(banned);
       await order({ lie: 'absent' });
@@ -206,7 +206,11 @@ describe('a member that breaks the channel', () => {
     // It may have met one of the lies that were meant for the user.
     await honest.run('peers', 'forgive', liar.id);
     const [address] = (await honest.client.status()).transport.addresses;
-    await order({ oversize: address! });
+    // A busy node may give up on a handshake.
+    await until('it got through', async () => {
+      await order({ oversize: address! });
+      return true;
+    });
     const { peers } = await honest.json<{ peers: PeerInfo[] }>(['peers', 'list']);
     const { state, reason } = peers.find(({ node }) => node === liar.id)!;
     assert.equal(state, 'banned');

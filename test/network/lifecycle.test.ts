@@ -8,7 +8,7 @@ import { type MeshNode, mesh, QUICK_PACE } from './mesh.ts';
 
 /** The specification's lifecycle example across processes, less proxy: the author's program here, the others as nodes of their own. */
 test('the lifecycle of a package across a network: sign, publish, distribute, find, install, execute, observe, carry on elsewhere', {
-  timeout: 300_000,
+  timeout: 900_000,
 }, async () => {
   await using stack = new AsyncDisposableStack();
   const folder = stack.use(await temporaryFolder());

@@ -20,7 +20,7 @@ export type LiarOrder =
   | { readonly equivocate: { readonly subjects: readonly Digest[]; readonly refs: readonly string[] } }
   | { readonly submit: Submission; readonly to: string };
 
-const ASK_MS = 15_000;
+const ASK_MS = 60_000;
 const [home] = process.argv.slice(2) as [string];
 const liar = new Liar();
 let methods = new Map<string, Method>();

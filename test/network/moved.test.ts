@@ -6,7 +6,7 @@ import { writePackage } from '../system/support.ts';
 import { type MeshNode, mesh, meshNode } from './mesh.ts';
 
 test('a founder that comes back at another address is found again, also by a member that was away when it moved', {
-  timeout: 240_000,
+  timeout: 900_000,
 }, async (t) => {
   await using stack = new AsyncDisposableStack();
   // Every start is at another port.
@@ -49,7 +49,7 @@ test('a founder that comes back at another address is found again, also by a mem
 });
 
 test('when every address is another one, a member that is shown an invite of its own network finds the others', {
-  timeout: 240_000,
+  timeout: 900_000,
 }, async () => {
   await using stack = new AsyncDisposableStack();
   const [founder, member] = (await mesh(stack, 2)) as [MeshNode, MeshNode];

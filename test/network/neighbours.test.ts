@@ -10,9 +10,7 @@ const SCRIPT = `
   ip link set lo up multicast on  && ip route add 224.0.0.0/4 dev lo
   exec "$0" "$@"`;
 
-test('nodes of one network find each other on the local link, and nobody else, whatever is shouted there', {
-  timeout: 30_000,
-}, async (t) => {
+test('nodes of one network find each other on the local link, and nobody else, whatever is shouted there', async (t) => {
   const isolated = ['--net', '--map-root-user', 'sh', '-c', SCRIPT, process.execPath, CHILD];
   const tried = await run('unshare', ['--net', '--map-root-user', 'sh', '-c', SCRIPT, 'true']).catch(
     (error: Error) => error,

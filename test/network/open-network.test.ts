@@ -15,7 +15,7 @@ interface Refusal {
 const LISTEN = ['--listen', '127.0.0.1:0'];
 
 test('strangers join an open network within its bounds, use what is there, and lose their place for what they do', {
-  timeout: 300_000,
+  timeout: 900_000,
 }, async () => {
   await using stack = new AsyncDisposableStack();
   const nodes = await Promise.all(Array.from({ length: 5 }, async () => stack.use(await meshNode())));

@@ -49,7 +49,7 @@ export interface Problem {
   readonly message: string;
 }
 
-const ASK_MS = 15_000;
+const ASK_MS = 60_000;
 
 const [folder] = process.argv.slice(2) as [string];
 const liar = new Liar();
@@ -74,8 +74,8 @@ const opened = async () => {
     },
   });
   const row = {
-    ...{ space: { bytesMin: 65_536, deadlineMs: 20_000, openings: 16 }, stake: { amountMin: 100 } },
-    ...{ work: { hexDigits: 1 }, time: { squarings: 2 ** 10, windowMs: 120_000 } },
+    ...{ space: { bytesMin: 65_536, deadlineMs: 60_000, openings: 16 }, stake: { amountMin: 100 } },
+    ...{ work: { hexDigits: 1 }, time: { squarings: 2 ** 10, windowMs: 300_000 } },
   };
   const consensus = await openConsensus(
     { trust, check: signatureCheck },

@@ -583,7 +583,7 @@ describe('a folder to install into', () => {
         await rm(join(root, planted), { force: true });
         if (target === 'pipe') (await import('node:child_process')).spawnSync('mkfifo', [join(root, planted)]);
         else await symlink(target, join(root, planted));
-        const signal = AbortSignal.timeout(5_000);
+        const signal = AbortSignal.timeout(120_000);
         await client
           .installed(root, { signal })
           .catch((error: unknown) =>
@@ -594,7 +594,7 @@ describe('a folder to install into', () => {
           .catch((error: unknown) =>
             assert.ok(isCoded(error) && error.code !== 'cancelled', `${planted} ${target} ${error}`),
           );
-        assert.ok((await client.health({ signal: AbortSignal.timeout(5_000) })).ok);
+        assert.ok((await client.health({ signal: AbortSignal.timeout(120_000) })).ok);
       }
     }
   });

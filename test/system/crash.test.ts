@@ -91,7 +91,7 @@ async function live(
 }
 
 test(`killing the process at ${KILLS} random moments leaves the state before or after, never between`, {
-  timeout: 600_000,
+  timeout: 1_200_000,
 }, async (t) => {
   t.diagnostic(`seed ${SEED}`);
   await using folder = await temporaryFolder();

@@ -13,7 +13,7 @@ const SKIP = BROWSER === undefined ? 'no Chromium on this machine' : false;
 
 test('the status page shows the node, finds packages, follows events, and breaks no rule of its own policy', {
   skip: SKIP,
-  timeout: 120_000,
+  timeout: 900_000,
 }, async () => {
   await using home = await freshHome();
   const { http } = await home.json<{ http: string }>(['up', '--detach']);
@@ -44,7 +44,7 @@ test('the status page shows the node, finds packages, follows events, and breaks
 
 test('the status page of a member shows the other nodes, what moves between them, and packages with too few copies', {
   skip: SKIP,
-  timeout: 120_000,
+  timeout: 900_000,
 }, async () => {
   await using stack = new AsyncDisposableStack();
   // Two homes of a network, and content that takes a while to the second.

@@ -71,7 +71,7 @@ async function live(
 }
 
 test(`killing a home at ${KILLS} moments of its join leaves it before or after, never between`, {
-  timeout: 300_000,
+  timeout: 900_000,
 }, async (t) => {
   await using template = await temporaryFolder();
   const invite = await prepare(template.path);

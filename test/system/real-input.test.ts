@@ -37,7 +37,7 @@ function typescriptFolder(): string {
 }
 
 test('the folder of a real npm package comes back byte for byte, and a second version reuses its shards', {
-  timeout: 300_000,
+  timeout: 900_000,
 }, async () => {
   await using home = await freshHome();
   await home.json(['up', '--detach']);
@@ -69,7 +69,7 @@ test('the folder of a real npm package comes back byte for byte, and a second ve
   assert.equal(diff(source, updated.installed[0]!.path), '');
 });
 
-test('6,000 small files, empty folders, links and modes come back byte for byte', { timeout: 300_000 }, async () => {
+test('6,000 small files, empty folders, links and modes come back byte for byte', { timeout: 900_000 }, async () => {
   await using home = await freshHome();
   const source = join(home.folder, 'many');
   for (let folder = 0; folder < 60; folder++) {

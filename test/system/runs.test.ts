@@ -91,9 +91,10 @@ test('a node that is killed leaves no process, no mount and no control group', a
     ...(await mountsOf(folder)),
     ...(await groupsOf(pid)).filter((group) => groups.includes(group)),
   ];
-  const patience = AbortSignal.timeout(60_000);
-  while (!patience.aborted && (await left()).length > 0) await sleep(50);
-  assert.deepEqual(await left(), []);
+  await until('nothing is left', async () => {
+    assert.deepEqual(await left(), []);
+    return true;
+  });
   await home.json(['up', '--detach']);
   const { output } = await (await nodeOf(home)).client.run({ ref: 'test/runs', input: { number: 8 } });
   assert.equal(output, 8);

@@ -97,7 +97,7 @@ describe('example packages and templates', () => {
         return;
       }
       const layer = assets.add(folder('templates/python'));
-      const policy = { ...SMALL_POLICY, wallMs: 60_000 };
+      const policy = { ...SMALL_POLICY, wallMs: 600_000 };
       for (const [input, output] of [
         [{ numbers: [6, 1, 2] }, { mean: 3, sorted: [1, 2, 6] }],
         [null, { mean: null, sorted: [] }],

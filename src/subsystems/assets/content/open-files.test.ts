@@ -3,6 +3,7 @@ import { type FileHandle, mkdtemp, open, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { until } from '../../../testing/until.ts';
 import { OpenFiles } from './open-files.ts';
 
 test('files stay open between uses, as many as are kept, and none is closed while it is read', async (t) => {
@@ -38,9 +39,6 @@ test('files stay open between uses, as many as are kept, and none is closed whil
   await assert.rejects(() => files.use(join(folder, 'none'), async () => {}), { code: 'ENOENT' });
   assert.equal(files.has(join(folder, 'none')), false);
   await files[Symbol.asyncDispose]();
-  await new Promise((resolve) => setTimeout(resolve, 50));
-  assert.deepEqual(
-    handles.map(({ fd }) => fd),
-    [-1, -1, -1],
-  );
+  assert.equal(handles.length, 3);
+  await until('all are closed', () => handles.every(({ fd }) => fd === -1));
 });

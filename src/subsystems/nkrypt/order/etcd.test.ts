@@ -10,6 +10,7 @@ import { utf8 } from '../../../base/bytes.ts';
 import { isCoded } from '../../../base/errors.ts';
 import { EtcdCluster, etcdMissing } from '../../../testing/etcd-cluster.ts';
 import { testSequencer, wholeOrder } from '../../../testing/sequencer-conformance.ts';
+import { until } from '../../../testing/until.ts';
 import { EtcdSequencer } from './etcd.ts';
 import { EtcdClient } from './etcd-client.ts';
 import { SEQUENCER_LIMITS } from './sequencer.ts';
@@ -23,13 +24,14 @@ describe('etcd of three machines', { skip }, () => {
     cluster = await EtcdCluster.start(3);
   });
   after(() => cluster[Symbol.asyncDispose]());
-  const open = (log: string) => new EtcdSequencer({ endpoints: cluster.endpoints, timeoutMs: 1_500 }, log);
+  const open = (log: string, hasty: object = {}) => new EtcdSequencer({ endpoints: cluster.endpoints, ...hasty }, log);
 
   testSequencer('etcd', async (log) => open(log), { skip });
 
   it('goes on with one machine dead, stalls with two, and has each acknowledged entry once at the end', async () => {
-    await using one = open('broken');
-    await using other = open('broken');
+    const hasty = { timeoutMs: 1_500 };
+    await using one = open('broken', hasty);
+    await using other = open('broken', hasty);
     const acknowledged = new Map<string, number>();
     let stalls = 0;
     let stop = false;
@@ -54,18 +56,16 @@ describe('etcd of three machines', { skip }, () => {
     const writers = Promise.all([write(one, 'one'), write(other, 'other')]);
     const grows = async () => {
       const had = acknowledged.size;
-      for (let tries = 0; acknowledged.size < had + 5; tries += 1) {
-        assert.ok(tries < 600, 'nothing was appended any more');
-        await sleep(25);
-      }
+      await until('something was appended', () => acknowledged.size >= had + 5);
     };
     await grows();
     await cluster.kill(0);
     await grows();
     await cluster.kill(1);
-    await sleep(200);
+    const fails = () => assert.rejects(one.append(utf8('while two are down')), isUnreachable);
+    await fails();
     const had = acknowledged.size;
-    await assert.rejects(one.append(utf8('while two are down')), isUnreachable);
+    await fails();
     assert.equal(acknowledged.size, had);
     assert.ok(stalls > 0);
     cluster.start(0);
@@ -80,10 +80,11 @@ describe('etcd of three machines', { skip }, () => {
     }
     stop = true;
     await writers;
-    const all = await wholeOrder(one);
+    await using patient = open('broken');
+    const all = await wholeOrder(patient);
     assert.equal(new Set(all).size, all.length, 'an entry is in the order twice');
     for (const [entry, position] of acknowledged) assert.equal(all[position - 1], entry);
-    assert.deepEqual(await wholeOrder(other), all);
+    assert.deepEqual(await wholeOrder(open('broken')), all);
   });
 
   // What somebody with the password of the cluster, such as any validator, can do to the keys.
@@ -174,10 +175,10 @@ test('etcd with TLS and a user: the right ones get in, and nothing of it is in a
   await using cluster = await EtcdCluster.start(1, { tls: true });
   const certificate = join(cluster.folder, 'm0', 'fixtures', 'client', 'cert.pem');
   let ca = '';
-  for (let tries = 0; ca === '' && tries < 200; tries += 1) {
-    await sleep(50);
-    ca = await readFile(certificate, 'utf8').catch(() => '');
-  }
+  await until('it has made its certificate', async () => {
+    ca = await readFile(certificate, 'utf8');
+    return ca !== '';
+  });
   const { endpoints } = cluster;
   const tls = { ca };
   const user = { name: 'root', password: 'correct horse' };
@@ -188,7 +189,7 @@ test('etcd with TLS and a user: the right ones get in, and nothing of it is in a
         try {
           return await admin.call(path, body, z.unknown(), undefined);
         } catch (error) {
-          if (tries > 100) throw error;
+          if (tries > 2_000) throw error;
           await sleep(50);
         }
       }

@@ -14,6 +14,7 @@ import {
   testWord,
   testWordHolds,
 } from '../../../testing/ordered-validators.ts';
+import { until as untilSo } from '../../../testing/until.ts';
 import type { SequencerPlace, SequencerStatement } from '../../../wire/entry.ts';
 import { quorumOf } from '../../../wire/genesis.ts';
 import {
@@ -78,12 +79,7 @@ function checkCertified(validators: OrderedValidators, who: number, committee: r
   }
 }
 
-const until = async (what: () => boolean, ms = 60_000) => {
-  for (const start = performance.now(); !what(); ) {
-    assert.ok(performance.now() - start < ms, 'it never happened');
-    await sleep(5);
-  }
-};
+const until = (what: () => boolean) => untilSo(String(what), what, { everyMs: 5 });
 
 test('alone: an entry is applied once, its outcome is given again, also after a restart', async () => {
   const engines = new Engines();

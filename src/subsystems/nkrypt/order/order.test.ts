@@ -127,7 +127,7 @@ class Network implements AsyncDisposable {
   async agreed(among: readonly number[]): Promise<void> {
     const states = () => new Set(among.map((of) => `${this.ledgers[of]!.index} ${this.ledgers[of]!.root()}`));
     for (const start = performance.now(); states().size > 1; await sleep(5)) {
-      assert.ok(performance.now() - start < 60_000, [...states()].join('\n'));
+      assert.ok(performance.now() - start < 300_000, [...states()].join('\n'));
     }
   }
 
@@ -380,7 +380,7 @@ test('entries of long ago are dropped, by the engine too; a validator of a later
   assert.ok(floor >= 16 && floor < applied);
   assert.equal(network.count(0, 'log_entries'), applied - floor);
   for (const start = performance.now(); network.count(0, 'sequenced') > applied - floor; await sleep(5))
-    assert.ok(performance.now() - start < 20_000);
+    assert.ok(performance.now() - start < 300_000);
 
   network.open(4);
   await network.agreed([0, 1, 2, 4]);
@@ -427,7 +427,8 @@ test('documents that are known already lead to no later epoch: who repeats them 
   // Only the liar is there at first.
   for (const at of [0, 2]) await network.close(at);
   network.open(4);
-  for (const start = performance.now(); asked.length < 2; await sleep(5)) assert.ok(performance.now() - start < 60_000);
+  for (const start = performance.now(); asked.length < 2; await sleep(5))
+    assert.ok(performance.now() - start < 300_000);
   for (const at of [0, 2]) network.open(at);
   await network.agreed([0, 4]);
   assert.equal(network.ledgers[4]!.present().epoch, 1);

@@ -155,16 +155,17 @@ describe('backpressure', () => {
     await using it = await pair();
     const length = 60 << 20;
     let received = 0;
-    let isSlow = true;
+    const { promise: isAwake, resolve: wake } = Promise.withResolvers<void>();
     const transfer = it.connection.fetchRange(BLOB, { offset: 0, length }, async (bytes) => {
-      if (isSlow) await sleep(400);
-      isSlow = false;
+      await isAwake;
       for (const byte of [bytes[0], bytes.at(-1)]) assert.equal(byte, 7);
       received += bytes.length;
     });
-    await sleep(300);
+    await settled(() => it.served.pieces > 0);
+    await it.served.rest();
     // What the kernel keeps on the way is not ours to bound.
     assert.ok(it.served.pieces * PIECE.length < 40 << 20, `${it.served.pieces} pieces were taken from the source`);
+    wake();
     await transfer;
     assert.equal(received, length);
   });

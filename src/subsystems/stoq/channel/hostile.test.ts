@@ -224,13 +224,13 @@ describe('a stranger', () => {
       const socket = make().on('error', () => undefined);
       socket.resume();
       await new Promise((resolve) => socket.once('close', resolve));
-      assert.ok(performance.now() - startedAt < 30_000, what);
+      assert.ok(performance.now() - startedAt < 300_000, what);
     }
     assert.deepEqual(server.channel.connections(), []);
   });
 
   it('in great number does not keep others out', async () => {
-    await using server = await listening({ handshakeTimeoutMs: 2_000, handshakesPerAddressMax: 4 });
+    await using server = await listening({ handshakeTimeoutMs: 600_000, handshakesPerAddressMax: 4 });
     const flood = Array.from({ length: 200 }, () => connectTcp({ port: server.port, host: '127.0.0.1' }));
     let gone = 0;
     for (const socket of flood)
@@ -342,7 +342,8 @@ describe('a lying server', () => {
       });
       await using client = open(ada);
       const connection = await client.connect(server.address, { expect: mallory.node });
-      const asking = connection.request('test/any', EMPTY, { replyBytesMax: 1_000, timeoutMs: 300 });
+      const timeoutMs = code === 'timeout' ? 300 : 60_000;
+      const asking = connection.request('test/any', EMPTY, { replyBytesMax: 1_000, timeoutMs });
       await assert.rejects(asking, (error: HyperMeshError) => {
         assert.equal(error.code, code, what);
         return true;
@@ -398,7 +399,7 @@ describe('a lying server', () => {
     ];
     for (const [what, bulk, code] of transfers) {
       await using server = await malloryServes({ bulk });
-      await using client = open(ada, { limits: { silenceMsMax: 80, bulkStallMsMax: 200 } });
+      await using client = open(ada, { limits: code === 'timeout' ? { silenceMsMax: 80, bulkStallMsMax: 200 } : {} });
       const connection = await client.connect(server.address, { expect: mallory.node });
       await assert.rejects(
         connection.fetchRange(BLOB, { offset: 0, length: 1_000 }, () => undefined),

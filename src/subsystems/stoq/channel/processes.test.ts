@@ -29,7 +29,7 @@ before(async () => {
   const { trust } = await network.node();
   const blobs = { open: async () => null };
   me = openChannel({ networkId, clock, trust, methods: new Map(), blobs });
-  const limits = { silenceMsMax: 300, deadAfterMs: 1_500 };
+  const limits = { silenceMsMax: 300, deadAfterMs: 4_000 };
   impatient = openChannel({ networkId, clock, trust: (await network.node()).trust, methods: new Map(), blobs, limits });
 });
 after(async () => {

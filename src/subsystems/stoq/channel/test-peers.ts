@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Digest } from '../../../base/digest.ts';
 import { type ErrorCode, isCoded } from '../../../base/errors.ts';
 import type { NodeSecrets } from '../../../testing/certified-network.ts';
+import { until } from '../../../testing/until.ts';
 
 export function refused(promise: Promise<unknown>, ...codes: ErrorCode[]): Promise<void> {
   return assert.rejects(promise, (error) => {
@@ -11,10 +11,9 @@ export function refused(promise: Promise<unknown>, ...codes: ErrorCode[]): Promi
   });
 }
 
-/** Waits until something holds, for at most 10 seconds. */
-export async function settled(holds: () => boolean): Promise<void> {
-  for (let left = 1_000; left > 0 && !holds(); left--) await sleep(10);
-  assert.ok(holds(), 'it did not come to hold within 10 seconds');
+/** Waits until something holds. */
+export function settled(holds: () => boolean): Promise<void> {
+  return until(String(holds), holds, { everyMs: 10 });
 }
 
 /** What a child process is told: who it is, or what it should fetch. */

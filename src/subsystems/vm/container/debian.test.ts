@@ -45,7 +45,7 @@ async function run(t: TestContext, name: string, config: object, input: unknown)
       t.skip(status?.reason ?? 'no container can run');
       return null;
     }
-    const policy = { ...SMALL_POLICY, memoryBytes: 64 * 2 ** 20, wallMs: 30_000 };
+    const policy = { ...SMALL_POLICY, memoryBytes: 64 * 2 ** 20 };
     return await execution.run({ kind: 'container', layer, entry: 'image', args: [], input: input as never, policy });
   } finally {
     await rm(folder, { recursive: true, force: true });

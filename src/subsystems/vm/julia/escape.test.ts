@@ -38,7 +38,7 @@ async function make(cgroups: boolean) {
     trees: assets,
     runtime: new JuliaRuntime({ assets, sandbox, trees, standby }, options),
     async settled() {
-      for (let round = 0; round < 600 && !standby.status().isSettled; round++) await pause(50);
+      for (let round = 0; round < 6_000 && !standby.status().isSettled; round++) await pause(50);
     },
     async [Symbol.asyncDispose]() {
       await sandbox[Symbol.asyncDispose]();

@@ -94,7 +94,7 @@ describe('Julia', { skip }, () => {
     const layer = fixture.trees.add(files({ 'main.jl': program }));
     return fixture.runtime.run({
       ...{ kind: 'julia', layer, entry: 'main.jl', args: [], input },
-      policy: { ...SMALL_POLICY, wallMs: 60_000, outputBytes: 2 ** 20, ...policy },
+      policy: { ...SMALL_POLICY, wallMs: 600_000, outputBytes: 2 ** 20, ...policy },
     });
   }
 
@@ -141,7 +141,7 @@ describe('Julia', { skip }, () => {
     const layer = fixture.trees.add(files({ 'main.jl': 'import Other\nmain(input) = Other.COMPILED' }));
     const policy = {
       ...SMALL_POLICY,
-      wallMs: 60_000,
+      wallMs: 600_000,
       mounts: [...more, { layer: stranger, at: '/packages/ada/other' }],
     };
     const request = { kind: 'julia', layer, entry: 'main.jl', args: [], input: null, policy } as const;
@@ -286,7 +286,7 @@ describe('Julia programs started ahead of their next run', { skip }, () => {
   }
 
   async function settled(): Promise<number> {
-    const deadline = performance.now() + 60_000;
+    const deadline = performance.now() + 300_000;
     for (;;) {
       const { boxes, isSettled } = fixture.standby.status();
       if (isSettled || performance.now() > deadline) return boxes;
@@ -296,7 +296,7 @@ describe('Julia programs started ahead of their next run', { skip }, () => {
 
   function request(program: string, more: Partial<RunRequest> = {}): RunRequest {
     const layer = fixture.trees.add(files({ 'main.jl': program, 'example.json': '[1, 2.5]' }));
-    const policy = { ...SMALL_POLICY, memoryBytes: 128 * 2 ** 20, wallMs: 60_000 };
+    const policy = { ...SMALL_POLICY, memoryBytes: 128 * 2 ** 20, wallMs: 600_000 };
     return { kind: 'julia', layer, entry: 'main.jl', args: [], input: [1, 2], policy, ...more };
   }
 
@@ -386,7 +386,7 @@ describe('options of Julia', { skip }, () => {
     const layer = fixture.trees.add(files({ 'main.jl': program }));
     const result = await fixture.runtime.run({
       ...{ kind: 'julia', layer, entry: 'main.jl', args: [], input: null, julia },
-      policy: { ...SMALL_POLICY, memoryBytes: 128 * 2 ** 20, wallMs: 60_000, ...policy },
+      policy: { ...SMALL_POLICY, memoryBytes: 128 * 2 ** 20, wallMs: 600_000, ...policy },
     });
     assert.equal(result.exitCode, 0, result.stderr);
     return result.output;

@@ -5,6 +5,7 @@ import path from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, describe, it } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
+import { until } from '../../../testing/until.ts';
 import { openProcessSandbox } from './sandbox.ts';
 import { Standby, type StandbyBounds, type StandbyResources } from './standby.ts';
 
@@ -40,12 +41,8 @@ describe('Standby', { skip: reason ?? false }, () => {
   }
 
   async function settled(standby: Standby): Promise<number> {
-    for (let round = 0; round < 400; round++) {
-      const { boxes, isSettled } = standby.status();
-      if (isSettled) return boxes;
-      await pause(25);
-    }
-    throw new Error('It does not settle.');
+    await until('it has settled', () => standby.status().isSettled);
+    return standby.status().boxes;
   }
 
   function open(bounds: Partial<StandbyBounds> = {}) {
@@ -69,7 +66,7 @@ describe('Standby', { skip: reason ?? false }, () => {
   });
 
   it('bounds their number, their memory, and how long they wait', async () => {
-    await using standby = open({ idleMs: 1_500 });
+    await using standby = open();
     for (const key of ['a', 'b', 'c']) {
       prepare(standby, key);
       await settled(standby);
@@ -80,8 +77,11 @@ describe('Standby', { skip: reason ?? false }, () => {
     assert.equal(await settled(standby), 1);
     prepare(standby, 'too large', { memoryBytes: 101 * MiB });
     assert.equal(await settled(standby), 1);
-    for (let round = 0; round < 600 && held > 0; round++) await pause(50);
-    assert.deepEqual([standby.status().boxes, held], [0, 0]);
+    await standby.clear();
+    await using brief = open({ idleMs: 100 });
+    prepare(brief, 'a');
+    await until('it was started', () => held > 0, { everyMs: 5 });
+    await until('nothing waits any more', () => brief.status().boxes === 0 && held === 0);
   });
 
   it('gives up what ends, works without end, or wakes up; and does not start it again', async () => {
@@ -92,7 +92,7 @@ describe('Standby', { skip: reason ?? false }, () => {
       ['wakes', 'sleep 0.7; while :; do :; done'],
     ] as const) {
       prepare(standby, key, { script });
-      for (let round = 0; round < 1_200 && (held > 0 || !standby.status().isSettled); round++) await pause(25);
+      await until(`${key}: it is gone`, () => held === 0 && standby.status().isSettled);
       prepare(standby, key, { script });
       assert.deepEqual([standby.status(), held], [{ boxes: 0, isSettled: true }, 0], key);
     }
@@ -127,7 +127,7 @@ describe('Standby', { skip: reason ?? false }, () => {
     prepare(standby, 'c');
     assert.equal(await settled(standby), 2);
     waiting = 1;
-    for (let round = 0; round < 1_200 && standby.status().boxes > 1; round++) await pause(25);
+    await until('one went', () => standby.status().boxes < 2);
     await pause(600);
     // Less than half of the memory is lent now.
     assert.deepEqual([standby.status().boxes, sum()], [1, 32 * MiB]);

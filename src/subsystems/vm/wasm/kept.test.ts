@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
 import { after, describe, it, mock } from 'node:test';
-import { setInterval } from 'node:timers/promises';
 import type { SandboxPolicy } from '../../../capabilities/vm.ts';
 import { MemoryTrees, SMALL_POLICY } from '../../../testing/runtime-conformance.ts';
+import { until } from '../../../testing/until.ts';
 import { assemble } from '../../../testing/wat.ts';
 import { openExecution } from '../index.ts';
 
@@ -148,8 +148,6 @@ describe('kept boxes', { skip: !existsSync('/proc/self/task') }, () => {
   });
 });
 
-async function gone(isSo: () => boolean): Promise<void> {
-  const deadline = Date.now() + 5_000;
-  for await (const _ of setInterval(20)) if (isSo() || Date.now() > deadline) break;
-  assert.ok(isSo());
+function gone(isSo: () => boolean): Promise<void> {
+  return until(String(isSo), isSo, { everyMs: 20 });
 }
