@@ -30,6 +30,11 @@ test('loadConfig() has a default for everything', async () => {
   assert.deepEqual(secrets, {});
 });
 
+test('loadConfig() says which of the two is empty', async () => {
+  await assert.rejects(loadConfig({ home: '' }, {}), /--home is empty/);
+  await assert.rejects(loadConfig({}, { HYPERMESH_HOME: '' }), /HYPERMESH_HOME is empty/);
+});
+
 test('loadConfig() lets flags win over the environment, and that over the file', async () => {
   await writeFile(path.join(home, 'config.yaml'), 'http: 127.0.0.1:1000\nlogLevel: warn\nsubject: Ada\n');
   const env = { HYPERMESH_HOME: home, HYPERMESH_HTTP: '127.0.0.1:2000' };

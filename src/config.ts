@@ -203,7 +203,7 @@ const FILE_BYTES_MAX = 256 * 1024;
 /** Reads flags, environment and `HOME/config.yaml`. Errors: `config-invalid`, `storage-*`. */
 export async function loadConfig(flags: Flags = {}, env: NodeJS.ProcessEnv = process.env): Promise<Loaded> {
   const home = path.resolve(
-    nonEmpty(flags.home ?? env['HYPERMESH_HOME'], '--home') ?? path.join(homedir(), '.hypermesh'),
+    nonEmpty(flags.home, '--home') ?? nonEmpty(env['HYPERMESH_HOME'], 'HYPERMESH_HOME') ?? usualHome(),
   );
   const file = await readConfigFile(path.join(home, 'config.yaml'));
   const logLevel = flags.logLevel ?? env['HYPERMESH_LOG_LEVEL'] ?? file.logLevel ?? 'info';
@@ -225,6 +225,18 @@ export async function loadConfig(flags: Flags = {}, env: NodeJS.ProcessEnv = pro
     ...(file.etcd === undefined ? {} : { etcd: etcdOf(file.etcd, env['HYPERMESH_ETCD_PASSWORD']) }),
   };
   return { config, secrets };
+}
+
+/** Errors: `config-invalid` for a user whom this machine does not know, as in some containers. */
+function usualHome(): string {
+  try {
+    return path.join(homedir(), '.hypermesh');
+  } catch (cause) {
+    throw new HyperMeshError('config-invalid', 'This user has no folder of its own for a home.', {
+      hint: 'Name a folder with --home or HYPERMESH_HOME.',
+      cause,
+    });
+  }
 }
 
 /** Errors: `config-invalid`, `storage-*`. */

@@ -1,5 +1,5 @@
 import process from 'node:process';
-import { isCoded, toProblem } from './base/errors.ts';
+import { isCoded, type ProblemDocument, toProblem } from './base/errors.ts';
 import { createLog } from './base/log.ts';
 import type { Loaded } from './config.ts';
 import { openLogFile } from './log-file.ts';
@@ -13,6 +13,11 @@ process.once('message', (loaded: Loaded & { readonly logFile: string }) => {
   void run(loaded);
 });
 
+/** The command that started us listens until it knows how that went. */
+function tell(message: { readonly started: object } | { readonly error: ProblemDocument }): void {
+  if (process.connected) process.send?.(message);
+}
+
 async function run({ logFile, ...loaded }: Loaded & { readonly logFile: string }): Promise<void> {
   try {
     using destination = openLogFile(logFile);
@@ -21,13 +26,13 @@ async function run({ logFile, ...loaded }: Loaded & { readonly logFile: string }
     for (const name of ['SIGTERM', 'SIGINT'] as const) process.on(name, () => resolve());
     await using node = await startNode(loaded, { log, announce: true });
     log.info({ http: node.http, home: node.home, pid: process.pid }, 'started');
-    process.send?.({ started: { http: node.http, pid: process.pid, home: node.home } });
+    tell({ started: { http: node.http, pid: process.pid, home: node.home } });
     await Promise.race([node.stopAsked, signalled]);
     log.info({}, 'stopping');
   } catch (error) {
     // What is coded reaches a person through the command; a defect goes to the crash log.
-    if (!isCoded(error)) console.error(error);
-    process.send?.({ error: toProblem(error) });
+    if (!isCoded(error) || !process.connected) console.error(error);
+    tell({ error: toProblem(error) });
     process.exitCode = 1;
   } finally {
     if (process.connected) process.disconnect?.();

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { findPackageJSON } from 'node:module';
 import { Command, CommanderError } from 'commander';
-import { ERRORS, EXIT, HyperMeshError, isCoded, toProblem } from '../base/errors.ts';
+import { ERRORS, EXIT, HyperMeshError, isCoded, storageError, toProblem } from '../base/errors.ts';
 import type { Flags } from '../config.ts';
 import type { CommandSpec, Outcome } from './command.ts';
 import { COMMANDS, GROUPS } from './commands.ts';
@@ -9,21 +9,32 @@ import { json as jsonText, plain } from './terminal.ts';
 
 /** The command line. Sets the exit status of the process; never throws. */
 export async function main(argv: readonly string[]): Promise<void> {
-  quietOnClosedPipe();
+  minding(process.stdout, process.stderr);
   const json = argv.includes('--json');
   const words = argv.length === 0 ? ['--help'] : argv;
+  let explained = '';
+  const program = createProgram((text) => {
+    explained += text;
+  });
   try {
-    await createProgram().parseAsync(words, { from: 'user' });
+    await program.parseAsync(words, { from: 'user' });
   } catch (error) {
-    if (error instanceof CommanderError && error.exitCode === 0) return;
+    if (error instanceof CommanderError && error.exitCode === 0) {
+      const version = error.code === 'commander.version';
+      print(
+        { data: version ? { version: error.message } : { help: explained }, text: version ? error.message : explained },
+        json,
+      );
+      return;
+    }
     process.exitCode = report(error instanceof CommanderError ? usageError(error, argv) : error, json);
   }
 }
 
 const HELP = ['help [command]', 'Explain a command.'] as const;
 
-/** The whole command tree without its code: each command loads its own when it runs. */
-export function createProgram(): Command {
+/** The whole command tree without its code: each command loads its own when it runs. What it explains goes to `writeOut`. */
+export function createProgram(writeOut: (text: string) => void = () => undefined): Command {
   const program = new Command('hypermesh')
     .description('Publish, find, install, verify and run packages without a central registry.')
     .configureHelp({
@@ -31,7 +42,7 @@ export function createProgram(): Command {
       // Every command takes options; saying so each time would leave less room for what they do.
       subcommandTerm: (command) => `${command.name()} ${command.usage().replace('[options]', '').trim()}`.trimEnd(),
     })
-    .configureOutput({ writeErr: () => undefined })
+    .configureOutput({ writeOut, writeErr: () => undefined })
     .showHelpAfterError(false)
     .exitOverride()
     // The last commands have the one that explains among them.
@@ -52,8 +63,7 @@ First steps:
     );
   program.on('option:version', () => {
     const { version } = JSON.parse(readFileSync(findPackageJSON(import.meta.url)!, 'utf8')) as { version: string };
-    process.stdout.write(`${version}\n`);
-    throw new CommanderError(0, 'hypermesh.version', version);
+    throw new CommanderError(0, 'commander.version', version);
   });
   shared(program);
   const groups = new Map<string, Command>();
@@ -158,14 +168,20 @@ function usageError(error: CommanderError, argv: readonly string[]): HyperMeshEr
       ? `Unknown command '${words.slice(words[0] === 'help' ? 1 : 0).join(' ')}'.`
       : error.code === 'commander.help'
         ? 'Expected a command.'
-        : error.message.replace(/^error: /, '').replace(/\n/g, ' ');
+        : error.message
+            .replace(/^error: /, '')
+            .replace(/\n\((.*)\)$/, '. $1')
+            .replace(/[^.?]$/, '$&.');
   return new HyperMeshError('usage', message.charAt(0).toUpperCase() + message.slice(1), { hint });
 }
 
-/** `hypermesh list | head` ends quietly when head has seen enough. */
-function quietOnClosedPipe(): void {
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(EXIT.ok);
-    throw error;
+/**
+ * `hypermesh list | head` ends quietly when head has seen enough; an answer that finds no room on the disk is a failure. Whoever does not look at
+ * progress any more stops nothing.
+ */
+function minding(stdout: NodeJS.WriteStream, stderr: NodeJS.WriteStream): void {
+  stderr.on('error', () => undefined);
+  stdout.on('error', (error: NodeJS.ErrnoException) => {
+    process.exit(error.code === 'EPIPE' ? EXIT.ok : report(storageError(error, 'writing the answer'), false));
   });
 }

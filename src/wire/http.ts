@@ -41,7 +41,7 @@ function isBounded(value: unknown, levels: number): boolean {
   return levels > 0 && Object.values(value).every((member) => isBounded(member, levels - 1));
 }
 
-const ref = z.string().min(3).max(400);
+const ref = z.string().max(400);
 const names = z.array(packageName).max(HTTP_LIMITS.refsMax);
 /** Absolute path of an installation; absent: the node's own. */
 const root = z
@@ -147,7 +147,7 @@ export const inviteRequest = z.strictObject({
   tokens: z.int().nonnegative().optional(),
 });
 export const joinRequest = z.strictObject({
-  invite: z.string().min(1).max(8_192),
+  invite: z.string().max(8_192),
   listen: address.optional(),
   /** Drop the packages of the network that the home was in. */
   forget: z.boolean().optional(),

@@ -248,7 +248,11 @@ describe('a disk', { skip }, () => {
 
   test('that is full or read-only when the node starts is named as that, and the node starts when it is mended', async () => {
     const before = await client.search({});
+    // What is in the journals and finds no room in the databases stays there.
+    await disk.fill();
     assert.equal(await disk.ask('down'), 'ok');
+    assert.equal(await readFile(join(disk.outside, 'home/logs/crash.log'), 'utf8'), '');
+    await disk.free();
     for (const leave of [0, 8, 60, 150]) {
       await disk.fill(leave * 1_024);
       const ran = await disk.run('up', '--detach');

@@ -5,6 +5,7 @@ import path from 'node:path';
 import { HyperMeshError, storageError } from '../../base/errors.ts';
 import { packageName } from '../../wire/names.ts';
 import type { Context, Outcome } from '../command.ts';
+import { shellWord } from '../terminal.ts';
 
 /** Templates lie beside this package; each is a package that works at once. */
 export async function create(
@@ -32,7 +33,7 @@ export async function create(
   await copy(path.join(templates, template), target, name);
   return {
     data: { template, name, path: target },
-    text: `Made ${name} in ${target}.\nNext: edit catalog.yaml, then \`hypermesh publish ${folder}\`.`,
+    text: `Made ${name} in ${target}.\nNext: edit catalog.yaml, then \`hypermesh publish ${shellWord(folder)}\`.`,
   };
 }
 
@@ -43,7 +44,16 @@ function nameFor(target: string): string {
       .replace(/[^a-z0-9._-]+/g, '-')
       .replace(/^[^a-z0-9]+/, '')
       .slice(0, 64);
-  return `${word(userInfo().username) || 'me'}/${word(path.basename(target)) || 'package'}`;
+  return `${word(userName()) || 'me'}/${word(path.basename(target)) || 'package'}`;
+}
+
+/** Empty for a user whom this machine does not know, as in some containers. */
+function userName(): string {
+  try {
+    return userInfo().username;
+  } catch {
+    return '';
+  }
 }
 
 /** The name that stands in the templates for the one of the package. */
@@ -63,7 +73,7 @@ async function copy(from: string, target: string, name: string): Promise<void> {
     await rename(inside, target);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    if (code === 'ENOTEMPTY' || code === 'EEXIST' || code === 'ENOTDIR') {
+    if (prepared !== undefined && (code === 'ENOTEMPTY' || code === 'EEXIST' || code === 'ENOTDIR')) {
       throw new HyperMeshError('usage', `Expected a new or empty folder, but ${target} is there already.`, {
         hint: 'Name another folder.',
       });

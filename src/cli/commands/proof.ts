@@ -92,7 +92,7 @@ export async function stakeChange(
   amountText: string,
   to?: string,
 ): Promise<Outcome> {
-  const amount = wholeNumber(amountText, 'the amount');
+  const amount = wholeNumber(amountText, 'the amount', 1);
   const request = action === 'transfer' ? { action, amount, to: to! } : { action, amount };
   return account(await context.withNode((client) => client.changeStake(request, context)));
 }

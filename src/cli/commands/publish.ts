@@ -1,3 +1,4 @@
+import type { Stats } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import path from 'node:path';
 import { HyperMeshError, storageError } from '../../base/errors.ts';
@@ -21,6 +22,8 @@ export async function pack(
     import('../../client/folder.ts'),
   ]);
   const how = folderOptions(context, options);
+  if (!(await existing(folder)).isDirectory())
+    throw new HyperMeshError('usage', `Expected a folder, but ${folder} is a file.`);
   let out = options.out;
   if (out === undefined) {
     const { name, version } = (await packFolder(folder, how)).manifest;
@@ -62,15 +65,18 @@ export async function publish(
   });
 }
 
-/** A folder is packed as it is sent; a packed file is checked as a whole first. */
-async function open(context: Context, source: string, options: Source) {
-  const kind = await stat(source).catch((error: NodeJS.ErrnoException) => {
+async function existing(source: string): Promise<Stats> {
+  return stat(source).catch((error: NodeJS.ErrnoException) => {
     if (error.code !== 'ENOENT' && error.code !== 'ENOTDIR') throw storageError(error, `reading ${source}`);
     throw new HyperMeshError('file-not-found', `There is no folder or file ${source}.`, {
       hint: 'Name the folder that holds catalog.yaml, or a file that `hypermesh pack` wrote.',
     });
   });
-  if (kind.isDirectory())
+}
+
+/** A folder is packed as it is sent; a packed file is checked as a whole first. */
+async function open(context: Context, source: string, options: Source) {
+  if ((await existing(source)).isDirectory())
     return (await import('../../client/folder.ts')).packFolder(source, folderOptions(context, options));
   if (options.manifest !== undefined) {
     throw new HyperMeshError('usage', `--manifest goes with a folder, but ${source} is a file.`, {

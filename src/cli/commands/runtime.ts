@@ -3,7 +3,7 @@ import { EXIT, HyperMeshError } from '../../base/errors.ts';
 import type { Client } from '../../client/index.ts';
 import type { RuntimeRequest } from '../../wire/http.ts';
 import type { Context, Outcome } from '../command.ts';
-import { bytes, fields, plain, table } from '../terminal.ts';
+import { bytes, fields, plain, shellWord, table } from '../terminal.ts';
 
 export async function list(context: Context): Promise<Outcome> {
   const runtimes = await context.withNode((client) => client.runtimes(context));
@@ -84,7 +84,7 @@ export async function exportImage(
   });
   return {
     data: written,
-    text: `${text}\nNext: \`hypermesh publish ${out}\`, or give file and digest to another node.`,
+    text: `${text}\nNext: \`hypermesh publish ${shellWord(out)}\`, or give file and digest to another node.`,
   };
 }
 

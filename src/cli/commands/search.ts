@@ -40,10 +40,9 @@ export async function search(
 export function wholeNumber(text: unknown, what: string, min = 0, max = 10 ** 15 - 1): number {
   const value = Number(text);
   if (typeof text === 'string' && /^\d{1,15}$/.test(text) && value >= min && value <= max) return value;
-  const range = min === 0 ? '' : ` from ${min} to ${max}`;
   throw new HyperMeshError(
     'usage',
-    `Expected a whole number${range} for ${what}, but got "${String(text).slice(0, 50)}".`,
+    `Expected a whole number from ${min} to ${max} for ${what}, but got "${String(text).slice(0, 50)}".`,
   );
 }
 

@@ -7,7 +7,7 @@ import type { VerifyResult } from '../../client/index.ts';
 import { BUNDLE_BYTES_MAX, decodeBundle } from '../../wire/bundle.ts';
 import type { Context, Outcome } from '../command.ts';
 import { readFileBounded, writeWhole } from '../files.ts';
-import { bytes, fields, table } from '../terminal.ts';
+import { bytes, fields, shellWord, table } from '../terminal.ts';
 
 export async function verify(
   context: Context,
@@ -80,6 +80,6 @@ export async function bundle(context: Context, ref: string, file?: string): Prom
   const size = await writeWhole(path.resolve(file), content);
   return {
     data: { ref, file: path.resolve(file), bytes: size },
-    text: `Wrote ${bytes(size)} to ${file}. Check it anywhere: hypermesh verify ${file} --offline`,
+    text: `Wrote ${bytes(size)} to ${file}. Check it anywhere: hypermesh verify ${shellWord(file)} --offline`,
   };
 }

@@ -312,11 +312,19 @@ export class Records implements Disposable {
     }
   }
 
-  /** Closes the file; everything is in it alone, without a journal beside it. */
-  [Symbol.dispose](): void {
-    if (!this.#store.raw.isOpen) return;
-    this.#store.raw.exec('PRAGMA wal_checkpoint(TRUNCATE)');
+  /** Puts everything into the file alone, without a journal beside it, and closes it. Errors: `storage-*`; it is open then. */
+  settle(): void {
+    try {
+      this.#store.raw.exec('PRAGMA wal_checkpoint(TRUNCATE)');
+    } catch (error) {
+      throw storageError(error, `putting the journal into ${this.path}`);
+    }
     this.#store.raw.close();
+  }
+
+  /** Closes the file. What a full disk keeps in the journal beside it is there at the next start. */
+  [Symbol.dispose](): void {
+    if (this.#store.raw.isOpen) this.#store.raw.close();
   }
 
   /** Closes the file and removes it. */

@@ -234,8 +234,8 @@ export class AssetStore implements Assets, AsyncDisposable {
   #replace(staged: Records): void {
     const { path } = this.#records;
     this.#records.copyInstallationsTo(staged);
-    staged[Symbol.dispose]();
-    this.#records[Symbol.dispose]();
+    staged.settle();
+    this.#records.settle();
     try {
       if (fs.existsSync(`${path}-wal`)) throw new Error('the journal of the index is still in use');
       fs.renameSync(staged.path, path);

@@ -186,7 +186,7 @@ class Run {
     if (metered.memoryPagesMin > memoryPagesMax)
       throw new Stopped(
         'memory',
-        `The program needs ${metered.memoryPagesMin} pages of memory to start; the policy gives ${memoryPagesMax}.`,
+        `The program needs ${metered.memoryPagesMin * 64} KiB of memory to start; the policy gives ${memoryPagesMax * 64}.`,
       );
   }
 
