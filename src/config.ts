@@ -160,7 +160,7 @@ export interface Config {
   readonly logLevel: (typeof LOG_LEVELS)[number];
   /** Name of the publisher in the certificates of a new home. `subject:`; default: chosen by the key store. */
   readonly subject?: string;
-  /** Worker threads for the proof of work. `threads:`; default: one for each processor but one. */
+  /** Worker threads for the proof of work. `threads:`; default: one for each processor but one, at most 4. */
   readonly threads?: number;
   /** Processes of WebAssembly programs that wait for another run. `keptBoxes:`; default: twice as many as processors, at most 16. */
   readonly keptBoxes?: number;

@@ -48,7 +48,7 @@ export interface NodeConfig {
     /** Tokens of the founding publisher. */
     readonly stakeInitial?: number;
   };
-  /** Worker threads for the proof of work; one for each processor but one by default. */
+  /** Worker threads for the proof of work; one for each processor but one, at most 4, by default. */
   readonly threads?: number;
   /** Programs that run at the same time; the number of processors by default. */
   readonly runsMax?: number;

@@ -22,7 +22,7 @@ export interface NKryptOptions extends NetworkTerms {
   /** Holds `nkrypt.db` and the files of the space commitment. */
   readonly directory: string;
   readonly clock: Clock;
-  /** Worker threads for the work proof. Default: one for each processor but one. */
+  /** Worker threads for the work proof. Default: one for each processor but one, at most 4. */
   readonly threads?: number;
   /** How often a validator looks whether an audit of space is due. */
   readonly auditRoundMs?: number;

@@ -24,7 +24,7 @@ import { auditPositions } from './registration.ts';
 import type { SpaceCommitment } from './space.ts';
 import { LABEL_BYTES } from './space-graph.ts';
 import type { TimeJob } from './time-worker.ts';
-import { workProof } from './work.ts';
+import { workProof, workThreads } from './work.ts';
 import type { WorkJob } from './work-worker.ts';
 
 /** What a prover asks of the committee while it works. */
@@ -49,8 +49,7 @@ export class Prover implements AsyncDisposable {
 
   constructor(options: { readonly threads?: number } = {}) {
     const work = siblingModule(import.meta.url, './work-worker');
-    // The time proof, which takes the longest, has a processor for itself.
-    const threads = options.threads ?? Math.max(1, availableParallelism() - 1);
+    const threads = options.threads ?? workThreads(availableParallelism());
     this.#work = Array.from({ length: threads }, () => new Lane(work));
     this.#time = new Lane(siblingModule(import.meta.url, './time-worker'));
   }
