@@ -2,10 +2,12 @@ import {
   type BigIntStats,
   closeSync,
   constants,
+  type Dir,
+  type Dirent,
   fstatSync,
   lstatSync,
+  opendirSync,
   openSync,
-  readdirSync,
   readlinkSync,
   readSync,
 } from 'node:fs';
@@ -17,6 +19,7 @@ import type { CallOptions } from '../base/call.ts';
 import { HyperMeshError, storageError } from '../base/errors.ts';
 import { MANIFEST_BYTES_MAX, type PackageManifest } from '../wire/manifest.ts';
 import {
+  checkEntry,
   comparePaths,
   encodedSize,
   encodeTree,
@@ -54,6 +57,10 @@ const SMALL = 256 * 1024;
 const PIECE = 2 ** 20;
 /** How long the event loop may wait for synchronous file calls, which are many times faster than asynchronous ones. */
 const STRETCH_MS = 5;
+/** When so many of the entries that a folder may have are remembered, all are counted before there are more: too many are refused in little memory. */
+const REMEMBERED_SHARE = 1 / 10;
+/** Names that are asked of the system at once. */
+const LISTED_AT_ONCE = 256;
 
 interface Found {
   readonly entry: TreeEntry;
@@ -123,34 +130,100 @@ function readManifest(path: string): string {
 /** Everything in the folder that is not left out, in canonical order. */
 async function walk(root: string, exclude: readonly string[], options: FolderOptions): Promise<Found[]> {
   const entriesMax = options.entriesMax ?? TREE_LIMITS.entriesMax;
-  const leftOut = exclusion(exclude);
+  const matches = exclusion(exclude);
   const leaveOut = options.leaveOut === undefined ? null : resolve(options.leaveOut);
+  const isLeftOut = (path: string, name: string) =>
+    name === '.git' || matches(path) || (leaveOut !== null && join(root, path) === leaveOut);
   const found: Found[] = [];
-  const folders = [''];
-  let since = performance.now();
-  for (let folder = folders.pop(); folder !== undefined; folder = folders.pop()) {
-    for (const name of listFolder(root, folder)) {
-      const path = folder === '' ? name : `${folder}/${name}`;
-      if (name === '.git' || leftOut(path) || (leaveOut !== null && join(root, path) === leaveOut)) continue;
-      const next = look(root, path);
-      if (next.entry.kind === 'directory') folders.push(path);
-      found.push(next);
-      if (found.length > entriesMax) throw tooManyEntries(entriesMax);
-      if (performance.now() - since < STRETCH_MS) continue;
-      await breathe();
-      checkCancelled(options.signal);
-      options.onProgress?.({ step: 'list', done: found.length, unit: 'files' });
-      since = performance.now();
-    }
+  const countAt = Math.ceil(entriesMax * REMEMBERED_SHARE);
+  const turns = new Turns(options);
+  for (const path of entriesIn(root, isLeftOut)) {
+    found.push(look(root, path));
+    if (found.length === countAt) await checkCount(root, isLeftOut, entriesMax, turns);
+    // It has grown since it was counted.
+    if (found.length > entriesMax) throw tooManyEntries(entriesMax);
+    if (turns.isDue) await turns.next(found.length);
   }
   return found.sort((a, b) => comparePaths(a.entry.path, b.entry.path));
 }
 
-function listFolder(root: string, folder: string): string[] {
+/** Counts what {@link walk} would find, and remembers none of it. */
+async function checkCount(
+  root: string,
+  isLeftOut: (path: string, name: string) => boolean,
+  entriesMax: number,
+  turns: Turns,
+): Promise<void> {
+  let count = 0;
+  for (const _ of entriesIn(root, isLeftOut)) {
+    count += 1;
+    if (count > entriesMax) throw tooManyEntries(entriesMax);
+    if (turns.isDue) await turns.next(count);
+  }
+}
+
+/** Lets others have their turn, when the last one was some time ago. */
+class Turns {
+  readonly #options: FolderOptions;
+  #since = performance.now();
+
+  constructor(options: FolderOptions) {
+    this.#options = options;
+  }
+
+  get isDue(): boolean {
+    return performance.now() - this.#since >= STRETCH_MS;
+  }
+
+  /** Errors: `cancelled`. */
+  async next(listed: number): Promise<void> {
+    await breathe();
+    checkCancelled(this.#options.signal);
+    this.#options.onProgress?.({ step: 'list', done: listed, unit: 'files' });
+    this.#since = performance.now();
+  }
+}
+
+/** The paths of a folder as the system gives them, each folder before what is in it. Holds those folders open that it is in, and no list of any. */
+function* entriesIn(
+  root: string,
+  isLeftOut: (path: string, name: string) => boolean,
+): Generator<string, void, undefined> {
+  const open: { readonly path: string; readonly folder: Dir }[] = [{ path: '', folder: openFolder(root, '') }];
   try {
-    return readdirSync(join(root, folder));
+    for (let at = open.at(-1); at !== undefined; at = open.at(-1)) {
+      const next = nextIn(at);
+      if (next === null) {
+        open.pop();
+        at.folder.closeSync();
+        continue;
+      }
+      const path = at.path === '' ? next.name : `${at.path}/${next.name}`;
+      if (isLeftOut(path, next.name)) continue;
+      yield path;
+      if (!next.isDirectory()) continue;
+      // Not deeper than a path may be long.
+      checkEntry({ path, kind: 'directory', size: 0, executable: false });
+      open.push({ path, folder: openFolder(root, path) });
+    }
+  } finally {
+    for (const { folder } of open) folder.closeSync();
+  }
+}
+
+function openFolder(root: string, path: string): Dir {
+  try {
+    return opendirSync(join(root, path), { bufferSize: LISTED_AT_ONCE });
   } catch (error) {
-    throw unreadable(folder === '' ? root : folder, 'folder', error);
+    throw unreadable(path === '' ? root : path, 'folder', error);
+  }
+}
+
+function nextIn({ path, folder }: { readonly path: string; readonly folder: Dir }): Dirent | null {
+  try {
+    return folder.readSync();
+  } catch (error) {
+    throw unreadable(path === '' ? folder.path : path, 'folder', error);
   }
 }
 

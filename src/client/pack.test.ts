@@ -155,6 +155,31 @@ test('packFolder() refuses what has no place in a package', async (t) => {
   );
 });
 
+test('packFolder() refuses too many entries in memory that does not grow with how many there may be', (t) => {
+  const path = folder(t);
+  const entries = 30_000;
+  const [name, inFolder] = ['n'.repeat(200), 100];
+  for (let i = 1; i < entries; i++) {
+    const at = join(path, `${name}${i - (i % inFolder)}`);
+    if (i === 1 || i % inFolder === 0) mkdirSync(at);
+    else symlinkSync('x', join(at, `${name}${i}`));
+  }
+  const program = `
+    const { packFolder } = await import(${JSON.stringify(new URL('./folder.ts', import.meta.url))});
+    const [folder, entriesMax] = process.argv.slice(1);
+    const { code } = await packFolder(folder, { entriesMax: Number(entriesMax) }).catch((error) => error);
+    process.stdout.write(JSON.stringify({ code, mib: process.resourceUsage().maxRSS / 1024 }));`;
+  const refusedAt = (entriesMax: number) => {
+    const args = ['--max-semi-space-size=1', '--input-type=module', '--eval', program, path, String(entriesMax)];
+    const { code, mib } = JSON.parse(execFileSync(process.execPath, args, { encoding: 'utf8' }));
+    assert.equal(code, 'limit-exceeded');
+    return mib;
+  };
+  const [few, many] = [refusedAt(100), refusedAt(entries - 1)];
+  // To remember all of them took 23 MiB.
+  assert.ok(many - few < 10, `${few} MiB to refuse 101 entries, ${many} MiB to refuse ${entries}`);
+});
+
 test('a file that changes, grows, goes away or becomes a link after it was listed is noticed', async (t) => {
   for (const size of [1_000, 600_000]) {
     for (const spoil of [

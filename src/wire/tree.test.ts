@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import fc from 'fast-check';
 import { concat, fromBase64, hex, utf8 } from '../base/bytes.ts';
 import { sha256 } from '../base/digest.ts';
@@ -222,6 +224,47 @@ test('the number of entries is bounded, and noticed at the first one too many', 
   assert.throws(() => {
     for (let i = 0; i <= 1_000_000; i++) rules.admit(file(String(i).padStart(7, '0')).entry);
   }, refused('limit-exceeded'));
+});
+
+test('of folders that are complete nothing is remembered', () => {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  const rules = new TreeRules();
+  const heap = () => {
+    collect();
+    return process.memoryUsage().heapUsed / 2 ** 20;
+  };
+  const digits = (n: number) => String(n).padStart(7, '0');
+  const admit = (from: number, to: number) => {
+    for (let i = from; i < to; i++) {
+      const folder = digits(i - (i % 1_000));
+      if (i % 1_000 === 0) rules.admit({ path: folder, kind: 'directory', size: 0, executable: false });
+      else rules.admit(file(`${folder}/${'n'.repeat(100)}${digits(i)}`).entry);
+    }
+  };
+  admit(0, 10_000);
+  const few = heap();
+  admit(10_000, 150_000);
+  const grown = heap() - few;
+  assert.equal(rules.count, 150_000);
+  // With all names it was 30 MiB.
+  assert.ok(grown < 5, `${grown} MiB for 140,000 entries`);
+});
+
+test('names clash in a folder that others of a longer name come between', () => {
+  const admit = (...paths: string[]) => {
+    const rules = new TreeRules();
+    for (const path of paths) {
+      const isFolder = path.endsWith('/');
+      const entry = { path: isFolder ? path.slice(0, -1) : path, size: 0, executable: false };
+      rules.admit({ ...entry, kind: isFolder ? 'directory' : 'file' });
+    }
+  };
+  admit('a/', 'a-b/', 'a-b/x', 'a-b/x!', 'a/x');
+  assert.throws(() => admit('a/', 'a-b/', 'a-b/X', 'a/X', 'a/x'), refused('tree-invalid'));
+  assert.throws(() => admit('A', 'a/', 'a/x'), refused('tree-invalid'));
+  assert.throws(() => admit('a', 'a-b/', 'a-b/x', 'a/x'), refused('tree-invalid'));
+  assert.throws(() => admit('a/', 'b/', 'b/x', 'ba/y'), refused('tree-invalid'));
 });
 
 test('a content of another length than announced is refused', async () => {

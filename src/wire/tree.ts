@@ -73,14 +73,21 @@ function foldPath(path: string): string {
   return path.normalize('NFC').toUpperCase().toLowerCase().normalize('NFC');
 }
 
+/** A folder that may still get entries, and those that it has, as they are folded. `null` stands for "as folded", so that the common case holds one string. */
+interface OpenFolder {
+  readonly path: string;
+  readonly folded: Map<string, string | null>;
+}
+
 /**
- * The rules for a sequence of entries, shared by packing, encoding and decoding.
+ * The rules for a sequence of entries, shared by packing, encoding and decoding. Of what came it remembers the folders that may still get
+ * entries, with the names in them, and nothing of those that are complete.
  * Errors: `tree-invalid`, `limit-exceeded`.
  */
 export class TreeRules {
   readonly #entriesMax: number;
-  readonly #directories = new Set<string>();
-  readonly #folded = new Map<string, string | null>();
+  /** Each path begins with the one before it, because whatever comes after a path that does not begin with that of a folder is not in that folder. */
+  readonly #open: OpenFolder[] = [{ path: '', folded: new Map() }];
   #last = '';
   #count = 0;
 
@@ -102,14 +109,17 @@ export class TreeRules {
     if (order === 0) throw invalid(path, 'appears twice');
     if (order < 0)
       throw invalid(path, `comes after ${show(this.#last)}; entries must be in the order of their UTF-8 bytes`);
+    while (!path.startsWith(this.#open.at(-1)!.path)) this.#open.pop();
     const slash = path.lastIndexOf('/');
-    if (slash > 0 && !this.#directories.has(path.slice(0, slash))) {
+    const folder = this.#open.findLast((one) => one.path.length === Math.max(0, slash));
+    if (folder === undefined) {
       throw invalid(path, `needs the folder ${show(path.slice(0, slash))} as an entry before it`, {
         hint: 'A path never leads through a link or a file; every folder has its own entry.',
       });
     }
+    // Names in different folders clash where those do.
     const folded = foldPath(path);
-    const clash = this.#folded.get(folded);
+    const clash = folder.folded.get(folded);
     if (clash !== undefined) {
       throw invalid(
         path,
@@ -117,9 +127,8 @@ export class TreeRules {
         { hint: 'Rename one of the two; on some systems they are the same file.' },
       );
     }
-    // `null` stands for "as folded", so that the common case holds one string.
-    this.#folded.set(folded, folded === path ? null : path);
-    if (entry.kind === 'directory') this.#directories.add(path);
+    folder.folded.set(folded, folded === path ? null : path);
+    if (entry.kind === 'directory') this.#open.push({ path, folded: new Map() });
     this.#last = path;
   }
 }

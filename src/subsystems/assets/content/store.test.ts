@@ -174,9 +174,14 @@ test('missing blobs and files, and ranges without sense, are refused', async (t)
   }
 });
 
-test('tree() and readFile() know the files of a tree, put as a tree or as plain bytes', async (t) => {
-  for (const how of ['put', 'putTree'] as const) {
-    const { store, directory, clock } = await opened(t);
+test('tree() and readFile() know the files of a tree, put as a tree or as plain bytes, and larger than what is remembered', async (t) => {
+  for (const [how, treeEntriesMax] of [
+    ['put', 1_000],
+    ['putTree', 1_000],
+    ['put', 2],
+    ['putTree', 2],
+  ] as const) {
+    const { store, directory, clock } = await opened(t, { treeEntriesMax });
     const { digest } = await store[how](encodeTree(sources));
     const check = async (from: typeof store) => {
       assert.deepEqual(
@@ -190,7 +195,7 @@ test('tree() and readFile() know the files of a tree, put as a tree or as plain 
     };
     await check(store);
     await store[Symbol.asyncDispose]();
-    const again = await openContentStore({ directory, clock });
+    const again = await openContentStore({ directory, clock, limits: { treeEntriesMax } });
     t.after(() => again[Symbol.asyncDispose]());
     await check(again);
   }

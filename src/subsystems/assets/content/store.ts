@@ -177,7 +177,7 @@ export class ContentStore implements Omit<ContentExchange, 'release'>, AsyncDisp
 
   /** Like `put`, and refuses what is not a canonical tree (docs/protocol/tree.md). Errors: also `tree-invalid`. */
   putTree(content: AsyncIterable<Uint8Array>, options: PutOptions = {}): Promise<BlobInfo> {
-    return this.#put(content, options, new TreeListing());
+    return this.#put(content, options, new TreeListing(this.#limits.treeEntriesMax));
   }
 
   /** What the store knows of a blob, or null. Adopts a file that a crash left without a row; forgets a row without a file. */
@@ -718,7 +718,7 @@ export class ContentStore implements Omit<ContentExchange, 'release'>, AsyncDisp
   }
 
   #remember(digest: Digest, listing: TreeListing | null): void {
-    if (listing !== null) this.#trees.set(digest, listing.files);
+    if (listing?.isWhole === true) this.#trees.set(digest, listing.files);
   }
 
   async #tree(layer: Digest, signal: AbortSignal | undefined): Promise<ReadonlyMap<string, TreeFile>> {
@@ -726,7 +726,8 @@ export class ContentStore implements Omit<ContentExchange, 'release'>, AsyncDisp
     const row = await this.#require(layer);
     const cached = this.#trees.get(layer);
     if (cached !== undefined) return cached;
-    const listing = new TreeListing();
+    // Of what may prove to be no tree only as much is remembered as is kept of any.
+    let listing = new TreeListing(row.isTree === 1 ? Number.POSITIVE_INFINITY : this.#limits.treeEntriesMax);
     try {
       await this.#scan(layer, row, listing.scanner, signal);
     } catch (error) {
@@ -736,6 +737,10 @@ export class ContentStore implements Omit<ContentExchange, 'release'>, AsyncDisp
       throw damagedBlob(layer);
     }
     if (row.isTree === 0) this.#transact('recording a tree', () => this.#sql.markTree.run(layer));
+    if (!listing.isWhole) {
+      listing = new TreeListing(Number.POSITIVE_INFINITY);
+      await this.#scan(layer, { ...row, isTree: 1 }, listing.scanner, signal);
+    }
     this.#trees.set(layer, listing.files);
     return listing.files;
   }
@@ -882,12 +887,21 @@ function cutOf({ size, cutter }: Ingest): Cut {
   return { size, shards: cutter.shards, summary };
 }
 
-/** The files of a tree by path, filled while it is scanned. */
+/** The files of a tree by path, filled while it is scanned, up to a number of them. */
 class TreeListing {
   readonly files = new Map<string, TreeFile>();
-  readonly scanner = new TreeScanner({
-    entry: (entry, offset) => this.files.set(entry.path, { ...entry, offset }),
-  });
+  readonly scanner: TreeScanner;
+  /** No more is remembered when there are too many. */
+  isWhole = true;
+
+  constructor(entriesMax: number) {
+    this.scanner = new TreeScanner({
+      entry: (entry, offset) => {
+        if (this.files.size >= entriesMax) this.isWhole = false;
+        if (this.isWhole) this.files.set(entry.path, { ...entry, offset });
+      },
+    });
+  }
 }
 
 function blobInfo(row: BlobRow): BlobInfo {
