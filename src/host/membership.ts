@@ -78,6 +78,8 @@ const INVITE_MS_MAX = 30 * DAY_MS;
 /** For who comes without an invite, where the founder says nothing else. */
 const OPEN_DEFAULTS: OpenTerms = { membersMax: 1_000, joinsPerHour: 60, joinsPerAddressPerHour: 6, workHexDigits: 6 };
 const ASK_TIMEOUT_MS = 15_000;
+/** How long names and machines from the register of members are waited for where they are a courtesy. */
+const REGISTER_PATIENCE_MS = 2_000;
 /** Who keeps a log and says nothing for so long is not waited for alone; and comes last for a while. */
 const LOG_PATIENCE_MS = 1_000;
 const LOG_SHUNNED_MS = 60_000;
@@ -481,7 +483,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
   async #spread(proposal: ProposalInfo): Promise<ProposalInfo> {
     const { consensus, trust } = this.#lent;
     const epochs = (await consensus.genesis()).epochs as unknown as Json;
-    const members = await this.members().catch(() => []);
+    const members = await this.#membersSoon();
     const own = trust.keyIds().node;
     const nodes = proposal.validators.flatMap(({ account }) => {
       const node = members.find((one) => one.publisher === account)?.node ?? trust.machines().get(account) ?? own;
@@ -509,7 +511,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
       consensus.genesis(),
       consensus.committee(),
       // Names are a courtesy: who sits in the committee is known without asking it.
-      this.members().catch(() => []),
+      this.#membersSoon(),
       peers(),
     ]);
     const { validators, digest: _digest, ...epoch } = committee;
@@ -530,12 +532,21 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     };
   }
 
-  async members(): Promise<readonly NetworkMember[]> {
+  members(): Promise<readonly NetworkMember[]> {
+    return this.#members({});
+  }
+
+  async #members(options: CallOptions): Promise<readonly NetworkMember[]> {
     const { trust } = this.#lent;
     if (trust.membership() === null) return membersOf(this.#lent);
-    const parsed = members.safeParse(await this.#ask('network/members', {}));
+    const parsed = members.safeParse(await this.#ask('network/members', {}, options));
     if (parsed.success) return parsed.data.members;
     throw senseless();
+  }
+
+  /** For what can be done without them: who keeps the register may be gone, or hang. */
+  #membersSoon(): Promise<readonly NetworkMember[]> {
+    return this.#members({ signal: AbortSignal.timeout(REGISTER_PATIENCE_MS) }).catch(() => []);
   }
 
   leave(options: CallOptions & { readonly forget?: boolean | undefined } = {}): Promise<NetworkPlace> {
@@ -837,12 +848,24 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     return this.#askNode(node, method, body, { signal, timeoutMs });
   }
 
-  /** The register of members is asked once for each committee: the validators are found also while the founder is away. */
+  /**
+   * The register of members is asked once for each committee: the validators are found also while the founder is away. Who is connected has shown it by itself, also when
+   * the founder went before it was asked.
+   */
   async #machineOf(validator: string): Promise<string | undefined> {
-    const seats = await this.#lent.consensus.seats();
+    const { consensus, trust, network } = this.#lent;
+    const { epochs } = await consensus.genesis();
+    // Also of the committees before and after: who is behind learns from them how it went on.
+    const seats = [...(await consensus.seats()), ...epochs.toReversed().flatMap(({ validators }) => validators)];
     const account = seats.find(({ key }) => key === validator)?.account;
     if (account === undefined) return undefined;
-    return this.#lent.trust.machines().get(account) ?? (await this.#learnMachines()).get(account);
+    const machines = trust.machines();
+    const known = machines.get(account);
+    if (known !== undefined) return known;
+    const connected = network.nodeOf(account);
+    if (connected === undefined) return (await this.#learnMachines()).get(account);
+    trust.rememberMachines(new Map([...machines, [account, connected]]));
+    return connected;
   }
 
   /** One question at a time, whoever needs the answer. */

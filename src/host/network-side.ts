@@ -30,6 +30,8 @@ export interface NetworkSide {
   closeNetwork(): Promise<void>;
   /** `HOST:PORT` where others reach this node. */
   addresses(): readonly string[];
+  /** The node for which that publisher vouched, as a connection that is open now proved it. */
+  nodeOf(publisher: string): string | undefined;
   /** Where that node may be reached, beside what it said itself. */
   heardOf(node: string, addresses: readonly string[]): void;
   /** The terms of the network may be others: its nodes get to hear of it. */

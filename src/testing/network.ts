@@ -94,6 +94,7 @@ export function testNetwork(): TestNetwork {
         },
         heardOf() {},
         termsChanged() {},
+        nodeOf: () => undefined,
         expel() {},
         addresses: () => (own.open ? [own.address] : []),
       };

@@ -93,6 +93,10 @@ class TestState implements OrderedState {
     return testCommittee(epoch, committee);
   }
 
+  heirs() {
+    return this.#learned.slice(this.#read().past.length).flatMap((committee) => committee.map(testSeat));
+  }
+
   engine() {
     const { moves, place, origin } = this.#read();
     return { moves, place, origin, name: String(moves) };

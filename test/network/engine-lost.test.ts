@@ -4,14 +4,16 @@ import { test } from 'node:test';
 import type { SequencerInfo } from '../../src/capabilities/membership.ts';
 import { type MeshNode, mesh, until } from './mesh.ts';
 
-test('the machine with the engine of the order is gone, disk and all: three validators of four go on elsewhere, and nothing is lost', async () => {
+test('the machine with the engine of the order hangs, and is gone then, disk and all: three validators of four go on elsewhere, and nothing is lost', async () => {
   await using stack = new AsyncDisposableStack();
   const nodes = (await mesh(stack, 4)) as [MeshNode, MeshNode, MeshNode, MeshNode];
   const [founder, second, third, fourth] = nodes;
   await founder.json(['network', 'validators', 'add', second.id, third.id, fourth.id]);
   await until('all of them sit, and everybody knows', async () => {
     const seen = await Promise.all(nodes.map(({ client }) => client.networkValidators()));
-    return seen.every(({ epoch, validators }) => epoch === 1 && validators.length === 4);
+    const orders = await Promise.all(nodes.map(({ client }) => client.networkSequencer()));
+    const applied = new Set(orders.map((order) => order.applied));
+    return seen.every(({ epoch, validators }) => epoch === 1 && validators.length === 4) && applied.size === 1;
   });
   const { validators } = await second.client.networkValidators();
   const validator = validators.find(({ isSelf }) => isSelf)!.validator;
@@ -21,8 +23,8 @@ test('the machine with the engine of the order is gone, disk and all: three vali
   const before = await tokensOf(third);
   await unlock(third, 1);
 
-  await founder.end('SIGKILL');
-  await rm(founder.home, { recursive: true });
+  // Like a machine that lost its power: whoever asks it waits.
+  process.kill(founder.pid, 'SIGSTOP');
   const recover = (node: MeshNode) =>
     node.json<SequencerInfo>(['network', 'sequencer', '--recover', '--to-home', validator]);
   const first = await recover(second);
@@ -38,6 +40,9 @@ test('the machine with the engine of the order is gone, disk and all: three vali
     );
     return true;
   });
+
+  await founder.end('SIGKILL');
+  await rm(founder.home, { recursive: true });
 
   // What was said before, and what is said now.
   assert.equal(await tokensOf(third), before - 1);

@@ -63,6 +63,8 @@ export interface Membership {
   readonly document: Json;
   readonly networkId: Digest;
   readonly identity: string;
+  /** Key id of this home's validator, with or without a seat. */
+  readonly validator: string;
   /** This home's seat in the committee of the network, and its part in the order. */
   readonly seat: OwnSeat | null;
   readonly order: OrderedHome | undefined;
@@ -108,7 +110,7 @@ export async function enter(
   if (ledger.isEmpty) store.transact((raw) => foundLedger(raw, genesis, first));
   const sits = ledger.isSeated(validator.key);
   // Entered anew when the next one opens.
-  const committee = ledger.latest(sits);
+  const committee = ledger.latest(validator.key);
   const { validators } = committee;
   const before = ledger.before(committee);
   const order = sits
@@ -196,7 +198,8 @@ export async function enter(
   space.ready().catch(() => undefined);
   return {
     ...{ genesis, document: genesisDocument(genesis), networkId, committee, identity, epochs },
-    ...{ seat, order, ledger, account, office, votes, network, court, space, standing, access, audits },
+    ...{ validator: validator.key, seat, order, ledger, account, office, votes },
+    ...{ network, court, space, standing, access, audits },
   };
 }
 

@@ -1,6 +1,6 @@
 import { equal, utf8 } from '../../base/bytes.ts';
 import { canonicalJson } from '../../base/json.ts';
-import { decodeEpochDocument, epochDigest, readEpochDocument } from '../../wire/epoch.ts';
+import { decodeEpochDocument, type EpochDocument, epochDigest, readEpochDocument } from '../../wire/epoch.ts';
 import type { LentTrust, Membership } from './entering.ts';
 import { type LawBook, successor } from './epoch-law.ts';
 import type { NKrypt } from './nkrypt.ts';
@@ -48,8 +48,8 @@ export class Turning implements Disposable {
     const result = this.#turning.then(async () => {
       if (this.#isClosed) return;
       await this.#member.epochs?.handOver();
-      const { ledger, order, committee } = this.#member;
-      if (ledger.latest(order !== undefined).digest !== committee.digest) await this.#lent.enterAnew();
+      const { ledger, validator, committee } = this.#member;
+      if (ledger.latest(validator).digest !== committee.digest) await this.#lent.enterAnew();
       this.#changed();
     });
     this.#turning = result.catch(() => undefined);
@@ -58,19 +58,28 @@ export class Turning implements Disposable {
 
   async learn(documents: readonly unknown[]): Promise<void> {
     const { document, ledger, order } = this.#member;
-    // Who has a seat learns it from the order.
-    if (order !== undefined || documents.length <= ledger.epochDocuments().length) return;
+    if (documents.length <= ledger.epochDocuments().length) return;
     const decoded = documents.map(decodeEpochDocument);
+    if (order !== undefined) return this.#hear(decoded);
     await this.#lent.laws.of(document, documents, epochDigest(decoded.at(-1)!));
     this.#lent.store.transact(() => ledger.announce(decoded));
     await this.turned();
   }
 
+  /** Who has a seat learns from the order who is in office, and from the documents whom else it can ask for the order. */
+  async #hear(documents: readonly EpochDocument[]): Promise<void> {
+    const { ledger } = this.#member;
+    const { epoch } = ledger.present();
+    const later = documents.filter((one) => one.epoch > epoch);
+    this.#lent.store.transact(() => ledger.learn(later));
+    await this.turned();
+  }
+
   readonly records: NKrypt['epochRecords'] = {
     numbers: () => {
-      const { ledger, order } = this.#member;
+      const { ledger, validator } = this.#member;
       // Who follows the order knows of a committee before that takes over.
-      const { epoch: present } = ledger.latest(order !== undefined);
+      const { epoch: present } = ledger.latest(validator);
       return ledger.epochDocuments().flatMap(({ epoch }) => (epoch <= present ? [epoch] : []));
     },
     read: (epoch) => {
@@ -79,14 +88,17 @@ export class Turning implements Disposable {
     },
     take: async (bytes) => {
       const document = readEpochDocument(bytes);
-      const { ledger, order, networkId } = this.#member;
-      const latest = ledger.latest(order !== undefined);
+      const { ledger, order, networkId, validator } = this.#member;
+      const latest = ledger.latest(validator);
       if (document.epoch <= latest.epoch) {
         const known = this.records.read(document.epoch);
         return known !== null && equal(known, bytes) ? 'accepted' : 'known';
       }
-      // Who has a seat learns it from the order.
-      if (order !== undefined || document.epoch > latest.epoch + 1) return 'later';
+      if (order !== undefined) {
+        if (ledger.committeeOf(document.previous) !== undefined) await this.#hear([document]);
+        return 'later';
+      }
+      if (document.epoch > latest.epoch + 1) return 'later';
       await successor(this.#lent.trust, latest, document, networkId);
       this.#lent.store.transact(() => ledger.announce([document]));
       await this.turned();

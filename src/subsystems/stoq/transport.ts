@@ -160,6 +160,12 @@ export class Stoq implements Transport, AsyncDisposable {
     this.#presence?.termsChanged();
   }
 
+  /** The node for which that publisher vouched, as a connection that is open now proved it. */
+  nodeOf(publisher: string): NodeId | undefined {
+    const open = this.#presence?.channel.connections().find(({ remote }) => remote.publisher === publisher);
+    return open?.remote.node ?? undefined;
+  }
+
   /** Where a node may be reached, which was learned elsewhere. */
   heardOf(node: NodeId, addresses: readonly string[]): void {
     if (node !== this.#node) this.#presence?.found(node, addresses);

@@ -272,10 +272,13 @@ export class Ledger implements OrderedState {
     for (const document of documents) this.#keep(document);
   }
 
-  /** Of a home that follows the order the committee that is in office; of others, also of one that followed it once, the last one that was announced. */
-  latest(follows: boolean): Committee {
+  /**
+   * Of a home whose validator sits, or sat in the epoch before, the committee that the order put into office; of others, also of one that gets a seat and has not caught up with
+   * the order yet, the last one that was announced.
+   */
+  latest(validator: string): Committee {
     const present = this.committee();
-    if (follows && this.index > 0) return present;
+    if (this.index > 0 && this.#inOffice().some(({ key }) => key === validator)) return present;
     const { epoch } = this.#raw.prepare('SELECT max(epoch) AS epoch FROM epochs').get() as { epoch: number | null };
     return (epoch === null || epoch < present.epoch ? undefined : this.#inEpoch(epoch)) ?? present;
   }
@@ -285,12 +288,19 @@ export class Ledger implements OrderedState {
    * need its votes, and what it has, to learn that it went.
    */
   isSeated(validator: string): boolean {
+    return [...this.#inOffice(), ...this.heirs()].some(({ key }) => key === validator);
+  }
+
+  /** In this epoch, and in the one before. */
+  #inOffice(): readonly Seat[] {
     const present = this.committee();
-    const after = this.epochDocuments().filter(({ epoch }) => epoch > present.epoch);
-    const before = this.before(present);
-    return [...(before === undefined ? [] : [before]), present, ...after].some(({ validators }) =>
-      validators.some(({ key }) => key === validator),
-    );
+    return [...(this.before(present)?.validators ?? []), ...present.validators];
+  }
+
+  heirs(): readonly Seat[] {
+    const { epoch } = presentOf(this.#draft());
+    const rows = this.#raw.prepare('SELECT document FROM epochs WHERE epoch > ?').all(epoch) as { document: string }[];
+    return rows.flatMap(({ document }) => (JSON.parse(document) as EpochDocument).validators);
   }
 
   /** By its {@link Committee.digest}: of two that were approved for one epoch neither is taken for the other. Undefined: none that is known here. */

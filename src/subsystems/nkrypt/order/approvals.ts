@@ -30,6 +30,14 @@ export class MoveApprovals {
     );
   }
 
+  /** Whether that is what the validator approved last, as far as known. */
+  has({ statement, attestation }: MoveApproval): boolean {
+    const row = this.#store.raw
+      .prepare('SELECT statement FROM move_approvals WHERE validator = ?')
+      .get(attestation.validator);
+    return (row as { statement: string } | undefined)?.statement === canonicalJson(statement);
+  }
+
   all(): readonly MoveApproval[] {
     const rows = this.#store.raw.prepare('SELECT statement, attestation FROM move_approvals ORDER BY validator').all();
     return (rows as { statement: string; attestation: string }[]).map((row) => ({

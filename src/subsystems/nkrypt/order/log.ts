@@ -25,6 +25,7 @@ import {
   type OrderSnapshot,
   type VoteExchange,
 } from '../../../wire/order.ts';
+import { heard } from './heard.ts';
 import { LogStore, type Marks, type Row, type Submitted } from './log-store.ts';
 import { rest } from './rest.ts';
 import { type Sequencer, sequencerUnreachable } from './sequencer.ts';
@@ -35,6 +36,8 @@ export interface OrderedState {
   committee(): Committee;
   /** By its digest; undefined: none that is known here. Also those that others say were approved; whether they were in office is the order's to say. */
   committeeOf(digest: Digest): Committee | undefined;
+  /** Who sits in committees that others say were approved after it: they have what this node needs when nobody is left of the present one. */
+  heirs(): readonly Seat[];
   engine(): Engine;
   /** 64 hex digits that are equal where the state is. */
   root(): string;
@@ -129,6 +132,8 @@ const ANYTHING = '';
 /** Who sends no part for so long gives way to another one, and whoever has it when another one has something, too. */
 const SLOW_MS = 1_000;
 const TURN_MS = 2_000;
+/** So long one is waited for who hangs when an engine is lost. */
+const PATIENCE_MS = 3_000;
 
 interface Peer {
   busy: boolean;
@@ -181,6 +186,7 @@ export class OrderedLog implements AsyncDisposable {
   readonly #snapshotEntries: number;
   readonly #stateBytesMax: number;
   readonly #loadMs: number;
+  readonly #patienceMs: number;
   readonly #store: LogStore;
   readonly #closing = new AbortController();
   readonly #peers = new Map<string, Peer>();
@@ -229,6 +235,8 @@ export class OrderedLog implements AsyncDisposable {
       readonly stateBytesMax?: number | undefined;
       /** How long one validator may take for it at first while others have it, too. */
       readonly loadMs?: number | undefined;
+      /** How long one is waited for who hangs when the engine is lost. */
+      readonly patienceMs?: number | undefined;
     },
   ) {
     this.#lent = lent;
@@ -240,6 +248,7 @@ export class OrderedLog implements AsyncDisposable {
     this.#snapshotEntries = options.snapshotEntries ?? SNAPSHOT_ENTRIES;
     this.#stateBytesMax = options.stateBytesMax ?? STATE_BYTES_MAX;
     this.#loadMs = options.loadMs ?? LOAD_MS;
+    this.#patienceMs = options.patienceMs ?? PATIENCE_MS;
     this.#store = new LogStore(lent.store);
     this.#marks = this.#store.marks();
     const { applied, voted } = this.#marks;
@@ -337,7 +346,7 @@ export class OrderedLog implements AsyncDisposable {
     const told = decodeVoteExchange(value);
     await this.#learn(told.votes);
     this.#claimed = Math.max(this.#claimed, told.applied);
-    const seat = this.#lent.state.committee().validators.find(({ key }) => key === from);
+    const seat = this.#knowing().find(({ key }) => key === from);
     // Only who says that he is further is asked about it: a lie costs the liar as much as this node.
     if (seat !== undefined && told.applied > this.#marks.applied) void this.#talk(seat, () => this.#catchUp(seat));
     return this.#told();
@@ -361,21 +370,28 @@ export class OrderedLog implements AsyncDisposable {
 
   /**
    * For when the engine is lost: finds out how far the others are, and binds this validator to the longest order that it and they voted for, as a vote for its head does.
-   * Whatever was certified is part of it, as long as a quorum does so.
+   * Whatever was certified is part of it, as long as a quorum does so; so nobody has to be waited for who hangs.
    */
   async bind(): Promise<{ readonly index: number; readonly head: string }> {
-    const others = this.#lent.state.committee().validators.filter(({ key }) => key !== this.#self);
-    for (const seat of others) await this.#talk(seat, () => this.#tell(seat));
+    const { validators } = this.#lent.state.committee();
+    const others = validators.filter(({ key }) => key !== this.#self);
+    const asked = others.map(async (seat) => {
+      await this.#talk(seat, () => this.#tell(seat));
+      const after = this.#marks.applied;
+      const first = this.#head;
+      const { entries } = decodeOrderAnswer('tail', await this.#lent.ask(seat, 'order/tail', { after }));
+      return { after, rows: this.#rowsAfter(first, entries.map(fromBase64)) };
+    });
+    const enough = quorumOf(validators.length) - 1;
+    const answers = await heard(asked, { enough, patienceMs: this.#patienceMs });
     const { applied } = this.#marks;
-    const answers = await Promise.allSettled(
-      others.map(async (seat) => {
-        const { entries } = decodeOrderAnswer('tail', await this.#lent.ask(seat, 'order/tail', { after: applied }));
-        return this.#rowsAfter(this.#head, entries.map(fromBase64));
-      }),
-    );
-    if (this.#marks.applied !== applied) return this.bind();
     const own = this.#window.slice(0, Math.max(0, this.#marks.voted - applied));
-    const tails = [own, ...answers.flatMap((answer) => (answer.status === 'fulfilled' ? [answer.value] : []))];
+    // Of what was answered before more was certified only what follows that.
+    const theirs = answers.flatMap(({ after, rows }) => {
+      const isOn = after === applied || rows[applied - after - 1]?.head === this.#head;
+      return isOn ? [rows.slice(applied - after)] : [];
+    });
+    const tails = [own, ...theirs];
     const continues = (longer: readonly Row[], shorter: readonly Row[]) =>
       longer.length >= shorter.length && (shorter.at(-1)?.head ?? '') === (longer[shorter.length - 1]?.head ?? '');
     const support = (tail: readonly Row[]) => tails.filter((other) => continues(tail, other)).length;
@@ -657,14 +673,22 @@ export class OrderedLog implements AsyncDisposable {
 
   #tellAll(): void {
     const { validators } = this.#lent.state.committee();
-    if (validators.some(({ key }) => key === this.#self)) {
-      for (const seat of validators) if (seat.key !== this.#self) void this.#talk(seat, () => this.#tell(seat));
-      return;
-    }
-    // Who has no seat follows what is certified, from one after the other.
+    const sits = validators.some(({ key }) => key === this.#self);
+    if (sits) for (const seat of validators) if (seat.key !== this.#self) void this.#talk(seat, () => this.#tell(seat));
+    // Who has no seat, or not yet, follows what is certified, from one after the other.
+    const knowing = this.#knowing().filter(({ key }) => !sits || !validators.some((seat) => seat.key === key));
+    if (knowing.length === 0) return;
     this.#turn += 1;
-    const seat = validators[this.#turn % validators.length]!;
+    const seat = knowing[this.#turn % knowing.length]!;
     void this.#talk(seat, () => this.#catchUp(seat));
+  }
+
+  /** Who may have more of the order than this node. */
+  #knowing(): readonly Seat[] {
+    const { validators } = this.#lent.state.committee();
+    const seats = new Map([...validators, ...this.#lent.state.heirs()].map((seat) => [seat.key, seat]));
+    seats.delete(this.#self);
+    return [...seats.values()];
   }
 
   /** One conversation at a time with each, and at most one that waits; who is silent holds nobody up. */
@@ -1021,7 +1045,11 @@ export class OrderedLog implements AsyncDisposable {
     if (this.#closing.signal.aborted) return;
     const isBehind = (this.#engine?.length ?? 0) > this.#tip() - this.#origin;
     const isWaiting =
-      isBehind || this.#claimed > this.#marks.applied || this.#window.length > 0 || this.#waiting.size > 0;
+      isBehind ||
+      this.#claimed > this.#marks.applied ||
+      this.#window.length > 0 ||
+      this.#waiting.size > 0 ||
+      this.#lent.state.heirs().length > 0;
     if (this.#isAlone() && !isWaiting) return;
     this.#timer = setTimeout(
       () => {

@@ -28,6 +28,7 @@ import { foundLedger, Ledger, type Refusal } from '../ledger/ledger.ts';
 import { openStore, type Store } from '../store.ts';
 import { Witness } from '../witness.ts';
 import { Order } from './order.ts';
+import { rest } from './rest.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'hypermesh-orders-'));
 after(() => rmSync(folder, { recursive: true }));
@@ -40,20 +41,23 @@ let networks = 0;
 /** Four validators (and a fifth home) with databases of their own, who talk as over the channel: in text. */
 class Network implements AsyncDisposable {
   readonly make = new EntryMaker();
-  readonly committee: Committee = {
-    epoch: 0,
-    /** The engine begins at the first. */
-    validators: seats.slice(0, 4),
-    digest: this.make.networkId,
-  };
+  readonly committee: Committee;
   readonly orders: (Order | undefined)[] = [];
   readonly ledgers: Ledger[] = [];
   readonly #stores: Store[] = [];
   readonly #name = String(networks++);
   snapshotEntries: number | undefined;
+  patienceMs: number | undefined;
+  /** Who asks that one waits. */
+  hangs: number | undefined;
   /** What is heard of an answer. */
   heard: (from: number, method: OrderMethod, body: Json, answer: Json) => Json = (_from, _method, _body, answer) =>
     answer;
+
+  /** `first`: how many sit at first; the engine begins at the first of them. */
+  constructor(first = 4) {
+    this.committee = { epoch: 0, validators: seats.slice(0, first), digest: this.make.networkId };
+  }
 
   /** `crashes`: the transaction with that number fails, and all after it. */
   open(of: number, crashes?: Crash): Order {
@@ -81,15 +85,19 @@ class Network implements AsyncDisposable {
             attestationHolds(word, type, statement, publicKeysOf(keys), quickCheck),
         },
         caught: (first, second) => new Witness(store).caughtHeads(first, second),
-        ask: async (validator, method, body, { signal }) => {
+        ask: async (validator, method, body, { signal, timeoutMs }) => {
           const to = seats.findIndex(({ key }) => key === validator);
+          if (to === this.hangs) {
+            await rest(timeoutMs, signal ?? new AbortController().signal);
+            throw new HyperMeshError('timeout', 'Nothing was said.');
+          }
           const peer = this.orders[to];
           if (peer === undefined) throw new HyperMeshError('peer-unreachable', 'Nobody is there.');
           const answer = await peer.answer(method, accounts[of]!.keyId, JSON.parse(canonicalJson(body)), { signal });
           return this.heard(to, method, body, JSON.parse(canonicalJson(answer)) as Json);
         },
       },
-      { networkId, self: signers[of]!.keyId, snapshotEntries: this.snapshotEntries },
+      { networkId, self: signers[of]!.keyId, snapshotEntries: this.snapshotEntries, patienceMs: this.patienceMs },
     );
     this.orders[of] = order;
     order.start();
@@ -480,6 +488,50 @@ test('with the home of the engine gone for good a quorum goes on with another on
   assert.equal((await network.orders[2]!.submit(network.claim(ada, 'planned'))).outcome, null);
   await network.agreed([0, 1, 2, 3]);
   assert.deepEqual([network.ledgers[0]!.engine().moves, network.ledgers[0]!.engine().place], [2, home]);
+});
+
+test('the home of the engine hangs, and with it whoever sat before: a new validator that had not caught up does so from the other new ones', async () => {
+  await using network = new Network(1);
+  network.patienceMs = 500;
+  for (const at of [0, 1, 2]) network.open(at);
+  const { make, committee } = network;
+  await network.orders[0]!.submit(network.claim(accounts[0]!, 'before'));
+  const change = make.epoch(committee, seats.slice(0, 4), [signers[0]!]) as Entry & { kind: 'epoch' };
+  await network.orders[0]!.submit(encodeEntry(change));
+  await network.orders[0]!.submit(encodeEntry(make.handover(signers[0]!, committee.digest)));
+  await until('two of the three others know', () => [1, 2].every((of) => network.ledgers[of]!.present().epoch === 1));
+  network.hangs = 0;
+  network.open(3);
+  network.ledgers[3]!.learn([change.document]);
+  const to: SequencerPlace = { kind: 'embedded', validator: signers[1]!.keyId };
+  for (const at of [1, 2]) await network.orders[at]!.move(to, { recover: true });
+  await until('it has caught up', () => network.ledgers[3]!.present().epoch === 1);
+  await network.orders[3]!.move(to, { recover: true });
+  await moved(network, [1, 2, 3]);
+  assert.equal((await network.orders[2]!.submit(network.claim(accounts[1]!, 'after'))).outcome, null);
+  await network.agreed([1, 2, 3]);
+});
+
+test('who approved a recovery after a shorter order than another one does so again by himself when he has the longer one', async () => {
+  await using network = new Network();
+  for (const at of [0, 1, 2, 3]) network.open(at);
+  const [ada] = accounts as [Signer];
+  await network.orders[0]!.submit(network.claim(ada, 'all'));
+  await network.agreed([0, 1, 2, 3]);
+  await network.close(1);
+  await network.orders[0]!.submit(network.claim(ada, 'three'));
+  await network.agreed([0, 2, 3]);
+  for (const at of [0, 2, 3]) await network.close(at);
+  const to: SequencerPlace = { kind: 'embedded', validator: signers[1]!.keyId };
+  network.open(1);
+  assert.equal((await network.orders[1]!.move(to, { recover: true })).approved[0]?.after, 1);
+  for (const at of [2, 3]) network.open(at);
+  for (const at of [2, 3])
+    await network.orders[at]!.move(to, { recover: true }).catch((error: unknown) => assert.ok(isCoded(error)));
+  await moved(network, [1, 2, 3]);
+  await network.agreed([1, 2, 3]);
+  assert.equal(network.ledgers[1]!.engine().origin, 2);
+  assert.equal(network.ledgers[1]!.ownerOf('three'), ada.keyId);
 });
 
 test('with the whole cluster of etcd gone a quorum goes on in the home of one of them', {

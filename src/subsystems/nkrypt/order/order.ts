@@ -19,6 +19,7 @@ import { decodeOrderRequest, type OrderMethod, type OrderRequest } from '../../.
 import { type MoveApproval, MoveApprovals } from './approvals.ts';
 import { EmbeddedSequencer } from './embedded.ts';
 import type { EtcdAccess } from './etcd-client.ts';
+import { heard } from './heard.ts';
 import { type LogLent, OrderedLog, type OrderedState } from './log.ts';
 import type { Submitted } from './log-store.ts';
 import { RemoteSequencer, serveSequencer } from './remote.ts';
@@ -46,6 +47,8 @@ export interface OrderOptions {
   readonly self: string;
   /** How many entries make another snapshot. */
   readonly snapshotEntries?: number | undefined;
+  /** How long who hangs is waited for where others can do without him. */
+  readonly patienceMs?: number | undefined;
   /** How this machine gets into a cluster of etcd; the order says where it is. */
   readonly etcd?: Omit<EtcdAccess, 'endpoints'> | undefined;
 }
@@ -55,6 +58,8 @@ export interface MoveOptions extends CallOptions {
 }
 
 const ASK_MS = 15_000;
+/** An engine that says nothing for so long may be taken for lost, if the operators of a quorum say so; as long who hangs is waited for when something is approved. */
+const PATIENCE_MS = 3_000;
 /** Submissions at once, and in a minute, of one member: each stays in the order for a while. */
 const SUBMISSIONS_EACH_MAX = 8;
 const SUBMISSIONS_EACH_MINUTE = 60;
@@ -68,6 +73,7 @@ export class Order implements AsyncDisposable {
   readonly #options: OrderOptions;
   readonly #log: OrderedLog;
   readonly #state: OrderedState;
+  readonly #patienceMs: number;
   /** Orders that are, or were, made in this home: by name. */
   readonly #own = new Map<string, EmbeddedSequencer>();
   readonly #approvals: MoveApprovals;
@@ -77,6 +83,7 @@ export class Order implements AsyncDisposable {
     this.#lent = lent;
     this.#options = options;
     this.#state = lent.state;
+    this.#patienceMs = options.patienceMs ?? PATIENCE_MS;
     this.#approvals = new MoveApprovals(lent.store);
     this.#log = new OrderedLog(
       {
@@ -85,7 +92,7 @@ export class Order implements AsyncDisposable {
         engine: (place, log) => this.#engine(place, log),
         ask: (seat, method, body) => lent.ask(seat.key, method, body, { timeoutMs: ASK_MS }),
       },
-      options,
+      { ...options, patienceMs: this.#patienceMs },
     );
   }
 
@@ -140,9 +147,7 @@ export class Order implements AsyncDisposable {
     if (to.kind === 'etcd') await engine.read(0, { signal: options.signal });
     const after = recover ? { after: await this.#log.bind() } : {};
     const statement: SequencerStatement = { networkId, committee: digest, moves, to, ...after };
-    const attestation = await this.#lent.trust.attest(SEQUENCER_TYPE, statement);
-    // Commit point: before anybody hears of it.
-    this.#approvals.put({ statement, attestation });
+    await this.#approve(statement);
     await this.pursue(options);
     return this.status();
   }
@@ -152,17 +157,50 @@ export class Order implements AsyncDisposable {
    * brought into the order. Safe to repeat; with nothing approved it does nothing. Errors: those of {@link submit}.
    */
   async pursue(options: CallOptions = {}): Promise<void> {
-    const { self } = this.#options;
-    const own = this.#pending().find(({ attestation }) => attestation.validator === self);
-    if (own !== undefined) {
-      const others = this.#state.committee().validators.filter(({ key }) => key !== self);
-      await Promise.allSettled(
-        others.map(({ key }) =>
-          this.#lent.ask(key, 'order/approve', own as unknown as Json, { timeoutMs: ASK_MS, ...options }),
-        ),
-      );
-    }
+    await this.#tell(await this.#renewed(), options);
     await this.#moveIfApproved(options);
+  }
+
+  /** What this validator approved; after a loss anew, when another one that approved the same place is bound to a longer order, and this one can be. */
+  async #renewed(): Promise<MoveApproval | undefined> {
+    const pending = this.#pending();
+    const own = pending.find(({ attestation }) => attestation.validator === this.#options.self);
+    if (own === undefined || !pending.some((other) => isFurther(other, own))) return own;
+    return this.#approve({ ...own.statement, after: await this.#log.bind() });
+  }
+
+  /** Whoever knows enough approvals brings them; the others find the move done. */
+  async #heardOf(other: MoveApproval, isNews: boolean): Promise<void> {
+    const own = this.#pending().find(({ attestation }) => attestation.validator === this.#options.self);
+    // Only who is bound to a shorter order begins anew, and binds itself to a longer one: this comes to an end.
+    if (own !== undefined && isFurther(other, own)) return this.pursue();
+    // He may have been away, or behind, when he was told.
+    if (own !== undefined && isNews) {
+      const { validator } = other.attestation;
+      void this.#lent
+        .ask(validator, 'order/approve', own as unknown as Json, { timeoutMs: ASK_MS })
+        .catch(() => undefined);
+    }
+    await this.#moveIfApproved({});
+  }
+
+  async #approve(statement: SequencerStatement): Promise<MoveApproval> {
+    const attestation = await this.#lent.trust.attest(SEQUENCER_TYPE, statement);
+    // Commit point: before anybody hears of it.
+    this.#approvals.put({ statement, attestation });
+    return { statement, attestation };
+  }
+
+  /** Whoever is away, or hangs, is told later. */
+  async #tell(own: MoveApproval | undefined, options: CallOptions): Promise<void> {
+    if (own === undefined) return;
+    const { validators } = this.#state.committee();
+    const asked = validators
+      .filter(({ key }) => key !== this.#options.self)
+      .map(({ key }) =>
+        this.#lent.ask(key, 'order/approve', own as unknown as Json, { timeoutMs: ASK_MS, ...options }),
+      );
+    await heard(asked, { enough: quorumOf(validators.length) - 1, patienceMs: this.#patienceMs });
   }
 
   /**
@@ -174,7 +212,7 @@ export class Order implements AsyncDisposable {
     const isTried = this.#pending().some(({ attestation }) => attestation.validator === this.#options.self);
     if (trouble !== null || split.length > 0 || isTried) return;
     const { place, name } = this.#log.engine();
-    const ends = AbortSignal.any([AbortSignal.timeout(ASK_MS), ...(signal === undefined ? [] : [signal])]);
+    const ends = AbortSignal.any([AbortSignal.timeout(this.#patienceMs), ...(signal === undefined ? [] : [signal])]);
     try {
       await using engine = this.#engine(place, `${this.#options.networkId.slice(7)}-${name}`);
       await engine.read(0, { signal: ends });
@@ -218,9 +256,9 @@ export class Order implements AsyncDisposable {
         if (seat === undefined || !(await this.#lent.trust.attested(attestation, SEQUENCER_TYPE, statement, seat))) {
           throw new HyperMeshError('not-permitted', 'The approval is not by the validator that brings it.');
         }
+        const isNews = !this.#approvals.has({ statement, attestation });
         this.#approvals.put({ statement, attestation });
-        // Whoever knows enough approvals brings them; the others find the move done.
-        void this.#moveIfApproved({}).catch(() => undefined);
+        void this.#heardOf({ statement, attestation }, isNews).catch(() => undefined);
         return {};
       }
       case 'sequence/append':
@@ -345,6 +383,14 @@ export class Order implements AsyncDisposable {
       found.running -= 1;
     }
   }
+}
+
+/** Whether the other one approved the same recovery, after a longer order. */
+function isFurther(other: MoveApproval, than: MoveApproval): boolean {
+  const [one, two] = [other.statement, than.statement];
+  if (one.after === undefined || two.after === undefined || one.after.index <= two.after.index) return false;
+  const { after: _after, ...rest } = one;
+  return canonicalJson({ ...rest, after: two.after }) === canonicalJson(two);
 }
 
 /** An engine that is opened when it is used first. What is wrong with how it is reached is said by `append` and `read`. */
