@@ -24,6 +24,21 @@ import {
 import { type Folder, SMALL_NETWORK, temporaryFolder, writePackage } from '../system/support.ts';
 import { QUICK_PACE } from './mesh.ts';
 
+const { requirements } = SMALL_NETWORK;
+const DEADLINE_MS = 30_000;
+const WINDOW_MS = 60_000;
+const NETWORK = {
+  ...SMALL_NETWORK,
+  requirements: {
+    ...requirements,
+    install: {
+      ...requirements.install,
+      space: { ...requirements.install.space, deadlineMs: DEADLINE_MS },
+      time: { ...requirements.install.time, windowMs: WINDOW_MS },
+    },
+  },
+};
+
 /** Nodes with the real channel between them: a founder, a member that gives, and two that only take, so that they are no place of anything. */
 
 interface Node {
@@ -47,7 +62,7 @@ async function open(name: string, stays: boolean): Promise<Node> {
   const hypermesh = stack.use(
     await HyperMesh.create({
       home: join(folder.path, name),
-      network: SMALL_NETWORK,
+      network: NETWORK,
       threads: 1,
       clock: { nowMs: () => Date.now() + at.aheadMs },
       peers: { pace: QUICK_PACE, stays },
@@ -153,7 +168,7 @@ describe('content at the node that gives it', () => {
     // The one it was made for may still use it.
     await present(taker, proof);
     await shardsOf(taker, 0);
-    giver.aheadMs += 61_000;
+    giver.aheadMs += WINDOW_MS + 1_000;
   });
 
   it('is refused for another package than those that the proof names', async () => {
@@ -165,19 +180,19 @@ describe('content at the node that gives it', () => {
       standing,
     }));
     await refused(present(taker, widened), 'proof-rejected');
-    giver.aheadMs += 61_000;
+    giver.aheadMs += WINDOW_MS + 1_000;
   });
 
   it('is refused when the proof is presented a second time, too late, at another node, or with a part that is wrong', async () => {
     const proof = await proofOf(taker, [0]);
     await present(taker, proof);
     await refused(present(taker, proof), 'proof-replayed');
-    giver.aheadMs += 61_000;
+    giver.aheadMs += WINDOW_MS + 1_000;
     await refused(shardsOf(taker, 0), 'access-needed');
     await refused(present(taker, proof), 'proof-replayed');
 
     const late = await proofOf(taker, [0]);
-    giver.aheadMs += 61_000;
+    giver.aheadMs += WINDOW_MS + 1_000;
     await refused(present(taker, late), 'proof-expired');
 
     const elsewhere = transportOf(taker).ask(founder.id, 'access/prove', await proofOf(taker, [0]), {
@@ -217,7 +232,7 @@ describe('content at the node that gives it', () => {
   it('is refused when the labels were read after the deadline, or other labels than are shown', async () => {
     const ask = asking(taker);
     const late: AccessAsk = (method, body, options) => {
-      if (method === 'access/opened') giver.aheadMs += 10_001;
+      if (method === 'access/opened') giver.aheadMs += DEADLINE_MS + 1;
       return ask(method, body, options);
     };
     await refused(gain(taker, [0], late), 'proof-expired');
@@ -233,7 +248,7 @@ describe('content at the node that gives it', () => {
   it('is given to whoever proves it: one proof of an install for each node that gives, and none while it lasts', async () => {
     const { consensus } = giver.hypermesh.node;
     const publisher = (await taker.hypermesh.node.trust.identity('publisher')).keyId;
-    giver.aheadMs += 120_000;
+    giver.aheadMs += 2 * WINDOW_MS;
     for (const { digest } of packages) assert.equal(await consensus.canAccessPackage(publisher, digest), false);
     const { installed } = await taker.catalog.install(['giver/one', 'giver/two'], { root: join(folder.path, 'here') });
     assert.equal(installed.length, 2);
@@ -253,7 +268,7 @@ describe('content at the node that gives it', () => {
       return ask(method, ...rest);
     });
     assert.deepEqual(asked, ['access/ask']);
-    giver.aheadMs += 61_000;
+    giver.aheadMs += WINDOW_MS + 1_000;
     assert.equal(await consensus.canAccessPackage(publisher, packages[0]!.digest), false);
   });
 
