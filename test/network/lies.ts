@@ -9,6 +9,7 @@ import { challengeOf, shareStatement } from '../../src/subsystems/nkrypt/anchor.
 import { openingDigest, spaceReceipt } from '../../src/subsystems/nkrypt/judge.ts';
 import { encodeOrder, ORDER_TYPE, type SelfSigned } from '../../src/wire/entry.ts';
 import { epochDigest } from '../../src/wire/epoch.ts';
+import { HEAD_TYPE, type HeadStatement, type HeadVote, type VoteExchange } from '../../src/wire/order.ts';
 import {
   type AnchorShare,
   AUDITS,
@@ -25,7 +26,13 @@ import {
 } from '../../src/wire/proof.ts';
 
 /** How a validator answers others. Whatever it signs, it signs as itself. */
-export type Behaviour = 'honest' | 'silent' | 'votes for everything' | 'replays' | 'lies about time';
+export type Behaviour =
+  | 'honest'
+  | 'silent'
+  | 'votes for everything'
+  | 'replays'
+  | 'lies about time'
+  | 'lies about the order';
 
 export interface Submission {
   readonly proofs: ProofSet;
@@ -75,6 +82,8 @@ export class Liar {
         this.#given.set(method, now);
         return before ?? now;
       }
+      case 'lies about the order':
+        return method === 'order/votes' ? this.#heads((await honestly()) as unknown as VoteExchange) : honestly();
       case 'honest':
       case 'lies about time':
         return honestly();
@@ -127,6 +136,19 @@ export class Liar {
     if (last !== undefined) return { digest: epochDigest(last), validators: last.validators };
     const { validators } = (document as unknown as { committee: { validators: [] } }).committee;
     return { digest: networkId, validators };
+  }
+
+  /** Another head to everybody who asks, and entries that nobody has. */
+  async #heads({ applied, votes }: VoteExchange): Promise<Json> {
+    const { trust, consensus } = this.#lent!;
+    const { networkId } = await consensus.genesis();
+    const { digest: committee } = await this.#committee();
+    const statement: HeadStatement = {
+      ...{ formatVersion: 2, networkId, committee, index: votes[0]?.statement.index ?? applied + 1 },
+      ...{ head: randomBytes(32).toString('hex'), base: applied, stateRoot: randomBytes(32).toString('hex') },
+    };
+    const lie: HeadVote = { statement, attestation: await trust.attest(HEAD_TYPE, statement) };
+    return { applied: applied + 3, votes: [lie] } as unknown as Json;
   }
 
   /** Says yes to whatever is asked, checks nothing, and remembers nothing of it. */

@@ -3,10 +3,12 @@ import { join } from 'node:path';
 import { type Digest, digestOf } from '../../src/base/digest.ts';
 import { HyperMeshError, isCoded } from '../../src/base/errors.ts';
 import type { Json } from '../../src/base/json.ts';
-import type { SeatAsk } from '../../src/capabilities/membership.ts';
+import type { StakeAccount } from '../../src/capabilities/consensus.ts';
+import type { SeatAsk, SequencerInfo } from '../../src/capabilities/membership.ts';
 import type { DeskMethod } from '../../src/subsystems/nkrypt/desk.ts';
 import { openConsensus } from '../../src/subsystems/nkrypt/index.ts';
 import { openTrust, signatureCheck } from '../../src/subsystems/trustchain/index.ts';
+import type { SequencerPlace } from '../../src/wire/entry.ts';
 import { GENESIS_TYPE } from '../../src/wire/genesis.ts';
 import { ORDER_METHODS, type OrderMethod } from '../../src/wire/order.ts';
 import { type Endorsement, VOTE_TYPE } from '../../src/wire/proof.ts';
@@ -34,6 +36,11 @@ export interface Calls {
   equivocate(subjects: readonly Digest[], refs: readonly string[]): readonly Submission[];
   /** Brings a submission to one validator. */
   submit(submission: Submission, validator: string): Json;
+  /** Where the order is made, and what is wrong with it. */
+  order(): SequencerInfo;
+  move(to: SequencerPlace, recover: boolean): SequencerInfo;
+  /** Something that needs the order. */
+  unlock(amount: number): StakeAccount;
   /** What another validator asks of this one. */
   desk(method: string, identity: string, body: Json): Json;
 }
@@ -155,6 +162,9 @@ const calls: { readonly [C in keyof Calls]: (...args: Parameters<Calls[C]>) => P
   async submit({ proofs, order }, validator) {
     return (await ask(validator, 'committee/vote', { proofs, order, fast: false } as unknown as Json)) as Json;
   },
+  order: () => consensus.sequencer(),
+  move: (to, recover) => consensus.moveSequencer(to, { recover }),
+  unlock: (amount) => consensus.unlockStake(amount),
   desk,
 };
 

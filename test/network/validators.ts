@@ -73,6 +73,15 @@ export class Home implements AsyncDisposable {
     await once(child, 'exit');
   }
 
+  /** Its sockets stay open and nobody answers, until it goes on. */
+  pause(): void {
+    this.#child?.kill('SIGSTOP');
+  }
+
+  resume(): void {
+    this.#child?.kill('SIGCONT');
+  }
+
   /** Waits until it has killed itself. */
   async dead(): Promise<void> {
     if (this.#child !== undefined) await once(this.#child, 'exit');

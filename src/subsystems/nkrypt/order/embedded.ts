@@ -83,7 +83,7 @@ export class EmbeddedSequencer implements Sequencer {
     let said = after;
     while (!signal.aborted && !this.#closed) {
       const length = this.#length();
-      if (length < after) throw shorter(length, after);
+      if (length < said) throw shorter(length, said);
       if (length > said) {
         said = length;
         yield length;

@@ -153,7 +153,7 @@ export class EtcdSequencer implements Sequencer {
       let revision = 0n;
       try {
         const head = await this.#readHead(ends);
-        if (head.length < after) throw shorter(head.length, after);
+        if (head.length < said) throw shorter(head.length, said);
         if (head.length > said) {
           said = head.length;
           yield head.length;

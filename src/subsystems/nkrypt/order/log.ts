@@ -310,7 +310,7 @@ export class OrderedLog implements AsyncDisposable {
     if (given === undefined && isCoded(refused)) throw refused;
     throw new HyperMeshError(
       this.#trouble === null ? 'timeout' : 'order-stopped',
-      `The committee did not certify the entry within ${this.#submitMs} ms${this.#trouble === null ? '' : `: ${this.#trouble}`}.`,
+      `The committee did not certify the entry within ${this.#submitMs} ms. ${this.#trouble ?? ''}`.trimEnd(),
       { hint: 'It may still happen; asking again for the same is safe.' },
     );
   }

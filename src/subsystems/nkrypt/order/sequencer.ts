@@ -27,7 +27,7 @@ export interface Sequencer extends AsyncDisposable {
   read(after: number, options?: SequencerOptions): Promise<readonly Uint8Array[]>;
   /**
    * Says the length whenever it is known to be above `after` and above what was said before; ends when `signal` does. Goes on, without an error,
-   * as long as the engine does not answer. Errors: `order-stopped` when it says nonsense, or has fewer entries than `after`.
+   * as long as the engine does not answer. Errors: `order-stopped` when it says nonsense, or has fewer entries than it had.
    */
   watch(after: number, signal: AbortSignal): AsyncIterable<number>;
   /** Nobody needs the entries up to that position any more: they may be dropped, but for the last one. The others stay where they are. */
