@@ -1,4 +1,8 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { test } from 'node:test';
 import { digestOf } from '../../base/digest.ts';
 import { isCoded } from '../../base/errors.ts';
@@ -37,6 +41,30 @@ test('a lane refuses more jobs than may wait, and ends those it has when it clos
   await assert.rejects(lane.run(short, stopFlag()), (error) => isCoded(error, 'quota-exceeded'));
   await lane[Symbol.asyncDispose]();
   await ended;
+});
+
+test('a lane that is closed just as its job stops keeps the process until its thread has ended', async (t) => {
+  const script = `
+    import { Lane, stopFlag } from ${JSON.stringify(new URL('./lane.ts', import.meta.url).href)};
+    for (let ms = 0; ms < 8; ms += 2) {
+      const lane = new Lane(new URL(${JSON.stringify(module.href)}));
+      const stop = stopFlag();
+      const { promise, resolve } = Promise.withResolvers();
+      const stopped = lane.run(${JSON.stringify(endless)}, stop, resolve);
+      await promise;
+      Atomics.store(stop, 0, 1);
+      // The answer is there before the loop looks, or is not.
+      for (const until = performance.now() + ms; performance.now() < until; );
+      await lane[Symbol.asyncDispose]();
+      await stopped.catch(() => undefined);
+    }
+    console.log('ended');`;
+  const folder = await mkdtemp(path.join(tmpdir(), 'hypermesh-lane-'));
+  t.after(() => rm(folder, { recursive: true, force: true }));
+  const file = path.join(folder, 'close.mjs');
+  await writeFile(file, script);
+  const { stdout, status, stderr } = spawnSync(process.execPath, [file], { encoding: 'utf8' });
+  assert.deepEqual([status, stdout], [0, 'ended\n'], stderr);
 });
 
 test('a job that fails says so, and the lane goes on', async () => {

@@ -77,8 +77,9 @@ export class Lane<J, R> implements AsyncDisposable {
       return await promise;
     } finally {
       worker.off('message', listen).off('error', reject).off('exit', ended);
-      worker.unref();
+      // One that is being ended holds the process until it has: nothing else may be there to wait for that.
       if (this.#worker === worker && !this.#closed) {
+        worker.unref();
         this.#idle = after(() => void this.#end(), this.#idleMs).unref();
       }
     }

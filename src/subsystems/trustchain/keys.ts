@@ -108,7 +108,8 @@ export class Keys implements AsyncDisposable {
         const cause = reply.problem.code === 'internal' ? { cause: new Error(reply.detail) } : {};
         waiting?.reject(Object.assign(fromProblem(reply.problem), cause));
       }
-      if (this.#waiting.size === 0) this.#rest(worker);
+      // One that is being ended holds the process until it has: nothing else may be there to wait for that.
+      if (this.#waiting.size === 0 && this.#worker === worker) this.#rest(worker);
     });
     const lost = (error: unknown) => {
       if (this.#worker === worker)
