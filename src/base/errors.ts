@@ -93,6 +93,12 @@ export const ERRORS = {
     retry: false,
     when: 'The home was written by a newer version of HyperMesh.',
   },
+  'home-too-old': {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: false,
+    when: 'The home was made before the formats of its packages became what they are.',
+  },
   // packages
   'manifest-invalid': {
     status: 422,
@@ -595,6 +601,12 @@ export const ERRORS = {
     exit: EXIT.conflict,
     retry: false,
     when: 'A state export was written by a newer version.',
+  },
+  'state-too-old': {
+    status: 409,
+    exit: EXIT.conflict,
+    retry: false,
+    when: 'A state export was written before the formats in it became what they are.',
   },
   'state-conflict': { status: 409, exit: EXIT.conflict, retry: true, when: 'A value changed since it was read.' },
   'events-lost': {

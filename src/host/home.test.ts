@@ -22,7 +22,7 @@ describe('openHome()', () => {
       assert.equal((await stat(path)).mode & 0o777, 0o700);
       assert.equal((await stat(await home.folder('assets'))).mode & 0o777, 0o700);
     }
-    assert.deepEqual(JSON.parse(await readFile(join(path, 'home.json'), 'utf8')), { formatVersion: 1 });
+    assert.deepEqual(JSON.parse(await readFile(join(path, 'home.json'), 'utf8')), { formatVersion: 2 });
     await (await openHome(path))[Symbol.asyncDispose]();
   });
 
@@ -54,7 +54,7 @@ describe('openHome()', () => {
     await (await openHome(path))[Symbol.asyncDispose]();
   });
 
-  it("refuses a file, a path below a file, a newer format, a damaged format and a stranger's open folder", async () => {
+  it("refuses a file, a path below a file, another format, a damaged format and a stranger's open folder", async () => {
     const file = fresh();
     await writeFile(file, '');
     await assert.rejects(openHome(file), (error) => isCoded(error, 'storage-read-only'));
@@ -64,6 +64,8 @@ describe('openHome()', () => {
     await (await openHome(newer))[Symbol.asyncDispose]();
     await writeFile(join(newer, 'home.json'), '{"formatVersion":99}');
     await assert.rejects(openHome(newer), (error) => isCoded(error, 'home-too-new'));
+    await writeFile(join(newer, 'home.json'), '{"formatVersion":1,"complete":true}');
+    await assert.rejects(openHome(newer), (error) => isCoded(error, 'home-too-old'));
     await writeFile(join(newer, 'home.json'), '{"formatV');
     await assert.rejects(openHome(newer), (error) => isCoded(error, 'storage-failed'));
 

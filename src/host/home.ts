@@ -21,12 +21,16 @@ export interface Home extends AsyncDisposable {
   complete(): Promise<void>;
 }
 
-const FORMAT = 1;
+/**
+ * Raised by a change after which what homes hold cannot be read any more, such as the bundles of their packages; what can be brought along is not
+ * such a change but a step of a schema. 2: proofs and votes name their committee by its digest.
+ */
+const FORMAT = 2;
 const homeFile = z.object({ formatVersion: z.int().positive(), complete: z.boolean().default(false) });
 
 /**
  * Opens the home at `directory`, making it when it is not there, and keeps everybody else out until it is disposed or the process ends.
- * Errors: `storage-read-only`, `storage-full`, `storage-failed`, `home-in-use` (with the pid), `home-too-new`.
+ * Errors: `storage-read-only`, `storage-full`, `storage-failed`, `home-in-use` (with the pid), `home-too-new`, `home-too-old`.
  */
 export async function openHome(directory: string): Promise<Home> {
   const path = resolve(directory);
@@ -173,6 +177,15 @@ async function readFormat(path: string): Promise<z.infer<typeof homeFile>> {
       `The home has format ${found.formatVersion}; this version knows ${FORMAT}.`,
       {
         hint: 'Update HyperMesh, or use another --home.',
+      },
+    );
+  }
+  if (found.formatVersion < FORMAT) {
+    throw new HyperMeshError(
+      'home-too-old',
+      `The home has format ${found.formatVersion}; this version reads ${FORMAT}, and nothing brings the packages of the older one along.`,
+      {
+        hint: 'Use the version that made it, or begin a new home and publish the packages there.',
       },
     );
   }

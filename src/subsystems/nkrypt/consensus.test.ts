@@ -545,9 +545,10 @@ test('the state section carries ledger, memory and network to another folder', a
   async function* replay(list: readonly Uint8Array[]) {
     yield* list;
   }
-  const dropped = await copy.section.import(4, replay(pieces));
+  const dropped = await copy.section.import(copy.section.version, replay(pieces));
   await dropped.abandon();
   assert.equal((await copy.genesis()).networkId, before);
+  await assert.rejects(copy.section.import(copy.section.version - 1, replay(pieces)), coded('state-too-old'));
   for (const bad of [
     [utf8('{')],
     pieces.slice(1),
@@ -555,10 +556,10 @@ test('the state section carries ledger, memory and network to another folder', a
     pieces.map((piece) => utf8(new TextDecoder().decode(piece).replaceAll('"balance\\":1000', '"balance\\":2000'))),
     [utf8('{"table":"sqlite_master","rows":[]}')],
   ]) {
-    await assert.rejects(copy.section.import(4, replay(bad)), coded('state-invalid'));
+    await assert.rejects(copy.section.import(copy.section.version, replay(bad)), coded('state-invalid'));
   }
   for (let time = 0; time < 2; time++) {
-    const staged = await copy.section.import(4, replay(pieces));
+    const staged = await copy.section.import(copy.section.version, replay(pieces));
     await staged.commit();
   }
   assert.equal((await copy.genesis()).networkId, (await nkrypt.genesis()).networkId);
@@ -568,7 +569,7 @@ test('the state section carries ledger, memory and network to another folder', a
   assert.ok(next.operation.sequence > good.operation.sequence);
   await copy.admit(await copy.prove(next));
   // Going back to the older export does not give the number out again.
-  await (await copy.section.import(4, replay(pieces))).commit();
+  await (await copy.section.import(copy.section.version, replay(pieces))).commit();
   const later = await copy.challenge('publish', subject, 'x');
   assert.ok(later.operation.sequence > next.operation.sequence);
 });

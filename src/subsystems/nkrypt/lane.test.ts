@@ -58,7 +58,7 @@ test('a lane that is closed just as its job stops keeps the process until its th
       await lane[Symbol.asyncDispose]();
       await stopped.catch(() => undefined);
     }
-    console.log('ended');`;
+    process.stdout.write('ended\\n');`;
   const folder = await mkdtemp(path.join(tmpdir(), 'hypermesh-lane-'));
   t.after(() => rm(folder, { recursive: true, force: true }));
   const file = path.join(folder, 'close.mjs');

@@ -10,8 +10,8 @@ import { decodeGenesis, type Genesis } from '../../wire/genesis.ts';
 import { ledgerObjection } from './ledger/ledger.ts';
 import { openStore, type Store } from './store.ts';
 
-/** 2 has the grants of a founder, and homes without a ledger; 3 has who owns which name; 4 has the order and what follows from it, signed orders, votes and certificates; 5 has who contradicted himself. */
-const VERSION = 5;
+/** Rows are documents of the network. 6: those that name a committee by its digest; what is older counts nowhere any more. */
+const VERSION = 6;
 const STAGE = 'nkrypt-import.db';
 /** Bytes of rows after which a piece is closed; the largest row is a genesis document or an endorsement. */
 const PIECE_BYTES = 64 * 2 ** 10;
@@ -99,7 +99,13 @@ export function stateSection(
       }
     },
     async import(version, pieces) {
-      if (version > VERSION) throw invalid(`version ${version} is newer than ${VERSION}`);
+      if (version < VERSION) {
+        throw new HyperMeshError(
+          'state-too-old',
+          `The state export has the nkrypt section in version ${version}; this version of HyperMesh reads ${VERSION}. Nothing was imported.`,
+          { hint: 'Use the version that wrote it, or begin a new home and publish the packages there.' },
+        );
+      }
       dropStaged(directory);
       const staged = openStore(directory, STAGE);
       try {
