@@ -52,10 +52,11 @@ async function stayUp(context: Context, loaded: Loaded): Promise<undefined> {
 }
 
 /**
- * A thread of the node collects what is short-lived every 2 MiB instead of every 16: pieces of content that streams through, which lie beside the
- * heap and are freed with it, take a third of the memory.
+ * A thread of the node collects what is short-lived every 1 MiB instead of every 16: pieces of content that streams through, which lie beside the
+ * heap and are freed with it, take a fraction of the memory. And each thread uses the engine's own functions where the program file has them,
+ * instead of 2 MiB of them mapped again beside its code.
  */
-const FLAGS = ['--max-semi-space-size=2'];
+const FLAGS = ['--max-semi-space-size=1', '--no-short-builtin-calls'];
 
 /**
  * For the allocator of glibc; elsewhere nobody reads them. It would keep freed memory in a pool for each thread, eight for each processor. These

@@ -4,6 +4,7 @@
  *
  * A call should stay short (some milliseconds): V8 replaces the baseline code of a function only between calls.
  */
+import { concat } from '../../base/bytes.ts';
 import { IV, K } from './sha256.ts';
 
 /** The part of the JavaScript interface that is used here; the type library of the platform lacks it. */
@@ -180,7 +181,7 @@ function expand(words: readonly number[]): readonly number[] {
 }
 
 /** schedule(lower, upper, to): the message words of a block, eight words at each address in the machine's order. */
-function scheduleFunction(): Code {
+function scheduleFunction(): Uint8Array {
   const [lower, upper, to, w] = [0, 1, 2, 3];
   return functionBody(
     [[16, I32]],
@@ -195,7 +196,7 @@ function scheduleFunction(): Code {
 }
 
 /** compress(state, words): eight words of state, and what `schedule` wrote. */
-function compressFunction(): Code {
+function compressFunction(): Uint8Array {
   const [state, words, s, t] = [0, 1, 2, 10];
   return functionBody(
     [[9, I32]],
@@ -208,7 +209,7 @@ function compressFunction(): Code {
 }
 
 /** parents(layer, from, to, n, table): see docs/protocol/proofs.md, "Labels". */
-function parentsFunction(): Code {
+function parentsFunction(): Uint8Array {
   const [layer, i, to, n, table, bits, mixed, distance] = [0, 1, 2, 3, 4, 5, 6, 7];
   /** splitmix64 of (layer, label, salt). */
   const mix = (salt: number): Code => [
@@ -246,7 +247,7 @@ function parentsFunction(): Code {
 }
 
 /** labels(layer, from, to, iterations, current, table): see docs/protocol/proofs.md, "Labels". */
-function labelsFunction(schedule: number, compress: number): Code {
+function labelsFunction(schedule: number, compress: number): Uint8Array {
   const [layer, i, to, iterations, label, table, before, step] = [0, 1, 2, 3, 4, 5, 6, 7];
   return functionBody(
     [[2, I32]],
@@ -268,7 +269,7 @@ function labelsFunction(schedule: number, compress: number): Code {
 }
 
 /** pairs(from, to, count): each message is one block and the constant block of padding. */
-function pairsFunction(): Code {
+function pairsFunction(): Uint8Array {
   const [from, to, count, w, s, t, middle] = [0, 1, 2, 3, 19, 27, 28];
   const swapped = (value: Code): Code => [
     ...[...value, ...tee(t), ...i32(8), ROTL, ...i32(0x00ff00ff), AND],
@@ -292,7 +293,7 @@ function pairsFunction(): Code {
 }
 
 /** search(high, low, count, mask): four nonces at once. */
-function searchFunction(): Code {
+function searchFunction(): Uint8Array {
   const [high, low, count, mask, tried, w, s, t] = [0, 1, 2, 3, 4, 5, 21, 29];
   const mid = (i: number): Code => [...load(i32(MIDSTATE), i * 4), ...SPLAT];
   const ramp = [...simd(0x0c), ...[0, 1, 2, 3].flatMap((lane) => [lane, 0, 0, 0])];
@@ -326,7 +327,7 @@ function kernelModule(): Uint8Array {
     ...(result === undefined ? [0] : [1, result]),
   ];
   const types = [type(3, undefined), type(2, undefined), type(5, undefined), type(6, undefined), type(4, I32)];
-  const functions: readonly { readonly name?: string; readonly type: number; readonly body: Code }[] = [
+  const functions: readonly { readonly name?: string; readonly type: number; readonly body: Uint8Array }[] = [
     { type: 0, body: scheduleFunction() },
     { type: 1, body: compressFunction() },
     { name: 'parents', type: 2, body: parentsFunction() },
@@ -335,23 +336,34 @@ function kernelModule(): Uint8Array {
     { name: 'search', type: 4, body: searchFunction() },
   ];
   const exported = functions.flatMap(({ name }, index) => (name === undefined ? [] : [[...text(name), 0, index]]));
-  return Uint8Array.from([
+  const bodies = functions.flatMap(({ body }) => [Uint8Array.from(unsigned(body.length)), body]);
+  const size = bodies.reduce((sum, part) => sum + part.length, unsigned(functions.length).length);
+  const before = Uint8Array.from([
     ...[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
     ...section(1, vector(types)),
     // Any memory with at least two pages; the maximum must be declared by the importer only.
     ...section(2, vector([[...text('env'), ...text('memory'), 2, 0, 2]])),
     ...section(3, vector(functions.map(({ type: index }) => [index]))),
     ...section(7, vector(exported)),
-    ...section(10, vector(functions.map(({ body }) => [...unsigned(body.length), ...body]))),
+    ...[10, ...unsigned(size), ...unsigned(functions.length)],
   ]);
+  return concat(before, ...bodies);
 }
 
 function range(count: number, each: (i: number) => Code): Code {
-  return Array.from({ length: count }, (_, i) => each(i)).flat();
+  const out: number[] = [];
+  for (let i = 0; i < count; i++) for (const part of each(i)) out.push(part);
+  return out;
 }
 
-function functionBody(locals: readonly (readonly [count: number, type: number])[], code: Code): Code {
-  return [...vector(locals.map(([count, type]) => op(...unsigned(count), type))), ...code, 0x0b];
+/** As bytes: a list takes eight times the memory, and a worker keeps for long what it has no use for. */
+function functionBody(locals: readonly (readonly [count: number, type: number])[], code: Code): Uint8Array {
+  const before = vector(locals.map(([count, type]) => op(...unsigned(count), type)));
+  const body = new Uint8Array(before.length + code.length + 1);
+  body.set(before);
+  body.set(code, before.length);
+  body[body.length - 1] = 0x0b;
+  return body;
 }
 
 function section(id: number, content: Code): Code {

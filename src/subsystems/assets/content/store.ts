@@ -891,14 +891,15 @@ function cutOf({ size, cutter }: Ingest): Cut {
 class TreeListing {
   readonly files = new Map<string, TreeFile>();
   readonly scanner: TreeScanner;
-  /** No more is remembered when there are too many. */
+  /** Nothing is remembered when there are too many. */
   isWhole = true;
 
   constructor(entriesMax: number) {
     this.scanner = new TreeScanner({
       entry: (entry, offset) => {
-        if (this.files.size >= entriesMax) this.isWhole = false;
-        if (this.isWhole) this.files.set(entry.path, { ...entry, offset });
+        if (this.files.size < entriesMax && this.isWhole) this.files.set(entry.path, { ...entry, offset });
+        else this.isWhole = false;
+        if (!this.isWhole) this.files.clear();
       },
     });
   }
