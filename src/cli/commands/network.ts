@@ -187,6 +187,7 @@ export async function sequencer(
     Head: info.head,
     ...(approved.length === 0 ? {} : { Approved: approved.join('; ') }),
     ...(info.trouble === null ? {} : { Trouble: oneLine(info.trouble) }),
+    ...(info.split.length === 0 ? {} : { Split: `other entries were shown to ${info.split.join(', ')}` }),
   });
   return { data: info, text };
 }

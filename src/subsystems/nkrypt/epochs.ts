@@ -183,7 +183,7 @@ export class Epochs {
         'epoch-invalid',
         `This validator approved another change for epoch ${proposal.epoch}, to ${length} validators: ${epochDigest(other.proposal)}.`,
         {
-          hint: 'Of two that a quorum approved there would be two committees. Let the others approve that one and change it then; only when too few ever will: --instead.',
+          hint: 'Of two that a quorum approved there would be two committees. Let the others approve that one and change it then; only when too few ever will (docs/operate.md says how to tell): --instead.',
         },
       );
     }
