@@ -21,8 +21,14 @@ export interface Explored<S> {
   trace(state: S): string;
 }
 
+export interface ExploreOptions<S> {
+  /** Ends with the first state for which it holds. */
+  readonly until?: (state: S) => boolean;
+  readonly statesMax?: number;
+}
+
 /** Errors: when there are more than `statesMax` states, because half an exploration says nothing. */
-export function explore<S>(model: Model<S>, statesMax = 3_000_000): Explored<S> {
+export function explore<S>(model: Model<S>, { until, statesMax = 3_000_000 }: ExploreOptions<S> = {}): Explored<S> {
   const start = model.key(model.initial);
   const states = new Map<string, S>([[start, model.initial]]);
   const cameBy = new Map<string, { readonly from: string; readonly name: string }>();
@@ -34,16 +40,20 @@ export function explore<S>(model: Model<S>, statesMax = 3_000_000): Explored<S> 
       if (states.size >= statesMax) throw new Error(`The model has more than ${statesMax} states.`);
       states.set(key, to);
       cameBy.set(key, { from, name });
+      if (until?.(to) === true) return explored();
     }
   }
-  return {
-    states,
-    trace(state) {
-      const steps: string[] = [];
-      for (let at = cameBy.get(model.key(state)); at !== undefined; at = cameBy.get(at.from)) steps.unshift(at.name);
-      return steps.join('; ');
-    },
-  };
+  return explored();
+
+  function explored(): Explored<S> {
+    return { states, trace };
+  }
+
+  function trace(state: S): string {
+    const steps: string[] = [];
+    for (let at = cameBy.get(model.key(state)); at !== undefined; at = cameBy.get(at.from)) steps.unshift(at.name);
+    return steps.join('; ');
+  }
 }
 
 /**
@@ -71,4 +81,15 @@ export function canReach<S>(
     known.set(key, isReached);
     return isReached;
   };
+}
+
+/** How the nearest state for which it holds is reached; undefined when there is none. */
+export function first<S>(explored: Explored<S>, holds: (state: S) => boolean): string | undefined {
+  for (const state of explored.states.values()) if (holds(state)) return explored.trace(state) || 'at the start';
+  return undefined;
+}
+
+/** The same, of a model that is explored no further than there. */
+export function firstOf<S>(model: Model<S>, holds: (state: S) => boolean): string | undefined {
+  return first(explore(model, { until: holds }), holds);
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { canReach, type Explored, explore } from './explore.ts';
+import { canReach, explore, first, firstOf } from './explore.ts';
 import { type LogMistake, LogModel, type LogRules, type LogState } from './log.ts';
 import { type VoteMistake, VoteModel, type VoteRules, type VoteState } from './votes.ts';
 
@@ -99,7 +99,7 @@ describe('the vote rule', () => {
     const skip = epochs > 2 && !isLarge && 'three epochs are explored with HYPERMESH_MODEL=large';
     it(`would not hold if ${mistake}: the exploration finds how`, { skip }, (t) => {
       const model = new VoteModel({ ...FOUR, epochs, equivocates: true, mistake });
-      const how = first(explore(model), (state) => model.hasConflict(state));
+      const how = firstOf(model, (state) => model.hasConflict(state));
       assert.ok(how);
       t.diagnostic(how);
     });
@@ -147,15 +147,9 @@ describe('the votes for heads of the log', () => {
   for (const [mistake, entries] of Object.entries(mistakes) as [LogMistake, number][]) {
     it(`would not hold if the rule were ${mistake}: the exploration finds how`, (t) => {
       const model = new LogModel({ ...FOUR, entries, sequencer: 'lying', mistake });
-      const how = first(explore(model), (state) => model.hasConflict(state));
+      const how = firstOf(model, (state) => model.hasConflict(state));
       assert.ok(how);
       t.diagnostic(how);
     });
   }
 });
-
-/** How the nearest state for which it holds is reached; undefined when there is none. */
-function first<S>(explored: Explored<S>, holds: (state: S) => boolean): string | undefined {
-  for (const state of explored.states.values()) if (holds(state)) return explored.trace(state) || 'at the start';
-  return undefined;
-}
