@@ -55,5 +55,10 @@ test('what was named on the command line is not asked for', async () => {
   assert.deepEqual([(await run(all, [])).outcome, (await run(all, [])).questions], ['ran', []]);
   const { outcome, questions } = await run(['db.example.org:5432', 'out=/srv/out'], ['y']);
   assert.deepEqual([outcome, questions.length], ['ran', 1]);
-  assert.equal((await run(['api.example.org'], [])).outcome, 'usage');
+});
+
+test('what is no place and no folder is refused before anything runs', async () => {
+  const work = () => assert.fail('it ran');
+  const context = { json: false } as unknown as Context;
+  await assert.rejects(withGrants(context, {} as Client, ['api.example.org'], work), /HOST:PORT or NAME=FOLDER/);
 });

@@ -43,12 +43,15 @@ export async function withGrants<T>(
   work: () => Promise<T>,
   ask: Ask = askLine,
 ): Promise<T> {
+  const folders = foldersOf(allowed);
   try {
     return await work();
   } catch (error) {
     if (!isCoded(error, 'grant-needed')) throw error;
     const needed = neededGrant.parse(error.details);
-    const given = withAllowed(needed, allowed) ?? (context.json ? null : await askFor(context, needed, allowed, ask));
+    const given =
+      withAllowed(needed, allowed, folders) ??
+      (context.json ? null : await askFor(context, needed, allowed, folders, ask));
     if (given === null) throw error;
     await client.grant(given, context);
     context.note(
@@ -59,14 +62,18 @@ export async function withGrants<T>(
 }
 
 /** What was named by `--allow`, when that is all that is needed. */
-function withAllowed(needed: NeededGrant, allowed: readonly string[]): GrantRequest | null {
-  const folders = foldersOf(allowed);
+function withAllowed(
+  needed: NeededGrant,
+  allowed: readonly string[],
+  folders: ReadonlyMap<string, string>,
+): GrantRequest | null {
   const found = needed.folders.map((folder) => ({ ...folder, path: folders.get(folder.name) }));
   if (!needed.connect.every((place) => allowed.includes(place)) || found.some((one) => one.path === undefined))
     return null;
   return { ...needed, folders: found.map((one) => ({ ...one, path: one.path! })) };
 }
 
+/** Errors: `usage` for what is neither a place nor a folder. */
 function foldersOf(allowed: readonly string[]): Map<string, string> {
   return new Map(
     allowed.flatMap((one) => {
@@ -87,9 +94,9 @@ async function askFor(
   context: Context,
   needed: NeededGrant,
   allowed: readonly string[],
+  named: ReadonlyMap<string, string>,
   ask: Ask,
 ): Promise<GrantRequest | null> {
-  const named = foldersOf(allowed);
   context.note(`${needed.ref} asks for more than a program gets:`);
   for (const place of needed.connect) {
     if (allowed.includes(place)) continue;

@@ -112,7 +112,10 @@ function limitsOf({ memory, timeout, cpus, disk, output, fuel }: RunOptions): No
 function amount(option: string, text: string, what: string, max: number): number {
   const value = Number(text);
   if (value > 0 && value <= max) return value;
-  throw new HyperMeshError('usage', `Expected ${what} after ${option}, but got "${text.slice(0, 50)}".`);
+  throw new HyperMeshError(
+    'usage',
+    `Expected ${what}, at most ${max}, after ${option}, but got "${text.slice(0, 50)}".`,
+  );
 }
 
 function size(option: string, text: string): number {

@@ -87,7 +87,7 @@ function judge(
   // A box is killed when its guest has answered; what stopped it before is the reason.
   if (exit.termination !== 'cancelled' && exit.termination !== 'exit')
     return { termination: exit.termination, reason: exit.reason, exitCode: null };
-  if (isCancelled) return { termination: 'cancelled', reason: 'The caller gave up.', exitCode: null };
+  if (isCancelled) return { termination: 'cancelled', reason: 'The run was cancelled.', exitCode: null };
   if (end?.kind === 'exit') return { termination: 'exit', reason: null, exitCode: end.status };
   if (end?.kind === 'memory')
     return {

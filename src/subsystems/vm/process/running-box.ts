@@ -151,7 +151,7 @@ export class RunningBox implements Box, AheadBox {
   }
 
   stopOn(signal: AbortSignal | undefined): void {
-    const cancel = () => this.stop('cancelled', 'The caller gave up.');
+    const cancel = () => this.stop('cancelled', 'The run was cancelled.');
     signal?.addEventListener('abort', cancel, { once: true });
     void this.exit.then(() => signal?.removeEventListener('abort', cancel));
   }
@@ -166,7 +166,7 @@ export class RunningBox implements Box, AheadBox {
   }
 
   kill(): void {
-    this.stop('cancelled', 'The caller gave up.');
+    this.stop('cancelled', 'The run was cancelled.');
   }
 
   stop(termination: BoxExit['termination'], reason: string): void {
