@@ -1,6 +1,6 @@
 import { isDigest } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
-import type { Json } from '../base/json.ts';
+import { canonicalJson, type Json } from '../base/json.ts';
 import type { AssetQuery, AssetRecord } from '../capabilities/assets.ts';
 import type {
   AssetCreation,
@@ -51,8 +51,7 @@ export class PackageHandler implements AssetExtensionHandler {
       keywords: spec.tags,
       privacy: spec.privacy,
     };
-    const { stringify } = await import('yaml');
-    return (await this.#catalog.publishPackage({ manifestYaml: stringify(manifest), layer: spec.layer })).id;
+    return (await this.#catalog.publishPackage({ manifestYaml: canonicalJson(manifest), layer: spec.layer })).id;
   }
 
   /** What was published never changes; an update adds notes beside it. */

@@ -4,6 +4,7 @@ import { HyperMeshError } from '../base/errors.ts';
 import { once } from '../base/streams.ts';
 import type { Assets } from '../capabilities/assets.ts';
 import type { Capabilities } from '../capabilities/extension.ts';
+import { manifestOfJson } from '../wire/manifest.ts';
 import { assetId } from '../wire/names.ts';
 import { encodePackage } from '../wire/package.ts';
 import { encodeStatement, STATEMENT_TYPE } from '../wire/statement.ts';
@@ -17,8 +18,8 @@ export async function stagePackage(
   layer: Digest,
   options: CallOptions = {},
 ): Promise<StagedPackage> {
-  const { parseManifest } = await import('../wire/manifest-text.ts');
-  const manifest = parseManifest(manifestYaml);
+  const manifest =
+    manifestOfJson(manifestYaml) ?? (await import('../wire/manifest-text.ts')).parseManifest(manifestYaml);
   const info = await assets.stat(layer);
   if (info === null)
     throw new HyperMeshError('blob-not-found', `The content store has no layer ${layer}.`, {

@@ -17,6 +17,7 @@ import { setImmediate as breathe } from 'node:timers/promises';
 import { fromUtf8 } from '../base/bytes.ts';
 import type { CallOptions } from '../base/call.ts';
 import { HyperMeshError, storageError } from '../base/errors.ts';
+import { canonicalJson } from '../base/json.ts';
 import { MANIFEST_BYTES_MAX, type PackageManifest } from '../wire/manifest.ts';
 import {
   checkEntry,
@@ -32,6 +33,7 @@ import {
 
 /** A folder on its way into the catalog. */
 export interface PackedFolder {
+  /** The manifest in canonical JSON: YAML that a node reads without a parser of YAML. */
   readonly manifestYaml: string;
   readonly manifest: PackageManifest;
   /** The canonical tree (docs/protocol/tree.md) in pieces of at most 1 MiB. Can be read once; reads the folder as it goes. */
@@ -76,9 +78,8 @@ interface Found {
  */
 export async function packFolder(folder: string, options: FolderOptions = {}): Promise<PackedFolder> {
   const root = resolve(folder);
-  const manifestYaml = readManifest(options.manifestFile ?? join(root, 'catalog.yaml'));
   const { parseManifest } = await import('../wire/manifest-text.ts');
-  const manifest = parseManifest(manifestYaml);
+  const manifest = parseManifest(readManifest(options.manifestFile ?? join(root, 'catalog.yaml')));
   const found = await walk(root, manifest.exclude, options);
   const rules = new TreeRules(options.entriesMax);
   for (const { entry } of found) {
@@ -88,7 +89,7 @@ export async function packFolder(folder: string, options: FolderOptions = {}): P
   checkNamed(manifest, found);
   const bytes = encodedSize(found.map(({ entry }) => entry));
   const files = found.filter(({ entry }) => entry.kind !== 'directory').length;
-  return { manifestYaml, manifest, files, bytes, tree: readTree(root, found, bytes, options) };
+  return { manifestYaml: canonicalJson(manifest), manifest, files, bytes, tree: readTree(root, found, bytes, options) };
 }
 
 function readManifest(path: string): string {

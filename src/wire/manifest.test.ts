@@ -5,7 +5,7 @@ import fc from 'fast-check';
 import { z } from 'zod';
 import { type HyperMeshError, isCoded } from '../base/errors.ts';
 import { canonicalJson, type Json } from '../base/json.ts';
-import { MANIFEST_BYTES_MAX, packageManifest } from './manifest.ts';
+import { MANIFEST_BYTES_MAX, manifestOfJson, packageManifest } from './manifest.ts';
 import { parseManifest } from './manifest-text.ts';
 
 const START = 'name: ada/greeter\nversion: 1.0.0\n';
@@ -27,7 +27,26 @@ function vectors<T>(name: string): readonly T[] {
 test('valid vectors', () => {
   for (const { why, yaml, manifest } of vectors<{ why: string; yaml: string; manifest: Json }>('valid')) {
     assert.deepEqual(parseManifest(yaml), manifest, why);
-    assert.deepEqual(parseManifest(canonicalJson(manifest)), manifest, `as JSON: ${why}`);
+    const json = canonicalJson(manifest);
+    assert.deepEqual(parseManifest(json), manifest, `as JSON: ${why}`);
+    assert.deepEqual(manifestOfJson(json), manifest, `without YAML: ${why}`);
+    assert.equal(manifestOfJson(` ${json}`), undefined, why);
+  }
+});
+
+test('what is not the canonical JSON of a manifest is left to the parser that says why', () => {
+  for (const text of [
+    '',
+    '{',
+    '{}',
+    'name: ada/greeter',
+    '{"name":"ada/greeter","name":"ada/greeter","version":"1.0.0"}',
+    '{"version":"1.0.0","name":"ada/greeter"}',
+    '{"__proto__":{},"name":"ada/greeter","version":"1.0.0"}',
+    `{"name":${'['.repeat(100_000)}`,
+    `{"description":"${'x'.repeat(MANIFEST_BYTES_MAX)}","name":"ada/greeter","version":"1.0.0"}`,
+  ]) {
+    assert.equal(manifestOfJson(text), undefined, text.slice(0, 100));
   }
 });
 

@@ -1,4 +1,6 @@
 import { z } from 'zod';
+import { utf8 } from '../base/bytes.ts';
+import { canonicalJson } from '../base/json.ts';
 import { folderAccess, folderName, place } from './grants.ts';
 import { packageName, packageType, privacyLevel, semverRange, semverVersion } from './names.ts';
 
@@ -154,6 +156,20 @@ export type PackageManifest = z.infer<typeof packageManifest>;
 
 /** UTF-8 bytes of a `catalog.yaml`; checked before it is parsed. */
 export const MANIFEST_BYTES_MAX = 256 * 1024;
+
+/**
+ * A manifest as programs send it: in canonical JSON, which is YAML too, but is read without the parser of that, which takes tens of milliseconds to load.
+ * Undefined for anything else, also when it is wrong.
+ */
+export function manifestOfJson(text: string): PackageManifest | undefined {
+  if (!text.startsWith('{') || utf8(text).length > MANIFEST_BYTES_MAX) return undefined;
+  try {
+    const value: unknown = JSON.parse(text);
+    return canonicalJson(value) === text ? packageManifest.safeParse(value).data : undefined;
+  } catch {
+    return undefined;
+  }
+}
 
 /** The schema of each part with keys of its own, by its path: `''` for the whole. */
 export const MANIFEST_PARTS: Readonly<Record<string, z.ZodObject>> = { '': packageManifest, resources, sandbox };
