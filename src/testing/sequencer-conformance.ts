@@ -113,6 +113,18 @@ export function testSequencer(
       assert.deepEqual(await read(41), ['entry 42']);
     });
 
+    it('tells who watches that it has fewer entries than it had', async () => {
+      const log = fresh();
+      await using one = await open(log);
+      await one.append(utf8('a'));
+      await assert.rejects(
+        async () => {
+          for await (const _ of one.watch(2, AbortSignal.timeout(60_000)));
+        },
+        (error) => isCoded(error, 'order-stopped'),
+      );
+    });
+
     it('tells who watches that the order grew, from any handle, until the watching ends', {
       timeout: 900_000,
     }, async () => {

@@ -127,19 +127,14 @@ describe('etcd of three machines', { skip }, () => {
       const log = what.replaceAll(' ', '-');
       await using sequencer = open(log);
       for (const name of ['a', 'b', 'c']) await sequencer.append(utf8(name));
-      const { promise: ends, reject } = Promise.withResolvers<never>();
-      const ending = new AbortController();
-      const watching = (async () => {
-        for await (const _ of sequencer.watch(3, ending.signal));
-      })().catch(reject);
-      await done(log);
-      await assert.rejects(ends, isStopped(why));
-      await watching;
+      await assert.rejects(async () => {
+        for await (const length of sequencer.watch(0, AbortSignal.timeout(60_000))) if (length === 3) void done(log);
+      }, isStopped(why));
     });
   }
 
   it('goes on after what can be no entry, whatever was written there, and shows nothing that the length does not cover', async () => {
-    await using sequencer = open('no-entries');
+    await using sequencer = new EtcdSequencer({ endpoints: cluster.endpoints, timeoutMs: 60_000 }, 'no-entries');
     await sequencer.append(utf8('a'));
     const sizes = [0, SEQUENCER_LIMITS.entryBytesMax + 1, ...Array.from({ length: 13 }, () => 1_500_000)];
     for (const [at, size] of sizes.entries()) await put(`no-entries/${entry(2 + at)}`, new Uint8Array(size));
@@ -228,6 +223,37 @@ test('whatever answers in the place of etcd: an error with its reason, in bounde
     const { port } = server.address() as AddressInfo;
     await using sequencer = new EtcdSequencer({ endpoints: [`http://127.0.0.1:${port}`] }, 'nonsense');
     for (const _ of answers) await assert.rejects(sequencer.append(utf8('a')), isUnreachable);
+  } finally {
+    server.closeAllConnections();
+    server.close();
+  }
+});
+
+test('entries so large that many do not come in time are read one by one', async () => {
+  const head = [{ key: 'aA==', value: Buffer.from('1').toString('base64'), mod_revision: '1', version: '1' }];
+  const key = Buffer.from('hypermesh/large/entry/0000000000000001').toString('base64');
+  const entry = [{ key, value: Buffer.from('a').toString('base64'), mod_revision: '1', version: '1' }];
+  const body = { header: {}, responses: [entry, head, []].map((kvs) => ({ response_range: { kvs } })) };
+  const server = createServer((asked, answer) => {
+    let text = '';
+    asked.on('data', (piece) => {
+      text += String(piece);
+    });
+    asked.on('end', () => {
+      if (/"limit":1[,}]/.test(text)) answer.end(JSON.stringify(body));
+    });
+  }).listen(0, '127.0.0.1');
+  await new Promise((resolve) => server.once('listening', resolve));
+  try {
+    const { port } = server.address() as AddressInfo;
+    await using sequencer = new EtcdSequencer({ endpoints: [`http://127.0.0.1:${port}`], timeoutMs: 300 }, 'large');
+    await assert.rejects(sequencer.read(0), isUnreachable);
+    for (let tries = 0; ; tries += 1) {
+      const read = await sequencer.read(0).catch((error: unknown) => {
+        assert.ok(isUnreachable(error) && tries < 200, String(error));
+      });
+      if (read !== undefined) break;
+    }
   } finally {
     server.closeAllConnections();
     server.close();

@@ -18,7 +18,7 @@ const WAITING_MAX = 10_000;
 /** Of one transaction: etcd takes 128 operations and 1.5 MiB unless told otherwise; an entry needs two and the head one. */
 const GROUP_MAX = 60;
 const GROUP_BYTES_MAX = 2 ** 20;
-/** Of one read, so that the largest of them fit into one answer. */
+/** Of one read, so that the largest of them fit into one answer; one alone after an answer that did not come in time, perhaps because it is that large. */
 const READ_MAX = 16;
 /** In the place of what was written there by hand and can be no entry, so that the order goes on: it is refused in its turn. */
 const NO_ENTRY = Uint8Array.of(0);
@@ -64,6 +64,7 @@ export class EtcdSequencer implements Sequencer {
   readonly #waiting: Waiting[] = [];
   readonly #closing = new AbortController();
   #working = false;
+  #readMax = READ_MAX;
   #head: { readonly length: number; readonly revision: bigint } | undefined;
 
   /** `log`: names the order within the cluster. Errors: `config-invalid`. */
@@ -86,7 +87,9 @@ export class EtcdSequencer implements Sequencer {
   }
 
   async read(after: number, { signal }: SequencerOptions = {}): Promise<readonly Uint8Array[]> {
-    const entries = { key: this.#entryKey(after + 1), range_end: this.#key('entry0'), limit: READ_MAX };
+    const limit = this.#readMax;
+    this.#readMax = 1;
+    const entries = { key: this.#entryKey(after + 1), range_end: this.#key('entry0'), limit };
     // As they were at one moment.
     const answer = await this.#client.call(
       '/v3/kv/txn',
@@ -100,6 +103,7 @@ export class EtcdSequencer implements Sequencer {
       txn,
       this.#ends(signal),
     );
+    this.#readMax = Math.min(2 * limit, READ_MAX);
     const [found = [], [head] = [], [floor] = []] = answer.responses.map(({ response_range: one }) => one?.kvs ?? []);
     // What is beyond the head was written by hand, or is not there yet.
     const kvs = found.slice(0, Math.max(0, headOf(head).length - after));
