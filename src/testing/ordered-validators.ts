@@ -9,13 +9,17 @@ import { type Fact, type LogLent, OrderedLog, type OrderedState } from '../subsy
 import { LOG_SCHEMA, RECOVERY_SCHEMA, SNAPSHOT_SCHEMA } from '../subsystems/nkrypt/order/log-store.ts';
 import type { Sequencer } from '../subsystems/nkrypt/order/sequencer.ts';
 import type { Attestation } from '../wire/attestation.ts';
-import type { SequencerPlace } from '../wire/entry.ts';
+import type { SequencerPlace, SequencerStatement } from '../wire/entry.ts';
 import type { Committee, Seat } from '../wire/epoch.ts';
 
 export const NETWORK = digestOf(utf8('a network of tests'));
 
 /** What the entries of these tests say. Everything else is text that is only counted. */
-export type TestEntry = { readonly committee: readonly number[] } | { readonly move: SequencerPlace } | string;
+export type TestEntry =
+  | { readonly committee: readonly number[] }
+  /** `after`: because the engine that put that position into the order is lost. */
+  | { readonly move: SequencerPlace; readonly after?: number }
+  | string;
 
 export function testEntry(entry: TestEntry): Uint8Array {
   return utf8(canonicalJson(entry));
@@ -156,6 +160,10 @@ class TestState implements OrderedState {
     return this.#read().root;
   }
 
+  recovers(entry: Uint8Array, { to, after }: SequencerStatement): boolean {
+    return fromUtf8(entry) === canonicalJson({ move: to, after: after!.index });
+  }
+
   turns(entry: Uint8Array): boolean {
     return typeof JSON.parse(fromUtf8(entry)) !== 'string';
   }
@@ -165,6 +173,7 @@ class TestState implements OrderedState {
     const text = fromUtf8(entry);
     if (state.seen.includes(text)) return null;
     const said = JSON.parse(fromUtf8(entry)) as TestEntry;
+    if (typeof said !== 'string' && 'move' in said && (said.after ?? index - 1) !== index - 1) return null;
     const root = createHash('sha256')
       .update(`${state.root} ${index} ${fromUtf8(entry)}`)
       .digest('hex');

@@ -138,8 +138,8 @@ export interface SequencerStatement {
   readonly moves: number;
   readonly to: SequencerPlace;
   /**
-   * Present where the engine before was lost, and is not asked any more: the order goes on after this position of it, to which this head leads. Absent: after the entry
-   * itself, which is the last one of the engine before.
+   * Present where the engine before was lost, and is not asked any more: the entry follows this position of it, to which this head leads. Absent: the entry is the last one of the
+   * engine before. Either way the new engine begins after the entry.
    */
   readonly after?: { readonly index: number; readonly head: string };
 }
@@ -282,18 +282,6 @@ const entry: z.ZodType<Entry> = z.discriminatedUnion('kind', [
     attestations,
   }),
 ]);
-
-/** The order that follows a move: after the entry that says so, or after the position where the engine before was lost. */
-export function nextOrder(
-  moves: number,
-  after: SequencerStatement['after'],
-  index: number,
-): { readonly moves: number; readonly origin: number; readonly name: string } {
-  const now = moves + 1;
-  return after === undefined
-    ? { moves: now, origin: index, name: `${now}` }
-    : { moves: now, origin: after.index, name: `${now}-${after.index}` };
-}
 
 /** Canonical JSON: one entry is one sequence of bytes, and has one id. */
 export function encodeEntry(value: Entry): Uint8Array {

@@ -148,7 +148,7 @@ const factsAnswer = z.strictObject({
 });
 
 const entryText = canonicalBase64(1, ENTRY_LIMITS.bytesMax);
-/** Of an order within an engine: network and number of moves; after an engine that was lost, also where it begins. */
+/** Of an order within an engine: network and number of moves; of one that only says that an engine was lost, also after which position. */
 const logName = z
   .string()
   .regex(/^[0-9a-f]{64}-(0|[1-9]\d{0,9})(-(0|[1-9]\d{0,15}))?$/, 'expected the name of an order');

@@ -5,7 +5,6 @@ import {
   HANDOVER_TYPE,
   type HandoverStatement,
   keyBytes,
-  nextOrder,
   SEQUENCER_TYPE,
   type SequencerPlace,
   type SequencerStatement,
@@ -333,8 +332,12 @@ export function moveSequencer(place: Place, statement: SequencerStatement, attes
   const { moves } = sequencerOf(draft);
   if (statement.moves !== moves) refuse('proof-replayed', `The network has moved its sequencer ${moves} times.`);
   const { after, to } = statement;
-  if (after !== undefined && after.index >= place.index) refuse('entry-invalid', 'It begins after itself.');
-  draft.set(KEYS.sequencer, { to, ...nextOrder(moves, after, place.index) } satisfies SequencerFact);
+  // So nobody can bring a recovery that was not needed, or did not come about, at another time.
+  if (after !== undefined && after.index + 1 !== place.index) {
+    refuse('entry-invalid', `It belongs at position ${after.index + 1}.`);
+  }
+  const now = moves + 1;
+  draft.set(KEYS.sequencer, { to, moves: now, origin: place.index, name: `${now}` } satisfies SequencerFact);
 }
 
 export function sequencerOf(draft: Pick<Draft, 'get'>): SequencerFact {

@@ -4,7 +4,7 @@ import { type Digest, digestHex, digestOf } from '../../../base/digest.ts';
 import { type ErrorCode, isCoded } from '../../../base/errors.ts';
 import { canonicalJson, type Json } from '../../../base/json.ts';
 import type { SignatureCheck } from '../../../wire/attestation.ts';
-import { decodeEntry, type Entry } from '../../../wire/entry.ts';
+import { decodeEntry, type Entry, type SequencerStatement } from '../../../wire/entry.ts';
 import {
   type Committee,
   decodeEpochDocument,
@@ -121,6 +121,17 @@ export class Ledger implements OrderedState {
   turns(entry: Uint8Array): boolean {
     try {
       return ['epoch', 'handover', 'sequencer'].includes(decodeEntry(entry).kind);
+    } catch (error) {
+      if (isCoded(error)) return false;
+      throw error;
+    }
+  }
+
+  recovers(bytes: Uint8Array, statement: SequencerStatement): boolean {
+    try {
+      const entry = decodeEntry(bytes);
+      if (entry.kind !== 'sequencer' || canonicalJson(entry.statement) !== canonicalJson(statement)) return false;
+      return this.#try({ draft: this.#draft(), index: statement.after!.index + 1 }, bytes) === null;
     } catch (error) {
       if (isCoded(error)) return false;
       throw error;

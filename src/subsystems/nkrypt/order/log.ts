@@ -5,7 +5,7 @@ import { HyperMeshError, isCoded } from '../../../base/errors.ts';
 import { canonicalJson, type Json } from '../../../base/json.ts';
 import type { SqliteStore } from '../../../base/sqlite.ts';
 import type { Attestation } from '../../../wire/attestation.ts';
-import { nextOrder, type SequencerPlace, type SequencerStatement } from '../../../wire/entry.ts';
+import type { SequencerPlace, SequencerStatement } from '../../../wire/entry.ts';
 import type { Committee, Seat } from '../../../wire/epoch.ts';
 import { quorumOf } from '../../../wire/genesis.ts';
 import {
@@ -41,6 +41,8 @@ export interface OrderedState {
   engine(): Engine;
   /** 64 hex digits that are equal where the state is. */
   root(): string;
+  /** Whether the entry, right after the position that this statement names, makes what it says part of the state. */
+  recovers(entry: Uint8Array, statement: SequencerStatement): boolean;
   /** Whether the entry may change committee or engine: votes wait until it was applied. */
   turns(entry: Uint8Array): boolean;
   /**
@@ -159,12 +161,17 @@ interface Source {
   readonly restsUntilMs: number;
 }
 
+/** What a quorum approved after a loss. */
+type Recovery = SequencerStatement & Required<Pick<SequencerStatement, 'after'>>;
+
 interface OpenEngine {
   readonly name: string;
   readonly sequencer: Sequencer;
   readonly ends: AbortController;
   /** Of its order, as far as this node knows. */
   length: number;
+  /** Entries that this node saw and passed over, because the engine only begins with the entry that makes it so. */
+  passed: number;
 }
 
 interface Proposed extends Row {
@@ -290,8 +297,11 @@ export class OrderedLog implements AsyncDisposable {
       if (done !== undefined) return done;
       if (ends.aborted) break;
       const engine = this.#open();
+      const recovery = this.#pending();
+      // After a loss the new engine begins with the entry that makes it so: everything else would be passed over.
+      const isReady = recovery === undefined || this.#lent.state.recovers(entry, recovery);
       // Once for each engine: an entry that the old one had too late is given to the new one.
-      if (engine !== undefined && given !== engine.name) {
+      if (engine !== undefined && isReady && given !== engine.name) {
         try {
           const position = await engine.sequencer.append(entry, { signal: ends });
           given = engine.name;
@@ -355,9 +365,21 @@ export class OrderedLog implements AsyncDisposable {
   /** Where the next entries are put in order: as the order says, or as a quorum approved after the engine was lost, until the order says that. */
   engine(): Engine {
     const said = this.#lent.state.engine();
-    const { moves, after, to } = this.#recovery ?? {};
-    if (after === undefined || to === undefined || moves !== said.moves) return said;
-    return { place: to, ...nextOrder(said.moves, after, 0) };
+    const recovery = this.#pending();
+    if (recovery === undefined) return said;
+    const { to, after } = recovery;
+    const moves = said.moves + 1;
+    return { place: to, moves, origin: after.index, name: `${moves}-${after.index}` };
+  }
+
+  /** The recovery that this node knows to be approved, while its entry can still come in its place. */
+  #pending(): Recovery | undefined {
+    const { after } = this.#recovery ?? {};
+    if (this.#recovery === undefined || after === undefined || after.index < this.#marks.applied) return undefined;
+    const { state } = this.#lent;
+    const isPresent =
+      this.#recovery.moves === state.engine().moves && this.#recovery.committee === state.committee().digest;
+    return isPresent ? { ...this.#recovery, after } : undefined;
   }
 
   /** What this validator voted for after a position, certified or not. */
@@ -391,7 +413,7 @@ export class OrderedLog implements AsyncDisposable {
       const isOn = after === applied || rows[applied - after - 1]?.head === this.#head;
       return isOn ? [rows.slice(applied - after)] : [];
     });
-    const tails = [own, ...theirs];
+    const tails = [own, ...theirs.map((rows) => this.#votable(rows))];
     const continues = (longer: readonly Row[], shorter: readonly Row[]) =>
       longer.length >= shorter.length && (shorter.at(-1)?.head ?? '') === (longer[shorter.length - 1]?.head ?? '');
     const support = (tail: readonly Row[]) => tails.filter((other) => continues(tail, other)).length;
@@ -409,12 +431,28 @@ export class OrderedLog implements AsyncDisposable {
     return { index, head: best.at(-1)?.head ?? this.#head };
   }
 
+  /** As far as one vote goes: up to the first entry that may change committee or engine, and to the bounds of a window. */
+  #votable(rows: readonly Row[]): readonly Row[] {
+    const { windowBytesMax } = ORDER_LIMITS;
+    let bytes = 0;
+    const end = rows.findIndex(({ entry }, at) => {
+      bytes += entry.length;
+      return (at > 0 && bytes > windowBytesMax) || (at > 0 && this.#lent.state.turns(rows[at - 1]!.entry));
+    });
+    return end === -1 ? rows : rows.slice(0, end);
+  }
+
   /** From here on the order goes on as a quorum approved, although the engine that it had is not there to say so. Safe to repeat. */
   recover(statement: SequencerStatement): void {
     const { after } = statement;
     const known = this.#recovery;
-    const isKnown = known?.moves === statement.moves && (known.after?.index ?? 0) >= (after?.index ?? 0);
+    const isKnown =
+      known?.moves === statement.moves &&
+      known.committee === statement.committee &&
+      (known.after?.index ?? 0) >= (after?.index ?? 0);
     if (after === undefined || statement.moves !== this.#lent.state.engine().moves || isKnown) return;
+    // Another entry is in its place.
+    if (after.index < this.#marks.applied) return;
     this.#store.transact(() => this.#store.setRecovery(statement));
     this.#recovery = statement;
     // What the lost engine showed beyond it is nothing; votes stay.
@@ -493,22 +531,43 @@ export class OrderedLog implements AsyncDisposable {
   async #fetch(): Promise<void> {
     const engine = this.#open();
     if (engine === undefined) return;
-    const { signal } = this.#closing;
     for (;;) {
       if (this.#window.at(-1)?.turns === true) return;
+      const recovery = this.#pending();
+      if (recovery !== undefined) return this.#fetchRecovery(engine, recovery);
       const tip = this.#tip();
       // What is before the first entry of this engine comes from other validators.
       if (tip < this.#origin || engine.length <= tip - this.#origin) return;
-      const entries = await engine.sequencer.read(tip - this.#origin, { signal }).catch((error: unknown) => {
-        if (isCoded(error, 'sequencer-unreachable', 'timeout', 'cancelled')) return [];
-        if (!isCoded(error)) throw error;
-        // What it showed before is voted for and counted all the same.
-        this.#trouble = error.message;
-        return [];
-      });
+      const entries = await this.#read(engine, tip - this.#origin);
       if (this.#tip() !== tip) continue;
       if (entries.length === 0 || !this.#propose(entries)) return;
     }
+  }
+
+  /** Of the engine after one that was lost only the entry that makes it so, which comes right after what a quorum was bound to. */
+  async #fetchRecovery(engine: OpenEngine, recovery: Recovery): Promise<void> {
+    const { index, head } = recovery.after;
+    while (this.#tip() === index && engine.passed < engine.length) {
+      if ((this.#window.at(-1)?.head ?? this.#head) !== head) return;
+      const [entry] = await this.#read(engine, engine.passed);
+      if (entry === undefined || this.#tip() !== index) return;
+      if (this.#lent.state.recovers(entry, recovery)) {
+        this.#propose([entry]);
+        return;
+      }
+      engine.passed += 1;
+    }
+  }
+
+  /** None when it cannot be read now. */
+  #read({ sequencer }: OpenEngine, after: number): Promise<readonly Uint8Array[]> {
+    return sequencer.read(after, { signal: this.#closing.signal }).catch((error: unknown) => {
+      if (isCoded(error, 'sequencer-unreachable', 'timeout', 'cancelled')) return [];
+      if (!isCoded(error)) throw error;
+      // What it showed before is voted for and counted all the same.
+      this.#trouble = error.message;
+      return [];
+    });
   }
 
   /** False when the window is full, or ends with a turn. */
@@ -966,7 +1025,7 @@ export class OrderedLog implements AsyncDisposable {
     if (this.#engine?.name === name) return this.#engine;
     try {
       const sequencer = this.#lent.engine(place, `${this.#networkId.slice(7)}-${name}`);
-      const engine = { name, sequencer, ends: new AbortController(), length: 0 };
+      const engine = { name, sequencer, ends: new AbortController(), length: 0, passed: 0 };
       this.#engine = engine;
       void this.#follow(engine);
       return engine;

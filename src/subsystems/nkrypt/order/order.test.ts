@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { base64, utf8 } from '../../../base/bytes.ts';
-import type { Digest } from '../../../base/digest.ts';
+import { type Digest, sha256 } from '../../../base/digest.ts';
 import { type ErrorCode, HyperMeshError, isCoded } from '../../../base/errors.ts';
 import { canonicalJson, type Json } from '../../../base/json.ts';
 import { EtcdCluster, etcdMissing } from '../../../testing/etcd-cluster.ts';
@@ -114,6 +114,16 @@ class Network implements AsyncDisposable {
   count(of: number, table: 'log_entries' | 'sequenced'): number {
     const { rows } = this.#stores[of]!.raw.prepare(`SELECT count(*) AS rows FROM ${table}`).get() as { rows: number };
     return rows;
+  }
+
+  /** Puts an entry into the order of that name in a home, as whoever has a seat could. */
+  plant(of: number, log: string, position: number, entry: Uint8Array): void {
+    this.#stores[of]!.raw.prepare('INSERT INTO sequenced (log, position, digest, entry) VALUES (?, ?, ?, ?)').run(
+      `${this.make.networkId.slice(7)}-${log}`,
+      position,
+      sha256(entry),
+      entry,
+    );
   }
 
   witness(of: number): Witness {
@@ -470,7 +480,7 @@ test('with the home of the engine gone for good a quorum goes on with another on
   await network.agreed([1, 2, 3]);
   for (let at = 0; at < 6; at += 1) assert.equal(network.ledgers[2]!.ownerOf(`before-${at}`), ada.keyId);
   assert.equal(network.ledgers[2]!.ownerOf('waited'), bob.keyId);
-  assert.deepEqual(network.ledgers[2]!.engine(), { moves: 1, place: to, origin: 6, name: '1-6' });
+  assert.deepEqual(network.ledgers[2]!.engine(), { moves: 1, place: to, origin: 7, name: '1' });
   // Once more is nothing; restarts find the way; and so does who comes back, with what only its engine has.
   assert.equal((await network.orders[2]!.move(to, { recover: true })).moves, 1);
   for (const at of [1, 2]) {
@@ -530,8 +540,86 @@ test('who approved a recovery after a shorter order than another one does so aga
     await network.orders[at]!.move(to, { recover: true }).catch((error: unknown) => assert.ok(isCoded(error)));
   await moved(network, [1, 2, 3]);
   await network.agreed([1, 2, 3]);
-  assert.equal(network.ledgers[1]!.engine().origin, 2);
+  assert.equal(network.ledgers[1]!.engine().origin, 3);
   assert.equal(network.ledgers[1]!.ownerOf('three'), ada.keyId);
+});
+
+test('an engine is lost in the middle of an epoch change: what was put into the new one before the entry that makes it so does not count, and the next committee goes on', async () => {
+  await using network = new Network();
+  network.patienceMs = 500;
+  const { make, committee } = network;
+  for (const at of [0, 1, 2, 3, 4]) network.open(at);
+  const [ada, bob] = accounts as [Signer, Signer];
+  await network.orders[0]!.submit(network.claim(ada, 'before'));
+  const next = [0, 1, 2, 4].map((at) => seats[at]!);
+  await network.orders[0]!.submit(encodeEntry(make.epoch(committee, next, signers.slice(0, 3))));
+  const handover = (of: number) => encodeEntry(make.handover(signers[of]!, committee.digest));
+  for (const at of [0, 1]) await network.orders[at]!.submit(handover(at));
+  await network.agreed([0, 1, 2, 3]);
+  await network.close(0);
+  const to: SequencerPlace = { kind: 'embedded', validator: signers[1]!.keyId };
+  // With these the epoch opens: the committee that approved the recovery is not in office any more when its entry comes.
+  network.plant(1, '1-4', 1, handover(3));
+  const late = [2, 3].map((at) => network.orders[at]!.submit(handover(at)));
+  assert.equal(network.ledgers[1]!.index, 4);
+  for (const at of [1, 2, 3]) await network.orders[at]!.move(to, { recover: true });
+  await Promise.all(late);
+  await until('the next epoch is open', () => [1, 2, 4].every((of) => network.ledgers[of]!.present().epoch === 1));
+  assert.equal((await network.orders[4]!.submit(network.claim(bob, 'after'))).outcome, null);
+  await network.agreed([1, 2, 4]);
+  assert.deepEqual(network.ledgers[4]!.engine(), { moves: 1, place: to, origin: 5, name: '1' });
+});
+
+test('what the approvers of a recovery are bound to opens the next epoch: they approve it again in the new committee, with whoever else sits there', async () => {
+  await using network = new Network();
+  network.patienceMs = 500;
+  const { make, committee } = network;
+  for (const at of [0, 1, 2, 3, 4]) network.open(at);
+  const next = [0, 1, 2, 4].map((at) => seats[at]!);
+  await network.orders[0]!.submit(encodeEntry(make.epoch(committee, next, signers.slice(0, 3))));
+  const handover = (of: number) => encodeEntry(make.handover(signers[of]!, committee.digest));
+  for (const at of [0, 1]) await network.orders[at]!.submit(handover(at));
+  await network.agreed([0, 1, 2, 3, 4]);
+  // The last handover is seen by one, and voted for by it alone, before the engine is gone.
+  for (const at of [1, 3]) await network.close(at);
+  const last = network.orders[2]!.submit(handover(2));
+  await until('one voted for it', () => network.count(2, 'log_entries') === 4);
+  await network.close(0);
+  for (const at of [1, 3]) network.open(at);
+  const to: SequencerPlace = { kind: 'embedded', validator: signers[1]!.keyId };
+  for (const at of [2, 1, 3]) await network.orders[at]!.move(to, { recover: true });
+  await until('the next epoch is open', () => [1, 2, 4].every((of) => network.ledgers[of]!.present().epoch === 1));
+  assert.equal(network.orders[4]!.status().moves, 0);
+  assert.equal((await last).outcome, null);
+  for (const at of [1, 2]) await network.orders[at]!.pursue();
+  assert.equal(network.orders[1]!.status().approved[0]?.by.length, 2);
+  await network.orders[4]!.move(to, { recover: true });
+  await moved(network, [1, 2, 4]);
+  assert.equal((await network.orders[4]!.submit(network.claim(accounts[4]!, 'after'))).outcome, null);
+  await network.agreed([1, 2, 4]);
+});
+
+test('a validator that crashes anywhere in a recovery, also the one that has the engine from then on, ends it with the same command', async () => {
+  const points = [1, 2, 3, 4, 5, 6, 7].map((at) => ({ who: 1, at, late: at % 2 === 0 }));
+  for (const { who, ...crashes } of [...points, { who: 2, at: 1, late: true }, { who: 2, at: 4, late: false }]) {
+    await using network = new Network();
+    network.patienceMs = 200;
+    for (const at of [0, 1, 2, 3]) network.open(at);
+    await network.orders[0]!.submit(network.claim(accounts[0]!, 'before'));
+    await network.agreed([0, 1, 2, 3]);
+    for (const at of [0, who]) await network.close(at);
+    network.open(who, crashes);
+    const to: SequencerPlace = { kind: 'embedded', validator: signers[1]!.keyId };
+    const recover = (at: number, signal?: AbortSignal) =>
+      network.orders[at]!.move(to, { recover: true, signal }).catch((error: unknown) => assert.ok(isCoded(error)));
+    for (const at of [3 - who, who, 3]) await recover(at, AbortSignal.timeout(500));
+    await network.close(who);
+    network.open(who);
+    for (const at of [3, 3 - who, who]) await recover(at);
+    await moved(network, [1, 2, 3]);
+    assert.equal((await network.orders[who]!.submit(network.claim(accounts[1]!, 'after'))).outcome, null);
+    await network.agreed([1, 2, 3]);
+  }
 });
 
 test('with the whole cluster of etcd gone a quorum goes on in the home of one of them', {

@@ -134,7 +134,12 @@ export class Order implements AsyncDisposable {
     const { digest, validators } = this.#state.committee();
     const { moves } = this.#state.engine();
     if (!validators.some(({ key }) => key === self)) throw seatless();
-    if (canonicalJson(this.#log.engine().place) === canonicalJson(to)) return this.status();
+    if (canonicalJson(this.#state.engine().place) === canonicalJson(to)) return this.status();
+    if (canonicalJson(this.#log.engine().place) === canonicalJson(to)) {
+      // A quorum approved it, and its entry is to be brought.
+      await this.pursue(options);
+      return this.status();
+    }
     if (recover) await this.#checkLost(options);
     if (to.kind === 'embedded' && !validators.some(({ key }) => key === to.validator)) {
       throw new HyperMeshError(
@@ -161,12 +166,33 @@ export class Order implements AsyncDisposable {
     await this.#moveIfApproved(options);
   }
 
-  /** What this validator approved; after a loss anew, when another one that approved the same place is bound to a longer order, and this one can be. */
+  /**
+   * What this validator approved, as long as it can happen; after a loss anew where that is what its operator wanted: when another one that approved the same place is bound to a
+   * longer order, and this one can be; and when the next committee is in office, because the last entry that it is bound to opened its epoch.
+   */
   async #renewed(): Promise<MoveApproval | undefined> {
+    const { self } = this.#options;
     const pending = this.#pending();
-    const own = pending.find(({ attestation }) => attestation.validator === this.#options.self);
-    if (own === undefined || !pending.some((other) => isFurther(other, own))) return own;
+    const own = pending.find(({ attestation }) => attestation.validator === self);
+    if (own === undefined) return this.#renewedInOffice();
+    // Whoever knows of a quorum votes for its entry: who is part of it stays with it.
+    const alike = pending.filter(({ statement }) => canonicalJson(statement) === canonicalJson(own.statement));
+    const isEnough = alike.length >= quorumOf(this.#state.committee().validators.length);
+    if (isEnough || !pending.some((other) => isFurther(other, own))) return own;
     return this.#approve({ ...own.statement, after: await this.#log.bind() });
+  }
+
+  async #renewedInOffice(): Promise<MoveApproval | undefined> {
+    const { self, networkId } = this.#options;
+    const { digest, validators } = this.#state.committee();
+    const { applied, head } = this.#log.status();
+    const { statement } = this.#approvals.all().find(({ attestation }) => attestation.validator === self) ?? {};
+    if (statement?.after?.index !== applied || statement.after.head !== head) return undefined;
+    const sit = new Set(validators.map(({ key }) => key));
+    const { to, moves } = statement;
+    const isGood = sit.has(self) && (to.kind !== 'embedded' || sit.has(to.validator));
+    if (!isGood || statement.networkId !== networkId || moves !== this.#state.engine().moves) return undefined;
+    return this.#approve({ ...statement, committee: digest });
   }
 
   /** Whoever knows enough approvals brings them; the others find the move done. */
