@@ -302,7 +302,7 @@ describe('a tree that is sent to the node as it is', () => {
       client.stageLayer(endless()),
       (error) => isCoded(error, 'limit-exceeded') && /1000000|1,000,000/.test(error.message),
     );
-    assert.ok(sent < entries * 512 + 2 ** 25, `${sent} bytes were taken before the refusal`);
+    assert.ok(sent < entries * 512 + 2 ** 27, `${sent} bytes were taken before the refusal`);
     const { memory } = await client.status();
     t.diagnostic(`resident afterwards: ${Math.round(memory.residentBytes / 2 ** 20)} MiB`);
     assert.ok(memory.residentBytes < 2 ** 30);

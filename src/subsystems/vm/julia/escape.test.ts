@@ -1,27 +1,23 @@
-import { cp, mkdtemp, rm } from 'node:fs/promises';
-import { homedir, tmpdir } from 'node:os';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
+import { imageOfHome, layImage } from '../../../testing/added-image.ts';
 import { testJuliaEscapes } from '../../../testing/julia-escapes.ts';
 import { MemoryTrees } from '../../../testing/runtime-conformance.ts';
-import { findImage } from '../added/provision.ts';
 import { DEFAULT_LIMITS } from '../limits.ts';
 import { openProcessSandbox } from '../process/sandbox.ts';
 import { Standby } from '../process/standby.ts';
 import { Trees } from '../process/trees.ts';
 import { JuliaRuntime } from './julia.ts';
 
-const added = path.join(homedir(), '.hypermesh', 'vm', 'images');
-const image = await findImage(added, 'julia').catch(() => null);
+const image = await imageOfHome('julia');
 const skip = image === null ? 'no Julia in ~/.hypermesh: `hypermesh runtime add julia`' : false;
 
 async function make(cgroups: boolean) {
   const directory = await mkdtemp(path.join(tmpdir(), 'hypermesh-escape-'));
-  await cp(added, path.join(directory, 'images'), {
-    recursive: true,
-    preserveTimestamps: true,
-    verbatimSymlinks: true,
-  });
+  // What breaks out shall not reach the image of the home.
+  await layImage(image!, path.join(directory, 'images'), { isShared: false });
   const assets = new MemoryTrees();
   const sandbox = await openProcessSandbox({ directory, cgroups });
   const trees = await Trees.open(

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
-import { constants, readFileSync } from 'node:fs';
-import { cp, mkdtemp, rm } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { availableParallelism, homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -9,6 +9,7 @@ import fc from 'fast-check';
 import { isCoded } from '../../../base/errors.ts';
 import type { Json } from '../../../base/json.ts';
 import type { JuliaOptions, RunRequest, RunResult, SandboxPolicy } from '../../../capabilities/vm.ts';
+import { imageOfHome, layImage } from '../../../testing/added-image.ts';
 import {
   MemoryTrees,
   type RuntimeFixture,
@@ -16,7 +17,6 @@ import {
   type TreeContent,
   testRuntime,
 } from '../../../testing/runtime-conformance.ts';
-import { findImage } from '../added/provision.ts';
 import { openExecution } from '../execution.ts';
 import { DEFAULT_LIMITS } from '../limits.ts';
 import { openProcessSandbox } from '../process/sandbox.ts';
@@ -24,21 +24,14 @@ import { Standby, type StandbyBounds } from '../process/standby.ts';
 import { Trees } from '../process/trees.ts';
 import { JuliaRuntime, projectName } from './julia.ts';
 
-/** Half a gigabyte is not fetched for a test: the image of the usual home is used where there is one. */
-const added = join(homedir(), '.hypermesh', 'vm', 'images');
-const image = await findImage(added, 'julia').catch(() => null);
+const image = await imageOfHome('julia');
 const skip = image === null ? 'no Julia in ~/.hypermesh: `hypermesh runtime add julia`' : false;
 
 async function open(bounds: Partial<StandbyBounds> = { boxesMax: 0 }): Promise<RuntimeFixture & { standby: Standby }> {
   const directory = await mkdtemp(join(tmpdir(), 'hypermesh-julia-'));
   await using stack = new AsyncDisposableStack();
   stack.defer(() => rm(directory, { recursive: true, force: true }));
-  await cp(added, join(directory, 'images'), {
-    recursive: true,
-    preserveTimestamps: true,
-    verbatimSymlinks: true,
-    mode: constants.COPYFILE_FICLONE,
-  });
+  await layImage(image!, join(directory, 'images'), { isShared: true });
   const assets = new MemoryTrees();
   const sandbox = stack.use(await openProcessSandbox({ directory }));
   const { filesMax } = DEFAULT_LIMITS;

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
-import { cp, mkdtemp, readdir, rm } from 'node:fs/promises';
-import { homedir, tmpdir } from 'node:os';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, it } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
+import { imageOfHome, layImage } from '../../../testing/added-image.ts';
 import { MemoryTrees, SMALL_POLICY, testRuntime } from '../../../testing/runtime-conformance.ts';
-import { findImage } from '../added/provision.ts';
 import { openExecution } from '../index.ts';
 import { DEFAULT_LIMITS } from '../limits.ts';
 import { openProcessSandbox } from '../process/sandbox.ts';
@@ -144,15 +144,14 @@ describe('runtime python', { skip }, () => {
   });
 });
 
-const added = path.join(homedir(), '.hypermesh', 'vm', 'images');
-const image = await findImage(added, 'python').catch(() => null);
+const image = await imageOfHome('python');
 
 describe('Python that was added to the node', {
   skip: image === null ? 'no Python in ~/.hypermesh: `hypermesh runtime add python`' : skip,
 }, () => {
   it('has its standard library and numpy, and nothing of the machine', async () => {
     await using made = await make();
-    await cp(added, made.images, { recursive: true, preserveTimestamps: true, verbatimSymlinks: true });
+    await layImage(image!, made.images, { isShared: true });
     const { version } = await made.runtime.probe();
     assert.match(version ?? '', /^Python 3\.\d+\.\d+, numpy \d+\.\d+/);
     const program = `
