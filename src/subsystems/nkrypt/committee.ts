@@ -349,11 +349,12 @@ export class Committee {
       raw.prepare('SELECT roots, nonce, registered FROM commitments WHERE identity = ?').get(identity) as
         | { roots: string; nonce: string; registered: number }
         | undefined;
+    const registered = () => {
+      const found = row();
+      return found?.registered === 1 ? (JSON.parse(found.roots) as string[]).at(-1) : undefined;
+    };
     return {
-      registered: () => {
-        const found = row();
-        return found?.registered === 1 ? (JSON.parse(found.roots) as string[]).at(-1) : undefined;
-      },
+      registered,
       begin: (roots) => {
         const found = row();
         // The same roots keep their question: asking again must not give another chance.
@@ -373,6 +374,8 @@ export class Committee {
         raw.prepare('DELETE FROM commitments WHERE identity = ?').run(identity);
       },
       finish: async (registration) => {
+        // Others may have introduced it since the challenge was given.
+        if (registered() === registration.roots.at(-1)) return;
         const found = row();
         if (found?.nonce !== registration.nonce || found.roots !== JSON.stringify(registration.roots)) {
           throw new HyperMeshError('proof-rejected', 'The registration answers another challenge.');

@@ -105,6 +105,14 @@ test('a validator that was not there takes the word of a quorum, and not for wha
   // Again: nothing to do, whatever the words.
   await committee.introduce(member, root, []);
   committee.registry(member).forget();
+  // While its registration is under way: that ends well, and nothing of another one does.
+  const roots = ['01'.repeat(32), '02'.repeat(32), root];
+  const nonce = committee.registry(member).begin(roots);
+  await committee.introduce(member, root, words(3));
+  await committee.registry(member).finish({ nonce, roots, layers: [] });
+  await refused(committee.registry(member).finish({ nonce, roots: [...roots].reverse(), layers: [] }));
+  assert.equal(committee.registry(member).registered(), root);
+  committee.registry(member).forget();
   lost = true;
   await refused(committee.introduce(member, root, words(3)));
 });

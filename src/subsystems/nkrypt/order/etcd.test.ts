@@ -24,7 +24,8 @@ describe('etcd of three machines', { skip }, () => {
     cluster = await EtcdCluster.start(3);
   });
   after(() => cluster[Symbol.asyncDispose]());
-  const open = (log: string, hasty: object = {}) => new EtcdSequencer({ endpoints: cluster.endpoints, ...hasty }, log);
+  const open = (log: string, hasty: object = {}) =>
+    new EtcdSequencer({ endpoints: cluster.endpoints, timeoutMs: 60_000, ...hasty }, log);
 
   testSequencer('etcd', async (log) => open(log), { skip });
 
