@@ -44,18 +44,19 @@ export interface Transfer {
   readonly blob: Digest;
   readonly done: number;
   readonly total: number;
-  /** Nodes that it comes from. */
+  /** Nodes that it comes from at the moment. */
   readonly from: number;
 }
 
 export interface TransportStatus {
-  /** `alone`: the home is in no network of several. `offline`: it is, and reaches nobody. */
+  /** `alone`: the home is in no network of several. `offline`: it is, and nobody has answered for a minute. */
   readonly state: 'alone' | 'offline' | 'online';
   readonly node: string;
   /** Where it answers other nodes; none when it does not listen. */
   readonly addresses: readonly string[];
   /** Why it does not listen although it should, in one sentence. */
   readonly problem: string | null;
+  /** `alive`: that answered when they were last asked. */
   readonly peers: { readonly known: number; readonly alive: number };
   readonly transfers: readonly Transfer[];
   readonly resources: { readonly known: number; readonly held: number; readonly underReplicated: number };

@@ -300,7 +300,16 @@ test('without the committee a publish says so, loses nothing, and goes on where 
   await using ada = await start(network, 'ada-6');
   await using bob = await start(network, 'bob-6');
   await ada.membership.create();
-  await bob.membership.join((await ada.membership.invite()).invite);
+  // Who comes while the founder is away is told what to do, and that the invite is for later.
+  const { invite } = await ada.membership.invite();
+  network.cut('ada-6');
+  await assert.rejects(
+    bob.membership.join(invite),
+    (error) =>
+      isCoded(error, 'peer-unreachable') && /founder's node .* same command again; .* good until/.test(error.hint!),
+  );
+  network.mend('ada-6');
+  await bob.membership.join(invite);
   await publish(bob, 'bob/first');
   network.cut('ada-6');
   await refused(publish(bob, 'bob/notes'), 'committee-unreachable');

@@ -406,10 +406,9 @@ export class NetworkMembership implements Membership, AsyncDisposable {
       if (membership === null) {
         await this.#checkFree(invite);
         await this.#checkEmpty('join another network', options.forget);
-        const { certification, terms } =
-          'secret' in invite
-            ? { certification: await this.#certified(invite, options), terms: null }
-            : await this.#certifiedOpenly(invite, options);
+        const { certification, terms } = await this.#letIn(invite, options).catch((error: unknown) => {
+          throw orAway(error, invite);
+        });
         await this.#move({ formatVersion: 1, kind: 'join', certification, forget: options.forget ?? false });
         if (terms !== null) trust.keepTerms(terms);
       }
@@ -630,6 +629,14 @@ export class NetworkMembership implements Membership, AsyncDisposable {
         hint: 'Use a new home (--home DIR), or repeat with --forget: it drops them from this home, and publish your own again afterwards.',
       },
     );
+  }
+
+  async #letIn(
+    invite: Invite | OpenInvite,
+    options: CallOptions,
+  ): Promise<{ readonly certification: Certification; readonly terms: SignedTerms | null }> {
+    if (!('secret' in invite)) return this.#certifiedOpenly(invite, options);
+    return { certification: await this.#certified(invite, options), terms: null };
   }
 
   /** Nothing of this home has changed when it fails. */
@@ -940,6 +947,17 @@ export class NetworkMembership implements Membership, AsyncDisposable {
 
 function isUnreachable(error: unknown): boolean {
   return isCoded(error, ...UNREACHABLE);
+}
+
+/** Only the founder's machine lets others in, and it is not there. */
+function orAway(error: unknown, invite: Invite | OpenInvite): unknown {
+  if (!isUnreachable(error)) return error;
+  const { code, message } = error as HyperMeshError;
+  const isGood = 'secret' in invite ? `; the invite is good until ${new Date(invite.expiresAtMs).toISOString()}` : '';
+  return new HyperMeshError(code, `The machine that lets others into this network was not reached. ${message}`, {
+    hint: `Nothing has changed. See that the founder's node runs and that this machine reaches it, then run the same command again${isGood}. If its address is another one by now, ask for a new line.`,
+    cause: error,
+  });
 }
 
 /** What the other machine shows is not valid by the clock of this one: whose clock is wrong nobody can say. */

@@ -53,7 +53,7 @@ export class Stoq implements Transport, AsyncDisposable {
   readonly #settings: Settings;
   readonly #arrivals: Arrivals;
   readonly #bans: Bans;
-  readonly #transfers = new Set<Transfer & { done: number }>();
+  readonly #transfers = new Set<Omit<Transfer, 'from'> & { done: number }>();
   #presence: Presence | null = null;
   #changing: Promise<unknown> = Promise.resolve();
 
@@ -192,14 +192,18 @@ export class Stoq implements Transport, AsyncDisposable {
 
   async status(): Promise<TransportStatus> {
     const presence = this.#presence;
-    const alive = presence?.alive().length ?? 0;
+    const near = presence?.alive() ?? [];
+    const sources = new Map(presence?.downloader.active().map((figures) => [figures.blob, figures.sources]));
     return {
-      state: presence === null ? 'alone' : alive > 0 ? 'online' : 'offline',
+      state: presence === null ? 'alone' : near.length > 0 ? 'online' : 'offline',
       node: this.node,
       addresses: this.addresses(),
       problem: presence?.problem?.message ?? null,
-      peers: { known: presence?.directory.others().length ?? 0, alive },
-      transfers: [...this.#transfers].map((transfer) => ({ ...transfer })),
+      peers: {
+        known: presence?.directory.others().length ?? 0,
+        alive: near.filter((node) => presence?.stateOf(node) === 'alive').length,
+      },
+      transfers: [...this.#transfers].map((transfer) => ({ ...transfer, from: sources.get(transfer.blob) ?? 0 })),
       resources: {
         ...this.#book.resourceTotals(),
         underReplicated: (await presence?.replication.underReplicated()) ?? 0,
@@ -288,12 +292,10 @@ export class Stoq implements Transport, AsyncDisposable {
         hint: 'Publish the package here, or join the network that has it: hypermesh network join INVITE',
       });
     }
-    const transfer = { blob: blob.digest, done: 0, total: blob.size, from: 0 };
+    const transfer = { blob: blob.digest, done: 0, total: blob.size };
     const access = presence.access.for(resource, options);
     const sources = async (_blob: Digest, { signal }: { readonly signal: AbortSignal }) => {
-      const found = await presence.sources(resource, signal);
-      transfer.from = found.length;
-      return found.map(access.from);
+      return (await presence.sources(resource, signal)).map(access.from);
     };
     this.#transfers.add(transfer);
     try {
