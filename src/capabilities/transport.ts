@@ -49,7 +49,7 @@ export interface Transfer {
 }
 
 export interface TransportStatus {
-  /** `alone`: the home is in no network of several. `offline`: it is, and nobody has answered for a minute. */
+  /** `alone`: the home is in no network of several. `offline`: it is, and nobody answers. */
   readonly state: 'alone' | 'offline' | 'online';
   readonly node: string;
   /** Where it answers other nodes; none when it does not listen. */

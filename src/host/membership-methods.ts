@@ -28,6 +28,8 @@ export interface MethodsLent {
   readonly clock: Clock;
   /** Where this home is reached. */
   addresses(): readonly string[];
+  /** Where another node said last that it is. */
+  addressesOf(node: string): readonly string[];
 }
 
 /** What a home answers as the committee of its network; a home without a seat refuses all of it with `committee-only`. */
@@ -69,7 +71,10 @@ export function membershipMethods(lent: MethodsLent): ReadonlyMap<string, Method
 }
 
 /** What anybody may know: a member says what it was told, who certifies also gives a challenge. */
-async function termsAnswer({ trust, consensus, addresses }: MethodsLent, door: OpenDoor): Promise<TermsAnswer> {
+async function termsAnswer(
+  { trust, consensus, addresses, addressesOf }: MethodsLent,
+  door: OpenDoor,
+): Promise<TermsAnswer> {
   const { document, networkId } = await consensus.genesis();
   const membership = trust.membership();
   const kept = trust.terms();
@@ -78,7 +83,10 @@ async function termsAnswer({ trust, consensus, addresses }: MethodsLent, door: O
   return {
     genesis: document,
     signed,
-    committee: membership?.committee ?? (await seats({ trust, addresses })),
+    committee:
+      membership === null
+        ? await seats({ trust, addresses })
+        : membership.committee.map((seat) => whereItIs(seat, addressesOf)),
     challenge: membership === null && isOpen ? door.challenge() : null,
   };
 }
@@ -105,6 +113,12 @@ async function certify(
   const committee = await seats({ trust, addresses });
   const atMs = clock.nowMs();
   return { formatVersion: 1, genesis: document, network, anchor, certificates, authorities, committee, atMs };
+}
+
+/** A seat where its node said last that it is: news of the committee come minutes later. */
+export function whereItIs(seat: CommitteeSeat, addressesOf: MethodsLent['addressesOf']): CommitteeSeat {
+  const addresses = addressesOf(seat.node);
+  return addresses.length === 0 ? seat : { ...seat, addresses };
 }
 
 async function seats({

@@ -67,7 +67,7 @@ import {
   type TermsAnswer,
 } from '../wire/terms.ts';
 import { firstAnswer } from './first-answer.ts';
-import { membersOf } from './membership-methods.ts';
+import { membersOf, whereItIs } from './membership-methods.ts';
 import type { NetworkSide } from './network-side.ts';
 import { checkedTerms } from './network-terms.ts';
 import { openOr } from './open-door.ts';
@@ -259,7 +259,10 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     const membership = trust.membership();
     const addresses = network.addresses();
     const about = { networkId, node, open: openInfo(trust.terms(), document, { networkId, peer: node, addresses }) };
-    if (membership !== null) return { role: 'member', ...about, committee: membership.committee };
+    if (membership !== null) {
+      const committee = membership.committee.map((seat) => whereItIs(seat, (of) => network.addressesOf(of)));
+      return { role: 'member', ...about, committee };
+    }
     if (!trust.isFounder()) return { role: 'alone', ...about, committee: [], open: null };
     return { role: 'founder', ...about, committee: [{ node, addresses }] };
   }

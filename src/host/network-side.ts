@@ -32,6 +32,8 @@ export interface NetworkSide {
   addresses(): readonly string[];
   /** The node for which that publisher vouched, as a connection that is open now proved it. */
   nodeOf(publisher: string): string | undefined;
+  /** Where that node said last that it is; none while it is not known. */
+  addressesOf(node: string): readonly string[];
   /** Where that node may be reached, beside what it said itself. */
   heardOf(node: string, addresses: readonly string[]): void;
   /** The terms of the network may be others: its nodes get to hear of it. */

@@ -184,7 +184,11 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
   const { peers = {}, log } = config;
   let membership: NetworkMembership | undefined;
   const methods = new Map([
-    ...membershipMethods({ trust, consensus, clock, addresses: () => side.addresses() }),
+    ...membershipMethods({
+      ...{ trust, consensus, clock },
+      addresses: () => side.addresses(),
+      addressesOf: (node) => side.addressesOf(node),
+    }),
     ...accessMethods(consensus),
     ...spaceMethods(consensus),
   ]);

@@ -92,6 +92,7 @@ export function testNetwork(): TestNetwork {
         async closeNetwork() {
           own.open = false;
         },
+        addressesOf: () => [],
         heardOf() {},
         termsChanged() {},
         nodeOf: () => undefined,

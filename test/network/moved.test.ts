@@ -31,6 +31,12 @@ test('a founder that comes back at another address is found again, also by a mem
   await away.up();
   await until('so does the one that was away', () => knows(away));
   t.diagnostic(`found in ${Math.round(performance.now() - backAt)} ms`);
+  // Also for whom they tell of it, minutes before the news of the committee.
+  const { committee } = await steady.client.networkPlace();
+  assert.deepEqual(
+    committee.map(({ addresses }) => addresses),
+    [[after]],
+  );
 
   // Publishing needs the word of the founder, which both get at its new address.
   for (const [at, node] of [steady, away].entries()) {

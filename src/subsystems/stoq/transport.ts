@@ -129,6 +129,11 @@ export class Stoq implements Transport, AsyncDisposable {
     return this.#presence?.addresses() ?? [];
   }
 
+  /** Where that node said last that it is; none while it is not known. */
+  addressesOf(node: NodeId): readonly string[] {
+    return this.#presence?.directory.get(node)?.addresses ?? [];
+  }
+
   readonly ask: Ask = async (...call) => this.#present().reach.ask(...call);
 
   /**
@@ -192,17 +197,15 @@ export class Stoq implements Transport, AsyncDisposable {
 
   async status(): Promise<TransportStatus> {
     const presence = this.#presence;
-    const near = presence?.alive() ?? [];
+    const others = presence?.directory.others() ?? [];
+    const alive = others.filter((node) => presence?.stateOf(node) === 'alive').length;
     const sources = new Map(presence?.downloader.active().map((figures) => [figures.blob, figures.sources]));
     return {
-      state: presence === null ? 'alone' : near.length > 0 ? 'online' : 'offline',
+      state: presence === null ? 'alone' : alive > 0 ? 'online' : 'offline',
       node: this.node,
       addresses: this.addresses(),
       problem: presence?.problem?.message ?? null,
-      peers: {
-        known: presence?.directory.others().length ?? 0,
-        alive: near.filter((node) => presence?.stateOf(node) === 'alive').length,
-      },
+      peers: { known: others.length, alive },
       transfers: [...this.#transfers].map((transfer) => ({ ...transfer, from: sources.get(transfer.blob) ?? 0 })),
       resources: {
         ...this.#book.resourceTotals(),
