@@ -56,6 +56,16 @@ function everywhere(up: readonly MeshNode[], ref: string, state: string | null):
 const held = async ({ client }: MeshNode) => (await client.status()).transport.resources.held;
 
 describe('five nodes', () => {
+  it('discover each other', async () => {
+    const last = nodes.at(-1)!;
+    // Who is busy for a moment does not answer in time.
+    await until('it sees that all of them answer', async () => {
+      const { peers } = await last.json<{ peers: PeerInfo[] }>(['peers', '--discover']);
+      assert.deepEqual(peers.map(({ node }) => node).sort(), nodes.map(({ id }) => id).sort());
+      return peers.every(({ node, state }) => state === (node === last.id ? 'self' : 'alive'));
+    });
+  });
+
   it('find what one of them published, and install it byte for byte', async () => {
     const [first, , third, , last] = nodes as [MeshNode, MeshNode, MeshNode, MeshNode, MeshNode];
     const files = {

@@ -99,7 +99,7 @@ export async function patiently<T>(
   }
 }
 
-/** Tries one after the other; the error of the last when none works. */
+/** Tries one after the other. When none works: that somebody else is at one of them, else the error of the last. */
 export async function firstWorking<T>(
   addresses: readonly string[],
   attempt: (address: string) => Promise<T>,
@@ -109,8 +109,9 @@ export async function firstWorking<T>(
     try {
       return await attempt(address);
     } catch (error) {
-      failure = error;
-      if (!isCoded(error) || isCoded(error, 'cancelled', 'identity-mismatch')) break;
+      if (!isCoded(error) || isCoded(error, 'cancelled')) throw error;
+      // Another node may live by now where this one was.
+      if (!isCoded(failure, 'identity-mismatch')) failure = error;
     }
   }
   throw failure;

@@ -1,9 +1,11 @@
-import { HyperMeshError, isCoded } from '../../../base/errors.ts';
+import { HyperMeshError } from '../../../base/errors.ts';
 
-/** What the other end says of a request. That somebody lied is for this end to find, and is never taken from there. */
+/** What the other end says of a request. That somebody lied is for this end to find, and that its caller wants nothing more only the caller can say. */
 export function told(problem: HyperMeshError): HyperMeshError {
-  if (!isCoded(problem, 'peer-lied', 'shard-mismatch')) return problem;
-  return new HyperMeshError('operation-unsupported', `The other node refused what this one sent: ${problem.message}`);
+  const { code, message } = problem;
+  if (code === 'cancelled') return gone('the other node gave up', problem);
+  if (code !== 'peer-lied' && code !== 'shard-mismatch') return problem;
+  return new HyperMeshError('operation-unsupported', `The other node refused what this one sent: ${message}`);
 }
 
 export function gone(why: string, cause?: unknown): HyperMeshError {

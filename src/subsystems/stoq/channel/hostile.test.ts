@@ -329,6 +329,16 @@ describe('a lying server', () => {
       [{ kind: 'fail', stream: 1, problem: new HyperMeshError('nonsense' as ErrorCode, 'x') }],
       'internal',
     ],
+    [
+      'that its caller gave up',
+      [{ kind: 'fail', stream: 1, problem: new HyperMeshError('cancelled', 'x') }],
+      'peer-unreachable',
+    ],
+    [
+      'that its caller gave up, and the end',
+      [{ kind: 'close', problem: new HyperMeshError('cancelled', 'x') }],
+      'peer-unreachable',
+    ],
     ['silence', [], 'timeout'],
   ];
 
