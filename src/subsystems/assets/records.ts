@@ -151,10 +151,14 @@ export class Records implements Disposable {
     return (this.#sql.versions.all(name) as unknown as AssetRow[]).map(recordOf);
   }
 
-  query(query: AssetQuery): AssetPage {
-    const page = this.#reading(() => this.#search.page(query));
-    const hits = page.hits.map(({ package: seq, score }) => {
-      return { record: recordOf(this.#sql.head.get(seq) as unknown as AssetRow), score };
+  async query(query: AssetQuery): Promise<AssetPage> {
+    const page = await this.#search.page(query).catch((error: unknown) => {
+      throw storageError(error, 'searching');
+    });
+    // One may have been deleted since it was found.
+    const hits = page.hits.flatMap(({ package: seq, score }) => {
+      const head = this.#sql.head.get(seq) as unknown as AssetRow | undefined;
+      return head === undefined ? [] : [{ record: recordOf(head), score }];
     });
     return { hits, total: page.total, cursor: page.cursor };
   }
@@ -409,14 +413,6 @@ export class Records implements Disposable {
       return this.#store.transact(write);
     } catch (error) {
       throw storageError(error, doing);
-    }
-  }
-
-  #reading<T>(read: () => T): T {
-    try {
-      return read();
-    } catch (error) {
-      throw storageError(error, 'searching');
     }
   }
 }

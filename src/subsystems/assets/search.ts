@@ -2,6 +2,7 @@ import { hash } from 'node:crypto';
 import type { DatabaseSync, StatementSync } from 'node:sqlite';
 import { z } from 'zod';
 import { HyperMeshError } from '../../base/errors.ts';
+import { laterTurn } from '../../base/turn.ts';
 import type { AssetQuery, AssetRecord } from '../../capabilities/assets.ts';
 
 /** Limits of one query. */
@@ -148,8 +149,8 @@ export class Search {
     };
   }
 
-  /** Errors: `usage`. */
-  page(query: AssetQuery): SearchPage {
+  /** Each question to the index may have a turn of the event loop to itself: words that most packages have take long. Errors: `usage`. */
+  async page(query: AssetQuery): Promise<SearchPage> {
     const parsed = queryShape.safeParse(query);
     if (!parsed.success) {
       const [{ path, message }] = parsed.error.issues as [z.core.$ZodIssue];
@@ -166,11 +167,13 @@ export class Search {
     // Text without a single letter or digit, or a filter that nothing can have, finds nothing: never everything.
     if (where === null || (words.length === 0 && asked.text.trim() !== '')) return { hits: [], total: 0, cursor: null };
 
-    const plan = words.length === 0 ? this.#browsing(where, from) : this.#ranking(words, where, from);
+    await laterTurn();
+    const plan = words.length === 0 ? this.#browsing(where, from) : await this.#ranking(words, where, from);
     // On the first page the total is of this moment: when that many are found, further tiers have nothing.
     const wanted = from === null ? Math.min(limit + 1, plan.total) : limit + 1;
     const found: { tier: number; row: number }[] = [];
     for (let tier = from?.[2] ?? 0; tier < plan.tiers.length && found.length < wanted; tier++) {
+      await laterTurn();
       const row = from !== null && tier === from[2] ? from[3] : plan.index.start;
       const rows = plan.index.page.all(plan.tiers[tier]!, row, wanted - found.length) as { rowid: number }[];
       for (const { rowid } of rows) found.push({ tier, row: rowid });
@@ -200,10 +203,11 @@ export class Search {
     return none.length === 0 ? packages : packages - count(this.#newest, none.map(group).join(' OR '));
   }
 
-  #ranking(words: readonly string[], where: Filters, from: Cursor | null): Plan {
+  async #ranking(words: readonly string[], where: Filters, from: Cursor | null): Promise<Plan> {
     const columns = (upTo: number) => `{${COLUMNS.slice(0, upTo).join(' ')}}`;
-    const all = (prefix: string) =>
-      words.map((word, i) => `"${word}"${i === words.length - 1 ? prefix : ''}`).join(' AND ');
+    // To ask for a word twice takes twice as long.
+    const [before, last] = [[...new Set(words.slice(0, -1))], words.at(-1)!];
+    const all = (prefix: string) => [...before.map((word) => `"${word}"`), `"${last}"${prefix}`].join(' AND ');
     // Each is contained in the next; a tier is what the one before did not have.
     const nested = [
       `facets : ${facet('exact', words.join(' '))}`,
@@ -215,6 +219,7 @@ export class Search {
     const none = where.none.map((one) => `facets : ${one}`);
     const strict = from === null ? count(this.#texts, excluding(restrict(nested.at(-1)!), none)) : 0;
     const corrections = from ? from[5] : strict < FORGIVE_BELOW ? correct(this.#db, words) : null;
+    await laterTurn();
     if (corrections !== null) {
       const near = corrections.map((options, i) =>
         group(options.map((one, at) => `"${one}"${at === 0 && i === words.length - 1 ? '*' : ''}`).join(' OR ')),

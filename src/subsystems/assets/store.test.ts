@@ -295,6 +295,25 @@ test('query() shows the newest version that is not yanked, once', async (t) => {
   assert.deepEqual(await find(store, { text: 'words' }), ['ada/x@1.10.0']);
 });
 
+test('query() lets others in while it looks, and finds what is there then', async (t) => {
+  const store = await opened(t);
+  const [kept, gone] = [
+    await publish(store, 'ada/kept@1.0.0', { keywords: ['json'] }),
+    await publish(store, 'ada/json@1.0.0'),
+  ];
+  let isDone = false;
+  const asked = store.query({ text: 'json' }).finally(() => (isDone = true));
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.ok(!isDone, 'answered in the turn that asked');
+  await store.delete(gone.id);
+  const { hits } = await asked;
+  assert.ok(
+    hits.some(({ record }) => record.id === kept.id),
+    JSON.stringify(hits),
+  );
+  assert.deepEqual(await find(store, { text: 'json json json' }), ['ada/kept@1.0.0']);
+});
+
 test('cursors neither repeat nor skip while others publish', async (t) => {
   const store = await opened(t);
   const names = Array.from({ length: 13 }, (_, i) => `s${i}/${i % 2 ? 'tool' : 'thing'}-${i}@1.0.0`);
