@@ -7,7 +7,7 @@ import { promisify } from 'node:util';
 // The same seed replays the same network: HYPERMESH_SEED=… node --test test/network/simulation.test.ts
 // A thousand nodes take minutes: HYPERMESH_NODES=1000
 const seed = process.env['HYPERMESH_SEED'] ?? String(randomInt(2 ** 32));
-const size = process.env['HYPERMESH_NODES'] ?? '200';
+const size = process.env['HYPERMESH_NODES'] ?? '150';
 
 const networks: readonly (readonly [what: string, ...args: string[]])[] = [
   [`${size} simulated nodes find each other, gossip, and repair what dies`, size, '20', 'whole'],

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { temporaryFolder } from './support.ts';
 
 /** Each kill comes at a moment that the seed decides. */
-const KILLS = Number(process.env['HYPERMESH_TEST_KILLS'] ?? 50);
+const KILLS = Number(process.env['HYPERMESH_TEST_KILLS'] ?? 25);
 const SEED = Number(process.env['HYPERMESH_TEST_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
 
 /** A small generator (mulberry32), so that a failure can be repeated from the printed seed. */
