@@ -50,6 +50,12 @@ export interface NetworkPlace {
   readonly open: OpenInfo | null;
 }
 
+/** The place of a home that has left its network. */
+export interface LeftPlace extends NetworkPlace {
+  /** Whether the founder knows; if not, it lists the home until it is told, or the certificates have run out. */
+  readonly isFounderTold: boolean;
+}
+
 export interface NewInvite {
   readonly invite: string;
   readonly expiresAtMs: number;
@@ -193,7 +199,7 @@ export interface Membership {
    * Back to a network of its own. The committee is told when it can be reached; it cannot keep a home from leaving.
    * Errors: `network-state` (alone, or a founder with members), `home-not-empty`.
    */
-  leave(options?: CallOptions & { readonly forget?: boolean | undefined }): Promise<NetworkPlace>;
+  leave(options?: CallOptions & { readonly forget?: boolean | undefined }): Promise<LeftPlace>;
   /** Takes a member's certificates back. Errors: `committee-only`, `not-a-member`. */
   remove(node: string, options?: { readonly compromised?: boolean | undefined }): Promise<NetworkMember>;
 }

@@ -13,6 +13,7 @@ import type {
 import type { ProofVerdict, SpaceStatus, StakeAccount } from '../capabilities/consensus.ts';
 import type {
   CommitteeInfo,
+  LeftPlace,
   NetworkMember,
   NetworkPlace,
   NewInvite,
@@ -261,7 +262,7 @@ export class Client {
     return this.#long('/v1/network/sequencer', request, options);
   }
 
-  leaveNetwork(request: LeaveRequest, options?: CallOptions): Promise<NetworkPlace> {
+  leaveNetwork(request: LeaveRequest, options?: CallOptions): Promise<LeftPlace> {
     return this.#long('/v1/network/leave', request, options);
   }
 

@@ -511,13 +511,17 @@ test('an export carries the place in the network, for a member and for the found
   const { networkId } = await bob.membership.join(invite);
   await publish(bob);
   const [adas, bobs] = await Promise.all([ada, bob].map((node) => Array.fromAsync(node.hypermesh.exportState())));
-  await bob.membership.leave({ forget: true });
+  assert.equal((await bob.membership.leave({ forget: true })).isFounderTold, true);
   await bob.hypermesh.importState(replay(bobs!));
   assert.deepEqual((await bob.membership.place()).networkId, networkId);
   assert.equal((await bob.membership.place()).role, 'member');
   // The committee heard it leave, so the place alone is not enough; what was published still verifies.
   await refused(bob.membership.members(), 'not-a-member');
   await (await bob.hypermesh.loadExtension('catalog')).verify({ ref: 'bob/notes' });
+  // Who leaves while the founder is away is told that the founder does not know.
+  network.cut('ada-11');
+  assert.equal((await bob.membership.leave({ forget: true })).isFounderTold, false);
+  network.mend('ada-11');
   // The founder's older export does not forget that somebody left, nor does it let an invite in twice.
   await ada.hypermesh.importState(replay(adas!));
   assert.equal((await ada.membership.place()).role, 'founder');

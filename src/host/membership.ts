@@ -9,6 +9,7 @@ import { canonicalJson, type Json } from '../base/json.ts';
 import type {
   ApproveOptions,
   CommitteeInfo,
+  LeftPlace,
   Membership,
   NetworkMember,
   NetworkPlace,
@@ -551,7 +552,7 @@ export class NetworkMembership implements Membership, AsyncDisposable {
     return this.#members({ signal: AbortSignal.timeout(REGISTER_PATIENCE_MS) }).catch(() => []);
   }
 
-  leave(options: CallOptions & { readonly forget?: boolean | undefined } = {}): Promise<NetworkPlace> {
+  leave(options: CallOptions & { readonly forget?: boolean | undefined } = {}): Promise<LeftPlace> {
     return this.#exclusive(async () => {
       const { trust, network } = this.#lent;
       const { role } = await this.place();
@@ -569,16 +570,19 @@ export class NetworkMembership implements Membership, AsyncDisposable {
         await this.#setTerms(null);
         trust.setFounder(false);
         await network.closeNetwork();
-        return this.place();
+        return { ...(await this.place()), isFounderTold: true };
       }
       await this.#checkEmpty('leave its network', options.forget);
       await trust.checkAbandon();
       // A courtesy: a committee that cannot be reached keeps nobody, and the certificates end by themselves.
-      await this.#ask('network/leave', {}, options).catch(() => undefined);
+      const isFounderTold = await this.#ask('network/leave', {}, options).then(
+        () => true,
+        () => false,
+      );
       await network.closeNetwork();
       await this.#move({ formatVersion: 1, kind: 'leave', forget: options.forget ?? false });
       await this.enter();
-      return this.place();
+      return { ...(await this.place()), isFounderTold };
     });
   }
 

@@ -13,8 +13,10 @@ import { HyperMesh } from '../../src/index.ts';
 import { freePort } from '../../src/testing/free-port.ts';
 import { until } from '../../src/testing/until.ts';
 import { encodeBundle } from '../../src/wire/bundle.ts';
+import { decodeGenesis } from '../../src/wire/genesis.ts';
 import { encodeNodeRecord } from '../../src/wire/node-record.ts';
 import { encodeStateChange } from '../../src/wire/state-change.ts';
+import { encodeTerms, type SignedTerms } from '../../src/wire/terms.ts';
 import { type Folder, SMALL_NETWORK, temporaryFolder, writePackage } from '../system/support.ts';
 import type { ContentLie, LiarOrder } from './liar-child.ts';
 import { join as joinNetwork, type MeshNode, meshNode, QUICK_PACE } from './mesh.ts';
@@ -179,6 +181,26 @@ describe('a member that lies about records', () => {
     await assertBanned(/breaks the rules/);
     const seen = (await user.node.transport.peers()).find(({ node }) => node === honest.id);
     assert.deepEqual(seen?.addresses, addresses);
+  });
+
+  it('says that the network takes in anybody: loses its place, and nobody believes it', async () => {
+    const { network } = await catalog.bundle('lies/slow');
+    const { genesis, networkId } = decodeGenesis(network.genesis);
+    const { key } = genesis.committee.validators[0]!;
+    const forged: SignedTerms = {
+      terms: {
+        ...{ formatVersion: 1, networkId, version: 1, madeAtMs: Date.now(), founder: liar.id },
+        open: { membersMax: 10, joinsPerHour: 10, joinsPerAddressPerHour: 10, workHexDigits: 1 },
+      },
+      attestation: {
+        ...{ validator: key, path: [], index: 0, size: 1 },
+        ed25519: base64(randomBytes(64)),
+        falcon: base64(randomBytes(1280)),
+      },
+    };
+    await order({ tell: [base64(encodeTerms(forged))], collection: 'terms', to: userId });
+    await assertBanned(/breaks the rules/);
+    assert.equal((await user.node.membership.place()).open, null);
   });
 
   it('answers a comparison with noise: loses its place', async () => {

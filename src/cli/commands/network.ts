@@ -210,7 +210,10 @@ export async function epoch(context: Context): Promise<Outcome> {
 
 export async function leave(context: Context, options: { readonly forget?: boolean }): Promise<Outcome> {
   const place = await context.withNode((client) => client.leaveNetwork(options, context));
-  return shown(place, 'This home is in a network of its own again.');
+  const untold = place.isFounderTold
+    ? ''
+    : `\nThe founder does not answer, so its list of members still has this home. Ask there: hypermesh network remove ${place.node}`;
+  return shown(place, `This home is in a network of its own again.${untold}`);
 }
 
 export async function remove(
