@@ -30,6 +30,7 @@ interface Home {
   readonly closed: number[];
   readonly voted: SelfSigned[];
   isAway: boolean;
+  hangs: boolean;
   /** What happens to its next entries on the way to the order. */
   readonly onTheWay: ((entry: Uint8Array) => void)[];
 }
@@ -65,6 +66,7 @@ class Network {
       closed: [] as number[],
       voted: [] as SelfSigned[],
       isAway: false,
+      hangs: false,
       onTheWay: [] as Home['onTheWay'],
     } as unknown as Home;
     const lent: ConstructorParameters<typeof Epochs>[0] = {
@@ -82,10 +84,11 @@ class Network {
       exchange: async (validator: string, known: Json) => {
         const other = this.homes.find((one) => one.signer.keyId === validator);
         if (other === undefined || other.isAway || home.isAway) throw new HyperMeshError('peer-unreachable', 'away');
+        if (other.hangs) return new Promise(() => undefined);
         return other.epochs.answer(signer.keyId, known);
       },
     };
-    home.epochs = new Epochs(lent, { networkId, self: signer.keyId });
+    home.epochs = new Epochs(lent, { networkId, self: signer.keyId, patienceMs: 50 });
     for (const entry of this.order) store.transact(() => ledger.apply(entry, ledger.index + 1));
     this.homes.push(home);
     return home;
@@ -180,6 +183,15 @@ test('only validators speak, each for itself, and only about what follows', asyn
   const other = { ...one!.proposal, epoch: 2 };
   await b.epochs.answer(a.signer.keyId, { proposals: [{ proposal: other, approvals: one!.approvals }] });
   assert.deepEqual(b.epochs.proposals(), [proposal]);
+});
+
+test('a validator that hangs keeps nobody from changing the committee', async () => {
+  const network = new Network(4);
+  const [a, b, c, d] = network.homes as [Home, Home, Home, Home];
+  d.hangs = true;
+  const { digest } = await a.epochs.propose([a, b, c].map(({ signer }) => seatOf(signer, signer)));
+  for (const home of [b, c]) await home.epochs.approve(digest);
+  assert.equal(a.ledger.present().isVoting, false);
 });
 
 test('a validator approves one change in an epoch, unless its operator answers for it that the other one will not come about', async () => {

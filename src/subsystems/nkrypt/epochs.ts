@@ -26,10 +26,13 @@ import {
 import { quorumOf } from '../../wire/genesis.ts';
 import { cut } from './cut.ts';
 import type { Ledger } from './ledger/ledger.ts';
+import { heard } from './order/heard.ts';
 import type { Store } from './store.ts';
 
 /** What others propose at the same time: who proposes more is refused. */
 const PROPOSALS_MAX = 16;
+/** How long others are waited for, one of which may hang. */
+const PATIENCE_MS = 3_000;
 
 export interface EpochsLent {
   readonly store: Store;
@@ -55,13 +58,18 @@ export class Epochs {
   readonly #lent: EpochsLent;
   readonly #networkId: Digest;
   readonly #self: string;
+  readonly #patienceMs: number;
   #handing: Promise<void> | undefined;
 
-  /** `self`: key id of this home's validator. */
-  constructor(lent: EpochsLent, options: { readonly networkId: Digest; readonly self: string }) {
+  /** `self`: key id of this home's validator. `patienceMs`: how long others are waited for. */
+  constructor(
+    lent: EpochsLent,
+    options: { readonly networkId: Digest; readonly self: string; readonly patienceMs?: number },
+  ) {
     this.#lent = lent;
     this.#networkId = options.networkId;
     this.#self = options.self;
+    this.#patienceMs = options.patienceMs ?? PATIENCE_MS;
   }
 
   /** Proposals for the next epoch, by digest. */
@@ -232,17 +240,12 @@ export class Epochs {
 
   async #exchangeAll(): Promise<void> {
     const others = this.#lent.ledger.committee().validators.filter(({ key }) => key !== this.#self);
-    await Promise.all(
-      others.map(async ({ key }) => {
-        try {
-          const known: EpochExchange = { proposals: this.#known() };
-          await this.#learn(decodeEpochExchange(await this.#lent.exchange(key, known as unknown as Json)));
-        } catch (error) {
-          // Who is away is told when it asks.
-          if (!isCoded(error)) throw error;
-        }
-      }),
+    const known: EpochExchange = { proposals: this.#known() };
+    const told = others.map(async ({ key }) =>
+      this.#learn(decodeEpochExchange(await this.#lent.exchange(key, known as unknown as Json))),
     );
+    // Who is away is told when it asks.
+    await heard(told, { enough: others.length, patienceMs: this.#patienceMs });
   }
 
   /** Keeps what belongs to the present epoch and is signed by who says so. */
