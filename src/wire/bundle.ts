@@ -109,7 +109,7 @@ export function decodeBundle(bytes: Uint8Array): Bundle {
     throw new HyperMeshError(
       'bundle-invalid',
       `The bundle is malformed at ${issue.path.join('.') || 'its top'}: ${issue.message}.`,
-      issue.path.at(-1) === 'formatVersion'
+      version !== undefined && issue.path.at(-1) === 'formatVersion'
         ? { hint: 'It was made by another version of HyperMesh: use that one, or publish the package again.' }
         : {},
     );
