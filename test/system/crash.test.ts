@@ -52,11 +52,11 @@ class Pace {
 const opening = new Pace(1_000);
 const publishAndInstall = new Pace(1_500);
 
-/** One life of the process: killed while it opens, or after it has looked at what the last one left. */
+/** One life of the process: killed while it opens, or after it has looked at what the last one left; or as soon as it has published and installed, which shows how long that takes. */
 async function live(
   folder: string,
   [first, verified]: readonly [number, number],
-  from: 'start' | 'checked',
+  from: 'start' | 'checked' | 'install',
   share: number,
 ): Promise<Life> {
   const args = [join(import.meta.dirname, 'crash-child.ts'), folder, String(first), String(verified)];
@@ -70,17 +70,17 @@ async function live(
     errors += text;
   });
   const closed = new Promise<void>((done) => child.once('close', () => done()));
-  const checked = new Promise<void>((done) => {
+  const come = new Promise<void>((done) => {
     createInterface({ input: child.stdout }).on('line', (line) => {
       lines.push(line);
       const [kind] = line.split(' ') as [string];
       if (!at.has(kind)) at.set(kind, performance.now());
-      if (kind === 'checked') done();
+      if (kind === from) done();
     });
   });
-  if (from === 'checked') await Promise.race([checked, closed]);
+  if (from !== 'start') await Promise.race([come, closed]);
   const pace = from === 'start' ? opening : publishAndInstall;
-  const waitMs = pace.moment(share);
+  const waitMs = from === 'install' ? 0 : pace.moment(share);
   await Promise.race([sleep(waitMs), closed]);
   const ended = child.exitCode !== null;
   child.kill('SIGKILL');
@@ -104,7 +104,7 @@ test(`killing the process at ${KILLS} random moments leaves the state before or 
   for (let kill = 0; kill < KILLS; kill++) {
     // Some kills come while the node is still opening, or looking.
     const isLast = kill === KILLS - 1;
-    const from = random() < 0.15 && !isLast ? 'start' : 'checked';
+    const from = kill === 0 ? 'install' : random() < 0.15 && !isLast ? 'start' : 'checked';
     const { lines, ended, errors } = await live(folder.path, [next, isLast ? 1 : verified], from, random());
     const context = `kill ${kill}, seed ${SEED}\n${lines.join('\n')}\n${errors}`;
     assert.equal(ended, false, context);
