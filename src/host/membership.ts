@@ -868,10 +868,14 @@ export class NetworkMembership implements Membership, AsyncDisposable {
    */
   async #machineOf(validator: string): Promise<string | undefined> {
     const { consensus, trust, network } = this.#lent;
-    const { epochs } = await consensus.genesis();
-    // Also of the committees before and after: who is behind learns from them how it went on.
-    const seats = [...(await consensus.seats()), ...epochs.toReversed().flatMap(({ validators }) => validators)];
-    const account = seats.find(({ key }) => key === validator)?.account;
+    const isIt = ({ key }: { readonly key: string }) => key === validator;
+    let seat = (await consensus.seats()).find(isIt);
+    // Also of the committees before and after: who is behind learns from them how it went on. All documents are read for that.
+    seat ??= (await consensus.genesis()).epochs
+      .toReversed()
+      .flatMap(({ validators }) => validators)
+      .find(isIt);
+    const account = seat?.account;
     if (account === undefined) return undefined;
     const machines = trust.machines();
     const known = machines.get(account);
