@@ -11,6 +11,7 @@ import { type ErrorCode, isCoded } from '../../base/errors.ts';
 import { canonicalJson, type Json } from '../../base/json.ts';
 import type { ProofVerdict } from '../../capabilities/consensus.ts';
 import type { Trust } from '../../capabilities/trust.ts';
+import { requirementsOf } from '../../testing/requirements.ts';
 import { makeSigner } from '../../testing/signer.ts';
 import { until } from '../../testing/until.ts';
 import { encodeOrder, ORDER_TYPE } from '../../wire/entry.ts';
@@ -21,7 +22,6 @@ import {
   type Challenge,
   contextOf,
   type Endorsement,
-  OPERATION_KINDS,
   type Operation,
   type OperationKind,
   type ProofSet,
@@ -53,10 +53,7 @@ function tiny(kind: OperationKind): Requirements {
   };
 }
 const TERMS = {
-  requirements: Object.fromEntries(OPERATION_KINDS.map((kind) => [kind, tiny(kind)])) as Record<
-    OperationKind,
-    Requirements
-  >,
+  requirements: requirementsOf(tiny),
   space: { bytes: 65_536, iterations: 4 },
   stakeInitial: 1_000,
   threads: 2,

@@ -6,9 +6,10 @@ import { after, test } from 'node:test';
 import { digestOf } from '../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
 import { someId } from '../../testing/order.ts';
+import { requirementsOf } from '../../testing/requirements.ts';
 import { until } from '../../testing/until.ts';
 import { encodeOrder, ORDER_TYPE, type SelfSigned } from '../../wire/entry.ts';
-import { OPERATION_KINDS, type Operation, type OperationKind, type Requirements } from '../../wire/proof.ts';
+import type { Operation, OperationKind, Requirements } from '../../wire/proof.ts';
 import { openTrust, signatureCheck } from '../trustchain/index.ts';
 import { enter, type LentTrust, type Membership } from './entering.ts';
 import type { NKryptOptions } from './nkrypt.ts';
@@ -26,10 +27,7 @@ const clock = { nowMs: () => Date.now() };
 /** No proofs: what a vote waits for here is the order alone. */
 const free = (kind: OperationKind): Requirements => ({ kind, space: null, stake: null, work: null, time: null });
 const TERMS = {
-  requirements: Object.fromEntries(OPERATION_KINDS.map((kind) => [kind, free(kind)])) as Record<
-    OperationKind,
-    Requirements
-  >,
+  requirements: requirementsOf(free),
   space: { bytes: 65_536, iterations: 4 },
   stakeInitial: 1_000,
 };

@@ -26,13 +26,11 @@ import {
 import { quorumOf } from '../../wire/genesis.ts';
 import { cut } from './cut.ts';
 import type { Ledger } from './ledger/ledger.ts';
-import { heard } from './order/heard.ts';
+import { heard, PATIENCE_MS } from './order/heard.ts';
 import type { Store } from './store.ts';
 
 /** What others propose at the same time: who proposes more is refused. */
 const PROPOSALS_MAX = 16;
-/** How long others are waited for, one of which may hang. */
-const PATIENCE_MS = 3_000;
 
 export interface EpochsLent {
   readonly store: Store;

@@ -6,8 +6,8 @@ import path from 'node:path';
 import { after, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { HyperMeshError, isCoded } from '../../base/errors.ts';
+import { requirementsOf } from '../../testing/requirements.ts';
 import { signatureCheck } from '../../testing/signer.ts';
-import { OPERATION_KINDS, type OperationKind, type Requirements } from '../../wire/proof.ts';
 import { auditAsk, decodeSpaceAudit, encodeSpaceAudit } from '../../wire/space-audit.ts';
 import { openTrust } from '../trustchain/index.ts';
 import { type NKrypt, openConsensus } from './index.ts';
@@ -21,16 +21,11 @@ after(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-const requirements = Object.fromEntries(
-  OPERATION_KINDS.map((kind) => [
-    kind,
-    {
-      kind,
-      space: { bytesMin: 65_536, deadlineMs: 60_000, openings: 16 },
-      ...{ stake: { amountMin: 100 }, work: { hexDigits: 1 }, time: { squarings: 1_024, windowMs: 60_000 } },
-    },
-  ]),
-) as Record<OperationKind, Requirements>;
+const requirements = requirementsOf((kind) => ({
+  kind,
+  space: { bytesMin: 65_536, deadlineMs: 60_000, openings: 16 },
+  ...{ stake: { amountMin: 100 }, work: { hexDigits: 1 }, time: { squarings: 1_024, windowMs: 60_000 } },
+}));
 
 const time = { nowMs: Date.now() };
 const clock = { nowMs: () => time.nowMs };

@@ -897,9 +897,9 @@ class TreeListing {
   constructor(entriesMax: number) {
     this.scanner = new TreeScanner({
       entry: (entry, offset) => {
-        if (this.files.size < entriesMax && this.isWhole) this.files.set(entry.path, { ...entry, offset });
-        else this.isWhole = false;
-        if (!this.isWhole) this.files.clear();
+        this.isWhole &&= this.files.size < entriesMax;
+        if (this.isWhole) this.files.set(entry.path, { ...entry, offset });
+        else this.files.clear();
       },
     });
   }

@@ -106,10 +106,11 @@ export class EtcdSequencer implements Sequencer {
     this.#readMax = Math.min(2 * limit, READ_MAX);
     const [found = [], [head] = [], [floor] = []] = answer.responses.map(({ response_range: one }) => one?.kvs ?? []);
     // What is beyond the head was written by hand, or is not there yet.
-    const kvs = found.slice(0, Math.max(0, headOf(head).length - after));
+    const { length } = headOf(head);
+    const kvs = found.slice(0, Math.max(0, length - after));
     const isThere = kvs[0]?.key === this.#entryKey(after + 1);
     if (!isThere && floor !== undefined && numberIn(floor.value) > after) return [];
-    if (!isThere && headOf(head).length > after) throw gap(after + 1);
+    if (!isThere && length > after) throw gap(after + 1);
     return fitting(
       kvs.map(({ key, value, version }, at) => {
         if (key !== this.#entryKey(after + 1 + at)) throw gap(after + 1 + at);

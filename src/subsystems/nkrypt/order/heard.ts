@@ -1,5 +1,7 @@
 import { isCoded } from '../../../base/errors.ts';
 
+/** Patience with who hangs, where others can do without him. */
+export const PATIENCE_MS = 3_000;
 /** How long those are waited for who are slower than the first. */
 const MOMENT_MS = 500;
 

@@ -25,7 +25,7 @@ import {
   type OrderSnapshot,
   type VoteExchange,
 } from '../../../wire/order.ts';
-import { heard } from './heard.ts';
+import { heard, PATIENCE_MS } from './heard.ts';
 import { LogStore, type Marks, type Row, type Submitted } from './log-store.ts';
 import { rest } from './rest.ts';
 import { type Sequencer, sequencerUnreachable } from './sequencer.ts';
@@ -134,8 +134,6 @@ const ANYTHING = '';
 /** Who sends no part for so long gives way to another one, and whoever has it when another one has something, too. */
 const SLOW_MS = 1_000;
 const TURN_MS = 2_000;
-/** So long one is waited for who hangs when an engine is lost. */
-const PATIENCE_MS = 3_000;
 
 interface Peer {
   busy: boolean;

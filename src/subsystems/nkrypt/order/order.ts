@@ -19,7 +19,7 @@ import { decodeOrderRequest, type OrderMethod, type OrderRequest } from '../../.
 import { type MoveApproval, MoveApprovals } from './approvals.ts';
 import { EmbeddedSequencer } from './embedded.ts';
 import type { EtcdAccess } from './etcd-client.ts';
-import { heard } from './heard.ts';
+import { heard, PATIENCE_MS } from './heard.ts';
 import { type LogLent, OrderedLog, type OrderedState } from './log.ts';
 import type { Submitted } from './log-store.ts';
 import { RemoteSequencer, serveSequencer } from './remote.ts';
@@ -58,8 +58,6 @@ export interface MoveOptions extends CallOptions {
 }
 
 const ASK_MS = 15_000;
-/** An engine that says nothing for so long may be taken for lost, if the operators of a quorum say so; as long who hangs is waited for when something is approved. */
-const PATIENCE_MS = 3_000;
 /** Submissions at once, and in a minute, of one member: each stays in the order for a while. */
 const SUBMISSIONS_EACH_MAX = 8;
 const SUBMISSIONS_EACH_MINUTE = 60;
@@ -238,6 +236,7 @@ export class Order implements AsyncDisposable {
     const isTried = this.#pending().some(({ attestation }) => attestation.validator === this.#options.self);
     if (trouble !== null || split.length > 0 || isTried) return;
     const { place, name } = this.#log.engine();
+    // One that says nothing for so long may be taken for lost, if the operators of a quorum say so.
     const ends = AbortSignal.any([AbortSignal.timeout(this.#patienceMs), ...(signal === undefined ? [] : [signal])]);
     try {
       await using engine = this.#engine(place, `${this.#options.networkId.slice(7)}-${name}`);

@@ -5,6 +5,7 @@ import { NODE_RECORD_LIMITS, type NodeRecord } from '../../../wire/node-record.t
 import type { NodeId } from '../channel/index.ts';
 import type { Collection, Reception } from '../records/exchange.ts';
 import { IdSet } from '../records/id-set.ts';
+import { Passed } from '../records/passed.ts';
 
 /** The newest record of a node. */
 export interface KnownNode extends Pick<NodeRecord, 'node' | 'addresses' | 'sequence' | 'notAfterMs'> {
@@ -38,7 +39,7 @@ export class Directory implements Collection {
   readonly #options: DirectoryOptions;
   readonly #nodes = new Map<NodeId, KnownNode>();
   readonly #byId = new Map<Digest, KnownNode>();
-  readonly #passed = new Set<Digest>();
+  readonly #passed = new Passed(PASSED_MAX);
   #others: readonly NodeId[] | null = null;
 
   constructor(options: DirectoryOptions) {
@@ -88,7 +89,7 @@ export class Directory implements Collection {
   /** The caller hands on what was accepted, and so adds it to `ids`. */
   async receive(id: Digest, bytes: Uint8Array): Promise<Reception> {
     const reception = await this.#receive(id, bytes);
-    if (reception !== 'accepted') this.#pass(id);
+    if (reception !== 'accepted') this.#passed.add(id);
     return reception;
   }
 
@@ -144,11 +145,6 @@ export class Directory implements Collection {
   #drop(known: KnownNode): void {
     this.#byId.delete(known.id);
     this.ids.delete(known.id);
-    this.#pass(known.id);
-  }
-
-  #pass(id: Digest): void {
-    this.#passed.add(id);
-    if (this.#passed.size > PASSED_MAX) this.#passed.delete(this.#passed.values().next().value!);
+    this.#passed.add(known.id);
   }
 }

@@ -2,6 +2,7 @@ import { type Digest, digestOf } from '../../../base/digest.ts';
 import { isCoded } from '../../../base/errors.ts';
 import type { Collection, Reception } from './exchange.ts';
 import { IdSet } from './id-set.ts';
+import { Passed } from './passed.ts';
 
 /** The documents by which one committee follows another; who judges and keeps them is another part of the home. */
 export interface EpochRecords {
@@ -22,7 +23,7 @@ export class EpochCollection implements Collection {
   readonly ids = new IdSet();
   readonly #records: EpochRecords;
   readonly #epochs = new Map<Digest, number>();
-  readonly #passed = new Set<Digest>();
+  readonly #passed = new Passed(PASSED_MAX);
   /** Brought before the document that they follow. */
   readonly #waiting = new Map<Digest, Uint8Array>();
   /** Of those that were looked at. */
@@ -78,18 +79,13 @@ export class EpochCollection implements Collection {
     try {
       const verdict = await this.#records.take(bytes);
       if (verdict === 'accepted') return 'accepted';
-      if (verdict === 'known') this.#pass(id);
+      if (verdict === 'known') this.#passed.add(id);
       else if (this.#waiting.size < WAITING_MAX) this.#waiting.set(id, bytes);
       return 'aside';
     } catch (error) {
       if (!isCoded(error, 'epoch-invalid', 'network-mismatch')) throw error;
-      this.#pass(id);
+      this.#passed.add(id);
       return 'refused';
     }
-  }
-
-  #pass(id: Digest): void {
-    this.#passed.add(id);
-    if (this.#passed.size > PASSED_MAX) this.#passed.delete(this.#passed.values().next().value!);
   }
 }

@@ -2,6 +2,7 @@ import { type Digest, digestOf } from '../../../base/digest.ts';
 import { isCoded } from '../../../base/errors.ts';
 import type { Collection, Reception } from './exchange.ts';
 import { IdSet } from './id-set.ts';
+import { Passed } from './passed.ts';
 
 /** The terms of the network (docs/protocol/terms.md); who judges and keeps them is another part of the home. */
 export interface TermsRecord {
@@ -19,7 +20,7 @@ export class TermsCollection implements Collection {
   readonly name = 'terms';
   readonly ids = new IdSet();
   readonly #record: TermsRecord;
-  readonly #passed = new Set<Digest>();
+  readonly #passed = new Passed(PASSED_MAX);
   #current: { readonly id: Digest; readonly bytes: Uint8Array } | null = null;
 
   constructor(record: TermsRecord) {
@@ -55,17 +56,12 @@ export class TermsCollection implements Collection {
       await this.#record.take(bytes);
     } catch (error) {
       if (!isCoded(error, 'certification-invalid', 'network-mismatch')) throw error;
-      this.#pass(id);
+      this.#passed.add(id);
       return 'refused';
     }
     this.refresh();
     if (this.#current?.id === id) return 'accepted';
-    this.#pass(id);
-    return 'aside';
-  }
-
-  #pass(id: Digest): void {
     this.#passed.add(id);
-    if (this.#passed.size > PASSED_MAX) this.#passed.delete(this.#passed.values().next().value!);
+    return 'aside';
   }
 }
