@@ -5,10 +5,15 @@ import { type CommitteeMethod, type CommitteeRequest, decodeRequest } from '../.
 import type { Challenge, Operation } from '../../wire/proof.ts';
 import { decodeProofSet } from '../../wire/proof.ts';
 import type { Committee } from './committee.ts';
+import { Allowance } from './order/allowance.ts';
 import type { LedgerOffice } from './own-account.ts';
 
 /** Submissions that are judged at the same time for one identity; each costs some milliseconds of a processor. */
 const SUBMISSIONS_EACH_MAX = 4;
+/** What one member may bring into the order: some four entries a second, more than it can prove operations. */
+const OF_MEMBER = { entriesMax: 240, bytesMax: 8 * 2 ** 20, runningMax: 8, heldMs: 60_000 };
+/** What all of them may: half of what the engine takes of one validator, so that as much is left for its own. */
+const OF_ALL = { entriesMax: 512, bytesMax: 8 * 2 ** 20, runningMax: 512, heldMs: 10_000 };
 
 type Handler<M extends CommitteeMethod> = (
   identity: string,
@@ -24,6 +29,8 @@ export class Desk {
   readonly #committee: Committee;
   readonly #office: LedgerOffice;
   readonly #judging = new Map<string, number>();
+  readonly #ofMember = new Allowance(OF_MEMBER);
+  readonly #ofAll = new Allowance(OF_ALL);
 
   constructor(lent: { readonly committee: Committee; readonly office: LedgerOffice }) {
     this.#committee = lent.committee;
@@ -57,8 +64,9 @@ export class Desk {
     },
     'committee/account': (identity) => this.#office.account(identity),
     'committee/name': async (_identity, { name }) => ({ owner: await this.#office.ownerOf(name) }),
-    'committee/entry': async (_identity, { entry }, options) => {
-      await this.#office.submit(entry, options);
+    'committee/entry': async (identity, { entry }, options) => {
+      const submit = () => this.#office.submit(entry, options);
+      await this.#ofMember.take(identity, entry.length, () => this.#ofAll.take('', entry.length, submit));
       return {};
     },
     'committee/register': (identity, { roots }) => {

@@ -7,11 +7,14 @@ import type { Trust } from '../../capabilities/trust.ts';
 import { CLOCK_TYPE, type ClockStatement, encodeEntry } from '../../wire/entry.ts';
 import type { Ledger, Refusal } from './ledger/ledger.ts';
 import { Order, type OrderLent, type OrderOptions } from './order/order.ts';
+import { rest } from './order/rest.ts';
 import type { LedgerOffice, OfficeAccount } from './own-account.ts';
 import type { Store } from './store.ts';
 
 /** How often a validator looks whether an unbonding waits for its clock, and whether a move that was approved has happened. */
 const LOOK_MS = 15_000;
+/** How long somebody waits for this validator's clock: without it his tokens answer for a little longer, and nothing else is different. */
+const CLOCK_MS = 1_000;
 
 export interface OrderedLent {
   readonly trust: Pick<Trust, 'attest' | 'attested'>;
@@ -54,11 +57,11 @@ export class OrderedHome implements LedgerOffice, AsyncDisposable {
     // The cast: the ledger says nothing else.
     const refusal = outcome as Refusal | null;
     if (refusal !== null) throw fromProblem(refusal);
-    await this.#tellClock(options);
+    await this.#tellClock();
   }
 
   async account(account: string): Promise<OfficeAccount> {
-    await this.#tellClock();
+    if (this.#ledger.account(account).unbonding.length > 0) await this.#tellClock();
     return this.#ledger.account(account);
   }
 
@@ -69,18 +72,22 @@ export class OrderedHome implements LedgerOffice, AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
     await this.order[Symbol.asyncDispose]();
-    await this.#telling?.catch(() => undefined);
+    await this.#telling;
   }
 
-  /** Not an error when it cannot be told now: the timer tries again. */
-  async #tellClock(options: CallOptions = {}): Promise<void> {
+  /** Not an error when it cannot be told now, or not at once: the timer tries again. */
+  async #tellClock(): Promise<void> {
     if (!this.#isAwaited()) return;
-    this.#telling ??= this.#tell(options).finally(() => {
-      this.#telling = undefined;
-    });
-    await this.#telling.catch((error: unknown) => {
-      if (!isCoded(error)) throw error;
-    });
+    this.#telling ??= this.#tell()
+      .catch((error: unknown) => {
+        if (!isCoded(error)) throw error;
+      })
+      .finally(() => {
+        this.#telling = undefined;
+      });
+    const moment = new AbortController();
+    await Promise.race([this.#telling, rest(CLOCK_MS, moment.signal)]);
+    moment.abort();
   }
 
   #isAwaited(): boolean {
@@ -90,7 +97,7 @@ export class OrderedHome implements LedgerOffice, AsyncDisposable {
     );
   }
 
-  async #tell(options: CallOptions): Promise<void> {
+  async #tell(): Promise<void> {
     const { digest } = this.#ledger.committee();
     const statement: ClockStatement = {
       ...{ networkId: this.#networkId, committee: digest, validator: this.#self },
@@ -101,7 +108,7 @@ export class OrderedHome implements LedgerOffice, AsyncDisposable {
       ...{ formatVersion: 1, networkId: this.#networkId, kind: 'clock' },
       ...{ statement, attestation },
     });
-    await this.order.submit(entry, options);
+    await this.order.submit(entry);
   }
 }
 

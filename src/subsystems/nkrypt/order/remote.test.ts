@@ -39,6 +39,23 @@ test('an append whose answer got lost is safe to repeat, and absence has its nam
   assert.deepEqual(await wholeOrder(sequencer), ['a']);
 });
 
+test('append() waits where the engine says how long, and no longer than it may', async () => {
+  const log = `${'b'.repeat(64)}-0`;
+  let refusals = 2;
+  await using sequencer = new RemoteSequencer(async (...question) => {
+    if (refusals === 0) return ask(...question);
+    refusals -= 1;
+    throw new HyperMeshError('quota-exceeded', 'Too many.', { details: { retryInMs: 5 } });
+  }, log);
+  assert.equal(await sequencer.append(utf8('a')), 1);
+  await using full = new RemoteSequencer(async () => {
+    throw new HyperMeshError('quota-exceeded', 'Too many.', { details: { retryInMs: 60_000 } });
+  }, log);
+  await assert.rejects(full.append(utf8('b'), { signal: AbortSignal.timeout(20) }), (error) =>
+    isCoded(error, 'quota-exceeded'),
+  );
+});
+
 for (const answer of [null, {}, { position: 0 }, { position: 1, more: true }, { entries: ['*'] }, { entries: [''] }]) {
   test(`the answer ${JSON.stringify(answer)} is refused`, async () => {
     await using sequencer = new RemoteSequencer(async () => answer, `${'a'.repeat(64)}-0`);

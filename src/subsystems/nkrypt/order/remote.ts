@@ -1,3 +1,4 @@
+import { z } from 'zod';
 import { base64, fromBase64 } from '../../../base/bytes.ts';
 import { HyperMeshError, isCoded } from '../../../base/errors.ts';
 import type { Json } from '../../../base/json.ts';
@@ -20,6 +21,8 @@ const TIMEOUT_MS = 15_000;
 const GROWTH_MS = 20_000;
 const PAUSE_MS = 250;
 const PAUSE_MS_MAX = 5_000;
+/** How the other side says that this validator has as much in its engine as it may have, and until when. */
+const fullFor = z.looseObject({ retryInMs: z.number().min(0).max(60_000) });
 
 /** The engine in the home of another validator, over the channel. */
 export class RemoteSequencer implements Sequencer {
@@ -35,7 +38,17 @@ export class RemoteSequencer implements Sequencer {
   async append(entry: Uint8Array, { signal }: SequencerOptions = {}): Promise<number> {
     checkEntry(entry);
     const body = { log: this.#log, entry: base64(entry) };
-    return decodeOrderAnswer('append', await this.#answer('sequence/append', body, signal)).position;
+    const ends = this.#ends(signal);
+    for (;;) {
+      try {
+        return decodeOrderAnswer('append', await this.#answer('sequence/append', body, signal)).position;
+      } catch (error) {
+        const { data } = fullFor.safeParse(isCoded(error, 'quota-exceeded') ? error.details : undefined);
+        if (data === undefined) throw error;
+        await rest(data.retryInMs, ends);
+        if (ends.aborted) throw error;
+      }
+    }
   }
 
   async read(after: number, { signal }: SequencerOptions = {}): Promise<readonly Uint8Array[]> {
@@ -79,13 +92,17 @@ export class RemoteSequencer implements Sequencer {
     this.#closing.abort();
   }
 
+  #ends(signal: AbortSignal | undefined): AbortSignal {
+    return signal === undefined ? this.#closing.signal : AbortSignal.any([signal, this.#closing.signal]);
+  }
+
   async #answer(
     method: SequencerMethod,
     body: Json,
     signal: AbortSignal | undefined,
     timeoutMs = TIMEOUT_MS,
   ): Promise<unknown> {
-    const ends = signal === undefined ? this.#closing.signal : AbortSignal.any([signal, this.#closing.signal]);
+    const ends = this.#ends(signal);
     try {
       return await this.#ask(method, body, { signal: ends, timeoutMs });
     } catch (error) {
