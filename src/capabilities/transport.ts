@@ -40,12 +40,25 @@ export interface PeerInfo {
   readonly reason: string | null;
 }
 
+/** One blob on its way here, or to one other node. */
 export interface Transfer {
+  readonly direction: 'in' | 'out';
   readonly blob: Digest;
+  /** What it belongs to; of what leaves, everything that has this blob. */
+  readonly resources: readonly Digest[];
+  /** Bytes of it that are here; of what leaves, those that this node gave, which may be a part of what the other one needs. */
   readonly done: number;
   readonly total: number;
-  /** Nodes that it comes from at the moment. */
-  readonly from: number;
+  readonly bytesPerSecond: number;
+  /** Those that give at the moment, or the one that is given to. */
+  readonly peers: readonly TransferPeer[];
+}
+
+export interface TransferPeer {
+  readonly node: string;
+  /** In this transfer, by this node; of what arrives, those that were verified. */
+  readonly bytes: number;
+  readonly bytesPerSecond: number;
 }
 
 export interface TransportStatus {

@@ -177,16 +177,25 @@ function showCommittee({ epoch, quorum, validators }) {
 }
 
 /** @param {NodeStatus['transport']['transfers'][number]} transfer */
-function transferRow({ blob, done, total, from }) {
+function transferRow({ direction, blob, packages, done, total, bytesPerSecond, peers }) {
   const row = element('li');
-  row.append(element('p', blob, 'code'));
+  const isArriving = direction === 'in';
+  const name = packages[0] ?? blob;
+  const head = element('p');
+  head.append(element('span', name, packages.length === 0 ? 'code' : ''));
+  if (packages.length > 1) head.append(element('span', ` and ${packages.length - 1} more`, 'quiet'));
+  head.append(element('span', isArriving ? 'arrives' : 'leaves', 'tag'));
+  row.append(head);
   const bar = element('div', '', 'bar');
   const progress = /** @type {HTMLProgressElement} */ (element('progress'));
   progress.max = Math.max(1, total);
   progress.value = done;
-  progress.setAttribute('aria-label', `Transfer of ${blob.slice(7, 19)}`);
-  bar.append(progress, element('span', `${bytes(done)} of ${bytes(total)}, from ${count(from, 'node')}`, 'quiet'));
+  progress.setAttribute('aria-label', `Transfer of ${packages[0] ?? blob.slice(7, 19)}`);
+  const far = `${bytes(done)} ${isArriving ? 'of' : 'given of'} ${bytes(total)}, ${bytes(bytesPerSecond)}/s`;
+  bar.append(progress, element('span', far, 'quiet'));
   row.append(bar);
+  const whom = peers.map(({ node }) => node.slice(0, 16)).join(', ');
+  if (whom !== '') row.append(element('p', `${isArriving ? 'from' : 'to'} ${whom}`, 'quiet code'));
   return row;
 }
 

@@ -8,7 +8,7 @@ import type { Consensus, SpaceStatus } from '../capabilities/consensus.ts';
 import type { Membership } from '../capabilities/membership.ts';
 import type { MetricSample, Monitoring } from '../capabilities/monitoring.ts';
 import type { Resources, ResourceUsage } from '../capabilities/resources.ts';
-import type { Transport, TransportStatus } from '../capabilities/transport.ts';
+import type { Transport } from '../capabilities/transport.ts';
 import type { Trust } from '../capabilities/trust.ts';
 import type { Execution } from '../capabilities/vm.ts';
 import { openAssets } from '../subsystems/assets/index.ts';
@@ -30,6 +30,7 @@ import { termsRecord } from './network-terms.ts';
 import { ownAssets } from './own-assets.ts';
 import { Snapshots } from './snapshots.ts';
 import { spaceMethods } from './space-methods.ts';
+import { type NamedStatus, withPackages } from './transfer-names.ts';
 
 /** Everything that a node is made from. Only `home` is required. */
 export interface NodeConfig {
@@ -88,7 +89,7 @@ export interface NodeStatus {
   readonly totals: Awaited<ReturnType<Assets['totals']>>;
   readonly space: SpaceStatus;
   readonly resources: ResourceUsage;
-  readonly transport: TransportStatus;
+  readonly transport: NamedStatus;
   readonly health: Awaited<ReturnType<MonitoringSubsystem['health']>>;
   readonly extensions: readonly LoadedSummary[];
 }
@@ -332,7 +333,7 @@ export async function openNode(config: NodeConfig): Promise<HostNode> {
         totals,
         space,
         resources: usage,
-        transport: network,
+        transport: await withPackages(network, assets),
         health,
         extensions: extensions.list(),
       };

@@ -12,6 +12,7 @@ import {
   Downloader,
   type DownloadLimits,
   type DownloadReport,
+  Outgoing,
   Shaper,
   sourceOf,
 } from '../subsystems/stoq/content/index.ts';
@@ -38,37 +39,40 @@ export class ContentNode implements AsyncDisposable, Place {
   readonly address: string;
   readonly store: AssetStore;
   readonly channel: Channel;
+  readonly outgoing: Outgoing;
   readonly downloader: Downloader;
   readonly accusations: Accusation[];
 
   static async open(options: ContentNodeOptions): Promise<ContentNode> {
     const { directory, networkId, certified } = options;
     const store = await openAssets({ directory, clock: systemClock });
+    const outgoing = new Outgoing();
     const serving: ContentServing = {
       store: store.exchange,
       served: options.served ?? (() => true),
       admit: () => undefined,
       uploads: new Shaper(options.uploadBytesPerSecond ?? null),
+      outgoing,
     };
     const channel = openChannel({
       ...{ networkId, clock: systemClock, trust: certified.trust },
       ...{ methods: contentMethods(serving), blobs: bulkSource(serving) },
     });
     const { host, port } = await channel.listen('127.0.0.1', 0);
-    return new ContentNode(`${host}:${port}`, certified.node, store, channel, options.limits);
+    return new ContentNode(`${host}:${port}`, certified.node, { store, channel, outgoing }, options.limits);
   }
 
   private constructor(
     address: string,
     node: string,
-    store: AssetStore,
-    channel: Channel,
+    { store, channel, outgoing }: Pick<ContentNode, 'store' | 'channel' | 'outgoing'>,
     limits: Partial<DownloadLimits> | undefined,
   ) {
     this.address = address;
     this.node = node;
     this.store = store;
     this.channel = channel;
+    this.outgoing = outgoing;
     this.accusations = [];
     this.downloader = new Downloader(
       {

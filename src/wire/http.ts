@@ -255,10 +255,15 @@ export interface NodeStatus {
     readonly problem: string | null;
     readonly peers: { readonly known: number; readonly alive: number };
     readonly transfers: readonly {
+      readonly direction: 'in' | 'out';
       readonly blob: Digest;
+      readonly resources: readonly Digest[];
+      /** `scope/name@version` of the resources that this node has a record of. */
+      readonly packages: readonly string[];
       readonly done: number;
       readonly total: number;
-      readonly from: number;
+      readonly bytesPerSecond: number;
+      readonly peers: readonly { readonly node: string; readonly bytes: number; readonly bytesPerSecond: number }[];
     }[];
     readonly resources: { readonly known: number; readonly held: number; readonly underReplicated: number };
     readonly arrivals: number;

@@ -2,7 +2,7 @@ import { Client } from '../../client/index.ts';
 import type { NodeStatus } from '../../wire/http.ts';
 import type { Context, Outcome } from '../command.ts';
 import { findNode } from '../connect.ts';
-import { bytes, count, date, duration, fields } from '../terminal.ts';
+import { bytes, count, date, duration, fields, table } from '../terminal.ts';
 
 export async function status(context: Context): Promise<Outcome> {
   const { home } = (await context.load()).config;
@@ -30,7 +30,8 @@ export async function status(context: Context): Promise<Outcome> {
     Work: `${count(resources.leases, 'operation')} now, ${resources.waiting} waiting`,
     Extensions: state.extensions.map(({ id, version, state: is }) => `${id}@${version} (${is})`).join(', '),
   });
-  return { data: { running: true, http: found.http, ...state }, text };
+  const moving = movingText(state.transport.transfers);
+  return { data: { running: true, http: found.http, ...state }, text: moving === '' ? text : `${text}\n\n${moving}` };
 }
 
 /** State and size of the commitment, and when somebody last asked for labels of it. */
@@ -43,15 +44,40 @@ export function spaceLine({ state, bytes: size, fraction, auditedAtMs }: NodeSta
 /** Nothing for a home that is in a network of its own. */
 function networkFields({ state, addresses, problem, peers, transfers, resources, arrivals }: NodeStatus['transport']) {
   if (state === 'alone') return {};
-  const moving = transfers.map(
-    ({ blob, done, total, from }) =>
-      `${blob.slice(7, 19)} ${bytes(done)} of ${bytes(total)} from ${count(from, 'node')}`,
-  );
+  const arriving = transfers.filter(({ direction }) => direction === 'in').length;
   const short = resources.underReplicated;
   return {
     Listening: problem ?? (addresses.join(', ') || 'no'),
     Peers: `${state}: ${peers.alive} of ${count(peers.known, 'node')} answer${arrivals === 0 ? '' : `, ${count(arrivals, 'record')} to judge`}`,
     Copies: `content of ${resources.held} of ${count(resources.known, 'package')} here${short === 0 ? '' : `, ${short} on too few nodes`}`,
-    Transfers: moving.length === 0 ? 'none' : moving.join('; '),
+    Transfers: transfers.length === 0 ? 'none' : `${arriving} in, ${transfers.length - arriving} out`,
   };
+}
+
+type Transfers = NodeStatus['transport']['transfers'];
+
+/** Of more, the fastest are shown. */
+const SHOWN_MAX = 20;
+
+/** What moves now, fastest first: which way, what, how far, how fast, with whom. */
+export function movingText(transfers: Transfers): string {
+  if (transfers.length === 0) return '';
+  const sorted = transfers.toSorted((a, b) => b.bytesPerSecond - a.bytesPerSecond);
+  const rows = sorted.slice(0, SHOWN_MAX).map((transfer) => {
+    const { direction, done, total, bytesPerSecond, peers } = transfer;
+    const far = direction === 'in' ? `${bytes(done)} of ${bytes(total)}` : `${bytes(done)} given of ${bytes(total)}`;
+    const each = peers.map((peer) => {
+      return `${peer.node.slice(0, 16)}${peers.length > 1 ? ` (${bytes(peer.bytesPerSecond)}/s)` : ''}`;
+    });
+    const whom = each.length === 0 ? 'nobody yet' : each.join(', ');
+    return [direction, what(transfer), far, `${bytes(bytesPerSecond)}/s`, whom];
+  });
+  const more = transfers.length - rows.length;
+  return `${table([['', 'Moving now', 'Bytes', 'Rate', 'With'], ...rows])}${more === 0 ? '' : `\nand ${more} more: --json lists all.`}`;
+}
+
+/** A blob that is in several packages, as a new version often has it, goes by the first. */
+function what({ packages: [name, ...more], blob }: Transfers[number]): string {
+  if (name === undefined) return `blob ${blob.slice(7, 19)}`;
+  return more.length === 0 ? name : `${name} and ${more.length} more`;
 }

@@ -1,6 +1,6 @@
 /** What taking part in a network is made of; loaded when the home enters one. */
 export { openChannel } from './channel/index.ts';
-export { bulkSource, contentMethods, Downloader, Shaper, sourceOf } from './content/index.ts';
+export { bulkSource, contentMethods, Downloader, Outgoing, Shaper, sourceOf } from './content/index.ts';
 export { Directory } from './overlay/directory.ts';
 export { Liveness } from './overlay/liveness.ts';
 export { findNeighbours } from './overlay/neighbours.ts';

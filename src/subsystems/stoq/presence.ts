@@ -20,6 +20,7 @@ import type { Bans } from './bans.ts';
 import type { Book } from './book.ts';
 import type { Channel, ChannelOptions, Method, NodeId } from './channel/index.ts';
 import type { ContentServing, Downloader } from './content/index.ts';
+import type { Outgoing } from './content/outgoing.ts';
 import type { Settings, StoqLent } from './options.ts';
 import type { Directory } from './overlay/directory.ts';
 import type { Liveness } from './overlay/liveness.ts';
@@ -91,6 +92,7 @@ export class Presence implements AsyncDisposable {
   readonly rounds: SyncRounds;
   readonly replication: Replication;
   readonly downloader: Downloader;
+  readonly outgoing: Outgoing;
   readonly access: Access;
   readonly #lent: PresenceLent;
   readonly #settings: Settings;
@@ -108,7 +110,7 @@ export class Presence implements AsyncDisposable {
   #problem: HyperMeshError | null = null;
 
   constructor(lent: PresenceLent, entry: Entry, settings: Settings, loaded: Parts) {
-    const { bulkSource, contentMethods, openChannel, Directory, Downloader, Liveness } = loaded;
+    const { bulkSource, contentMethods, openChannel, Directory, Downloader, Liveness, Outgoing } = loaded;
     const { RecordExchange, Replication, Shaper, SyncRounds, sourceOf } = loaded;
     const { book, bans } = lent;
     const { clock, pace, limits } = settings;
@@ -117,11 +119,13 @@ export class Presence implements AsyncDisposable {
     this.#settings = settings;
     this.#sourceOf = sourceOf;
     this.#seats = lent.seats();
+    this.outgoing = new Outgoing();
     const serving: ContentServing = {
       store: lent.content,
       served: (blob) => book.isShared(blob),
       admit: (blob, to) => this.access.admit(blob, to),
       uploads: new Shaper(limits.uploadBytesPerSecond),
+      outgoing: this.outgoing,
     };
     // Those of the parts below are added: nobody is connected yet.
     const methods = new Map([...(settings.methods ?? []), ...contentMethods(serving)]);

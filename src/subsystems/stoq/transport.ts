@@ -11,7 +11,6 @@ import type {
   PeerInfo,
   Resource,
   SyncSummary,
-  Transfer,
   Transport,
   TransportStatus,
   Verdict,
@@ -23,6 +22,7 @@ import { type Ask, sample } from './ask.ts';
 import { Bans } from './bans.ts';
 import { Book } from './book.ts';
 import type { Connection, NodeId } from './channel/index.ts';
+import { type Fetching, movingNow } from './moving.ts';
 import { type Settings, type StoqLent, type StoqOptions, settingsOf } from './options.ts';
 import { type Entry, openGuestChannel, type Presence, type PresenceLent, preparePresence } from './presence.ts';
 import { firstWorking, patiently } from './reach.ts';
@@ -53,7 +53,7 @@ export class Stoq implements Transport, AsyncDisposable {
   readonly #settings: Settings;
   readonly #arrivals: Arrivals;
   readonly #bans: Bans;
-  readonly #transfers = new Set<Omit<Transfer, 'from'> & { done: number }>();
+  readonly #fetching = new Set<Fetching>();
   #presence: Presence | null = null;
   #changing: Promise<unknown> = Promise.resolve();
 
@@ -199,14 +199,15 @@ export class Stoq implements Transport, AsyncDisposable {
     const presence = this.#presence;
     const others = presence?.directory.others() ?? [];
     const alive = others.filter((node) => presence?.stateOf(node) === 'alive').length;
-    const sources = new Map(presence?.downloader.active().map((figures) => [figures.blob, figures.sources]));
+    const incoming = presence?.downloader.active() ?? [];
+    const outgoing = presence?.outgoing.figures() ?? [];
     return {
       state: presence === null ? 'alone' : alive > 0 ? 'online' : 'offline',
       node: this.node,
       addresses: this.addresses(),
       problem: presence?.problem?.message ?? null,
       peers: { known: others.length, alive },
-      transfers: [...this.#transfers].map((transfer) => ({ ...transfer, from: sources.get(transfer.blob) ?? 0 })),
+      transfers: movingNow(this.#fetching, incoming, outgoing, this.#book),
       resources: {
         ...this.#book.resourceTotals(),
         underReplicated: (await presence?.replication.underReplicated()) ?? 0,
@@ -295,12 +296,12 @@ export class Stoq implements Transport, AsyncDisposable {
         hint: 'Publish the package here, or join the network that has it: hypermesh network join INVITE',
       });
     }
-    const transfer = { blob: blob.digest, done: 0, total: blob.size };
+    const fetching = { resource, blob: blob.digest, done: 0, total: blob.size };
     const access = presence.access.for(resource, options);
     const sources = async (_blob: Digest, { signal }: { readonly signal: AbortSignal }) => {
       return (await presence.sources(resource, signal)).map(access.from);
     };
-    this.#transfers.add(transfer);
+    this.#fetching.add(fetching);
     try {
       await presence.downloader.fetch(
         blob,
@@ -308,7 +309,7 @@ export class Stoq implements Transport, AsyncDisposable {
         {
           signal: options.signal,
           onProgress: (progress) => {
-            transfer.done = progress.done ?? transfer.done;
+            fetching.done = progress.done ?? fetching.done;
             options.onProgress?.({ ...progress, step: 'fetch' });
           },
         },
@@ -316,7 +317,7 @@ export class Stoq implements Transport, AsyncDisposable {
     } catch (error) {
       throw access.told(error);
     } finally {
-      this.#transfers.delete(transfer);
+      this.#fetching.delete(fetching);
     }
     const known = this.#book.get(resource);
     if (known !== null && !known.held && (await this.#isHere(known))) {

@@ -303,6 +303,8 @@ export class BulkServer {
       slabs.lose();
       slabs.lose();
       throw error;
+    } finally {
+      served.end?.();
     }
     slabs.give(slab);
     slabs.give(other);

@@ -27,10 +27,14 @@ export async function* pieces(
   served: ServedBlob,
   { offset, length }: RangeRequest,
 ): AsyncGenerator<Uint8Array, void, undefined> {
-  for (let at = 0; at < length; ) {
-    const piece = await readPiece(served, offset + at, new Uint8Array(Math.min(PIECE_BYTES, length - at)));
-    yield piece;
-    at += piece.length;
+  try {
+    for (let at = 0; at < length; ) {
+      const piece = await readPiece(served, offset + at, new Uint8Array(Math.min(PIECE_BYTES, length - at)));
+      yield piece;
+      at += piece.length;
+    }
+  } finally {
+    served.end?.();
   }
 }
 

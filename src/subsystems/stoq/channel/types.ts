@@ -38,6 +38,8 @@ export interface ServedBlob {
   readonly size: number;
   /** The bytes at `offset`: as many as fit into `into`, or fewer when that is what may leave at once, but never none. */
   read(offset: number, into: Uint8Array): Promise<Uint8Array>;
+  /** Called once when nothing more is read; not where nothing ever was. */
+  end?(): void;
 }
 
 export interface ChannelLimits {

@@ -217,6 +217,17 @@ test('a cancelled download is gone on with, and only the rest is fetched', async
   assert.deepEqual(downloader.active(), []);
 });
 
+test('whoever waits for a download that somebody else began sees how far it is', async (t) => {
+  const { check, downloader } = await home(t);
+  const pool = { sources: async () => [new Node('slow', three, { bytesPerMs: 3_000 })] };
+  const first = downloader.fetch(three.blob, pool);
+  const seen: number[] = [];
+  const second = downloader.fetch(three.blob, pool, { onProgress: ({ done }) => void seen.push(done!) });
+  await Promise.all([first, second]);
+  assert.equal(seen.at(-1), three.bytes.length);
+  await check(three);
+});
+
 const LIES: Readonly<Record<string, { readonly conduct: Conduct; readonly what: Accusation['what'] }>> = {
   'one wrong byte in every shard': {
     conduct: { alter: (bytes) => bytes.with(bytes.length >> 1, bytes[bytes.length >> 1]! ^ 1) },

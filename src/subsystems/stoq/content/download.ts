@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type CallOptions, checkCancelled, orCancelled } from '../../../base/call.ts';
+import { type CallOptions, checkCancelled, orCancelled, type Progress } from '../../../base/call.ts';
 import type { Clock } from '../../../base/clock.ts';
 import { type Digest, digestOf } from '../../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../../base/errors.ts';
@@ -57,6 +57,13 @@ export interface DownloadLent {
   readonly accuse: (accusation: Accusation) => void;
 }
 
+interface Running {
+  readonly done: Promise<DownloadReport>;
+  transfer: Transfer | null;
+  /** Of everybody who waits for it. */
+  readonly watchers: Set<NonNullable<CallOptions['onProgress']>>;
+}
+
 /**
  * Fetches blobs from many nodes at once. Nothing that a node says is believed: the list of shards is checked against what was signed, each shard
  * against the list, the whole against its digest. Whoever lies, is silent or is slow loses its place, and the others finish the work.
@@ -64,7 +71,7 @@ export interface DownloadLent {
 export class Downloader {
   readonly #lent: DownloadLent;
   readonly #limits: DownloadLimits;
-  readonly #running = new Map<Digest, { readonly done: Promise<DownloadReport>; transfer: Transfer | null }>();
+  readonly #running = new Map<Digest, Running>();
   readonly #banned = new Map<NodeId, number>();
 
   constructor(lent: DownloadLent, limits: Partial<DownloadLimits> = {}) {
@@ -73,7 +80,7 @@ export class Downloader {
   }
 
   /**
-   * Brings a blob into the store, durably. Safe to repeat; a second call for a blob that is on its way waits for the first. What came before an
+   * Brings a blob into the store, durably. Safe to repeat; a second call for a blob that is on its way waits for the first, and sees how far it is. What came before an
    * error, a cancellation or a crash is kept for the next call.
    * Errors: `content-unavailable` when nobody reachable gives it, `content-invalid` on a description that cannot be, `blob-mismatch` on one that
    * lies, `limit-exceeded`, `storage-*`, `cancelled`.
@@ -83,14 +90,22 @@ export class Downloader {
       checkCancelled(options.signal);
       const running = this.#running.get(blob.digest);
       if (running === undefined) break;
+      const watcher = options.onProgress;
+      if (watcher !== undefined) running.watchers.add(watcher);
       try {
         return await orCancelled(running.done, options.signal);
       } catch (error) {
         // The other caller gave up; this one did not.
         if (!isCoded(error, 'cancelled')) throw error;
+      } finally {
+        if (watcher !== undefined) running.watchers.delete(watcher);
       }
     }
-    const entry = { done: this.#fetch(blob, pool, options), transfer: null };
+    const watchers = new Set(options.onProgress === undefined ? [] : [options.onProgress]);
+    const onProgress = (progress: Progress) => {
+      for (const watcher of watchers) watcher(progress);
+    };
+    const entry = { done: this.#fetch(blob, pool, { ...options, onProgress }), transfer: null, watchers };
     this.#running.set(blob.digest, entry);
     try {
       return await entry.done;

@@ -171,3 +171,24 @@ test('a source that goes away in the middle is replaced; with none left, the res
   assert.equal(report!.resumed + sum(report!.from), blob.size);
   await holds(peer, blob);
 });
+
+test('who is given what can be seen as long as it moves, over bulk sockets and in small pieces', async (t) => {
+  const seed = await open(t, { uploadBytesPerSecond: 2 * 2 ** 20 });
+  const [peer, other] = [await open(t), await open(t)];
+  const large = await seed.store.put(once(noise(4_000_000, 'seen')));
+  const small = await seed.store.put(once(noise(60_000, 'seen')));
+  assert.deepEqual(seed.outgoing.figures(), []);
+  const fetching = Promise.all([
+    peer.fetch(large, [seed]),
+    other.fetch(large, [seed]).then(() => other.fetch(small, [seed])),
+  ]);
+  const given = (node: string, blob: BlobInfo) =>
+    seed.outgoing.figures().find((of) => of.node === node && of.blob === blob.digest);
+  for (const { node } of [peer, other]) {
+    await until('it moves', () => (given(node, large)?.bytes ?? 0) > 500_000, { everyMs: 5 });
+    assert.ok(given(node, large)!.bytesPerSecond > 0);
+  }
+  await until('the small one', () => given(other.node, small)?.bytes === small.size, { everyMs: 5 });
+  await fetching;
+  await until('nothing moves', () => seed.outgoing.figures().length === 0);
+});

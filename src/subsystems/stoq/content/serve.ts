@@ -12,6 +12,7 @@ import {
   READ_ASK_BYTES_MAX,
 } from '../../../wire/content.ts';
 import type { BulkSource, Method, RemoteNode } from '../channel/types.ts';
+import type { Outgoing } from './outgoing.ts';
 import type { Shaper } from './shaper.ts';
 
 /** What a node needs to give its content to others. */
@@ -23,6 +24,7 @@ export interface ContentServing {
   readonly admit: (blob: Digest, to: RemoteNode) => void;
   /** The limit for everything that leaves; one for the whole node. */
   readonly uploads: Shaper;
+  readonly outgoing: Outgoing;
 }
 
 /** Of a piece: a small range is sent together with its neighbours. */
@@ -57,12 +59,16 @@ export function bulkSource(serving: ContentServing): BulkSource {
       serving.admit(blob, from);
       const size = (await serving.store.stat(blob))?.size ?? (await serving.store.shardList(blob))?.size;
       if (size === undefined) return null;
+      let giving: ReturnType<Outgoing['begin']> | undefined;
       return {
         size,
+        end: () => giving?.end(),
         async read(offset, into) {
+          giving ??= serving.outgoing.begin(blob, from);
           const piece = into.subarray(0, serving.uploads.pieceBytes);
           await serving.uploads.pass(from.node ?? from.address, piece.length);
           await serving.store.readHeld(blob, offset, piece);
+          giving.gave(piece.length);
           return piece;
         },
       };
@@ -90,7 +96,7 @@ async function shards(serving: ContentServing, body: Uint8Array, from: RemoteNod
 
 /** The ranges one after the other, small ones gathered. The channel may keep a piece for as long as its window is closed, so each is a buffer of its own. */
 async function* read(
-  { store, uploads }: ContentServing,
+  { store, uploads, outgoing }: ContentServing,
   ranges: readonly BlobRange[],
   from: RemoteNode,
   signal: AbortSignal,
@@ -100,17 +106,23 @@ async function* read(
   let piece = fresh();
   let filled = 0;
   for (const { blob, offset, length } of ranges) {
-    for (let at = 0; at < length; ) {
-      const part = piece.subarray(filled, filled + length - at);
-      await store.readHeld(blob, offset + at, part);
-      at += part.length;
-      filled += part.length;
-      if (filled < piece.length) continue;
-      await uploads.pass(from.node ?? from.address, filled, signal);
-      yield piece;
-      left -= filled;
-      piece = fresh();
-      filled = 0;
+    const giving = outgoing.begin(blob, from);
+    try {
+      for (let at = 0; at < length; ) {
+        const part = piece.subarray(filled, filled + length - at);
+        await store.readHeld(blob, offset + at, part);
+        at += part.length;
+        filled += part.length;
+        giving.gave(part.length);
+        if (filled < piece.length) continue;
+        await uploads.pass(from.node ?? from.address, filled, signal);
+        yield piece;
+        left -= filled;
+        piece = fresh();
+        filled = 0;
+      }
+    } finally {
+      giving.end();
     }
   }
 }

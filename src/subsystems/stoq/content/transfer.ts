@@ -24,7 +24,14 @@ export interface TransferFigures {
   readonly size: number;
   readonly bytes: number;
   readonly bytesPerSecond: number;
-  readonly sources: number;
+  /** Those that are asked at the moment, with what counts of what they sent. */
+  readonly sources: readonly SourceFigures[];
+}
+
+export interface SourceFigures {
+  readonly node: NodeId;
+  readonly bytes: number;
+  readonly bytesPerSecond: number;
 }
 
 export interface TransferLent {
@@ -129,7 +136,10 @@ export class Transfer {
       sources: this.#peers
         .values()
         .filter(({ tasks }) => tasks.size > 0)
-        .toArray().length,
+        .map(({ source: { node }, speed }) => {
+          return { node, bytes: this.#from.get(node) ?? 0, bytesPerSecond: Math.round((speed ?? 0) * 1_000) };
+        })
+        .toArray(),
     };
   }
 
@@ -509,7 +519,7 @@ export class Transfer {
 
   #report(): void {
     const { bytes, size, sources } = this.figures();
-    const note = `from ${sources} ${sources === 1 ? 'node' : 'nodes'}`;
+    const note = `from ${sources.length} ${sources.length === 1 ? 'node' : 'nodes'}`;
     this.#options.onProgress?.({ step: 'fetch', done: bytes, total: size, unit: 'bytes', note });
   }
 
