@@ -28,7 +28,7 @@ export interface ApiNode {
     | 'commitSpace'
   >;
   readonly membership: Membership;
-  readonly transport: Pick<HostNode['transport'], 'peers' | 'discoverPeers' | 'forgive'>;
+  readonly transport: Pick<HostNode['transport'], 'peers' | 'discoverPeers' | 'bans' | 'ban' | 'forgive'>;
   readonly vm: Pick<
     HostNode['vm'],
     'runtimes' | 'addRuntime' | 'removeRuntime' | 'exportRuntime' | 'grants' | 'grant' | 'revoke'

@@ -1,4 +1,5 @@
-import { forgiveRequest, packagePath, rangeQuery, syncRequest } from '../wire/http.ts';
+import { base64 } from '../base/bytes.ts';
+import { type BanWithEvidence, banPath, forgiveRequest, packagePath, rangeQuery, syncRequest } from '../wire/http.ts';
 import { type AnyRoute, refOf, route } from './route.ts';
 
 export const peerRoutes: readonly AnyRoute[] = [
@@ -17,6 +18,24 @@ export const peerRoutes: readonly AnyRoute[] = [
     body: syncRequest,
     long: true,
     handle: (_input, { node, ...options }) => node.transport.discoverPeers(options),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/peers/bans',
+    summary: 'The nodes that this one does not speak to: why, since when, and how much evidence there is.',
+    access: 'read',
+    handle: (_input, { node }) => node.transport.bans(),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/peers/bans/:node',
+    summary: 'One ban with its evidence in base64, at most 64 KiB of it.',
+    access: 'read',
+    params: banPath,
+    async handle({ params }, { node }): Promise<BanWithEvidence> {
+      const { evidence, ...ban } = await node.transport.ban(params.node);
+      return { ...ban, evidence: base64(evidence) };
+    },
   }),
   route({
     method: 'POST',

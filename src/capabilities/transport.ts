@@ -36,8 +36,18 @@ export interface PeerInfo {
   readonly rttMs: number | null;
   readonly bytesIn: number;
   readonly bytesOut: number;
-  /** Why it was banned. */
+  /** Why it was banned, and when. */
   readonly reason: string | null;
+  readonly bannedAtMs: number | null;
+}
+
+/** A node that this one does not speak to, until its owner forgives it or the home leaves the network. */
+export interface Ban {
+  readonly node: string;
+  readonly reason: string;
+  readonly bannedAtMs: number;
+  /** Of the evidence, as much as is kept. */
+  readonly evidenceBytes: number;
 }
 
 /** One blob on its way here, or to one other node. */

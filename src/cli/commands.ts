@@ -470,6 +470,13 @@ export const COMMANDS: readonly CommandSpec[] = [
       (await import('./commands/peers.ts')).peers(context, options),
   },
   {
+    name: 'peers bans',
+    summary: 'List the nodes that this one does not speak to, and why; of one of them, show the evidence.',
+    args: '[node]',
+    example: 'hypermesh peers bans 2f5bb5f96e884670367300a00065de4ac999cac322bd864187092bc37e64f0d6',
+    run: async (context, node?: string) => (await import('./commands/peers.ts')).bans(context, node),
+  },
+  {
     name: 'peers forgive',
     summary: 'Speak to a banned node again.',
     args: '<node>',

@@ -108,6 +108,7 @@ test('what is wrong in an argument is said before a node is needed', async () =>
     [['state', 'import', '.'], 2, /is a folder/],
     [['cert', 'revoke', 'abc'], 2, /a fingerprint of 64 hex digits, but got "abc"/],
     [['peers', 'forgive', 'abc'], 2, /a node of 64 hex digits/],
+    [['peers', 'bans', 'abc'], 2, /a node of 64 hex digits/],
     [['network', 'remove', 'abc'], 2, /a node of 64 hex digits/],
     [['network', 'validators', 'add', 'abc'], 2, /a node of 64 hex digits/],
     [['runtime', 'remove', 'cobol'], 2, /"cobol" .* julia, python/],

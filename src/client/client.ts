@@ -21,13 +21,14 @@ import type {
   SequencerInfo,
 } from '../capabilities/membership.ts';
 import type { Event, MetricSample } from '../capabilities/monitoring.ts';
-import type { Distribution, PeerInfo, SyncSummary } from '../capabilities/transport.ts';
+import type { Ban, Distribution, PeerInfo, SyncSummary } from '../capabilities/transport.ts';
 import type { CertificateInfo } from '../capabilities/trust.ts';
 import type { RuntimeStatus } from '../capabilities/vm.ts';
 import type { Catalog, CatalogRun, InstallResult, PublishResult, VerifyResult } from '../catalog/api.ts';
 import type { Bundle } from '../wire/bundle.ts';
 import type { Grant } from '../wire/grants.ts';
 import {
+  type BanWithEvidence,
   type ChangeValidatorsRequest,
   type CreateNetworkRequest,
   type ForgiveRequest,
@@ -276,6 +277,14 @@ export class Client {
 
   discoverPeers(options?: CallOptions): Promise<readonly PeerInfo[]> {
     return this.#long('/v1/peers/discover', {}, options);
+  }
+
+  bans(options?: CallOptions): Promise<readonly Ban[]> {
+    return this.#get('/v1/peers/bans', {}, options);
+  }
+
+  ban(node: string, options?: CallOptions): Promise<BanWithEvidence> {
+    return this.#get(`/v1/peers/bans/${node}`, {}, options);
   }
 
   forgive(request: ForgiveRequest, options?: CallOptions): Promise<{ readonly node: string }> {

@@ -219,7 +219,7 @@ function showPeers(peers) {
 }
 
 /** @param {PeerInfo} peer */
-function peerText({ node, state, addresses, rttMs, bytesIn, bytesOut, seenAtMs, reason }) {
+function peerText({ node, state, addresses, rttMs, bytesIn, bytesOut, seenAtMs, reason, bannedAtMs }) {
   const seen = state === 'away' && seenAtMs !== null ? [`seen ${new Date(seenAtMs).toLocaleString()}`] : [];
   const open = rttMs === null ? [] : [`${rttMs.toFixed(1)} ms`];
   const traffic = bytesIn + bytesOut === 0 ? [] : [`${bytes(bytesIn)} in, ${bytes(bytesOut)} out`];
@@ -228,7 +228,7 @@ function peerText({ node, state, addresses, rttMs, bytesIn, bytesOut, seenAtMs, 
     node,
     state: state === 'self' ? 'this node' : state,
     facts: [...where, ...open, ...traffic, ...seen].join(' · '),
-    reason,
+    reason: bannedAtMs === null ? reason : `since ${new Date(bannedAtMs).toLocaleString()}: ${reason}`,
   };
 }
 

@@ -8,7 +8,7 @@ import type { Consensus, SpaceStatus } from '../capabilities/consensus.ts';
 import type { Membership } from '../capabilities/membership.ts';
 import type { MetricSample, Monitoring } from '../capabilities/monitoring.ts';
 import type { Resources, ResourceUsage } from '../capabilities/resources.ts';
-import type { Transport } from '../capabilities/transport.ts';
+import type { Ban, Transport } from '../capabilities/transport.ts';
 import type { Trust } from '../capabilities/trust.ts';
 import type { Execution } from '../capabilities/vm.ts';
 import { openAssets } from '../subsystems/assets/index.ts';
@@ -99,6 +99,9 @@ export interface NodeMonitoring extends Monitoring, Pick<MonitoringSubsystem, 'f
 
 /** STOQ as the node's owner has it: the capability, and what only the owner may. */
 export interface OwnedTransport extends Transport {
+  bans(): Promise<readonly Ban[]>;
+  /** Errors: `usage` when no banned node has that id. */
+  ban(node: string): Promise<Ban & { readonly evidence: Uint8Array }>;
   /** Errors: `usage` when no banned node has that id. */
   forgive(node: string): Promise<void>;
 }

@@ -182,6 +182,7 @@ export const syncRequest = z.strictObject({});
 export const forgiveRequest = z.strictObject({
   node: hex32,
 });
+export const banPath = z.strictObject({ node: hex32 });
 export const runtimePath = z.strictObject({ kind: z.enum(['wasm', 'julia', 'python', 'container', 'vm']) });
 /** Where the image of a language comes from: a package of the catalog, or a layer that was sent; packages of the distribution when absent. */
 export const runtimeRequest = z.union([z.strictObject({}), z.strictObject({ ref }), z.strictObject({ layer: digest })]);
@@ -270,6 +271,16 @@ export interface NodeStatus {
   };
   readonly memory: { readonly residentBytes: number; readonly heapBytes: number };
   readonly extensions: readonly { readonly id: string; readonly version: string; readonly state: string }[];
+}
+
+/** The answer of `GET /v1/peers/bans/NODE`. */
+export interface BanWithEvidence {
+  readonly node: string;
+  readonly reason: string;
+  readonly bannedAtMs: number;
+  readonly evidenceBytes: number;
+  /** Base64. */
+  readonly evidence: string;
 }
 
 /** A problem document (RFC 9457) as the API sends it: our members, and the standard ones. */

@@ -4,10 +4,9 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
 import { after, before, describe, it } from 'node:test';
 import { base64 } from '../../src/base/bytes.ts';
-import type { PeerInfo } from '../../src/capabilities/transport.ts';
+import type { Ban, PeerInfo } from '../../src/capabilities/transport.ts';
 import type { CatalogExtension } from '../../src/catalog/extension.ts';
 import { HyperMesh } from '../../src/index.ts';
 import { freePort } from '../../src/testing/free-port.ts';
@@ -101,11 +100,9 @@ async function liarAsSeen(): Promise<PeerInfo> {
 async function assertBanned(why: RegExp): Promise<void> {
   await until(`banned for ${why}`, async () => (await liarAsSeen()).state === 'banned');
   assert.match((await liarAsSeen()).reason ?? '', why);
-  using book = new DatabaseSync(join(user.node.home.directory, 'stoq', 'stoq.db'), { readOnly: true });
-  const { evidence } = book.prepare('SELECT evidence FROM bans WHERE node = ?').get(liar.id) as {
-    evidence: Uint8Array;
-  };
+  const { evidence, bannedAtMs } = await user.node.transport.ban(liar.id);
   assert.ok(evidence.length > 0);
+  assert.equal((await liarAsSeen()).bannedAtMs, bannedAtMs);
   await user.node.transport.forgive(liar.id);
   await until('it is spoken to again', async () => (await liarAsSeen()).state === 'alive');
 }
@@ -147,6 +144,26 @@ describe('a member that lies about records', () => {
     const altered = { ...bundle, endorsement: { ...bundle.endorsement, votes } };
     await order({ tell: [base64(encodeBundle(altered))], collection: 'records', to: userId });
     await assertBanned(/breaks the rules/);
+  });
+
+  it('is shown to the owner of the node, with what it handed over, and forgiven by him', async () => {
+    const bytes = randomBytes(100);
+    // It may have met one of the lies that were meant for the user.
+    await honest.run('peers', 'forgive', liar.id);
+    const as = [`sha256:${randomBytes(32).toString('hex')}`] as const;
+    await order({ tell: [base64(bytes)], as, collection: 'records', to: honest.id });
+    type Bans = { bans: Ban[] };
+    await until('it is banned', async () => (await honest.json<Bans>(['peers', 'bans'])).bans.length > 0);
+    const [ban] = (await honest.json<Bans>(['peers', 'bans'])).bans;
+    assert.deepEqual([ban!.node, ban!.evidenceBytes], [liar.id, 100]);
+    assert.match(ban!.reason, /handed over/);
+    const whole = await honest.json<Ban & { evidence: string }>(['peers', 'bans', liar.id]);
+    assert.deepEqual(whole, { ...ban, evidence: base64(bytes) });
+    const { stdout } = await honest.run('peers', 'bans', liar.id);
+    assert.match(stdout, new RegExp(`${bytes.toString('hex').slice(0, 64)}\n`));
+    await assert.rejects(honest.json(['peers', 'bans', userId]), /No banned node has the id/);
+    await honest.json(['peers', 'forgive', liar.id]);
+    assert.deepEqual(await honest.json(['peers', 'bans']), { bans: [] });
   });
 
   it('hands over something else than it told of: loses its place', async () => {

@@ -1,5 +1,6 @@
+import { fromBase64, fromUtf8, hex } from '../../base/bytes.ts';
 import type { Context, Outcome } from '../command.ts';
-import { bytes, count, date, table } from '../terminal.ts';
+import { bytes, count, date, fields, table } from '../terminal.ts';
 import { hexId } from './trust.ts';
 
 export async function peers(context: Context, options: { readonly discover?: boolean }): Promise<Outcome> {
@@ -12,13 +13,50 @@ export async function peers(context: Context, options: { readonly discover?: boo
     peer.addresses.join(' '),
     peer.rttMs === null ? '' : `${peer.rttMs.toFixed(1)} ms`,
     `${bytes(peer.bytesIn)} in, ${bytes(peer.bytesOut)} out`,
-    peer.reason ?? (peer.seenAtMs === null ? '' : `seen ${date(peer.seenAtMs)}`),
+    peer.bannedAtMs === null
+      ? peer.seenAtMs === null
+        ? ''
+        : `seen ${date(peer.seenAtMs)}`
+      : `since ${date(peer.bannedAtMs)}: ${peer.reason ?? ''}`,
   ]);
   const text =
     list.length === 0
       ? 'This home is in no network with other nodes.\nMake one: hypermesh network create\nJoin one: hypermesh network join INVITE'
       : table([['Node', 'State', 'Address', 'Round trip', 'Traffic', ''], ...rows]);
   return { data: { peers: list }, text };
+}
+
+const UNTIL = 'you forgive it (`hypermesh peers forgive NODE`), or this home leaves the network';
+
+/** Who is not spoken to; of one node also what shows that this is right. */
+export async function bans(context: Context, node: string | undefined): Promise<Outcome> {
+  if (node !== undefined) {
+    hexId(node, 'a node', '`hypermesh peers bans` lists those that are banned.');
+    const ban = await context.withNode((client) => client.ban(node, context));
+    const { reason, bannedAtMs, evidenceBytes, evidence } = ban;
+    const head = fields({ Node: node, Why: reason, Since: date(bannedAtMs), Until: UNTIL });
+    return { data: ban, text: `${head}\n\nEvidence, ${bytes(evidenceBytes)}:\n${shown(fromBase64(evidence))}` };
+  }
+  const list = await context.withNode((client) => client.bans(context));
+  const rows = list.map((ban) => [ban.node, date(ban.bannedAtMs), bytes(ban.evidenceBytes), ban.reason]);
+  const text =
+    list.length === 0
+      ? 'No node is banned.'
+      : `${table([['Node', 'Since', 'Evidence', 'Why'], ...rows])}\nEach until ${UNTIL}.`;
+  return { data: { bans: list }, text };
+}
+
+/** Of evidence, for a terminal. */
+const SHOWN_BYTES_MAX = 1_024;
+
+/** Text as it is, other bytes as hexadecimal digits. */
+function shown(evidence: Uint8Array): string {
+  const first = evidence.subarray(0, SHOWN_BYTES_MAX);
+  const more = evidence.length > first.length ? `\n… --json has all of it, in base64.` : '';
+  const isText = first.every((byte) => byte === 0x0a || byte === 0x09 || (byte >= 0x20 && byte < 0x7f));
+  if (isText) return `  ${fromUtf8(first).replaceAll('\n', '\n  ')}${more}`;
+  const lines = hex(first).match(/.{1,64}/g) ?? [];
+  return `  ${lines.join('\n  ')}${more}`;
 }
 
 export async function forgive(context: Context, node: string): Promise<Outcome> {

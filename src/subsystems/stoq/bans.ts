@@ -1,11 +1,12 @@
 import { utf8 } from '../../base/bytes.ts';
+import type { Ban } from '../../capabilities/transport.ts';
 import type { Book } from './book.ts';
 import type { NodeId } from './channel/index.ts';
 
 /** Nodes that this one does not speak to, and why: in memory what the book keeps, with the evidence. */
 export class Bans {
   readonly #book: Book;
-  #reasons!: ReadonlyMap<NodeId, string>;
+  #bans!: ReadonlyMap<NodeId, Ban>;
 
   constructor(book: Book) {
     this.#book = book;
@@ -14,19 +15,25 @@ export class Bans {
 
   /** The book was changed. */
   reload(): void {
-    this.#reasons = new Map(this.#book.bans().map(({ node, why }) => [node, why]));
+    this.#bans = new Map(this.#book.bans().map((ban) => [ban.node, ban]));
   }
 
-  nodes(): Iterable<NodeId> {
-    return this.#reasons.keys();
+  /** Oldest first. */
+  all(): readonly Ban[] {
+    return [...this.#bans.values()];
+  }
+
+  /** Kept until it is forgiven; null for a node that is not banned. */
+  evidence(node: NodeId): Uint8Array | null {
+    return this.#book.evidence(node);
   }
 
   has(node: NodeId): boolean {
-    return this.#reasons.has(node);
+    return this.#bans.has(node);
   }
 
-  reason(node: NodeId): string | null {
-    return this.#reasons.get(node) ?? null;
+  get(node: NodeId): Ban | null {
+    return this.#bans.get(node) ?? null;
   }
 
   add(node: NodeId, why: string, evidence: Uint8Array | string, atMs: number): void {

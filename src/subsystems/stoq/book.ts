@@ -4,7 +4,7 @@ import { fromHex } from '../../base/bytes.ts';
 import { type Digest, digestHex } from '../../base/digest.ts';
 import { canonicalJson } from '../../base/json.ts';
 import { openSqlite, type SqliteStore } from '../../base/sqlite.ts';
-import type { Resource } from '../../capabilities/transport.ts';
+import type { Ban, Resource } from '../../capabilities/transport.ts';
 import { digest } from '../../wire/fields.ts';
 import type { NodeId } from './channel/index.ts';
 import type { KeptResource, ResourceBook, ResourceLine } from './replication.ts';
@@ -19,12 +19,6 @@ export interface StoredRecord {
   readonly bytes: Uint8Array | null;
   /** The node that handed it over; null for this node's own. */
   readonly from: NodeId | null;
-}
-
-export interface Ban {
-  readonly node: NodeId;
-  readonly why: string;
-  readonly atMs: number;
 }
 
 const MIGRATIONS = [
@@ -144,11 +138,13 @@ export class Book implements ResourceBook, AsyncDisposable {
   }
 
   bans(): Ban[] {
-    return (this.#sql.bans.all() as { node: string; why: string; at_ms: number }[]).map(({ node, why, at_ms }) => ({
-      node,
-      why,
-      atMs: at_ms,
-    }));
+    return this.#sql.bans.all() as unknown as Ban[];
+  }
+
+  /** What shows that a ban is right, at most {@link EVIDENCE_BYTES_MAX}; null when there is none. */
+  evidence(node: NodeId): Uint8Array | null {
+    const row = this.#sql.evidence.get(node) as { evidence: Uint8Array } | undefined;
+    return row?.evidence ?? null;
   }
 
   /** Whether it was banned. */
@@ -287,7 +283,10 @@ function statements(raw: SqliteStore['raw']) {
     ),
     forgetNode: raw.prepare('DELETE FROM nodes WHERE node = ?'),
     ban: raw.prepare('INSERT INTO bans (node, why, evidence, at_ms) VALUES (?, ?, ?, ?) ON CONFLICT (node) DO NOTHING'),
-    bans: raw.prepare('SELECT node, why, at_ms FROM bans ORDER BY at_ms'),
+    bans: raw.prepare(
+      `SELECT node, why AS reason, at_ms AS bannedAtMs, length(evidence) AS evidenceBytes FROM bans ORDER BY at_ms`,
+    ),
+    evidence: raw.prepare('SELECT evidence FROM bans WHERE node = ?'),
     forgive: raw.prepare('DELETE FROM bans WHERE node = ?'),
     record: raw.prepare('SELECT id, state, bytes, from_node FROM records WHERE id = ?'),
     // SQLite sorts them and writes them into one text: as rows they would take seven times as long.

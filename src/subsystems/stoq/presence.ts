@@ -265,7 +265,11 @@ export class Presence implements AsyncDisposable {
 
   peers(): readonly PeerInfo[] {
     const { node: self, bans } = this.#lent;
-    const ids = new Set([self, ...[...this.directory.nodes()].map(({ node }) => node), ...bans.nodes()]);
+    const ids = new Set([
+      self,
+      ...[...this.directory.nodes()].map(({ node }) => node),
+      ...bans.all().map(({ node }) => node),
+    ]);
     const connections = this.channel.connections();
     for (const { remote } of connections) if (remote.node !== null) ids.add(remote.node);
     return [...ids].map((node): PeerInfo => {
@@ -278,7 +282,8 @@ export class Presence implements AsyncDisposable {
         rttMs: open.find(({ rttMs }) => rttMs !== null)?.rttMs ?? null,
         bytesIn: open.reduce((sum, { bytesIn }) => sum + bytesIn, 0),
         bytesOut: open.reduce((sum, { bytesOut }) => sum + bytesOut, 0),
-        reason: bans.reason(node),
+        reason: bans.get(node)?.reason ?? null,
+        bannedAtMs: bans.get(node)?.bannedAtMs ?? null,
       };
     });
   }

@@ -45,7 +45,7 @@ export class Reach {
   async connected(to: NodeId, { signal }: Pick<AskOptions, 'signal'>): Promise<Connection> {
     const { bans, clock, addressesOf } = this.#options;
     if (bans.has(to)) {
-      throw new HyperMeshError('peer-unreachable', `${to.slice(0, 12)} is banned: ${bans.reason(to)}.`, {
+      throw new HyperMeshError('peer-unreachable', `${to.slice(0, 12)} is banned: ${bans.get(to)?.reason}.`, {
         hint: `Let it in again, if that was a mistake: hypermesh peers forgive ${to}`,
       });
     }

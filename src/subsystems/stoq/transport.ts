@@ -6,6 +6,7 @@ import type { BlobInfo } from '../../capabilities/assets.ts';
 import type { BlobDescription } from '../../capabilities/content.ts';
 import type {
   Arrival,
+  Ban,
   ContentUse,
   Distribution,
   PeerInfo,
@@ -183,13 +184,21 @@ export class Stoq implements Transport, AsyncDisposable {
     this.#presence?.reach.disconnect(node);
   }
 
+  /** Who is not spoken to, and since when; the oldest ban first. */
+  async bans(): Promise<readonly Ban[]> {
+    return this.#bans.all();
+  }
+
+  /** One ban with what shows that it is right, at most 64 KiB: what that node sent, or what it should have sent. Errors: `usage` when no banned node has that id. */
+  async ban(node: NodeId): Promise<Ban & { readonly evidence: Uint8Array }> {
+    const [ban, evidence] = [this.#bans.get(node), this.#bans.evidence(node)];
+    if (ban === null || evidence === null) throw notBanned(node);
+    return { ...ban, evidence };
+  }
+
   /** Errors: `usage` when no banned node has that id. */
   async forgive(node: NodeId): Promise<void> {
-    if (!this.#bans.remove(node)) {
-      throw new HyperMeshError('usage', `No banned node has the id ${node.slice(0, 64)}.`, {
-        hint: '`hypermesh peers` lists those that are.',
-      });
-    }
+    if (!this.#bans.remove(node)) throw notBanned(node);
     this.#presence?.forgiven(node);
   }
 
@@ -432,4 +441,10 @@ export class Stoq implements Transport, AsyncDisposable {
     this.#changing = done.catch(() => undefined);
     return done;
   }
+}
+
+function notBanned(node: NodeId): HyperMeshError {
+  return new HyperMeshError('usage', `No banned node has the id ${node.slice(0, 64)}.`, {
+    hint: '`hypermesh peers bans` lists those that are.',
+  });
 }

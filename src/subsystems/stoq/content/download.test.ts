@@ -219,7 +219,8 @@ test('a cancelled download is gone on with, and only the rest is fetched', async
 
 test('whoever waits for a download that somebody else began sees how far it is', async (t) => {
   const { check, downloader } = await home(t);
-  const pool = { sources: async () => [new Node('slow', three, { bytesPerMs: 3_000 })] };
+  const slow = new Node('slow', three, { bytesPerMs: 3_000 });
+  const pool = { sources: async () => [slow] };
   const first = downloader.fetch(three.blob, pool);
   const seen: number[] = [];
   const second = downloader.fetch(three.blob, pool, { onProgress: ({ done }) => void seen.push(done!) });
