@@ -1,3 +1,4 @@
+import { base64, utf8 } from '../../src/base/bytes.ts';
 import type { Digest } from '../../src/base/digest.ts';
 import { HyperMeshError, isCoded } from '../../src/base/errors.ts';
 import type { Json } from '../../src/base/json.ts';
@@ -18,9 +19,18 @@ import { QUICK_PACE } from './mesh.ts';
 export type LiarOrder =
   | { readonly behave: Behaviour }
   | { readonly equivocate: { readonly subjects: readonly Digest[]; readonly refs: readonly string[] } }
-  | { readonly submit: Submission; readonly to: string };
+  | { readonly submit: Submission; readonly to: string }
+  /** Puts nonsense into the engine in the home of that validator, until it is refused. */
+  | { readonly flood: string };
+
+export interface Flood {
+  readonly taken: number;
+  /** How the last of it was refused. */
+  readonly refusal: { readonly code: string; readonly details?: Readonly<Record<string, unknown>> | undefined };
+}
 
 const ASK_MS = 60_000;
+const FLOODS_AT_ONCE = 16;
 const [home] = process.argv.slice(2) as [string];
 const liar = new Liar();
 let methods = new Map<string, Method>();
@@ -62,12 +72,32 @@ const ask: SeatAsk = async (validator, method, body, { signal, timeoutMs = ASK_M
   return decodeBody(await transport.ask(seat.node, method, request, { replyBytesMax: 2 ** 22, timeoutMs, signal }));
 };
 
+async function flood(host: string): Promise<Flood> {
+  const { networkId } = await node.consensus.genesis();
+  let taken = 0;
+  for (let round = 0; ; round += 1) {
+    const entries = Array.from({ length: FLOODS_AT_ONCE }, (_, at) =>
+      base64(utf8(JSON.stringify([process.pid, round, at]))),
+    );
+    const asked = await Promise.allSettled(
+      entries.map((entry) => ask(host, 'sequence/append', { log: `${networkId.slice(7)}-0`, entry })),
+    );
+    taken += asked.filter(({ status }) => status === 'fulfilled').length;
+    for (const one of asked) {
+      if (one.status === 'fulfilled') continue;
+      if (!isCoded(one.reason, 'quota-exceeded')) throw one.reason;
+      return { taken, refusal: { code: one.reason.code, details: one.reason.details } };
+    }
+  }
+}
+
 async function obey(order: LiarOrder): Promise<unknown> {
   if ('behave' in order) {
     liar.behaviour = order.behave;
     return null;
   }
   if ('equivocate' in order) return liar.equivocate(order.equivocate.subjects, order.equivocate.refs, ask);
+  if ('flood' in order) return flood(order.flood);
   const { proofs, order: signed } = order.submit;
   return ask(order.to, 'committee/vote', { proofs, order: signed, fast: false } as unknown as Json);
 }

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { Auditor, type AuditReport } from '../../src/audit/auditor.ts';
-import { fromUtf8 } from '../../src/base/bytes.ts';
+import { base64 } from '../../src/base/bytes.ts';
 import { signatureCheck } from '../../src/subsystems/trustchain/index.ts';
 
 /** Everything that validators and publishers signed and a home has on its disk: certificates, heads, epochs, and the entries of the order. */
@@ -11,13 +11,19 @@ function* signedOf(home: string): Iterable<unknown> {
     ['genesis', 'document'],
     ['epochs', 'document'],
     ['certificates', 'certificate'],
-    ['log_certificates', 'document'],
-    ['log_entries', 'entry'],
   ]) {
-    for (const row of database.prepare(`SELECT ${column} AS text FROM ${table}`).all()) {
-      const { text } = row as { text: string | Uint8Array };
-      yield JSON.parse(typeof text === 'string' ? text : fromUtf8(text));
-    }
+    for (const row of database.prepare(`SELECT ${column} AS text FROM ${table}`).all())
+      yield JSON.parse((row as { text: string }).text);
+  }
+  let last = 0;
+  for (const row of database.prepare('SELECT position, document FROM log_certificates ORDER BY position').all()) {
+    const { position, document } = row as { position: number; document: string };
+    const rows = database
+      .prepare('SELECT entry FROM log_entries WHERE position > ? AND position <= ? ORDER BY position')
+      .all(last, position) as { entry: Uint8Array }[];
+    // As validators hand them to each other: the auditor follows the chain.
+    yield { certificate: JSON.parse(document), entries: rows.map(({ entry }) => base64(entry)) };
+    last = position;
   }
 }
 

@@ -13,7 +13,7 @@ const SUBMISSIONS_EACH_MAX = 4;
 /** What one member may bring into the order: some four entries a second, more than it can prove operations. */
 const OF_MEMBER = { entriesMax: 240, bytesMax: 8 * 2 ** 20, runningMax: 8, heldMs: 60_000 };
 /** What all of them may: half of what the engine takes of one validator, so that as much is left for its own. */
-const OF_ALL = { entriesMax: 512, bytesMax: 8 * 2 ** 20, runningMax: 512, heldMs: 10_000 };
+const OF_ALL = { entriesMax: 256, bytesMax: 4 * 2 ** 20, runningMax: 256, heldMs: 10_000 };
 
 type Handler<M extends CommitteeMethod> = (
   identity: string,

@@ -291,7 +291,7 @@ export function checkOperation(draft: Pick<Draft, 'get'>, operation: Operation):
   if (isSuspended(draft, identity)) {
     refuse(
       'not-permitted',
-      'This identity signed two orders that contradict each other; it can publish again in the next epoch.',
+      'This identity signed two things that contradict each other; it can publish again in the next epoch.',
     );
   }
   if (kind !== 'publish') return;

@@ -670,3 +670,33 @@ test('an engine that keeps back just the entry which moves away from it is left 
   await network.agreed([1, 2, 3]);
   assert.deepEqual([network.ledgers[3]!.engine().moves, network.ledgers[3]!.ownerOf('before')], [1, ada.keyId]);
 });
+
+test('a validator that floods the engine in another home has so much in it and no more, and is told when; the others go on meanwhile', async () => {
+  await using network = new Network();
+  for (const at of [0, 1, 2]) network.open(at);
+  const log = `${network.make.networkId.slice(7)}-0`;
+  const append = (by: number, entry: Uint8Array) =>
+    network.orders[0]!.answer('sequence/append', accounts[by]!.keyId, { log, entry: base64(entry) });
+  const flood = await Promise.allSettled(
+    Array.from({ length: 600 }, (_, at) => append(3, utf8(`not even an entry ${at}`))),
+  );
+  const refused = flood.flatMap((one) => (one.status === 'rejected' ? [one.reason as unknown] : []));
+  assert.equal(refused.length, 600 - 512);
+  for (const error of refused) {
+    assert.ok(isCoded(error, 'quota-exceeded') && (error.details?.['retryInMs'] as number) <= 10_000, String(error));
+  }
+  const outcomes = await Promise.all(
+    [1, 2].map((at) => network.orders[at]!.submit(network.claim(accounts[at]!, `honest-${at}`))),
+  );
+  assert.deepEqual(
+    outcomes.map(({ outcome }) => outcome),
+    [null, null],
+  );
+  // Bytes count as well, of whoever brings them.
+  const large = Array.from({ length: 17 }, (_, at) => utf8(`${at} `.padEnd(512 * 2 ** 10, 'x')));
+  const taken = await Promise.allSettled(large.map((entry) => append(0, entry)));
+  assert.deepEqual(
+    taken.map(({ status }) => status === 'fulfilled'),
+    large.map((_, at) => at < 16),
+  );
+});

@@ -16,6 +16,7 @@ import {
 } from '../../../wire/entry.ts';
 import { quorumOf } from '../../../wire/genesis.ts';
 import { decodeOrderRequest, type OrderMethod, type OrderRequest } from '../../../wire/order.ts';
+import { Allowance } from './allowance.ts';
 import { type MoveApproval, MoveApprovals } from './approvals.ts';
 import { EmbeddedSequencer } from './embedded.ts';
 import type { EtcdAccess } from './etcd-client.ts';
@@ -58,6 +59,11 @@ export interface MoveOptions extends CallOptions {
 }
 
 const ASK_MS = 15_000;
+/**
+ * What one validator may have in the engine of this home: what four certificates cover, so that others wait for no more. An honest one, which brings certificates of what was admitted,
+ * parts of a handover one after the other, and what members ask of it, waits only when it has a hundred certificates a second.
+ */
+const OF_VALIDATOR = { entriesMax: 512, bytesMax: 8 * 2 ** 20, runningMax: 512, heldMs: 10_000 };
 /** Submissions at once, and in a minute, of one member: each stays in the order for a while. */
 const SUBMISSIONS_EACH_MAX = 8;
 const SUBMISSIONS_EACH_MINUTE = 60;
@@ -76,6 +82,7 @@ export class Order implements AsyncDisposable {
   readonly #own = new Map<string, EmbeddedSequencer>();
   readonly #approvals: MoveApprovals;
   readonly #submitting = new Map<string, { running: number; minute: number; count: number }>();
+  readonly #allowance = new Allowance(OF_VALIDATOR);
 
   constructor(lent: OrderLent, options: OrderOptions) {
     this.#lent = lent;
@@ -288,9 +295,10 @@ export class Order implements AsyncDisposable {
       }
       case 'sequence/append':
       case 'sequence/read':
-      case 'sequence/length':
-        this.#seatOf(publisher);
-        return serveSequencer((log) => this.#present(log), method, body, signal);
+      case 'sequence/length': {
+        const seat = this.#seatOf(publisher);
+        return serveSequencer((log) => this.#served(log, seat), method, body, signal);
+      }
     }
   }
 
@@ -369,6 +377,21 @@ export class Order implements AsyncDisposable {
     const engine = this.#own.get(log);
     if (engine !== undefined && log.startsWith(this.#options.networkId.slice(7))) return engine;
     throw new HyperMeshError('sequencer-unreachable', 'This home does not have the engine of that order (yet).');
+  }
+
+  /** The same as a validator may use it: what nobody needs any more of an order that went on elsewhere counts for good. */
+  #served(log: string, seat: string): Sequencer {
+    const engine = this.#present(log);
+    const isOpen = (position: number) => {
+      const { name, origin } = this.#log.engine();
+      const isPresent = log === `${this.#options.networkId.slice(7)}-${name}`;
+      return !isPresent || position > this.#log.status().applied - origin;
+    };
+    return {
+      ...borrowed(engine),
+      append: (entry, options) =>
+        this.#allowance.take(`${seat} ${log}`, entry.length, () => engine.append(entry, options), isOpen),
+    };
   }
 
   /** Errors: `not-permitted`. */
