@@ -26,7 +26,7 @@ async function run({ logFile, ...loaded }: Loaded & { readonly logFile: string }
     for (const name of ['SIGTERM', 'SIGINT'] as const) process.on(name, () => resolve());
     await using node = await startNode(loaded, { log, announce: true });
     log.info({ http: node.http, home: node.home, pid: process.pid }, 'started');
-    tell({ started: { http: node.http, pid: process.pid, home: node.home } });
+    tell({ started: { http: node.http, pid: process.pid, home: node.home, problem: node.problem } });
     await Promise.race([node.stopAsked, signalled]);
     log.info({}, 'stopping');
   } catch (error) {

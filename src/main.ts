@@ -14,6 +14,8 @@ export interface RunningNode extends AsyncDisposable {
   readonly http: string;
   readonly token: string;
   readonly home: string;
+  /** Why it does not listen to other nodes although it should; it tries again by itself. */
+  readonly problem: string | null;
   /** Settles when a client asked the node to stop. */
   readonly stopAsked: Promise<void>;
 }
@@ -76,8 +78,9 @@ export async function startNode({ config, secrets }: Loaded, options: StartOptio
     stack.defer(() => rm(file, { force: true }));
     await writePrivate(file, content);
   }
+  const { problem } = await transport.status();
   const owned = stack.move();
-  return { http: server.url, token, home, stopAsked, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+  return { http: server.url, token, home, problem, stopAsked, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
 /** A reader sees the file before or after, never half, and never with a mode that others can read. */

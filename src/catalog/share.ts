@@ -1,6 +1,7 @@
 import { fromBase64 } from '../base/bytes.ts';
 import type { CallOptions } from '../base/call.ts';
 import type { Digest } from '../base/digest.ts';
+import { HyperMeshError, isCoded } from '../base/errors.ts';
 import { collect } from '../base/streams.ts';
 import { laterTurn } from '../base/turn.ts';
 import type { AssetRecord } from '../capabilities/assets.ts';
@@ -47,7 +48,11 @@ export async function bringContent(
   const here = await Promise.all(record.layers.map((layer) => context.lent.assets.stat(layer)));
   if (here.every((blob) => blob !== null)) return;
   for (const layer of layersIn(await readBundle(context.lent.assets, record))) {
-    await context.lent.transport.fetch(record.digest, layer, { ...options, use });
+    try {
+      await context.lent.transport.fetch(record.digest, layer, { ...options, use });
+    } catch (error) {
+      throw isCoded(error, 'content-unavailable') ? unavailable(record, error) : error;
+    }
   }
 }
 
@@ -59,6 +64,13 @@ export async function distribute(
 ): Promise<Distribution> {
   await share(context, record);
   return context.lent.transport.distribute(record.digest, options);
+}
+
+/** A person knows the package, not its blobs. */
+function unavailable({ name, version }: AssetRecord, cause: HyperMeshError): HyperMeshError {
+  const hint = cause.hint === undefined ? {} : { hint: cause.hint };
+  const message = `The content of ${name}@${version} did not come: ${cause.message}`;
+  return new HyperMeshError('content-unavailable', message, { ...hint, cause });
 }
 
 function layersIn(bundle: Bundle): readonly BlobDescription[] {

@@ -14,8 +14,8 @@ export interface MeshNode extends Home {
   readonly id: string;
   readonly client: Client;
   readonly pid: number;
-  /** Starts it, or starts it again. */
-  up(): Promise<void>;
+  /** Starts it, or starts it again; what the command says. */
+  up(): Promise<{ readonly problem: string | null }>;
   /** Ends it as a person does (SIGTERM) or as a power cut does (SIGKILL), and waits until it is gone. */
   end(signal: 'SIGTERM' | 'SIGKILL'): Promise<void>;
   /** Packs a folder and publishes it through the API. */
@@ -44,9 +44,10 @@ export async function meshNode(settings: Readonly<Record<string, unknown>> = {})
       return now().pid;
     },
     async up() {
-      await home.json(['up', '--detach']);
+      const started = await home.json<{ readonly problem: string | null }>(['up', '--detach']);
       const { client, pid } = await nodeOf(home);
       running = { client, pid, id: (await client.networkPlace()).node };
+      return started;
     },
     async end(signal) {
       const { pid } = now();

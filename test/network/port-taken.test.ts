@@ -24,12 +24,13 @@ test('a node whose port is taken says so, takes part all the same, and listens w
   // Taken while the node was away, it starts without.
   const second = createServer().listen(port, '127.0.0.1');
   await once(second, 'listening');
-  await node.up();
+  const { problem } = await node.up();
+  assert.match(problem ?? '', new RegExp(`Another program listens at 127.0.0.1:${port}`));
   await until('it is in the network', async () => (await node.client.status()).transport.state === 'online');
   const { transport } = await node.client.status();
   assert.deepEqual(transport.addresses, []);
   assert.match(transport.problem ?? '', new RegExp(`Another program listens at 127.0.0.1:${port}`));
-  assert.match((await node.run('status')).stdout, /Listening +Another program/);
+  assert.match((await node.run('status')).stdout, /Listening +no: Another program .* It is tried again\./);
 
   second.close();
   await until('it listens', async () => (await node.client.status()).transport.addresses.length === 1);

@@ -68,6 +68,10 @@ export async function forgive(context: Context, node: string): Promise<Outcome> 
 export async function sync(context: Context): Promise<Outcome> {
   const summary = await context.withNode((client) => client.sync(context));
   const { nodes, unreachable, received, offered } = summary;
+  if (nodes === 0) {
+    const known = unreachable === 0 ? 'No other node is known yet' : `None of ${count(unreachable, 'node')} answers`;
+    return { data: summary, text: `${known}. This node compares records by itself as soon as one does.` };
+  }
   const away = unreachable === 0 ? '' : `, ${unreachable} did not answer`;
   return {
     data: summary,
@@ -78,7 +82,8 @@ export async function sync(context: Context): Promise<Outcome> {
 export async function distribute(context: Context, ref: string): Promise<Outcome> {
   const result = await context.withNode((client) => client.distribute(ref, context));
   const { holders, wanted } = result;
-  const short = holders.length < wanted ? ` (${wanted} wanted; the network has no more nodes that take it)` : '';
-  const list = holders.map((node) => `  ${node}`).join('\n');
-  return { data: result, text: `${ref} is held by ${count(holders.length, 'node')}${short}:\n${list}` };
+  const short = holders.length < wanted ? ` (${wanted} wanted; no more nodes that answer take it)` : '';
+  const list = holders.map((node) => `\n  ${node}`).join('');
+  const text = `${ref} is held by ${count(holders.length, 'node')}${short}${list === '' ? '.' : `:${list}`}`;
+  return { data: result, text };
 }

@@ -47,7 +47,7 @@ function networkFields({ state, addresses, problem, peers, transfers, resources,
   const arriving = transfers.filter(({ direction }) => direction === 'in').length;
   const short = resources.underReplicated;
   return {
-    Listening: problem ?? (addresses.join(', ') || 'no'),
+    Listening: problem === null ? addresses.join(', ') || 'no' : `no: ${problem} It is tried again.`,
     Peers: `${state}: ${peers.alive} of ${count(peers.known, 'node')} answer${arrivals === 0 ? '' : `, ${count(arrivals, 'record')} to judge`}`,
     Copies: `content of ${resources.held} of ${count(resources.known, 'package')} here${short === 0 ? '' : `, ${short} on too few nodes`}`,
     Transfers: transfers.length === 0 ? 'none' : `${arriving} in, ${transfers.length - arriving} out`,

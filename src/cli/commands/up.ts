@@ -16,6 +16,8 @@ interface Up {
   readonly http: string;
   readonly pid: number;
   readonly home: string;
+  /** Why it does not listen to other nodes although it should. */
+  readonly problem: string | null;
 }
 
 export async function up(context: Context, options: { readonly detach?: boolean }): Promise<Outcome | undefined> {
@@ -43,7 +45,7 @@ async function stayUp(context: Context, loaded: Loaded): Promise<undefined> {
   await using node = await openWithPassphrase(loaded, askPassphrase, (with_) =>
     startNode(with_, { log, announce: true }),
   );
-  const started = { http: node.http, pid: process.pid, home: node.home };
+  const started = { http: node.http, pid: process.pid, home: node.home, problem: node.problem };
   process.stdout.write(context.json ? `${JSON.stringify(started, null, 2)}\n` : `${describe(started)}\n`);
   const { promise: interrupted, resolve } = Promise.withResolvers<void>();
   context.signal.addEventListener('abort', () => resolve(), { once: true });
@@ -128,8 +130,9 @@ async function detach(context: Context, loaded: Loaded): Promise<Up> {
   }
 }
 
-function describe({ http, pid, home }: Up): string {
-  return `The node runs.\n  API and status page  ${http}\n  Process              ${pid}\n  Home                 ${home}\nStop it with \`hypermesh down\`.`;
+function describe({ http, pid, home, problem }: Up): string {
+  const warning = problem === null ? '' : `\nIt does not listen to other nodes: ${problem} It tries again by itself.`;
+  return `The node runs.\n  API and status page  ${http}\n  Process              ${pid}\n  Home                 ${home}\nStop it with \`hypermesh down\`.${warning}`;
 }
 
 const STOP_POLL_MS = 50;

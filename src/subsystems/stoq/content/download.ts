@@ -235,6 +235,8 @@ export class Downloader {
         });
     };
     const giveUpAtMs = performance.now() + this.#limits.patienceMs;
+    const note = 'looking for nodes that give it';
+    options.onProgress?.({ step: 'fetch', done: 0, total: blob.size, unit: 'bytes', note });
     try {
       for (;;) {
         checkCancelled(options.signal);
@@ -288,7 +290,9 @@ function checkDescription({ digest, size, shards }: BlobDescription): void {
 }
 
 function unavailable(blob: Digest, asked: number): HyperMeshError {
-  return new HyperMeshError('content-unavailable', `None of ${asked} nodes that were asked gave ${blob}.`, {
+  const says =
+    asked === 0 ? `No node that has ${blob} answers.` : `None of ${asked} nodes that were asked gave ${blob}.`;
+  return new HyperMeshError('content-unavailable', says, {
     hint: 'Try again when more nodes are connected. What came so far is kept.',
   });
 }
