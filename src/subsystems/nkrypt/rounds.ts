@@ -27,7 +27,7 @@ export class Rounds implements Disposable {
   readonly #lent: RoundsLent;
   readonly #roundMs: number;
   readonly #timer: NodeJS.Timeout;
-  #isSettling = false;
+  readonly #running = new Set<() => Promise<void>>();
   #isClosed = false;
   /** The committee, and the commitment that all of its validators know. */
   #introducedTo: string | undefined;
@@ -89,36 +89,31 @@ export class Rounds implements Disposable {
    */
   async #settle(): Promise<void> {
     const { seat, order, ledger, networkId, votes, committee } = this.#member;
-    if (seat === null || order === undefined || this.#isSettling) return;
-    this.#isSettling = true;
-    try {
-      const { validators } = committee;
-      const own = validators.findIndex(({ key }) => key === seat.validator);
-      const due: Endorsement[] = [];
-      for (let page = votes.unsettled(); page.length > 0 && due.length < SETTLED_AT_ONCE_MAX && !this.#isClosed; ) {
-        const settled: Operation[] = [];
-        for (const certificate of page) {
-          const { operation, proofs } = certificate;
-          const turn = (own + Number.parseInt(proofs.slice(-8), 16)) % validators.length;
-          if (ledger.isRecorded(operation)) settled.push(operation);
-          else if (this.#lent.clock.nowMs() - admittedAtMs(certificate) >= turn * this.#roundMs) due.push(certificate);
-        }
-        votes.settled(settled);
-        await laterTurn();
-        page = this.#isClosed ? [] : votes.unsettled(page.at(-1)!.operation);
+    if (seat === null || order === undefined) return;
+    const { validators } = committee;
+    const own = validators.findIndex(({ key }) => key === seat.validator);
+    const due: Endorsement[] = [];
+    for (let page = votes.unsettled(); page.length > 0 && due.length < SETTLED_AT_ONCE_MAX && !this.#isClosed; ) {
+      const settled: Operation[] = [];
+      for (const certificate of page) {
+        const { operation, proofs } = certificate;
+        const turn = (own + Number.parseInt(proofs.slice(-8), 16)) % validators.length;
+        if (ledger.isRecorded(operation)) settled.push(operation);
+        else if (this.#lent.clock.nowMs() - admittedAtMs(certificate) >= turn * this.#roundMs) due.push(certificate);
       }
-      const submit = (certificates: readonly Endorsement[]) =>
-        order.submit(encodeEntry({ formatVersion: 1, networkId, kind: 'certified', certificates }));
-      for (const part of cut(due, ENTRY_LIMITS.certificatesMax)) {
-        await submit(part).catch(async (error: unknown) => {
-          if (leavesOpen(error)) throw error;
-          // One of them spoils it: each for itself, and what is refused has nothing to say.
-          for (const one of part) await submit([one]).catch(rethrowUnlessRefused);
-        });
-        votes.settled(part.map(({ operation }) => operation));
-      }
-    } finally {
-      this.#isSettling = false;
+      votes.settled(settled);
+      await laterTurn();
+      page = this.#isClosed ? [] : votes.unsettled(page.at(-1)!.operation);
+    }
+    const submit = (certificates: readonly Endorsement[]) =>
+      order.submit(encodeEntry({ formatVersion: 1, networkId, kind: 'certified', certificates }));
+    for (const part of cut(due, ENTRY_LIMITS.certificatesMax)) {
+      await submit(part).catch(async (error: unknown) => {
+        if (leavesOpen(error)) throw error;
+        // One of them spoils it: each for itself, and what is refused has nothing to say.
+        for (const one of part) await submit([one]).catch(rethrowUnlessRefused);
+      });
+      votes.settled(part.map(({ operation }) => operation));
     }
   }
 
@@ -137,9 +132,16 @@ export class Rounds implements Disposable {
     }
   }
 
+  /** What takes longer than a round is not begun again meanwhile: the order would get the same from this home again and again. */
   async #once(work: () => Promise<void>): Promise<void> {
-    await laterTurn();
-    if (!this.#isClosed) await work();
+    if (this.#running.has(work)) return;
+    this.#running.add(work);
+    try {
+      await laterTurn();
+      if (!this.#isClosed) await work();
+    } finally {
+      this.#running.delete(work);
+    }
   }
 
   get #member(): Membership {
