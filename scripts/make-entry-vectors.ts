@@ -14,7 +14,14 @@ import {
   SPACE_LOST_TYPE,
 } from '../src/wire/entry.ts';
 import { byKey, type Committee } from '../src/wire/epoch.ts';
-import { firstHead, HEAD_TYPE, type HeadStatement, nextHead } from '../src/wire/order.ts';
+import {
+  firstHead,
+  HEAD_TYPE,
+  type HeadStatement,
+  nextHead,
+  PREPARE_TYPE,
+  type PrepareStatement,
+} from '../src/wire/order.ts';
 import { VOTE_TYPE } from '../src/wire/proof.ts';
 
 /**
@@ -75,7 +82,9 @@ const entries: Readonly<Record<string, Entry>> = {
   'an epoch': make.epoch(committee, seats, [first]),
   'a handover': make.handover(first, networkId, [said]),
   'a move of the sequencer': moved(),
-  'a move of the sequencer from an engine that is lost': moved({ after: { index: 41, head: 'c4'.repeat(32) } }),
+  'a move of the sequencer from an engine that is lost': moved({
+    after: { view: 1, index: 41, head: 'c4'.repeat(32) },
+  }),
 };
 await write(
   'entry/valid.json',
@@ -89,10 +98,13 @@ const chain = texts.map((text) => {
   at = nextHead(at, Buffer.from(text));
   return { text, head: at };
 });
-const statement: HeadStatement = {
-  ...{ formatVersion: 2, networkId: network, committee: digestOf('an epoch document') },
-  ...{ index: 3, head: at, base: 1, stateRoot: 'ab'.repeat(32) },
+const place = {
+  ...{ networkId: network, committee: digestOf('an epoch document') },
+  ...{ view: 0, index: 3, head: at },
 };
+const shown: PrepareStatement = { formatVersion: 1, ...place };
+const prepares = signers.map((signer) => ({ statement: shown, attestation: signer.attest(PREPARE_TYPE, shown) }));
+const statement: HeadStatement = { formatVersion: 3, ...place, base: 1, stateRoot: 'ab'.repeat(32) };
 const attestations = signers.map((signer) => signer.attest(HEAD_TYPE, statement));
 const certificate = { statement, attestations };
 const part = texts.slice(1).map((text) => Buffer.from(text).toString('base64'));
@@ -100,7 +112,10 @@ await write('order/valid.json', {
   chain: { networkId: network, first: firstHead(network), entries: chain },
   validators: signers.map(({ keys }) => keys),
   certificate,
-  votes: { applied: 1, votes: attestations.map((attestation) => ({ statement, attestation })) },
+  votes: {
+    ...{ applied: 1, prepares },
+    ...{ commits: attestations.map((attestation) => ({ statement, attestation })), recovery: null },
+  },
   part: { certificate, entries: part, floor: 0 },
   snapshot: { snapshot: { base: 1, head: chain[0]!.head, certificate }, documents: [] },
   facts: {

@@ -3,8 +3,6 @@ import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
-import { makeHomes } from './made-homes.ts';
-import { temporaryFolder } from './system/support.ts';
 
 /**
  * Every test, each file in a process of its own. `node --test` begins them in the order of the alphabet and ends with one processor that waits for the
@@ -20,13 +18,9 @@ const ORDER = [
 const root = join(import.meta.dirname, '..');
 const files = [...new Set(ORDER.flatMap((pattern) => globSync(pattern, { cwd: root }).sort()))];
 
-const folder = await temporaryFolder();
-await makeHomes(folder.path);
-
 run({ cwd: root, files: files.map((file) => join(root, file)), concurrency: 3 * availableParallelism() })
   .on('test:fail', () => {
     process.exitCode = 1;
   })
-  .once('end', () => void folder[Symbol.asyncDispose]())
   .compose(new spec())
   .pipe(process.stdout);

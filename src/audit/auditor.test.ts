@@ -64,7 +64,8 @@ function nextEpoch(by: readonly Signer[], validators: readonly Signer[]) {
 }
 
 function head(index: number, at: string, by: readonly Signer[], { base = 0, stateRoot = '0'.repeat(64) } = {}) {
-  const statement = { formatVersion: 2, networkId, committee: networkId, index, head: at, base, stateRoot };
+  const place = { networkId, committee: networkId, view: 0, index, head: at };
+  const statement = { formatVersion: 3, ...place, base, stateRoot };
   return { statement, attestations: by.map((one) => one.attest(HEAD_TYPE, statement)) };
 }
 

@@ -11,7 +11,14 @@ import {
 import { keyBytes, type SelfSigned } from '../wire/entry.ts';
 import { EPOCH_TYPE, epochDigest, proposalOf } from '../wire/epoch.ts';
 import { GENESIS_TYPE } from '../wire/genesis.ts';
-import { firstHead, HEAD_TYPE, type HeadStatement, nextHead } from '../wire/order.ts';
+import {
+  firstHead,
+  HEAD_TYPE,
+  type HeadStatement,
+  nextHead,
+  PREPARE_TYPE,
+  type PrepareStatement,
+} from '../wire/order.ts';
 import { type Operation, operationDigest, VOTE_TYPE } from '../wire/proof.ts';
 import { openEnvelope } from '../wire/signature.ts';
 import { type Gathered, gather, nothing, type VoteWord } from './gather.ts';
@@ -220,25 +227,16 @@ export class Auditor {
     conflicts: Finding[],
     misdeeds: Finding[],
   ): { readonly heads: number; readonly entries: number; readonly unlinked: number } {
-    const { headVotes, headCertificates, parts } = this.#gathered;
-    const all = [
+    const { prepares, headVotes, headCertificates, parts } = this.#gathered;
+    const statements = this.#said(networkId, committees, HEAD_TYPE, [
       ...headVotes.map(({ statement, attestation }) => ({ statement, attestations: [attestation] })),
       ...[...headCertificates, ...parts.map(({ certificate }) => certificate)],
-    ].filter(({ statement }) => statement.networkId === networkId);
-    const statements = new Map<string, { readonly statement: HeadStatement; readonly by: Map<string, Attestation> }>();
-    for (const { statement, attestations } of all) {
-      const key = canonicalJson(statement);
-      const known = statements.get(key) ?? { statement, by: new Map<string, Attestation>() };
-      statements.set(key, known);
-      for (const word of attestations) {
-        if (known.by.has(word.validator)) continue;
-        const seated = committees.find(({ digest }) => digest === statement.committee);
-        if (seated !== undefined && this.#holds(seated, word, HEAD_TYPE, statement)) known.by.set(word.validator, word);
-        else this.#worthless += 1;
-      }
-    }
-    misdeeds.push(...doubleHeads([...statements.values()]));
-    const certified = [...statements.values()].filter(({ statement, by }) =>
+    ]);
+    misdeeds.push(
+      ...doubleHeads(statements),
+      ...doubleHeads(this.#said(networkId, committees, PREPARE_TYPE, prepares)),
+    );
+    const certified = statements.filter(({ statement, by }) =>
       committees.some((one) => one.digest === statement.committee && by.size >= quorum(one)),
     );
     conflicts.push(...contradictingStates(certified));
@@ -258,6 +256,29 @@ export class Auditor {
     const { entries, linked } = followed(networkId, parts, heads, conflicts);
     const count = [...heads.values()].reduce((sum, at) => sum + at.size, 0);
     return { heads: count, entries, unlinked: count - linked };
+  }
+
+  /** Statements about heads of that network, and who signed each. */
+  #said<S extends PrepareStatement | HeadStatement>(
+    networkId: Digest,
+    committees: readonly Committee[],
+    type: string,
+    all: readonly { readonly statement: S; readonly attestations: readonly Attestation[] }[],
+  ): readonly Said<S>[] {
+    const statements = new Map<string, { readonly statement: S; readonly by: Map<string, Attestation> }>();
+    for (const { statement, attestations } of all) {
+      if (statement.networkId !== networkId) continue;
+      const key = canonicalJson(statement);
+      const known = statements.get(key) ?? { statement, by: new Map<string, Attestation>() };
+      statements.set(key, known);
+      for (const word of attestations) {
+        if (known.by.has(word.validator)) continue;
+        const seated = committees.find(({ digest }) => digest === statement.committee);
+        if (seated !== undefined && this.#holds(seated, word, type, statement)) known.by.set(word.validator, word);
+        else this.#worthless += 1;
+      }
+    }
+    return [...statements.values()];
   }
 
   #isSigned({ keys, envelope }: SelfSigned): boolean {
@@ -380,13 +401,18 @@ function doubleVotes(votes: readonly (VoteWord & CountedVote)[], committees: rea
   return findings;
 }
 
-function doubleHeads(
-  votes: readonly { readonly statement: HeadStatement; readonly by: ReadonlyMap<string, Attestation> }[],
-): readonly Finding[] {
+/** A statement, and who signed it. */
+interface Said<S> {
+  readonly statement: S;
+  readonly by: ReadonlyMap<string, Attestation>;
+}
+
+function doubleHeads(votes: readonly Said<PrepareStatement | HeadStatement>[]): readonly Finding[] {
   const cast = new Map<string, Map<string, Json>>();
   for (const { statement, by } of votes) {
+    const { committee, view, index } = statement;
     for (const [validator, attestation] of by) {
-      const key = `${validator} for ${statement.index}`;
+      const key = `${validator} for ${index} in view ${view} of ${committee}`;
       const known = cast.get(key) ?? new Map<string, Json>();
       cast.set(key, known.set(statement.head, { statement, attestation } as unknown as Json));
     }
@@ -396,9 +422,7 @@ function doubleHeads(
     .map(([of, known]) => ({ kind: 'double-head', says: `Two heads by ${of}.`, evidence: [...known.values()] }));
 }
 
-function contradictingStates(
-  certified: readonly { readonly statement: HeadStatement; readonly by: ReadonlyMap<string, Attestation> }[],
-): readonly Finding[] {
+function contradictingStates(certified: readonly Said<HeadStatement>[]): readonly Finding[] {
   const roots = new Map<number, Map<string, Json>>();
   for (const { statement, by } of certified) {
     const at = roots.get(statement.base) ?? new Map<string, Json>();

@@ -5,7 +5,15 @@ import { attestation, type FastAttestation, fastAttestation } from '../wire/atte
 import { decodeOrder, type Order, type SelfSigned } from '../wire/entry.ts';
 import { type EpochDocument, epochDocument } from '../wire/epoch.ts';
 import { decodeGenesis, type Genesis } from '../wire/genesis.ts';
-import { type HeadCertificate, type HeadVote, headCertificate, headVote } from '../wire/order.ts';
+import {
+  type HeadCertificate,
+  type HeadVote,
+  headCertificate,
+  headVote,
+  type PreparedHead,
+  preparedHead,
+  prepareVote,
+} from '../wire/order.ts';
 import { type Operation, operation, proofSet, proofsDigest } from '../wire/proof.ts';
 import { envelope } from '../wire/signature.ts';
 
@@ -37,6 +45,8 @@ export interface Gathered {
   readonly votes: VoteWord[];
   readonly bare: BareVote[];
   readonly orders: { readonly order: Order; readonly signed: SelfSigned }[];
+  /** One vote, or those of a quorum. */
+  readonly prepares: PreparedHead[];
   readonly headVotes: HeadVote[];
   readonly headCertificates: HeadCertificate[];
   /** Entries of the ordered log that stand before a certificate, by the index of the first. */
@@ -46,7 +56,7 @@ export interface Gathered {
 export function nothing(): Gathered {
   return {
     ...{ geneses: new Map(), epochs: [], votes: [], bare: [], orders: [] },
-    ...{ headVotes: [], headCertificates: [], parts: [] },
+    ...{ prepares: [], headVotes: [], headCertificates: [], parts: [] },
   };
 }
 
@@ -103,12 +113,17 @@ function read(
   }
   if ('statement' in value && 'attestation' in value) {
     const head = headVote.safeParse(value);
+    const prepare = prepareVote.safeParse(value);
     if (head.success) into.headVotes.push(head.data);
+    else if (prepare.success)
+      into.prepares.push({ statement: prepare.data.statement, attestations: [prepare.data.attestation] });
     else vote(value['statement'], value['attestation'], into);
   }
   if ('statement' in value && 'attestations' in value) {
     const parsed = headCertificate.safeParse(value);
+    const prepared = preparedHead.safeParse(value);
     if (parsed.success) into.headCertificates.push(parsed.data);
+    if (prepared.success) into.prepares.push(prepared.data);
   }
   if ('atMs' in value && 'attestation' in value) {
     const word = wordOf(value['attestation']);

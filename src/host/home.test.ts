@@ -22,7 +22,7 @@ describe('openHome()', () => {
       assert.equal((await stat(path)).mode & 0o777, 0o700);
       assert.equal((await stat(await home.folder('assets'))).mode & 0o777, 0o700);
     }
-    assert.deepEqual(JSON.parse(await readFile(join(path, 'home.json'), 'utf8')), { formatVersion: 2 });
+    assert.deepEqual(JSON.parse(await readFile(join(path, 'home.json'), 'utf8')), { formatVersion: 3 });
     await (await openHome(path))[Symbol.asyncDispose]();
   });
 

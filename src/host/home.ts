@@ -25,7 +25,7 @@ export interface Home extends AsyncDisposable {
  * Raised by a change after which what homes hold cannot be read any more, such as the bundles of their packages; what can be brought along is not
  * such a change but a step of a schema. 2: proofs and votes name their committee by its digest.
  */
-const FORMAT = 2;
+const FORMAT = 3;
 const homeFile = z.object({ formatVersion: z.int().positive(), complete: z.boolean().default(false) });
 
 /**

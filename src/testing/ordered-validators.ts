@@ -6,7 +6,7 @@ import { canonicalJson, type Json } from '../base/json.ts';
 import { openSqlite, type SqliteStore } from '../base/sqlite.ts';
 import { EMBEDDED_SCHEMA } from '../subsystems/nkrypt/order/embedded.ts';
 import { type Fact, type LogLent, OrderedLog, type OrderedState } from '../subsystems/nkrypt/order/log.ts';
-import { LOG_SCHEMA, RECOVERY_SCHEMA, SNAPSHOT_SCHEMA } from '../subsystems/nkrypt/order/log-store.ts';
+import { LOG_SCHEMA, RECOVERY_SCHEMA, SNAPSHOT_SCHEMA, VIEWS_SCHEMA } from '../subsystems/nkrypt/order/log-store.ts';
 import type { Sequencer } from '../subsystems/nkrypt/order/sequencer.ts';
 import type { Attestation } from '../wire/attestation.ts';
 import type { SequencerPlace, SequencerStatement } from '../wire/entry.ts';
@@ -231,7 +231,7 @@ interface ValidatorsOptions {
 export class OrderedValidators implements AsyncDisposable {
   readonly logs: (OrderedLog | undefined)[] = [];
   readonly stores: SqliteStore[] = [];
-  /** Votes for two heads of one index, as they were found. */
+  /** Votes for two heads of one index in one view, as they were found. */
   readonly caught: string[] = [];
   readonly #options: ValidatorsOptions;
 
@@ -243,7 +243,7 @@ export class OrderedValidators implements AsyncDisposable {
     this.stores[of] ??= openSqlite(':memory:', [
       {
         name: '001',
-        up: `${EMBEDDED_SCHEMA}${LOG_SCHEMA}${SNAPSHOT_SCHEMA}${RECOVERY_SCHEMA}CREATE TABLE state (id INTEGER PRIMARY KEY, value TEXT) STRICT;`,
+        up: `${EMBEDDED_SCHEMA}${LOG_SCHEMA}${SNAPSHOT_SCHEMA}${RECOVERY_SCHEMA}${VIEWS_SCHEMA}CREATE TABLE state (id INTEGER PRIMARY KEY, value TEXT) STRICT;`,
       },
     ]);
     const kept = this.stores[of];
@@ -284,7 +284,7 @@ export class OrderedValidators implements AsyncDisposable {
               case 'order/snapshot':
                 return peer.snapshot(asked.epoch);
               case 'order/tail':
-                return { entries: peer.tail(asked.after) };
+                return peer.tail(asked.after);
               case 'order/facts':
                 return peer.facts(asked.base, asked.after);
             }
@@ -293,7 +293,7 @@ export class OrderedValidators implements AsyncDisposable {
           of,
         );
       },
-      caught: (first) => this.caught.push(first.attestation.validator),
+      caught: (_type, first) => this.caught.push(first.attestation.validator),
     };
     const log = new OrderedLog(lent, {
       networkId: NETWORK,

@@ -33,7 +33,7 @@ export const ORDER_TYPE = 'application/vnd.hypermesh.order.v1+json';
 export const CLOCK_TYPE = 'application/vnd.hypermesh.clock.v2+json';
 export const SPACE_LOST_TYPE = 'application/vnd.hypermesh.space-lost.v2+json';
 export const HANDOVER_TYPE = 'application/vnd.hypermesh.handover.v2+json';
-export const SEQUENCER_TYPE = 'application/vnd.hypermesh.sequencer.v2+json';
+export const SEQUENCER_TYPE = 'application/vnd.hypermesh.sequencer.v3+json';
 
 /** Both public keys, base64: who signs with them is known by their key id, without a certificate. */
 export interface KeyText {
@@ -85,7 +85,7 @@ export interface Word {
 export type Conflict =
   /** Two orders of one publisher with one sequence number and different operations. */
   | { readonly kind: 'orders'; readonly keys: KeyText; readonly first: Envelope; readonly second: Envelope }
-  /** Two votes of a validator for different operations of one sequence number or different content of one version, or for different heads of one index. */
+  /** Two votes of a validator for different operations of one sequence number or different content of one version, or two prepares or commits for different heads of one index in one view. */
   | {
       readonly kind: 'words';
       /** {@link Committee.digest} of the one whose member it is; both statements name it. */
@@ -131,6 +131,15 @@ export type SequencerPlace =
   | { readonly kind: 'embedded'; readonly validator: string }
   | { readonly kind: 'etcd'; readonly endpoints: readonly string[] };
 
+/** Where the order goes on without an engine that was lost. */
+export interface RecoveryPlace {
+  /** From 1 on in each committee: each attempt has a higher one. */
+  readonly view: number;
+  readonly index: number;
+  /** 64 hex digits. */
+  readonly head: string;
+}
+
 export interface SequencerStatement {
   readonly networkId: Digest;
   readonly committee: Digest;
@@ -138,10 +147,10 @@ export interface SequencerStatement {
   readonly moves: number;
   readonly to: SequencerPlace;
   /**
-   * Present where the engine before was lost, and is not asked any more: the entry follows this position of it, to which this head leads. Absent: the entry is the last one of the
-   * engine before. Either way the new engine begins after the entry.
+   * Present where the engine before was lost, and is not asked any more: the entry follows this position of it, to which this head leads, and the committee votes in this view from
+   * there on. Absent: the entry is the last one of the engine before. Either way the new engine begins after the entry.
    */
-  readonly after?: { readonly index: number; readonly head: string };
+  readonly after?: RecoveryPlace;
 }
 
 export type Entry = { readonly formatVersion: 1; readonly networkId: Digest } & (
@@ -236,7 +245,7 @@ export const sequencerStatement: z.ZodType<SequencerStatement> = z.strictObject(
   committee: digest,
   moves: z.int().nonnegative(),
   to: sequencerPlace,
-  after: z.strictObject({ index: z.int().nonnegative(), head: hex32 }).exactOptional(),
+  after: z.strictObject({ view: z.int().positive(), index: z.int().nonnegative(), head: hex32 }).exactOptional(),
 });
 
 const head = { formatVersion: z.literal(1, 'this version reads format 1 of entries'), networkId: digest };

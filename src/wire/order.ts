@@ -4,7 +4,7 @@ import { type Digest, sha256 } from '../base/digest.ts';
 import { HyperMeshError } from '../base/errors.ts';
 import { canonicalJson } from '../base/json.ts';
 import { type Attestation, attestation } from './attestation.ts';
-import { ENTRY_LIMITS, sequencerStatement } from './entry.ts';
+import { ENTRY_LIMITS, type SequencerStatement, sequencerStatement } from './entry.ts';
 import { digest, hex32 } from './fields.ts';
 import { PROOF_LIMITS } from './proof-limits.ts';
 import { canonicalBase64, firstIssue } from './signature.ts';
@@ -16,6 +16,8 @@ export const ORDER_LIMITS = {
   windowEntriesMax: 256,
   windowBytesMax: 2 * 2 ** 20,
   certificateBytesMax: 512 * 2 ** 10,
+  /** Of one message with votes. */
+  votesBytesMax: 2 ** 20,
   /** Of one answer with facts of a snapshot, which has at least one of them. */
   factsMax: 1_024,
   factsBytesMax: 2 ** 20,
@@ -23,27 +25,53 @@ export const ORDER_LIMITS = {
   documentsMax: 4,
 } as const;
 
+/** Payload type of a {@link PrepareStatement}. */
+export const PREPARE_TYPE = 'application/vnd.hypermesh.head-prepare.v1+json';
 /** Payload type of a {@link HeadStatement}. */
-export const HEAD_TYPE = 'application/vnd.hypermesh.head.v2+json';
+export const HEAD_TYPE = 'application/vnd.hypermesh.head.v3+json';
 
-/** What a validator signs: the first `index` entries of the order are those that lead to `head`. */
-export interface HeadStatement {
-  readonly formatVersion: 2;
+/** The first vote of a validator for a head: these are the entries that it was shown. It binds in its view. */
+export interface PrepareStatement {
+  readonly formatVersion: 1;
   readonly networkId: Digest;
   /** {@link Committee.digest} of the one that certifies it. */
   readonly committee: Digest;
+  /** How often this committee went on without an engine that was lost. */
+  readonly view: number;
   readonly index: number;
-  /** 64 hex digits. */
+  /** 64 hex digits. The first `index` entries of the order lead to it. */
   readonly head: string;
+}
+
+/** The second vote, to commit: a quorum prepared that head in that view. */
+export interface HeadStatement extends Omit<PrepareStatement, 'formatVersion'> {
+  readonly formatVersion: 3;
   /** How much of the order this validator has applied, and the digest of the state that it has since. */
   readonly base: number;
   readonly stateRoot: string;
 }
 
-/** A validator's vote as it travels. */
-export interface HeadVote {
-  readonly statement: HeadStatement;
+/** A vote as it travels. */
+export interface Voted<S> {
+  readonly statement: S;
   readonly attestation: Attestation;
+}
+
+export type PrepareVote = Voted<PrepareStatement>;
+export type HeadVote = Voted<HeadStatement>;
+
+/** A quorum of the committee prepared one head in one view: no other one of that index can be certified in the view. */
+export interface PreparedHead {
+  readonly statement: PrepareStatement;
+  /** By ascending key id. */
+  readonly attestations: readonly Attestation[];
+}
+
+/** What a quorum approved after an engine was lost. */
+export interface ApprovedRecovery {
+  readonly statement: SequencerStatement;
+  /** By ascending key id. */
+  readonly attestations: readonly Attestation[];
 }
 
 /** A quorum of the committee of that epoch signed one statement: the order up to `index` never changes any more. */
@@ -55,31 +83,26 @@ export interface HeadCertificate {
 
 const position = z.int().nonnegative();
 
+const place = { networkId: digest, committee: digest, view: position, index: z.int().positive(), head: hex32 };
+const prepareStatement: z.ZodType<PrepareStatement> = z.strictObject({ formatVersion: z.literal(1), ...place });
 const headStatement: z.ZodType<HeadStatement> = z
-  .strictObject({
-    formatVersion: z.literal(2),
-    networkId: digest,
-    committee: digest,
-    index: z.int().positive(),
-    head: hex32,
-    base: position,
-    stateRoot: hex32,
-  })
+  .strictObject({ formatVersion: z.literal(3), ...place, base: position, stateRoot: hex32 })
   .refine(({ index, base }) => base < index, 'expected a base below the index');
 
+export const prepareVote: z.ZodType<PrepareVote> = z.strictObject({ statement: prepareStatement, attestation });
 export const headVote: z.ZodType<HeadVote> = z.strictObject({ statement: headStatement, attestation });
 
-export const headCertificate: z.ZodType<HeadCertificate> = z.strictObject({
-  statement: headStatement,
-  attestations: z
-    .array(attestation)
-    .min(1)
-    .max(PROOF_LIMITS.committeeMax)
-    .refine(
-      (all) => all.every(({ validator }, at) => at === 0 || all[at - 1]!.validator < validator),
-      'expected distinct validators by ascending key id',
-    ),
-});
+const attestations = z
+  .array(attestation)
+  .min(1)
+  .max(PROOF_LIMITS.committeeMax)
+  .refine(
+    (all) => all.every(({ validator }, at) => at === 0 || all[at - 1]!.validator < validator),
+    'expected distinct validators by ascending key id',
+  );
+
+export const headCertificate: z.ZodType<HeadCertificate> = z.strictObject({ statement: headStatement, attestations });
+export const preparedHead: z.ZodType<PreparedHead> = z.strictObject({ statement: prepareStatement, attestations });
 
 /** Checks the form; says nothing about signatures. Errors: `order-invalid`. */
 export function decodeHeadCertificate(value: unknown): HeadCertificate {
@@ -89,15 +112,20 @@ export function decodeHeadCertificate(value: unknown): HeadCertificate {
   throw invalid('a certificate of the order', `it has more than ${ORDER_LIMITS.certificateBytesMax} bytes`);
 }
 
-/** What validators tell each other: how far they have applied the order, and the newest vote of each that they know. */
+/** What validators tell each other: how far they have applied the order, the newest votes of each that they know, and how it goes on without an engine that is lost. */
 export interface VoteExchange {
   readonly applied: number;
-  readonly votes: readonly HeadVote[];
+  readonly prepares: readonly PrepareVote[];
+  readonly commits: readonly HeadVote[];
+  readonly recovery: ApprovedRecovery | null;
 }
 
+const approvedRecovery: z.ZodType<ApprovedRecovery> = z.strictObject({ statement: sequencerStatement, attestations });
 const voteExchange: z.ZodType<VoteExchange> = z.strictObject({
   applied: position,
-  votes: z.array(headVote).max(PROOF_LIMITS.committeeMax),
+  prepares: z.array(prepareVote).max(PROOF_LIMITS.committeeMax),
+  commits: z.array(headVote).max(PROOF_LIMITS.committeeMax),
+  recovery: approvedRecovery.nullable(),
 });
 
 /** The entries that follow some position, up to one that is certified; null: nothing further is. */
@@ -159,7 +187,7 @@ const ORDER_REQUESTS = {
   'order/part': z.strictObject({ after: position }),
   /** `epoch`: the last one whose document is known to who asks. */
   'order/snapshot': z.strictObject({ epoch: position }),
-  /** Entries that the validator voted for, certified or not. */
+  /** Entries that the validator prepared, certified or not. */
   'order/tail': z.strictObject({ after: position }),
   'order/facts': z.strictObject({ base: position, after: z.string().max(1_024) }),
   'order/submit': z.strictObject({ entry: entryText }),
@@ -175,7 +203,7 @@ export const ORDER_METHODS = Object.keys(ORDER_REQUESTS) as readonly OrderMethod
 
 /** Also of an answer. */
 export const ORDER_BYTES_MAX: Readonly<Record<OrderMethod, number>> = {
-  'order/votes': ORDER_LIMITS.certificateBytesMax,
+  'order/votes': ORDER_LIMITS.votesBytesMax,
   'order/part': 64 * 2 ** 10,
   'order/snapshot': 64 * 2 ** 10,
   'order/facts': 64 * 2 ** 10,
@@ -196,7 +224,10 @@ const answers = {
   append: z.strictObject({ position: z.int().positive() }),
   read: z.strictObject({ entries: z.array(entryText).max(ORDER_LIMITS.windowEntriesMax) }),
   length: z.strictObject({ length: position }),
-  tail: z.strictObject({ entries: z.array(entryText).max(ORDER_LIMITS.windowEntriesMax) }),
+  tail: z.strictObject({
+    prepared: preparedHead.nullable(),
+    entries: z.array(entryText).max(ORDER_LIMITS.windowEntriesMax),
+  }),
   submit: z.strictObject({ index: z.int().positive(), outcome: z.json() }),
 } as const;
 

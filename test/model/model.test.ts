@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { canReach, explore, first, firstOf } from './explore.ts';
-import { type LogMistake, LogModel, type LogRules, type LogState } from './log.ts';
+import { canReach, explore, first, firstOf, type Model } from './explore.ts';
+import { allHeads, type LogMistake, LogModel, type LogRules } from './log.ts';
 import { type VoteMistake, VoteModel, type VoteRules, type VoteState } from './votes.ts';
 
 /**
@@ -25,16 +25,16 @@ const VOTES: readonly VoteRules[] = [
     : []),
 ];
 
+/** One entry, and after it one of two. */
+const FORK = ['X', 'XX', 'XY'];
+
 const LOGS: readonly LogRules[] = [
-  { ...FOUR, entries: 2, sequencer: 'orderly' },
-  { ...FOUR, entries: 2, sequencer: 'lying' },
-  { ...SEVEN, entries: 1, sequencer: 'lying' },
-  ...(isLarge
-    ? ([
-        { ...FOUR, entries: 3, sequencer: 'orderly' },
-        { ...SEVEN, entries: 2, sequencer: 'orderly' },
-      ] as const)
-    : []),
+  { ...FOUR, heads: ['X', 'XX', 'XXX'], views: 0, sequencer: 'orderly' },
+  { ...FOUR, heads: allHeads(2), views: 0, sequencer: 'lying' },
+  { ...FOUR, heads: allHeads(1), views: 2, sequencer: 'lying' },
+  { ...FOUR, heads: FORK, views: 1, sequencer: 'lying' },
+  { ...SEVEN, heads: allHeads(1), views: 1, sequencer: 'lying' },
+  ...(isLarge ? ([{ ...FOUR, heads: allHeads(2), views: 1, sequencer: 'lying' }] as const) : []),
 ];
 
 describe('the vote rule', () => {
@@ -108,48 +108,102 @@ describe('the vote rule', () => {
 
 describe('the votes for heads of the log', () => {
   for (const rules of LOGS) {
-    const { validators, entries, sequencer } = rules;
-    describe(`with ${validators} validators, ${entries} entries and a sequencer that is ${sequencer}`, () => {
+    const { validators, heads, views, sequencer } = rules;
+    describe(`with ${validators} validators, logs ${heads.join(', ')}, ${views} recoveries and a sequencer that is ${sequencer}`, () => {
       const model = new LogModel(rules);
       const explored = explore(model);
 
-      it('never certify two orders', (t) => {
+      it('never certify two orders, and no honest validator votes twice', (t) => {
         t.diagnostic(`${explored.states.size} states`);
         assert.equal(
           first(explored, (state) => model.hasConflict(state)),
           undefined,
         );
-      });
-
-      it('certify the whole, whatever happened, once a quorum is honest and connected; only a sequencer that lied stops them', () => {
-        const completes = canReach<LogState>(
-          { key: (state) => model.key(state), actions: (state) => model.helpful(state) },
-          (state) => model.isComplete(state),
-        );
         assert.equal(
-          first(explored, (state) => !completes(state) && !model.isSplit(state)),
+          first(explored, (state) => model.hasDoubleVote(state)),
           undefined,
         );
-        if (sequencer === 'orderly')
+      });
+
+      it('certify the whole, whatever happened, once a quorum is honest and connected, after a recovery if a sequencer lied', () => {
+        assert.equal(
+          first(explored, (state) => !model.recovers(state)),
+          undefined,
+        );
+        if (sequencer === 'orderly' && views === 0)
           assert.equal(
-            first(explored, (state) => model.isSplit(state)),
+            first(explored, (state) => !model.goesOn(state)),
             undefined,
           );
       });
     });
   }
 
-  const mistakes: Readonly<Record<LogMistake, number>> = {
-    'a quorum of 2f': 1,
-    'the vote is stored after it was sent': 1,
-    'one head for each index and no more than that': 2,
+  const ONE = { ...FOUR, heads: allHeads(1), sequencer: 'lying' } as const;
+  const TWO = { ...FOUR, heads: allHeads(2), sequencer: 'lying' } as const;
+  const forks: Readonly<Partial<Record<LogMistake, LogRules>>> = {
+    'a quorum of 2f': { ...ONE, views: 0 },
+    'a prepare is stored after it was sent': { ...ONE, views: 0 },
+    'prepares need not continue each other': { ...TWO, views: 0 },
+    'one round of votes, without locks': { ...ONE, views: 1 },
+    'a lock is stored after the commit was sent': { ...ONE, views: 1 },
+    'an approval is stored after it was sent': { ...ONE, views: 1 },
+    'prepares of older views count': { ...ONE, views: 1 },
+    'commits go on after an approval': { ...ONE, views: 1 },
+    'an approval does not follow the lock': { ...ONE, views: 1 },
+    'a view opens with one approval less': { ...ONE, views: 1 },
+    'a view need not continue what it was opened after': { ...ONE, views: 1 },
+    'a lock is forgotten when a view opens': { ...ONE, views: 2 },
+    'a certificate opens no view': { ...ONE, heads: FORK, views: 1, sequencer: 'orderly' },
+    'an approval ends when what it follows is certified': { ...ONE, heads: FORK, views: 1, sequencer: 'orderly' },
   };
-  for (const [mistake, entries] of Object.entries(mistakes) as [LogMistake, number][]) {
-    it(`would not hold if the rule were ${mistake}: the exploration finds how`, (t) => {
-      const model = new LogModel({ ...FOUR, entries, sequencer: 'lying', mistake });
+  for (const [mistake, rules] of Object.entries(forks) as [LogMistake, LogRules][]) {
+    it(`would certify two orders if ${mistake}: the exploration finds how`, (t) => {
+      const model = new LogModel({ ...rules, mistake });
       const how = firstOf(model, (state) => model.hasConflict(state));
       assert.ok(how);
       t.diagnostic(how);
     });
   }
+
+  for (const mistake of ['one round of votes', 'prepares bind in every later view'] as const) {
+    it(`would certify nothing any more if ${mistake}: the exploration finds how`, (t) => {
+      const model = new LogModel({ ...ONE, views: 0, mistake });
+      const how = firstOf(model, (state) => model.isStuck(state));
+      assert.ok(how);
+      t.diagnostic(how);
+    });
+  }
+
+  it('would certify nothing any more if a lock is kept when a certificate opens a view: one way, which is too far to be found', () => {
+    const steps = [
+      ...['0 prepares XX in view 0', '1 prepares XX in view 0'],
+      ...["0 approves view 1 after ''", "1 approves view 1 after ''"],
+      ...["0 approves view 2 after 'XX'", "1 approves view 2 after 'XX'", "2 opens view 2 after 'XX'"],
+      ...["0 opens view 1 after ''", "1 opens view 1 after ''"],
+      ...[
+        "0 approves view 3 after ''",
+        "1 approves view 3 after ''",
+        "0 opens view 3 after ''",
+        "1 opens view 3 after ''",
+      ],
+      ...['0 prepares X in view 3', '1 prepares X in view 3', '0 commits X in view 3', '1 commits X in view 3'],
+      ...['0', '1', '2'].map((each) => `${each} sees the certificate of X in view 3`),
+      ...['0 prepares XX in view 3', '1 prepares XY in view 3'],
+    ];
+    const rules = { ...TWO, views: 3 };
+    const mistake = 'a lock is kept when a certificate opens a view';
+    const [model, worse] = [new LogModel(rules), new LogModel({ ...rules, mistake })];
+    assert.equal(model.recovers(follow(model, steps)), true);
+    assert.equal(worse.isStuck(follow(worse, steps)), true);
+  });
 });
+
+/** Where a model is after these actions. */
+function follow<S>(model: Model<S>, names: readonly string[]): S {
+  return names.reduce((state, name) => {
+    const action = [...model.actions(state)].find((each) => each.name === name);
+    assert.ok(action, `${name}: this cannot happen there`);
+    return action.to;
+  }, model.initial);
+}

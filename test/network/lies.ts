@@ -9,7 +9,13 @@ import { challengeOf, shareStatement } from '../../src/subsystems/nkrypt/anchor.
 import { openingDigest, spaceReceipt } from '../../src/subsystems/nkrypt/judge.ts';
 import { encodeOrder, ORDER_TYPE, type SelfSigned } from '../../src/wire/entry.ts';
 import { epochDigest } from '../../src/wire/epoch.ts';
-import { HEAD_TYPE, type HeadStatement, type HeadVote, type VoteExchange } from '../../src/wire/order.ts';
+import {
+  HEAD_TYPE,
+  type HeadStatement,
+  PREPARE_TYPE,
+  type PrepareStatement,
+  type VoteExchange,
+} from '../../src/wire/order.ts';
 import {
   type AnchorShare,
   AUDITS,
@@ -139,16 +145,22 @@ export class Liar {
   }
 
   /** Another head to everybody who asks, and entries that nobody has. */
-  async #heads({ applied, votes }: VoteExchange): Promise<Json> {
+  async #heads({ applied, prepares }: VoteExchange): Promise<Json> {
     const { trust, consensus } = this.#lent!;
     const { networkId } = await consensus.genesis();
     const { digest: committee } = await this.#committee();
+    const { view, index } = prepares[0]?.statement ?? { view: 0, index: applied + 1 };
+    const place = { networkId, committee, view, index, head: randomBytes(32).toString('hex') };
+    const shown: PrepareStatement = { formatVersion: 1, ...place };
     const statement: HeadStatement = {
-      ...{ formatVersion: 2, networkId, committee, index: votes[0]?.statement.index ?? applied + 1 },
-      ...{ head: randomBytes(32).toString('hex'), base: applied, stateRoot: randomBytes(32).toString('hex') },
+      ...{ formatVersion: 3, ...place },
+      ...{ base: applied, stateRoot: randomBytes(32).toString('hex') },
     };
-    const lie: HeadVote = { statement, attestation: await trust.attest(HEAD_TYPE, statement) };
-    return { applied: applied + 3, votes: [lie] } as unknown as Json;
+    return {
+      ...{ applied: applied + 3, recovery: null },
+      prepares: [{ statement: shown, attestation: await trust.attest(PREPARE_TYPE, shown) }],
+      commits: [{ statement, attestation: await trust.attest(HEAD_TYPE, statement) }],
+    } as unknown as Json;
   }
 
   /** Says yes to whatever is asked, checks nothing, and remembers nothing of it. */

@@ -1,7 +1,6 @@
 import { packFolder } from '../../src/client/folder.ts';
 import type { Client } from '../../src/client/index.ts';
 import { until } from '../../src/testing/until.ts';
-import { fillHome } from '../made-homes.ts';
 import { freshHome, type Home, nodeOf } from '../system/support.ts';
 
 export { until };
@@ -22,11 +21,9 @@ export interface MeshNode extends Home {
   publish(folder: string): ReturnType<Client['publish']>;
 }
 
-/** A home with a node that is not yet started. `settings` go into its configuration; its keys may be those of a node of another test. */
+/** A home with a node that is not yet started. `settings` go into its configuration. */
 export async function meshNode(settings: Readonly<Record<string, unknown>> = {}): Promise<MeshNode> {
   const home = await freshHome({}, { threads: 1, peers: { pace: QUICK_PACE }, ...settings });
-  // The terms of a network are written when a home is opened first.
-  if (!('network' in settings)) await fillHome(home.home);
   let running: { readonly id: string; readonly client: Client; readonly pid: number } | null = null;
   const now = () => {
     if (running === null) throw new Error('the node was not started');

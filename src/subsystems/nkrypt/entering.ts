@@ -115,7 +115,7 @@ export async function enter(
   const before = ledger.before(committee);
   const order = sits
     ? new OrderedHome(
-        { trust, store, ledger, ask: meeting, caught: (first, second) => votes.witness.caughtHeads(first, second) },
+        { trust, store, ledger, ask: meeting, caught: votes.witness.caughtHeads },
         { clock, networkId, self: validator.key, etcd: options.etcd },
       )
     : undefined;

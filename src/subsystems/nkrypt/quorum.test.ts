@@ -350,7 +350,7 @@ test('a validator that votes for two operations under one number pays, by the vo
   );
 });
 
-test('a validator that votes for two heads of one index pays, although who saw it was kept from the order and then restarted', async () => {
+test('a validator that commits to two heads of one index pays, although who saw it was kept from the order and then restarted', async () => {
   await using four = await testCommittee(path.join(folder, 'heads'), { n: 4, clock, roundMs: 20 });
   const homes = four.genesis.committee.validators.map(
     ({ key }) => four.homes.find(({ validator }) => validator === key)!,
@@ -366,11 +366,12 @@ test('a validator that votes for two heads of one index pays, although who saw i
   };
   for (const text of ['a', 'b']) {
     const statement = {
-      ...({ formatVersion: 2, networkId, committee: networkId, index: 9, base: 0 } as const),
+      ...({ formatVersion: 3, networkId, committee: networkId, view: 0, index: 9, base: 0 } as const),
       ...{ head: text.repeat(64), stateRoot: 'f'.repeat(64) },
     };
     const vote = { statement, attestation: await dishonest.trust.attest(HEAD_TYPE, statement) };
-    await seeing.nkrypt.order('order/votes', dishonest.publisher, { applied: 0, votes: [vote] });
+    const told = { applied: 0, prepares: [], commits: [vote], recovery: null };
+    await seeing.nkrypt.order('order/votes', dishonest.publisher, told);
   }
   await until('it was kept from the order', () => refused > 0);
   await four.restart(seeing);

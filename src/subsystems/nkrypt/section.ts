@@ -10,8 +10,8 @@ import { decodeGenesis, type Genesis } from '../../wire/genesis.ts';
 import { ledgerObjection } from './ledger/ledger.ts';
 import { openStore, type Store } from './store.ts';
 
-/** Rows are documents of the network. 6: those that name a committee by its digest; what is older counts nowhere any more. */
-const VERSION = 6;
+/** Rows are documents of the network. 7: heads of the order are certified in views; what is older counts nowhere any more. */
+const VERSION = 7;
 const STAGE = 'nkrypt-import.db';
 /** Bytes of rows after which a piece is closed; the largest row is a genesis document or an endorsement. */
 const PIECE_BYTES = 64 * 2 ** 10;
@@ -36,7 +36,9 @@ const TABLES = {
   epochs: ['epoch', 'digest', 'document'],
   log_entries: ['position', 'digest', 'entry', 'head', 'outcome'],
   log_certificates: ['position', 'turn', 'document'],
-  log_state: ['id', 'applied', 'voted', 'lost', 'floor'],
+  log_state: ['id', 'applied', 'view', 'voted', 'lost', 'floor'],
+  log_lock: ['id', 'view', 'position', 'head', 'document'],
+  log_approved: ['id', 'view', 'position', 'head'],
   log_snapshot: ['id', 'base', 'head', 'document'],
   facts_before: ['key', 'value'],
   log_recovery: ['id', 'statement'],
@@ -50,6 +52,8 @@ const ORDERED: readonly string[] = [
   'log_entries',
   'log_certificates',
   'log_state',
+  'log_lock',
+  'log_approved',
   'log_snapshot',
   'facts_before',
   'log_recovery',
@@ -248,7 +252,8 @@ function isFurther(raw: Store['raw']): boolean {
   const row = raw
     .prepare(
       `SELECT (SELECT document FROM main.genesis) = (SELECT document FROM staged.genesis) AS same,
-         max(applied, voted) >= (SELECT coalesce(max(applied), 0) FROM staged.log_state) AS further FROM main.log_state`,
+         max(applied, voted, (SELECT coalesce(max(position), 0) FROM main.log_lock), (SELECT coalesce(max(position), 0) FROM main.log_approved))
+           >= (SELECT coalesce(max(applied), 0) FROM staged.log_state) AS further FROM main.log_state`,
     )
     .get() as { same: number; further: number } | undefined;
   return row?.same === 1 && row.further === 1;

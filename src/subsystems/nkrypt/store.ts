@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { type Migration, openSqlite, type SqliteStore } from '../../base/sqlite.ts';
 import { MOVES_SCHEMA } from './order/approvals.ts';
 import { EMBEDDED_SCHEMA } from './order/embedded.ts';
-import { LOG_SCHEMA, RECOVERY_SCHEMA, SNAPSHOT_SCHEMA } from './order/log-store.ts';
+import { LOG_SCHEMA, RECOVERY_SCHEMA, SNAPSHOT_SCHEMA, VIEWS_SCHEMA } from './order/log-store.ts';
 
 /** Never edited after release: add the next number. */
 export const MIGRATIONS: readonly Migration[] = [
@@ -189,6 +189,7 @@ export const MIGRATIONS: readonly Migration[] = [
       CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, document TEXT NOT NULL) STRICT;
     `,
   },
+  { name: '013-views', up: VIEWS_SCHEMA },
 ];
 
 export type Store = SqliteStore;

@@ -1,8 +1,8 @@
 import { canonicalJson, type Json } from '../../base/json.ts';
 import type { Conflict, SelfSigned } from '../../wire/entry.ts';
-import { HEAD_TYPE, type HeadVote } from '../../wire/order.ts';
 import { type Endorsement, operationDigest, type SignedVote, VOTE_TYPE, voteOf } from '../../wire/proof.ts';
 import { headAbout, orderAbout, voteAbout } from './ledger/evidence.ts';
+import type { Caught } from './order/head-votes.ts';
 import type { Store } from './store.ts';
 
 /** Something that somebody has to answer for, and what proves it. */
@@ -38,21 +38,21 @@ export class Witness {
     this.#accuse({ about: orderAbout(identity, sequence), conflict });
   }
 
-  /** Two heads of one index of the order, by one validator. Durable when it returns. Safe to repeat. */
-  caughtHeads(first: HeadVote, second: HeadVote): void {
-    const { committee, index } = first.statement;
+  /** Two votes of one kind for different heads of one index of the order in one view, by one validator. Durable when it returns. Safe to repeat. */
+  readonly caughtHeads: Caught = (type, first, second) => {
+    const { committee } = first.statement;
     const [one, other] = [first, second]
       .sort((a, b) => (a.statement.head < b.statement.head ? -1 : 1))
       .map(({ statement, attestation }) => ({ statement: statement as unknown as Json, attestation }));
-    const conflict = { kind: 'words', committee, type: HEAD_TYPE, first: one!, second: other! } as const;
+    const conflict = { kind: 'words', committee, type, first: one!, second: other! } as const;
     const { validator } = first.attestation;
     this.#store.transact((raw) => {
       const { known } = raw
         .prepare("SELECT count(*) AS known FROM accusations WHERE about > ?1 || '/' AND about < ?1 || '0'")
         .get(`${validator}/head/${committee}`) as { known: number };
-      if (known < HEADS_EACH_MAX) this.#accuse({ about: `${validator}/${headAbout(committee, index)}`, conflict });
+      if (known < HEADS_EACH_MAX) this.#accuse({ about: `${validator}/${headAbout(type, first.statement)}`, conflict });
     });
-  }
+  };
 
   /** Votes for one operation that may never become a certificate, because they are too few. Safe to repeat. */
   keep(ballot: Endorsement): void {

@@ -4,7 +4,7 @@ import { canonicalJson } from '../../../base/json.ts';
 import { attestationHolds, publicKeysOf } from '../../../wire/attestation.ts';
 import { type Conflict, decodeOrder, keyBytes, type Word } from '../../../wire/entry.ts';
 import { digest } from '../../../wire/fields.ts';
-import { HEAD_TYPE } from '../../../wire/order.ts';
+import { HEAD_TYPE, PREPARE_TYPE, type PrepareStatement } from '../../../wire/order.ts';
 import { type Operation, operation, operationDigest, VOTE_TYPE } from '../../../wire/proof.ts';
 import { envelopeHolds } from '../../../wire/signature.ts';
 import { changeAccount, isKnown, slash } from './accounts.ts';
@@ -16,6 +16,7 @@ const vote = z.looseObject({ networkId: digest, committee: digest, operation });
 const logHead = z.looseObject({
   networkId: digest,
   committee: digest,
+  view: z.int().nonnegative(),
   index: z.int().nonnegative(),
   head: z.string(),
 });
@@ -58,9 +59,12 @@ export function orderAbout(identity: string, sequence: number): string {
   return `order/${identity}/${sequence}`;
 }
 
-/** What two heads by one member of a committee contradict each other about. */
-export function headAbout(committee: Digest, index: number): string {
-  return `head/${committee}/${index}`;
+/** What two votes for heads by one member of a committee contradict each other about. */
+export function headAbout(
+  type: typeof PREPARE_TYPE | typeof HEAD_TYPE,
+  { committee, view, index }: Pick<PrepareStatement, 'committee' | 'view' | 'index'>,
+): string {
+  return `head/${committee}/${type === PREPARE_TYPE ? 'prepare' : 'commit'}/${view}/${index}`;
 }
 
 /** What two votes of one validator in one committee contradict each other about; undefined when both may be given. */
@@ -103,9 +107,11 @@ function contradiction(place: Place, committee: Digest, type: string, first: Wor
       const [{ operation: a }, { operation: b }] = both(vote);
       return voteAbout(committee, a, b);
     }
+    case PREPARE_TYPE:
     case HEAD_TYPE: {
       const [a, b] = both(logHead);
-      return a.index === b.index && a.head !== b.head ? headAbout(committee, a.index) : undefined;
+      const isOnePlace = a.view === b.view && a.index === b.index;
+      return isOnePlace && a.head !== b.head ? headAbout(type, a) : undefined;
     }
     default:
       return refuse('entry-invalid', 'Statements of that type cannot contradict each other.');

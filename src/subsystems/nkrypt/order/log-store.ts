@@ -2,19 +2,26 @@ import { fromHex, hex } from '../../../base/bytes.ts';
 import { sha256 } from '../../../base/digest.ts';
 import { canonicalJson, type Json } from '../../../base/json.ts';
 import type { SqliteStore } from '../../../base/sqlite.ts';
-import type { SequencerStatement } from '../../../wire/entry.ts';
-import { decodeHeadCertificate, type HeadCertificate, ORDER_LIMITS, type OrderSnapshot } from '../../../wire/order.ts';
+import type { RecoveryPlace } from '../../../wire/entry.ts';
+import {
+  type ApprovedRecovery,
+  decodeHeadCertificate,
+  type HeadCertificate,
+  ORDER_LIMITS,
+  type OrderSnapshot,
+  type PreparedHead,
+} from '../../../wire/order.ts';
 
 /** What a validator voted for binds it for ever. */
 export const LOG_SCHEMA = `
-  -- The entries that were applied, and after them those that this home voted for. Outcome: as soon as it was applied.
+  -- The entries that were applied, and after them those that this home prepared. Outcome: as soon as it was applied.
   CREATE TABLE log_entries (
     position INTEGER PRIMARY KEY, digest BLOB NOT NULL, entry BLOB NOT NULL, head BLOB NOT NULL, outcome TEXT
   ) STRICT;
   CREATE INDEX log_digests ON log_entries (digest);
   -- Enough certificates that each covers what one answer may hold. Turn: what follows was certified by another committee or ordered elsewhere.
   CREATE TABLE log_certificates (position INTEGER PRIMARY KEY, turn INTEGER NOT NULL, document TEXT NOT NULL) STRICT;
-  -- Voted: the highest index that this home voted for. Lost: up to there its votes are for something that is not in the order.
+  -- Voted: the highest index that this home prepared. Lost: up to there that is something which is not in the order.
   -- Origin: where the present engine began.
   CREATE TABLE log_state (
     id INTEGER PRIMARY KEY CHECK (id = 1), applied INTEGER NOT NULL, voted INTEGER NOT NULL, lost INTEGER NOT NULL, origin INTEGER NOT NULL
@@ -37,11 +44,34 @@ export const SNAPSHOT_SCHEMA = `
   ) STRICT;
 `;
 
+/** Two votes for a head, in views. */
+export const VIEWS_SCHEMA = `
+  -- Voted and lost: prepares of the present view, in the present committee.
+  ALTER TABLE log_state ADD COLUMN view INTEGER NOT NULL DEFAULT 0;
+  -- What this home knows to be prepared by a quorum, beyond what is certified. Document: its proof; null: it is where a view began.
+  CREATE TABLE log_lock (
+    id INTEGER PRIMARY KEY CHECK (id = 1), view INTEGER NOT NULL, position INTEGER NOT NULL, head BLOB NOT NULL, document TEXT
+  ) STRICT;
+  -- Where this home said that a later view begins: until it does this home votes in no other one.
+  CREATE TABLE log_approved (
+    id INTEGER PRIMARY KEY CHECK (id = 1), view INTEGER NOT NULL, position INTEGER NOT NULL, head BLOB NOT NULL
+  ) STRICT;
+`;
+
 export interface Marks {
   readonly applied: number;
+  /** In which this home votes. */
+  readonly view: number;
+  /** The highest index that this home prepared in it. */
   readonly voted: number;
+  /** Up to there what it prepared in the view is not what is certified. */
   readonly lost: number;
   readonly floor: number;
+}
+
+/** A head that a quorum prepared, or after which a quorum began a view. */
+export interface Lock extends RecoveryPlace {
+  readonly prepared: PreparedHead | null;
 }
 
 /** An entry in its place. */
@@ -68,14 +98,49 @@ export class LogStore {
   }
 
   marks(): Marks {
-    const row = this.#store.raw.prepare('SELECT applied, voted, lost, floor FROM log_state').get();
-    return (row as unknown as Marks | undefined) ?? { applied: 0, voted: 0, lost: 0, floor: 0 };
+    const row = this.#store.raw.prepare('SELECT applied, view, voted, lost, floor FROM log_state').get();
+    return (row as unknown as Marks | undefined) ?? { applied: 0, view: 0, voted: 0, lost: 0, floor: 0 };
   }
 
-  setMarks({ applied, voted, lost, floor }: Marks): void {
+  setMarks({ applied, view, voted, lost, floor }: Marks): void {
     this.#store.raw
-      .prepare('INSERT OR REPLACE INTO log_state (id, applied, voted, lost, floor) VALUES (1, ?, ?, ?, ?)')
-      .run(applied, voted, lost, floor);
+      .prepare('INSERT OR REPLACE INTO log_state (id, applied, view, voted, lost, floor) VALUES (1, ?, ?, ?, ?, ?)')
+      .run(applied, view, voted, lost, floor);
+  }
+
+  lock(): Lock | undefined {
+    const row = this.#store.raw.prepare('SELECT view, position, head, document FROM log_lock').get() as
+      | { view: number; position: number; head: Uint8Array; document: string | null }
+      | undefined;
+    if (row === undefined) return undefined;
+    const { document } = row;
+    return { ...placeOf(row), prepared: document === null ? null : (JSON.parse(document) as PreparedHead) };
+  }
+
+  setLock(lock: Lock | undefined): void {
+    if (lock === undefined) {
+      this.#store.raw.prepare('DELETE FROM log_lock').run();
+      return;
+    }
+    const { view, index, head, prepared } = lock;
+    this.#store.raw
+      .prepare('INSERT OR REPLACE INTO log_lock (id, view, position, head, document) VALUES (1, ?, ?, ?, ?)')
+      .run(view, index, fromHex(head), prepared === null ? null : canonicalJson(prepared));
+  }
+
+  approved(): RecoveryPlace | undefined {
+    const row = this.#store.raw.prepare('SELECT view, position, head FROM log_approved').get();
+    return row === undefined ? undefined : placeOf(row as unknown as Parameters<typeof placeOf>[0]);
+  }
+
+  setApproved(place: RecoveryPlace | undefined): void {
+    if (place === undefined) {
+      this.#store.raw.prepare('DELETE FROM log_approved').run();
+      return;
+    }
+    this.#store.raw
+      .prepare('INSERT OR REPLACE INTO log_approved (id, view, position, head) VALUES (1, ?, ?, ?)')
+      .run(place.view, place.index, fromHex(place.head));
   }
 
   headAt(position: number): string | undefined {
@@ -115,17 +180,17 @@ export class LogStore {
   }
 
   /** What a quorum approved after the engine was lost, until the order says it. */
-  recovery(): SequencerStatement | undefined {
+  recovery(): ApprovedRecovery | undefined {
     const row = this.#store.raw.prepare('SELECT statement FROM log_recovery').get() as
       | { statement: string }
       | undefined;
-    return row === undefined ? undefined : (JSON.parse(row.statement) as SequencerStatement);
+    return row === undefined ? undefined : (JSON.parse(row.statement) as ApprovedRecovery);
   }
 
-  setRecovery(statement: SequencerStatement): void {
+  setRecovery(recovery: ApprovedRecovery): void {
     this.#store.raw
       .prepare('INSERT OR REPLACE INTO log_recovery (id, statement) VALUES (1, ?)')
-      .run(canonicalJson(statement));
+      .run(canonicalJson(recovery));
   }
 
   setSnapshot({ base, head, certificate }: OrderSnapshot): void {
@@ -189,4 +254,8 @@ export class LogStore {
       | undefined;
     return row === undefined ? undefined : decodeHeadCertificate(JSON.parse(row.document));
   }
+}
+
+function placeOf({ view, position, head }: { view: number; position: number; head: Uint8Array }): RecoveryPlace {
+  return { view, index: position, head: hex(head) };
 }

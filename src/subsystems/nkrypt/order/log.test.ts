@@ -15,7 +15,12 @@ import {
   testWordHolds,
 } from '../../../testing/ordered-validators.ts';
 import { until as untilSo } from '../../../testing/until.ts';
-import type { SequencerPlace, SequencerStatement } from '../../../wire/entry.ts';
+import {
+  type RecoveryPlace,
+  SEQUENCER_TYPE,
+  type SequencerPlace,
+  type SequencerStatement,
+} from '../../../wire/entry.ts';
 import { quorumOf } from '../../../wire/genesis.ts';
 import {
   decodeHeadCertificate,
@@ -23,6 +28,9 @@ import {
   HEAD_TYPE,
   type HeadVote,
   nextHead,
+  PREPARE_TYPE,
+  type PrepareStatement,
+  type PrepareVote,
   type VoteExchange,
 } from '../../../wire/order.ts';
 import { EMBEDDED_SCHEMA, EmbeddedSequencer } from './embedded.ts';
@@ -290,6 +298,25 @@ test('entries of long ago are dropped; who comes later begins with a snapshot th
   assert.ok(lies > 0);
 });
 
+/** Has the validators agree where the next view begins, as their operators would; its engine is with validator 1. */
+async function recovered(logs: readonly OrderedLog[], committee: readonly number[], view = 1): Promise<RecoveryPlace> {
+  await Promise.all(logs.map((log) => log.settle()));
+  const places = await Promise.all(logs.map((log) => log.settle()));
+  for (const place of places) assert.deepEqual(place, places[0]);
+  const after = { view, ...places[0]! };
+  for (const log of logs) assert.ok(log.bind(after));
+  const statement: SequencerStatement = {
+    ...{ networkId: NETWORK, committee: testCommittee(0, committee).digest, moves: 0, after },
+    to: { kind: 'embedded', validator: testSeat(1).key },
+  };
+  const signers = committee.map((who) => testSeat(who).key).sort();
+  const attestations = signers
+    .slice(0, quorumOf(committee.length))
+    .map((key) => testWord(key, SEQUENCER_TYPE, statement));
+  for (const log of logs) log.recover({ statement, attestations });
+  return after;
+}
+
 test('whatever only the lost machine knew to be certified is in the order that goes on without it', async () => {
   const committee = [0, 1, 2, 3];
   for (let seed = 1; seed <= 6; seed += 1) {
@@ -328,28 +355,20 @@ test('whatever only the lost machine knew to be certified is in the order that g
     await validators.close(0);
     isCut = false;
     const [one, two, three] = validators.logs.slice(1) as [OrderedLog, OrderedLog, OrderedLog];
-    const bound = [await one.bind(), await two.bind(), await three.bind()];
-    for (const { index, head } of bound) {
-      assert.ok(index >= certified);
-      assert.deepEqual({ index, head }, bound[0]);
-    }
-    const statement: SequencerStatement = {
-      ...{ networkId: NETWORK, committee: testCommittee(0, committee).digest, moves: 0, after: bound[0]! },
-      to: { kind: 'embedded', validator: testSeat(1).key },
-    };
-    for (const log of [one, two, three]) log.recover(statement);
-    const move = testEntry({ move: statement.to, after: bound[0]!.index });
+    const { index } = await recovered([one, two, three], committee);
+    assert.ok(index >= certified);
+    const move = testEntry({ move: { kind: 'embedded', validator: testSeat(1).key }, after: index });
     // Whoever is first: nothing comes before the entry that makes the engine what it is.
     await Promise.all([two.submit(testEntry('goes on')), three.submit(move)]);
-    await until(() => [1, 2, 3].every((who) => applied(validators, who).length === bound[0]!.index + 2));
-    assert.equal((await one.submit(move)).index, bound[0]!.index + 1);
+    await until(() => [1, 2, 3].every((who) => applied(validators, who).length === index + 2));
+    assert.equal((await one.submit(move)).index, index + 1);
     for (const who of [1, 2, 3]) {
       assert.deepEqual(applied(validators, who).slice(0, certified), applied(validators, 0));
       await validators.close(who);
       validators.open(who);
     }
     await validators.logs[3]!.submit(testEntry('after restarts'));
-    await until(() => [1, 2, 3].every((who) => applied(validators, who).length === bound[0]!.index + 3));
+    await until(() => [1, 2, 3].every((who) => applied(validators, who).length === index + 3));
     await validators[Symbol.asyncDispose]();
   }
 });
@@ -426,10 +445,14 @@ class LyingEngine {
   };
 }
 
-test('an engine that shows two halves different entries stops the order, and everybody can see why', async () => {
+test('an engine that shows two halves different entries stops the order, everybody can see why, and a quorum goes on without it', async () => {
   const engine = new LyingEngine();
+  const engines = new Engines();
   const committee = [0, 1, 2, 3];
-  await using validators = new OrderedValidators({ committee, ...engine, submitMs: 500 });
+  await using validators = new OrderedValidators({
+    ...{ committee, submitMs: 500 },
+    engine: (place, log, who) => (/-1(-\d+)?$/.test(log) ? engines.engine(place, log) : engine.engine(place, log, who)),
+  });
   for (const who of committee) {
     engine.show(who, ['a', 'b']);
     validators.open(who);
@@ -437,7 +460,6 @@ test('an engine that shows two halves different entries stops the order, and eve
   await until(() => committee.every((who) => applied(validators, who).length === 2));
   for (const who of committee) engine.show(who, who < 2 ? ['c', 'd'] : ['d', 'c']);
   await until(() => committee.every((who) => validators.logs[who]!.status().trouble !== null));
-  await sleep(200);
   for (const who of committee) {
     assert.equal(applied(validators, who).length, 2);
     const { split, trouble } = validators.logs[who]!.status();
@@ -453,7 +475,66 @@ test('an engine that shows two halves different entries stops the order, and eve
   await assert.rejects(validators.logs[0]!.submit(testEntry('e')), (error) =>
     isCoded(error, 'timeout', 'order-stopped'),
   );
+  // The validator in whose home it was says nothing any more.
+  await validators.close(0);
+  const others = [1, 2, 3].map((who) => validators.logs[who]!);
+  await recovered(others, committee);
+  const move = testEntry({ move: { kind: 'embedded', validator: testSeat(1).key }, after: 2 });
+  await Promise.all([others[0]!.submit(move), others[1]!.submit(testEntry('e'))]);
+  await until(() => [1, 2, 3].every((who) => applied(validators, who).length === 4));
+  for (const who of [1, 2, 3]) {
+    assert.deepEqual(applied(validators, who), applied(validators, 1));
+    assert.deepEqual(validators.logs[who]!.status().split, []);
+    assert.equal(validators.logs[who]!.status().trouble, null);
+  }
 });
+
+for (const helped of [[], [2], [1], [2, 3]]) {
+  const how = helped.length === 0 ? 'nobody' : `validator ${helped.join(' and ')}`;
+  test(`a liar shows one entry to one validator and another one to two, lets ${how} believe that a quorum prepared it, and falls silent: the three go on without it`, async () => {
+    const engine = new LyingEngine();
+    const engines = new Engines();
+    const committee = [0, 1, 2, 3];
+    await using validators = new OrderedValidators({
+      committee,
+      engine: (place, log, who) =>
+        /-1(-\d+)?$/.test(log) ? engines.engine(place, log) : engine.engine(place, log, who),
+    });
+    const honest = [1, 2, 3];
+    for (const who of honest) {
+      engine.show(who, ['a']);
+      validators.open(who);
+    }
+    const heads = ['x', 'y'].map((name) =>
+      ['a', name].reduce((head, one) => nextHead(head, testEntry(one)), firstHead(NETWORK)),
+    );
+    await until(() => honest.every((who) => applied(validators, who).length === 1));
+    for (const who of honest) engine.show(who, [who === 1 ? 'x' : 'y']);
+    const logs = honest.map((who) => validators.logs[who]!);
+    await until(() => logs.every((log) => log.status().waiting === 1));
+    for (const who of helped) {
+      // What two honest ones prepared is a quorum with the liar; what one did is none.
+      const { digest } = testCommittee(0, committee);
+      const statement = { networkId: NETWORK, committee: digest, view: 0, index: 2, head: heads[who === 1 ? 0 : 1]! };
+      const shown: PrepareStatement = { formatVersion: 1, ...statement };
+      const prepares = [{ statement: shown, attestation: testWord(testSeat(0).key, PREPARE_TYPE, shown) }];
+      await validators.logs[who]!.exchange({ ...NOTHING, prepares }, testSeat(0).key);
+    }
+    const isLocked = (who: number) => validators.logs[who]!.tail(1).prepared !== null;
+    await until(() => helped.every((who) => who === 1 || isLocked(who)));
+    const { index, head } = await recovered(logs, committee);
+    const isY = helped.some((who) => who !== 1);
+    assert.deepEqual([index, head], isY ? [2, heads[1]] : [1, nextHead(firstHead(NETWORK), testEntry('a'))]);
+    const move = testEntry({ move: { kind: 'embedded', validator: testSeat(1).key }, after: index });
+    await Promise.all([logs[0]!.submit(move), logs[1]!.submit(testEntry('x')), logs[2]!.submit(testEntry('y'))]);
+    await until(() => honest.every((who) => new Set(applied(validators, who)).size === 4));
+    for (const who of honest) {
+      assert.deepEqual(applied(validators, who), applied(validators, 1));
+      checkCertified(validators, who, committee);
+    }
+    assert.deepEqual(validators.caught, []);
+  });
+}
 
 test('an engine that lies to one validator does not stop the others, and that one follows their certificates and votes again', async () => {
   const engine = new LyingEngine();
@@ -473,10 +554,20 @@ test('an engine that lies to one validator does not stop the others, and that on
   assert.equal(checkCertified(validators, 3, committee), 4);
 });
 
+const NOTHING: VoteExchange = { applied: 0, prepares: [], commits: [], recovery: null };
+
 /** Everything that may be said wrongly, under keys that are right. */
 function lies(who: number, about: VoteExchange): VoteExchange[] {
   const { key } = testSeat(who);
-  const votes = about.votes.flatMap(({ statement }): HeadVote[] =>
+  const prepares = about.prepares.flatMap(({ statement }): PrepareVote[] =>
+    [
+      { ...statement, head: hex(new Uint8Array(32).fill(who)) },
+      { ...statement, view: statement.view + 1 },
+      { ...statement, index: statement.index + 1 },
+      { ...statement, view: Number.MAX_SAFE_INTEGER, index: Number.MAX_SAFE_INTEGER },
+    ].map((lie) => ({ statement: lie, attestation: testWord(key, PREPARE_TYPE, lie) })),
+  );
+  const commits = about.commits.flatMap(({ statement }): HeadVote[] =>
     [
       { ...statement, head: hex(new Uint8Array(32).fill(who)) },
       { ...statement, stateRoot: 'f'.repeat(64) },
@@ -485,13 +576,14 @@ function lies(who: number, about: VoteExchange): VoteExchange[] {
       { ...statement, index: Number.MAX_SAFE_INTEGER },
     ].map((lie) => ({ statement: lie, attestation: testWord(key, HEAD_TYPE, lie) })),
   );
-  const forged = about.votes.map(({ statement, attestation }) => ({
+  const forged = about.commits.map(({ statement, attestation }) => ({
     statement: { ...statement, head: 'a'.repeat(64) },
     attestation,
   }));
   return [
-    ...votes.map((vote) => ({ applied: 0, votes: [vote] })),
-    { applied: Number.MAX_SAFE_INTEGER, votes: [...about.votes, ...forged].slice(0, 100) },
+    ...prepares.map((vote) => ({ ...NOTHING, prepares: [vote] })),
+    ...commits.map((vote) => ({ ...NOTHING, commits: [vote] })),
+    { ...about, applied: Number.MAX_SAFE_INTEGER, commits: [...about.commits, ...forged].slice(0, 100) },
   ];
 }
 
@@ -504,12 +596,12 @@ test('a validator that says everything wrong, and two things at once, harms nobo
     ...engines,
     liar: (who, method, body) => {
       if (who !== 0) return undefined;
-      const told = method === 'order/votes' ? (body as unknown as VoteExchange) : { applied: 0, votes: [] };
+      const told = method === 'order/votes' ? (body as unknown as VoteExchange) : NOTHING;
       const answers: unknown[] = [
         ...lies(0, told),
         { certificate: null, entries: [] },
         null,
-        { applied: -1, votes: 'many' },
+        { ...NOTHING, applied: -1, commits: 'many' },
         validators.logs[1]?.part(1),
         { ...validators.logs[1]?.part(0), entries: ['AAAA'] },
       ];
@@ -535,8 +627,8 @@ for (const value of [
   7,
   {},
   { applied: 0 },
-  { applied: 0, votes: [{}] },
-  { applied: 0, votes: Array(101).fill(null) },
+  { ...NOTHING, prepares: [{}] },
+  { ...NOTHING, commits: Array(101).fill(null) },
 ]) {
   test(`votes that are ${JSON.stringify(value).slice(0, 40)} are refused`, async () => {
     await using validators = new OrderedValidators({ committee: [0, 1], ...new Engines() });
@@ -597,9 +689,11 @@ test('whatever is lost, late or doubled, whoever crashes when, and whatever an e
         ...engines,
         wires: {
           carry: async (call, body) => {
-            for (const { statement, attestation } of (body as unknown as VoteExchange).votes ?? []) {
-              const at = `${attestation.validator} ${statement.index}`;
-              seen.set(at, (seen.get(at) ?? new Set()).add(statement.head));
+            const { prepares = [], commits = [] } = body as unknown as Partial<VoteExchange>;
+            for (const { statement, attestation } of [...prepares, ...commits]) {
+              const { formatVersion, view, index, head } = statement;
+              const at = `${attestation.validator} ${formatVersion} ${view} ${index}`;
+              seen.set(at, (seen.get(at) ?? new Set()).add(head));
             }
             const lost = () => new HyperMeshError('peer-unreachable', 'It got lost.');
             if (!isBad) return call();

@@ -2,13 +2,19 @@ import { base64, fromBase64, hex } from '../../../base/bytes.ts';
 import type { CallOptions } from '../../../base/call.ts';
 import { type Digest, sha256 } from '../../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../../base/errors.ts';
-import { canonicalJson, type Json } from '../../../base/json.ts';
+import type { Json } from '../../../base/json.ts';
 import type { SqliteStore } from '../../../base/sqlite.ts';
 import type { Attestation } from '../../../wire/attestation.ts';
-import type { SequencerPlace, SequencerStatement } from '../../../wire/entry.ts';
+import {
+  type RecoveryPlace,
+  SEQUENCER_TYPE,
+  type SequencerPlace,
+  type SequencerStatement,
+} from '../../../wire/entry.ts';
 import type { Committee, Seat } from '../../../wire/epoch.ts';
 import { quorumOf } from '../../../wire/genesis.ts';
 import {
+  type ApprovedRecovery,
   type CertifiedPart,
   decodeCertifiedPart,
   decodeFacts,
@@ -19,14 +25,17 @@ import {
   HEAD_TYPE,
   type HeadCertificate,
   type HeadStatement,
-  type HeadVote,
   nextHead,
   ORDER_LIMITS,
   type OrderSnapshot,
+  PREPARE_TYPE,
+  type PreparedHead,
+  type PrepareStatement,
   type VoteExchange,
 } from '../../../wire/order.ts';
+import { type Caught, HeadVotes } from './head-votes.ts';
 import { heard, PATIENCE_MS } from './heard.ts';
-import { LogStore, type Marks, type Row, type Submitted } from './log-store.ts';
+import { type Lock, LogStore, type Marks, type Row, type Submitted } from './log-store.ts';
 import { rest } from './rest.ts';
 import { type Sequencer, sequencerUnreachable } from './sequencer.ts';
 
@@ -93,8 +102,8 @@ export interface LogLent {
   engine(place: SequencerPlace, log: string): Sequencer;
   /** Asks another validator. Errors: `peer-*`, `timeout`. */
   ask(validator: Seat, method: LogMethod, body: Json): Promise<unknown>;
-  /** Called when a validator voted for two heads of one index, with what proves it. */
-  caught(first: HeadVote, second: HeadVote): void;
+  /** {@link VotesLent.caught} */
+  readonly caught: Caught;
 }
 
 export type LogMethod = 'order/votes' | 'order/part' | 'order/snapshot' | 'order/facts' | 'order/tail';
@@ -160,7 +169,7 @@ interface Source {
 }
 
 /** What a quorum approved after a loss. */
-type Recovery = SequencerStatement & Required<Pick<SequencerStatement, 'after'>>;
+type Recovery = ApprovedRecovery & { readonly after: RecoveryPlace };
 
 interface OpenEngine {
   readonly name: string;
@@ -177,10 +186,10 @@ interface Proposed extends Row {
 }
 
 /**
- * The order of a network as one validator has it (docs/protocol/order.md). The engine proposes entries; this validator votes for a head of their hash
- * chain, and stores the entries and the vote before it signs. With a quorum of votes for one head everything up to it is applied, in one transaction.
- * A vote goes beyond all earlier ones and continues them, unless a certificate overruled them: so no two certificates contradict each other,
- * whatever the engine shows to whom (docs/protocol/admission.md has the argument, test/model/ explores it).
+ * The order of a network as one validator has it (docs/protocol/order.md). The engine proposes entries; this validator prepares a head of their hash
+ * chain, and stores the entries and that before it signs. When a quorum prepared one head it commits to it; what a quorum committed is applied, all up to it in one
+ * transaction. What is prepared in one view is one chain, and a view begins after everything that can have been committed in the ones before: so no two certificates
+ * contradict each other, whatever the engine shows to whom (docs/protocol/admission.md has the argument, test/model/ explores it).
  */
 export class OrderedLog implements AsyncDisposable {
   readonly #lent: LogLent;
@@ -196,16 +205,18 @@ export class OrderedLog implements AsyncDisposable {
   readonly #closing = new AbortController();
   readonly #peers = new Map<string, Peer>();
   readonly #waiting = new Map<string, Set<() => void>>();
-  readonly #split = new Map<string, number>();
-  /** The newest vote of each validator, this one included. */
-  readonly #votes = new Map<string, HeadVote>();
+  readonly #votes: HeadVotes;
   #marks: Marks;
+  /** What a quorum prepared beyond that, as far as this validator knows: the next view begins after it. */
+  #lock: Lock | undefined;
+  /** Where this validator said last that a later view begins. */
+  #approved: RecoveryPlace | undefined;
   #head: string;
   /** The last snapshot, and what was applied since. */
   #base: number;
   #since: { readonly entries: number; readonly bytes: number };
-  /** What follows the applied part, as far as it was proposed: the first of them voted for. */
-  #window: Proposed[];
+  /** What follows the applied part, as far as it was proposed: the first of them prepared. */
+  #window: Proposed[] = [];
   #engine: OpenEngine | undefined;
   #trouble: string | null = null;
   #running: Promise<void> | undefined;
@@ -215,7 +226,7 @@ export class OrderedLog implements AsyncDisposable {
   #catching: Turn | undefined;
   #caughtAtMs = 0;
   readonly #rests = new Map<string, number>();
-  #recovery: SequencerStatement | undefined;
+  #recovery: ApprovedRecovery | undefined;
   #loading: Loading | undefined;
   readonly #sources = new Map<string, Source>();
   /** How far others say to be: true or not, it is worth asking. */
@@ -256,14 +267,21 @@ export class OrderedLog implements AsyncDisposable {
     this.#patienceMs = options.patienceMs ?? PATIENCE_MS;
     this.#store = new LogStore(lent.store);
     this.#marks = this.#store.marks();
-    const { applied, voted } = this.#marks;
+    const { applied } = this.#marks;
+    this.#votes = new HeadVotes({
+      ...{ networkId: this.#networkId, self: this.#self, caught: lent.caught },
+      committee: () => lent.state.committee(),
+      applied: () => this.#marks.applied,
+      attested: (...args) => lent.trust.attested(...args),
+    });
+    this.#lock = this.#store.lock();
+    this.#approved = this.#store.approved();
     this.#recovery = this.#store.recovery();
     const snapshot = this.#store.snapshot();
     this.#base = snapshot?.base ?? 0;
     this.#since = this.#store.sizeAfter(this.#base);
     this.#head = this.#store.headAt(applied) ?? snapshot?.head ?? firstHead(this.#networkId);
-    const rows = this.#store.rows(applied, Math.max(applied, voted));
-    this.#window = rows.map((row) => ({ ...row, turns: lent.state.turns(row.entry) }));
+    this.#propose(this.#store.rows(applied, applied + ORDER_LIMITS.windowEntriesMax).map(({ entry }) => entry));
   }
 
   /** Begins to follow the engine and the other validators. */
@@ -297,7 +315,7 @@ export class OrderedLog implements AsyncDisposable {
       const engine = this.#open();
       const recovery = this.#pending();
       // After a loss the new engine begins with the entry that makes it so: everything else would be passed over.
-      const isReady = recovery === undefined || this.#lent.state.recovers(entry, recovery);
+      const isReady = recovery === undefined || this.#lent.state.recovers(entry, recovery.statement);
       // Once for each engine: an entry that the old one had too late is given to the new one.
       if (engine !== undefined && isReady && given !== engine.name) {
         try {
@@ -339,7 +357,7 @@ export class OrderedLog implements AsyncDisposable {
       waiting: this.#window.length,
       head: this.#head,
       engine: this.engine().place,
-      split: [...this.#split.keys()].sort(),
+      split: this.#split(),
       trouble: this.#trouble ?? this.#splitTrouble(),
     };
   }
@@ -352,7 +370,7 @@ export class OrderedLog implements AsyncDisposable {
   /** What another validator tells, and asks. `from`: its key id, as the channel proved it. Errors: `order-invalid`. */
   async exchange(value: unknown, from: string): Promise<VoteExchange> {
     const told = decodeVoteExchange(value);
-    await this.#learn(told.votes);
+    await this.#learn(told);
     this.#claimed = Math.max(this.#claimed, told.applied);
     const seat = this.#knowing().find(({ key }) => key === from);
     // Only who says that he is further is asked about it: a lie costs the liar as much as this node.
@@ -365,100 +383,164 @@ export class OrderedLog implements AsyncDisposable {
     const said = this.#lent.state.engine();
     const recovery = this.#pending();
     if (recovery === undefined) return said;
-    const { to, after } = recovery;
+    const { statement, after } = recovery;
     const moves = said.moves + 1;
-    return { place: to, moves, origin: after.index, name: `${moves}-${after.index}` };
+    return { place: statement.to, moves, origin: after.index, name: `${moves}-${after.index}` };
   }
 
-  /** The recovery that this node knows to be approved, while its entry can still come in its place. */
+  /** The recovery that this node knows to be approved by a quorum, while its entry can still come in its place. */
+  recovery(): ApprovedRecovery | undefined {
+    const recovery = this.#pending();
+    return recovery === undefined ? undefined : { statement: recovery.statement, attestations: recovery.attestations };
+  }
+
   #pending(): Recovery | undefined {
-    const { after } = this.#recovery ?? {};
-    if (this.#recovery === undefined || after === undefined || after.index < this.#marks.applied) return undefined;
+    const { statement } = this.#recovery ?? {};
+    if (this.#recovery === undefined || statement?.after === undefined) return undefined;
     const { state } = this.#lent;
-    const isPresent =
-      this.#recovery.moves === state.engine().moves && this.#recovery.committee === state.committee().digest;
-    return isPresent ? { ...this.#recovery, after } : undefined;
+    const isPresent = statement.moves === state.engine().moves && statement.committee === state.committee().digest;
+    const { applied, view } = this.#marks;
+    // A certificate of a later view may have been here since.
+    const isNext = isPresent && statement.after.index >= applied && statement.after.view === view;
+    return isNext ? { ...this.#recovery, after: statement.after } : undefined;
   }
 
-  /** What this validator voted for after a position, certified or not. */
-  tail(after: number): readonly string[] {
-    const { applied, voted, floor } = this.#marks;
-    if (after < floor) return [];
-    const to = Math.min(Math.max(applied, voted), after + ORDER_LIMITS.windowEntriesMax);
-    return this.#store.rows(after, to).map(({ entry }) => base64(entry));
+  /** What this validator prepared after a position, certified or not, and how far a quorum did as far as it knows. */
+  tail(after: number): { readonly prepared: PreparedHead | null; readonly entries: readonly string[] } {
+    const isKept = after >= this.#marks.floor;
+    const rows = isKept ? this.#store.rows(after, after + ORDER_LIMITS.windowEntriesMax) : [];
+    const lock = this.#locked();
+    return { prepared: lock?.prepared ?? null, entries: rows.map(({ entry }) => base64(entry)) };
   }
 
   /**
-   * For when the engine is lost: finds out how far the others are, and binds this validator to the longest order that it and they voted for, as a vote for its head does.
-   * Whatever was certified is part of it, as long as a quorum does so; so nobody has to be waited for who hangs.
+   * For when the engine is lost: finds out how far the others are, and where the order has to go on: after everything that a quorum prepared as far as this validator and those who
+   * answer know. Whatever was certified is part of it, as long as a quorum does so; so nobody has to be waited for who hangs.
    */
-  async bind(): Promise<{ readonly index: number; readonly head: string }> {
+  async settle(): Promise<Pick<RecoveryPlace, 'index' | 'head'>> {
     const { validators } = this.#lent.state.committee();
     const others = validators.filter(({ key }) => key !== this.#self);
     const asked = others.map(async (seat) => {
       await this.#talk(seat, () => this.#tell(seat));
-      const after = this.#marks.applied;
-      const first = this.#head;
-      const { entries } = decodeOrderAnswer('tail', await this.#lent.ask(seat, 'order/tail', { after }));
-      return { after, rows: this.#rowsAfter(first, entries.map(fromBase64)) };
+      await this.#takeTail(seat);
     });
-    const enough = quorumOf(validators.length) - 1;
-    const answers = await heard(asked, { enough, patienceMs: this.#patienceMs });
-    const { applied } = this.#marks;
-    const own = this.#window.slice(0, Math.max(0, this.#marks.voted - applied));
-    // Of what was answered before more was certified only what follows that.
-    const theirs = answers.flatMap(({ after, rows }) => {
-      const isOn = after === applied || rows[applied - after - 1]?.head === this.#head;
-      return isOn ? [rows.slice(applied - after)] : [];
-    });
-    const tails = [own, ...theirs.map((rows) => this.#votable(rows))];
-    const continues = (longer: readonly Row[], shorter: readonly Row[]) =>
-      longer.length >= shorter.length && (shorter.at(-1)?.head ?? '') === (longer[shorter.length - 1]?.head ?? '');
-    const support = (tail: readonly Row[]) => tails.filter((other) => continues(tail, other)).length;
-    const [best = own] = tails
-      .filter((tail) => continues(tail, own))
-      .sort((a, b) => support(b) - support(a) || b.length - a.length);
-    const index = applied + best.length;
-    // Commit point: as in every vote.
-    this.#mark(() => {
-      for (const [at, row] of best.entries()) this.#store.put(applied + 1 + at, row, undefined);
-      return { ...this.#marks, voted: Math.max(this.#marks.voted, index) };
-    });
-    this.#window = best.map((row) => ({ ...row, turns: this.#lent.state.turns(row.entry) }));
-    this.#kick();
-    return { index, head: best.at(-1)?.head ?? this.#head };
+    await heard(asked, { enough: quorumOf(validators.length) - 1, patienceMs: this.#patienceMs });
+    const { index, head } = this.#locked() ?? { index: this.#marks.applied, head: this.#head };
+    return { index, head };
   }
 
-  /** As far as one vote goes: up to the first entry that may change committee or engine, and to the bounds of a window. */
-  #votable(rows: readonly Row[]): readonly Row[] {
-    const { windowBytesMax } = ORDER_LIMITS;
-    let bytes = 0;
-    const end = rows.findIndex(({ entry }, at) => {
-      bytes += entry.length;
-      return (at > 0 && bytes > windowBytesMax) || (at > 0 && this.#lent.state.turns(rows[at - 1]!.entry));
+  /**
+   * Binds this validator to it that this view begins there: it votes in no other one any more, unless the order goes beyond that place all the same. False: it cannot say so, because
+   * it said otherwise of this view or a later one, or knows by now of another place.
+   */
+  bind({ view, index, head }: RecoveryPlace): boolean {
+    const place = this.#locked() ?? { index: this.#marks.applied, head: this.#head };
+    const known = this.#approved;
+    const isSame = known?.view === view && known.index === index && known.head === head;
+    if (place.index !== index || place.head !== head || view <= this.#marks.view) return false;
+    if (known !== undefined && known.view >= view && !isSame) return false;
+    // Commit point: before anything is signed.
+    this.#mark(() => {
+      this.#store.setApproved({ view, index, head });
+      return this.#marks;
     });
-    return end === -1 ? rows : rows.slice(0, end);
+    return true;
+  }
+
+  /** The first view that this validator may still say to begin there. */
+  nextView({ index, head }: Pick<RecoveryPlace, 'index' | 'head'>): number {
+    const known = this.#approved;
+    const isSame = known?.index === index && known.head === head && known.view > this.#marks.view;
+    return isSame ? known.view : Math.max(this.#marks.view, known?.view ?? 0) + 1;
+  }
+
+  /** The lock, as long as it is beyond what is certified. */
+  #locked(): Lock | undefined {
+    return this.#lock !== undefined && this.#lock.index > this.#marks.applied ? this.#lock : undefined;
+  }
+
+  /** Whether this validator said that a later view begins, and that can still be. */
+  #isLeaving(): boolean {
+    const { applied, view } = this.#marks;
+    if (this.#approved === undefined || this.#approved.view <= view) return false;
+    const { index, head } = this.#approved;
+    return applied < index || (applied === index && this.#head === head);
+  }
+
+  /** What another validator prepared: the entries of a place that this one has to go on from and lacks, or a place further on that a quorum prepared. */
+  async #takeTail(seat: Seat): Promise<void> {
+    const { applied, view } = this.#marks;
+    const first = this.#head;
+    const { prepared, entries } = decodeOrderAnswer(
+      'tail',
+      await this.#lent.ask(seat, 'order/tail', { after: applied }),
+    );
+    const isGenuine = prepared !== null && (await this.#isPrepared(prepared, this.#lent.state.committee()));
+    if (this.#marks.applied !== applied || this.#marks.view !== view || this.#closing.signal.aborted) return;
+    const rows = this.#rowsAfter(first, entries.map(fromBase64));
+    const leads = ({ index, head }: { readonly index: number; readonly head: string }) =>
+      index > applied && rows[index - applied - 1]?.head === head;
+    // Of views before this one nothing counts any more but what it began after.
+    const isOfUse = isGenuine && prepared.statement.view >= view && leads(prepared.statement);
+    if (isOfUse && isFurther(prepared.statement, this.#locked())) {
+      const lock = { ...placeOf(prepared.statement), prepared };
+      this.#hold(rows.slice(0, lock.index - applied), lock);
+      return;
+    }
+    const [wanted] = [this.#locked(), this.#pending()?.after].filter((one) => one !== undefined && !this.#has(one));
+    if (wanted !== undefined && leads(wanted)) this.#hold(rows.slice(0, wanted.index - applied), this.#lock);
+  }
+
+  #has({ index, head }: Pick<RecoveryPlace, 'index' | 'head'>): boolean {
+    const { applied } = this.#marks;
+    return index <= applied || this.#window[index - applied - 1]?.head === head;
+  }
+
+  /** Entries of others in the place of those that this validator was shown: what it prepared beside them it does not prepare again. */
+  #hold(rows: readonly Row[], lock: Lock | undefined): void {
+    const { applied } = this.#marks;
+    const isOurs = rows.every(({ head }, at) => (this.#window[at]?.head ?? head) === head);
+    this.#mark(() => {
+      if (!isOurs) this.#store.dropAfter(applied);
+      for (const [at, row] of rows.entries()) this.#store.put(applied + 1 + at, row, undefined);
+      this.#store.setLock(lock);
+      const { voted, lost } = this.#marks;
+      return { ...this.#marks, lost: isOurs ? lost : Math.max(lost, voted) };
+    });
+    if (!isOurs || rows.length > this.#window.length) {
+      this.#window = [];
+      this.#propose(rows.map(({ entry }) => entry));
+    }
+    this.#kick();
   }
 
   /** From here on the order goes on as a quorum approved, although the engine that it had is not there to say so. Safe to repeat. */
-  recover(statement: SequencerStatement): void {
-    const { after } = statement;
-    const known = this.#recovery;
-    const isKnown =
-      known?.moves === statement.moves &&
-      known.committee === statement.committee &&
-      (known.after?.index ?? 0) >= (after?.index ?? 0);
-    if (after === undefined || statement.moves !== this.#lent.state.engine().moves || isKnown) return;
-    // Another entry is in its place.
-    if (after.index < this.#marks.applied) return;
-    this.#store.transact(() => this.#store.setRecovery(statement));
-    this.#recovery = statement;
-    // What the lost engine showed beyond it is nothing; votes stay.
-    const { applied, voted } = this.#marks;
-    this.#window = this.#window.slice(0, Math.max(0, Math.max(after.index, voted) - applied));
+  recover(recovery: ApprovedRecovery): void {
+    const { after, committee, moves } = recovery.statement;
+    const { state } = this.#lent;
+    if (after === undefined || moves !== state.engine().moves || committee !== state.committee().digest) return;
+    const { applied, view } = this.#marks;
+    const known = this.#pending()?.after.view ?? 0;
+    // Another entry is in its place, or another view.
+    if (after.index < applied || after.view < view || after.view <= known) return;
+    const isOurs = this.#has(after);
+    // A certificate of this view may have been here before: then its place is part of what is applied.
+    const isNew = after.view > view;
+    // Everything that can have been committed in the views before leads to that place.
+    const lock = isNew && after.index > applied ? { ...after, prepared: null } : undefined;
+    this.#mark(() => {
+      this.#store.setRecovery(recovery);
+      if (!isNew) return this.#marks;
+      this.#store.dropAfter(isOurs ? after.index : applied);
+      this.#store.setLock(lock);
+      return { ...this.#marks, view: after.view, voted: applied, lost: 0 };
+    });
+    this.#recovery = recovery;
+    if (isNew) this.#window = isOurs ? this.#window.slice(0, after.index - applied) : [];
     this.#changeEngine();
     this.#open();
     this.#kick();
+    this.#tellAll();
   }
 
   /** What follows that position, up to a certificate. */
@@ -514,9 +596,10 @@ export class OrderedLog implements AsyncDisposable {
   async #step(): Promise<void> {
     try {
       await this.#fetch();
-      const voted = await this.#vote();
+      const isPrepared = await this.#prepare();
+      const isCommitted = await this.#commit();
       if (this.#count()) this.#dirty = true;
-      if (voted) this.#tellAll();
+      if (isPrepared || isCommitted) this.#tellAll();
     } catch (error) {
       if (this.#closing.signal.aborted) return;
       // What is wrong with this node or its engine is said by the status; the timer tries again.
@@ -531,6 +614,8 @@ export class OrderedLog implements AsyncDisposable {
     if (engine === undefined) return;
     for (;;) {
       if (this.#window.at(-1)?.turns === true) return;
+      // The place that this validator goes on from in a later view is what it has.
+      if (this.#isLeaving()) return;
       const recovery = this.#pending();
       if (recovery !== undefined) return this.#fetchRecovery(engine, recovery);
       const tip = this.#tip();
@@ -544,12 +629,12 @@ export class OrderedLog implements AsyncDisposable {
 
   /** Of the engine after one that was lost only the entry that makes it so, which comes right after what a quorum was bound to. */
   async #fetchRecovery(engine: OpenEngine, recovery: Recovery): Promise<void> {
-    const { index, head } = recovery.after;
+    const { index } = recovery.after;
     while (this.#tip() === index && engine.passed < engine.length) {
-      if ((this.#window.at(-1)?.head ?? this.#head) !== head) return;
+      if (!this.#has(recovery.after)) return;
       const [entry] = await this.#read(engine, engine.passed);
       if (entry === undefined || this.#tip() !== index) return;
-      if (this.#lent.state.recovers(entry, recovery)) {
+      if (this.#lent.state.recovers(entry, recovery.statement)) {
         this.#propose([entry]);
         return;
       }
@@ -582,70 +667,89 @@ export class OrderedLog implements AsyncDisposable {
     return true;
   }
 
-  /** Whether there is a new vote of this validator. */
-  async #vote(): Promise<boolean> {
-    const { digest, validators } = this.#lent.state.committee();
-    if (!validators.some(({ key }) => key === this.#self)) return false;
-    const { applied, voted, lost } = this.#marks;
-    const index = this.#nextVote();
-    // Votes that a certificate overruled: nothing is voted for until the order is beyond them.
-    if (index <= applied || applied < lost) return false;
-    const own = this.#votes.get(this.#self)?.statement;
-    if (own?.index === index && own.base === applied && own.committee === digest) return false;
-    const head = this.#window[index - applied - 1]!.head;
+  /** Whether this validator may vote now. */
+  #mayVote(): boolean {
+    const { applied, lost } = this.#marks;
+    // What it prepared was overruled: nothing is voted for until the order is beyond that.
+    if (applied < lost || this.#isLeaving()) return false;
+    return this.#lent.state.committee().validators.some(({ key }) => key === this.#self);
+  }
+
+  /** The first vote: what this validator was shown. Whether there is a new one. */
+  async #prepare(): Promise<boolean> {
+    if (!this.#mayVote()) return false;
+    const { applied, view, voted } = this.#marks;
+    const { after } = this.#pending() ?? {};
+    const index = this.#nextIndex();
+    // A view goes on from where it began.
+    if (index <= applied || (after !== undefined && (index < after.index || !this.#has(after)))) return false;
+    const { digest } = this.#lent.state.committee();
+    const own = this.#votes.ownPrepare();
+    if (own?.index === index && own.view === view && own.committee === digest) return false;
+    const { head } = this.#window[index - applied - 1]!;
     if (index > voted) {
-      // Commit point: from here on the validator is bound. After a crash it signs the same again.
+      // Commit point: from here on the validator is bound in this view. After a crash it signs the same again.
       this.#mark(() => {
         for (let at = Math.max(voted, applied) + 1; at <= index; at += 1)
           this.#store.put(at, this.#window[at - applied - 1]!, undefined);
         return { ...this.#marks, voted: index };
       });
     }
+    const statement: PrepareStatement = {
+      ...{ formatVersion: 1, networkId: this.#networkId, committee: digest, view, index, head },
+    };
+    this.#votes.setPrepare({ statement, attestation: await this.#lent.trust.attest(PREPARE_TYPE, statement) });
+    return true;
+  }
+
+  /** Everything that was proposed; while that waits for others, no more than others prepared, so that votes meet. */
+  #nextIndex(): number {
+    const { applied, view, voted } = this.#marks;
+    if (voted <= applied) return this.#tip();
+    return Math.max(voted, ...this.#votes.prepares(view).flatMap((one) => (this.#agrees(one) ? [one.index] : [])));
+  }
+
+  /** The second vote: for what a quorum prepared, this validator too. Whether there is a new one. */
+  async #commit(): Promise<boolean> {
+    if (!this.#mayVote()) return false;
+    const { applied, view, voted } = this.#marks;
+    const { digest } = this.#lent.state.committee();
+    const kept = this.#locked()?.prepared ?? null;
+    const [prepared] = [...this.#votes.prepared(), ...(kept === null ? [] : [kept])]
+      .filter(({ statement }) => statement.view === view && statement.index <= voted && this.#agrees(statement))
+      .sort((a, b) => b.statement.index - a.statement.index);
+    if (prepared === undefined) return false;
+    const { index, head } = prepared.statement;
+    const own = this.#votes.ownCommit();
+    const isSame = own?.index === index && own.base === applied;
+    if (own?.view === view && own.committee === digest && (isSame || own.index > index)) return false;
+    if (isFurther(prepared.statement, this.#locked())) {
+      // Commit point: from here on no later view begins without it, as far as this validator has a say.
+      this.#mark(() => {
+        this.#store.setLock({ ...placeOf(prepared.statement), prepared });
+        return this.#marks;
+      });
+    }
     const statement: HeadStatement = {
-      ...{ formatVersion: 2, networkId: this.#networkId, committee: digest, index, head },
+      ...{ formatVersion: 3, networkId: this.#networkId, committee: digest, view, index, head },
       ...{ base: applied, stateRoot: this.#lent.state.root() },
     };
     const attestation = await this.#lent.trust.attest(HEAD_TYPE, statement);
     if (this.#marks.applied !== applied) this.#dirty = true;
-    if (this.#marks.applied < index) this.#votes.set(this.#self, { statement, attestation });
+    this.#votes.setCommit({ statement, attestation });
     return true;
   }
 
-  /** Everything that was proposed; while a vote waits for others, no more than others voted for, so that votes meet. */
-  #nextVote(): number {
-    const { applied, voted } = this.#marks;
-    if (voted <= applied) return this.#tip();
-    const others = [...this.#votes.values()].map(({ statement }) => statement);
-    return Math.max(voted, ...others.filter((one) => this.#agrees(one)).map(({ index }) => index));
-  }
-
   /** Whether that head is the one that this node was shown. */
-  #agrees({ index, head }: HeadStatement): boolean {
+  #agrees({ index, head }: Pick<RecoveryPlace, 'index' | 'head'>): boolean {
     return this.#window[index - this.#marks.applied - 1]?.head === head;
   }
 
-  /** Applies what has a quorum of votes, if this node has the entries. Whether it did. */
+  /** Applies what a quorum committed, if this node has the entries. Whether it did. */
   #count(): boolean {
-    const { digest, validators } = this.#lent.state.committee();
-    const seats = new Set(validators.map(({ key }) => key));
-    const groups = new Map<string, HeadVote[]>();
-    for (const vote of this.#votes.values()) {
-      const { statement, attestation } = vote;
-      if (statement.committee !== digest || statement.index <= this.#marks.applied) continue;
-      if (!seats.has(attestation.validator)) continue;
-      const text = canonicalJson(statement);
-      groups.set(text, [...(groups.get(text) ?? []), vote]);
-    }
-    const [best] = [...groups.values()]
-      .filter((votes) => votes.length >= quorumOf(validators.length) && this.#agrees(votes[0]!.statement))
-      .sort((a, b) => b[0]!.statement.index - a[0]!.statement.index);
+    const best = this.#votes.certified().find(({ statement }) => this.#agrees(statement));
     if (best === undefined) return false;
-    const attestations = best
-      .map(({ attestation }) => attestation)
-      .sort((a, b) => (a.validator < b.validator ? -1 : 1))
-      .slice(0, quorumOf(validators.length));
-    const { statement } = best[0]!;
-    this.#apply({ statement, attestations }, this.#window.slice(0, statement.index - this.#marks.applied));
+    this.#apply(best, this.#window.slice(0, best.statement.index - this.#marks.applied));
     return true;
   }
 
@@ -653,9 +757,9 @@ export class OrderedLog implements AsyncDisposable {
   #apply(certificate: HeadCertificate, rows: readonly Row[]): void {
     // Another log may go on over the same store by now.
     if (this.#closing.signal.aborted) return;
-    const { index, base, stateRoot } = certificate.statement;
+    const { committee, index, base, stateRoot } = certificate.statement;
     const { state } = this.#lent;
-    const { applied, voted, lost } = this.#marks;
+    const { applied } = this.#marks;
     const isOurs = rows.every(({ head }, at) => (this.#window[at]?.head ?? head) === head);
     const { name } = this.engine();
     // Commit point: certificate, entries, and everything that they change.
@@ -676,24 +780,41 @@ export class OrderedLog implements AsyncDisposable {
         this.#store.put(applied + at + 1, row, state.apply(row.entry, applied + at + 1));
       }
       this.#store.addCertificate(certificate, state.turns(rows.at(-1)!.entry));
-      return {
-        applied: index,
-        voted,
-        lost: isOurs ? lost : Math.max(lost, voted),
-        floor,
-      };
+      return { ...this.#advanced(committee, certificate.statement, index, isOurs), floor };
     });
     this.#head = rows.at(-1)!.head;
     this.#measure();
     this.#window = isOurs ? this.#window.slice(rows.length) : [];
-    for (const [validator, { statement }] of this.#votes) if (statement.index <= index) this.#votes.delete(validator);
-    for (const [validator, at] of this.#split) if (at <= index) this.#split.delete(validator);
+    this.#votes.sweep();
     this.#trouble = null;
     this.#pause = this.#againMs;
     for (const id of [...rows.map(({ entry }) => hex(sha256(entry))), ANYTHING]) {
       for (const wake of this.#waiting.get(id) ?? []) wake();
     }
     if (this.engine().name !== name) this.#changeEngine();
+  }
+
+  /** Marks and lock when what is applied goes further. Called in the transaction, after the state has changed. */
+  #advanced(
+    before: Digest,
+    { committee, view }: HeadStatement,
+    applied: number,
+    isOurs: boolean,
+  ): Omit<Marks, 'floor'> {
+    const { digest } = this.#lent.state.committee();
+    if (digest !== before) {
+      // Another committee, whose views begin anew: this validator has not voted in it yet.
+      this.#store.setLock(undefined);
+      this.#store.setApproved(undefined);
+      return { applied, view: digest === committee ? view : 0, voted: applied, lost: 0 };
+    }
+    const { view: present, voted, lost } = this.#marks;
+    // What was prepared in later views, or further on in this one, continues it; what was prepared earlier was not committed.
+    const isKept = this.#lock !== undefined && this.#lock.index > applied && this.#lock.view >= view;
+    if (!isKept) this.#store.setLock(undefined);
+    // A certificate of a later view: that began.
+    if (view > present) return { applied, view, voted: applied, lost: 0 };
+    return { applied, view: present, voted, lost: isOurs ? lost : Math.max(lost, voted) };
   }
 
   #isSnapshotDue(base: number): boolean {
@@ -725,7 +846,7 @@ export class OrderedLog implements AsyncDisposable {
   // The other validators.
 
   #told(): VoteExchange {
-    return { applied: this.#marks.applied, votes: [...this.#votes.values()] };
+    return { applied: this.#marks.applied, ...this.#votes.told(), recovery: this.recovery() ?? null };
   }
 
   #tellAll(): void {
@@ -779,48 +900,40 @@ export class OrderedLog implements AsyncDisposable {
     });
     if (said === undefined) return this.#catchUp(seat);
     const answer = decodeVoteExchange(said);
-    await this.#learn(answer.votes);
+    await this.#learn(answer);
     this.#claimed = Math.max(this.#claimed, answer.applied);
     if (answer.applied > this.#marks.applied) await this.#catchUp(seat);
+    const { after } = this.#pending() ?? {};
+    if (after !== undefined && !this.#has(after)) await this.#takeTail(seat);
   }
 
-  async #learn(votes: readonly HeadVote[]): Promise<void> {
-    for (const vote of votes) {
-      const { statement, attestation } = vote;
-      const { digest, validators } = this.#lent.state.committee();
-      const seat = validators.find(({ key }) => key === attestation.validator);
-      if (seat === undefined || seat.key === this.#self) continue;
-      if (statement.networkId !== this.#networkId || statement.committee !== digest) continue;
-      const known = this.#votes.get(seat.key);
-      if (statement.index <= this.#marks.applied) continue;
-      const isOther = known?.statement.index === statement.index && known.statement.head !== statement.head;
-      if (known !== undefined && !isOther && !isNewer(statement, known.statement)) continue;
-      if (!(await this.#lent.trust.attested(attestation, HEAD_TYPE, statement, seat))) continue;
-      if (known !== undefined && isOther) {
-        this.#lent.caught(known, vote);
-        continue;
-      }
-      if (this.#votes.get(seat.key) !== known || statement.index <= this.#marks.applied) continue;
-      this.#votes.set(seat.key, vote);
-      this.#compare(seat.key, statement);
-      this.#kick();
-    }
+  async #learn({ recovery, ...votes }: VoteExchange): Promise<void> {
+    if (recovery !== null && (await this.#isApproved(recovery))) this.recover(recovery);
+    if (await this.#votes.hear(votes)) this.#kick();
   }
 
-  /** Entries that were shown to both have to be the same. */
-  #compare(validator: string, statement: HeadStatement): void {
-    const shown = this.#window[statement.index - this.#marks.applied - 1];
-    if (shown === undefined) return;
-    if (shown.head === statement.head) this.#split.delete(validator);
-    else this.#split.set(validator, statement.index);
+  /** Whether a quorum of the present committee signed it. What is known already is not looked at again. */
+  async #isApproved({ statement, attestations }: ApprovedRecovery): Promise<boolean> {
+    const { networkId, committee, moves, after } = statement;
+    const present = this.#lent.state.committee();
+    const isOther = networkId !== this.#networkId || committee !== present.digest;
+    if (isOther || moves !== this.#lent.state.engine().moves || after === undefined) return false;
+    const isKnown = after.view < this.#marks.view || after.view <= (this.#pending()?.after.view ?? 0);
+    return !isKnown && this.#isByQuorum(SEQUENCER_TYPE, statement, attestations, present);
+  }
+
+  /** The validators that were shown other entries than this one. */
+  #split(): readonly string[] {
+    const { applied, view } = this.#marks;
+    return this.#votes.beside(view, (index) => this.#window[index - applied - 1]?.head);
   }
 
   #splitTrouble(): string | null {
-    for (const { attestation, statement } of this.#votes.values()) this.#compare(attestation.validator, statement);
     const { length } = this.#lent.state.committee().validators;
+    const split = this.#split().length;
     // So few may be liars themselves.
-    if (this.#split.size <= length - quorumOf(length)) return null;
-    return `the engine seems to have shown other entries to ${this.#split.size} of ${length} validators than to this one`;
+    if (split <= length - quorumOf(length)) return null;
+    return `the engine seems to have shown other entries to ${split} of ${length} validators than to this one`;
   }
 
   /** Certified parts from one validator, until it has no more, or another one takes over. Nothing is believed: certificate, chain and state have to fit. */
@@ -977,23 +1090,23 @@ export class OrderedLog implements AsyncDisposable {
     const part = decodeCertifiedPart(await ask('order/part', { after: base }));
     if (part.certificate === null || !(await this.#holds(part.certificate, committee))) throw lied(seat);
     this.#chained(seat, part, { index: base, head });
-    const { applied, voted, lost } = this.#marks;
+    const { applied } = this.#marks;
     if (ends.aborted || applied >= base) return false;
     const at = this.#window[base - applied - 1];
     const isOurs = at === undefined || at.head === head;
     const { name } = this.engine();
+    const { digest: before } = state.committee();
     // Commit point: the snapshot is in the place of everything before it.
     this.#mark(() => {
       this.#store.dropUpTo(base);
       if (!isOurs) this.#store.dropAfter(base);
       this.#store.setSnapshot(snapshot);
       state.replace();
-      return { applied: base, voted, lost: isOurs ? lost : Math.max(lost, voted), floor: base };
+      return { ...this.#advanced(before, certificate.statement, base, isOurs), floor: base };
     });
     this.#head = head;
     this.#window = isOurs ? this.#window.slice(base - applied) : [];
-    this.#votes.clear();
-    this.#split.clear();
+    this.#votes.sweep();
     this.#trouble = null;
     this.#pause = this.#againMs;
     this.#measure();
@@ -1002,14 +1115,27 @@ export class OrderedLog implements AsyncDisposable {
     return true;
   }
 
-  async #holds({ statement, attestations }: HeadCertificate, { digest, validators }: Committee): Promise<boolean> {
-    if (statement.networkId !== this.#networkId || statement.committee !== digest) return false;
+  async #holds({ statement, attestations }: HeadCertificate, committee: Committee): Promise<boolean> {
+    if (statement.networkId !== this.#networkId || statement.committee !== committee.digest) return false;
+    return this.#isByQuorum(HEAD_TYPE, statement, attestations, committee);
+  }
+
+  async #isPrepared({ statement, attestations }: PreparedHead, committee: Committee): Promise<boolean> {
+    if (statement.networkId !== this.#networkId || statement.committee !== committee.digest) return false;
+    return this.#isByQuorum(PREPARE_TYPE, statement, attestations, committee);
+  }
+
+  async #isByQuorum(
+    type: string,
+    statement: unknown,
+    attestations: readonly Attestation[],
+    { validators }: Committee,
+  ): Promise<boolean> {
     if (attestations.length < quorumOf(validators.length)) return false;
     const seats = new Map(validators.map((seat) => [seat.key, seat]));
     for (const attestation of attestations) {
       const seat = seats.get(attestation.validator);
-      if (seat === undefined) return false;
-      if (!(await this.#lent.trust.attested(attestation, HEAD_TYPE, statement, seat))) return false;
+      if (seat === undefined || !(await this.#lent.trust.attested(attestation, type, statement, seat))) return false;
     }
     return true;
   }
@@ -1075,6 +1201,8 @@ export class OrderedLog implements AsyncDisposable {
       this.#store.setMarks(marks);
       return marks;
     });
+    this.#lock = this.#store.lock();
+    this.#approved = this.#store.approved();
   }
 
   /** Resolves when that entry was applied, or the engine changed, or after that time, or at the end. */
@@ -1124,8 +1252,12 @@ export class OrderedLog implements AsyncDisposable {
   }
 }
 
-function isNewer(one: HeadStatement, than: HeadStatement): boolean {
-  return one.index > than.index || (one.index === than.index && one.base > than.base);
+function placeOf({ view, index, head }: PrepareStatement): RecoveryPlace {
+  return { view, index, head };
+}
+
+function isFurther({ view, index }: PrepareStatement, than: Lock | undefined): boolean {
+  return than === undefined || view > than.view || (view === than.view && index > than.index);
 }
 
 function diverged(base: number): HyperMeshError {

@@ -23,7 +23,7 @@ import {
 } from '../../../wire/entry.ts';
 import type { Committee } from '../../../wire/epoch.ts';
 import type { Genesis } from '../../../wire/genesis.ts';
-import { HEAD_TYPE, type OrderMethod } from '../../../wire/order.ts';
+import { HEAD_TYPE, type OrderMethod, PREPARE_TYPE } from '../../../wire/order.ts';
 import { foundLedger, Ledger, type Refusal } from '../ledger/ledger.ts';
 import { openStore, type Store } from '../store.ts';
 import { Witness } from '../witness.ts';
@@ -50,9 +50,15 @@ class Network implements AsyncDisposable {
   patienceMs: number | undefined;
   /** Who asks that one waits. */
   hangs: number | undefined;
+  /** Nobody hears what others commit to. */
+  hidesCommits = false;
   /** What is heard of an answer. */
-  heard: (from: number, method: OrderMethod, body: Json, answer: Json) => Json = (_from, _method, _body, answer) =>
-    answer;
+  heard: (from: number, method: OrderMethod, body: Json, answer: Json, by: number) => Json = (
+    _from,
+    _how,
+    _body,
+    said,
+  ) => said;
 
   /** `first`: how many sit at first; the engine begins at the first of them. */
   constructor(first = 4) {
@@ -84,7 +90,7 @@ class Network implements AsyncDisposable {
           attested: async (word, type, statement, keys) =>
             attestationHolds(word, type, statement, publicKeysOf(keys), quickCheck),
         },
-        caught: (first, second) => new Witness(store).caughtHeads(first, second),
+        caught: new Witness(store).caughtHeads,
         ask: async (validator, method, body, { signal, timeoutMs }) => {
           const to = seats.findIndex(({ key }) => key === validator);
           if (to === this.hangs) {
@@ -93,8 +99,12 @@ class Network implements AsyncDisposable {
           }
           const peer = this.orders[to];
           if (peer === undefined) throw new HyperMeshError('peer-unreachable', 'Nobody is there.');
-          const answer = await peer.answer(method, accounts[of]!.keyId, JSON.parse(canonicalJson(body)), { signal });
-          return this.heard(to, method, body, JSON.parse(canonicalJson(answer)) as Json);
+          const carried = (text: Json) => {
+            const said = JSON.parse(canonicalJson(text)) as Record<string, Json>;
+            return this.hidesCommits && method === 'order/votes' ? { ...said, commits: [] } : said;
+          };
+          const answer = await peer.answer(method, accounts[of]!.keyId, carried(body), { signal });
+          return this.heard(to, method, body, carried(answer), of);
         },
       },
       { networkId, self: signers[of]!.keyId, snapshotEntries: this.snapshotEntries, patienceMs: this.patienceMs },
@@ -111,7 +121,7 @@ class Network implements AsyncDisposable {
     await this.#stores[of]?.[Symbol.asyncDispose]();
   }
 
-  count(of: number, table: 'log_entries' | 'sequenced'): number {
+  count(of: number, table: 'log_entries' | 'log_lock' | 'sequenced'): number {
     const { rows } = this.#stores[of]!.raw.prepare(`SELECT count(*) AS rows FROM ${table}`).get() as { rows: number };
     return rows;
   }
@@ -192,7 +202,7 @@ test('who may ask for what', async () => {
   const log = `${network.make.networkId.slice(7)}-0`;
   const own = base64(network.claim(accounts[4]!, 'fifth'));
   for (const [method, publisher, body, code] of [
-    ['order/votes', stranger, { applied: 0, votes: [] }, 'not-permitted'],
+    ['order/votes', stranger, { applied: 0, prepares: [], commits: [], recovery: null }, 'not-permitted'],
     ['sequence/read', stranger, { log, after: 0 }, 'not-permitted'],
     ['sequence/append', stranger, { log, entry: own }, 'not-permitted'],
     ['sequence/read', accounts[1]!.keyId, { log: `${'0'.repeat(64)}-0`, after: 0 }, 'sequencer-unreachable'],
@@ -352,32 +362,34 @@ test('a network moves from its own engine to etcd and back, while others go on a
   assert.equal(owned.filter(Boolean).length, claimed);
 });
 
-test('two heads of one index are kept, once however often they are seen, and cost the validator that signed them its stake', async () => {
+test('two votes for different heads of one index in one view are kept, once however often they are seen, and cost the validator that signed them its stake', async () => {
   await using network = new Network();
   for (const at of [0, 1, 2]) network.open(at);
   const { networkId } = network.make;
-  const voteFor = (index: number, text: string) => {
-    const statement = {
-      ...({ formatVersion: 2, networkId, committee: networkId, index, base: 0 } as const),
-      ...{ head: text.repeat(64), stateRoot: 'f'.repeat(64) },
-    };
-    return { statement, attestation: signers[3]!.attest(HEAD_TYPE, statement) };
+  const nothing = { applied: 0, prepares: [], commits: [], recovery: null };
+  const say = (index: number, text: string, view = 0) => {
+    const place = { networkId, committee: networkId, view, index, head: text.repeat(64) };
+    const shown = { formatVersion: 1, ...place };
+    const committed = { formatVersion: 3, ...place, base: 0, stateRoot: 'f'.repeat(64) };
+    const prepares = [{ statement: shown, attestation: signers[3]!.attest(PREPARE_TYPE, shown) }];
+    const commits = [{ statement: committed, attestation: signers[3]!.attest(HEAD_TYPE, committed) }];
+    return network.orders[0]!.answer('order/votes', accounts[3]!.keyId, { ...nothing, prepares, commits } as never);
   };
-  const say = (...votes: readonly ReturnType<typeof voteFor>[]) =>
-    network.orders[0]!.answer('order/votes', accounts[3]!.keyId, {
-      applied: 0,
-      votes: votes as unknown as Json[],
-    });
-  for (let count = 0; count < 3; count += 1) for (const text of ['a', 'b']) await say(voteFor(9, text));
-  const [accusation, ...others] = network.witness(0).open();
-  assert.deepEqual([accusation?.about, others], [`${signers[3]!.keyId}/head/${networkId}/9`, []]);
-  const { conflict } = accusation!;
-  const evidence = encodeEntry({ formatVersion: 1, networkId, kind: 'evidence', conflict });
-  assert.equal((await network.orders[0]!.submit(evidence)).outcome, null);
-  assert.equal(network.ledgers[0]!.account(accounts[3]!.keyId).locked, 250);
-  assert.ok(network.ledgers[0]!.isAnswered(accusation!.about));
+  for (let count = 0; count < 3; count += 1) for (const text of ['a', 'b']) await say(9, text);
+  const accusations = network.witness(0).open();
+  const about = ['prepare', 'commit'].map((vote) => `${signers[3]!.keyId}/head/${networkId}/${vote}/0/9`);
+  assert.deepEqual(new Set(accusations.map((one) => one.about)), new Set(about));
+  for (const [at, { conflict, ...one }] of accusations.entries()) {
+    const evidence = encodeEntry({ formatVersion: 1, networkId, kind: 'evidence', conflict });
+    assert.equal((await network.orders[0]!.submit(evidence)).outcome, null);
+    assert.equal(network.ledgers[0]!.account(accounts[3]!.keyId).locked, [250, 125][at]);
+    assert.ok(network.ledgers[0]!.isAnswered(one.about));
+  }
+  // Who was shown something else in a later view says so, and contradicts nothing.
+  for (const view of [1, 2]) await say(9, 'c', view);
+  assert.equal(network.witness(0).all().length, 2);
   // One who signs without end is not remembered without end.
-  for (let index = 10; index < 40; index += 1) await say(voteFor(index, 'a'), voteFor(index, 'b'));
+  for (let index = 10; index < 40; index += 1) for (const text of ['a', 'b']) await say(index, text, 2);
   assert.equal(network.witness(0).all().length, 8);
 });
 
@@ -539,8 +551,7 @@ test('who approved a recovery after a shorter order than another one does so aga
   for (const at of [2, 3])
     await network.orders[at]!.move(to, { recover: true }).catch((error: unknown) => assert.ok(isCoded(error)));
   await moved(network, [1, 2, 3]);
-  await network.agreed([1, 2, 3]);
-  assert.equal(network.ledgers[1]!.engine().origin, 3);
+  await until('it is in the order', () => [1, 2, 3].every((of) => network.ledgers[of]!.engine().origin === 3));
   assert.equal(network.ledgers[1]!.ownerOf('three'), ada.keyId);
 });
 
@@ -580,12 +591,14 @@ test('what the approvers of a recovery are bound to opens the next epoch: they a
   const handover = (of: number) => encodeEntry(make.handover(signers[of]!, committee.digest));
   for (const at of [0, 1]) await network.orders[at]!.submit(handover(at));
   await network.agreed([0, 1, 2, 3, 4]);
-  // The last handover is seen by one, and voted for by it alone, before the engine is gone.
-  for (const at of [1, 3]) await network.close(at);
+  // The last handover is prepared by a quorum, and certified by none, before the engine is gone.
+  await network.close(1);
+  network.hidesCommits = true;
   const last = network.orders[2]!.submit(handover(2));
-  await until('one voted for it', () => network.count(2, 'log_entries') === 4);
+  await until('it is prepared', () => [2, 3].every((of) => network.count(of, 'log_lock') === 1));
   await network.close(0);
-  for (const at of [1, 3]) network.open(at);
+  network.hidesCommits = false;
+  network.open(1);
   const to: SequencerPlace = { kind: 'embedded', validator: signers[1]!.keyId };
   for (const at of [2, 1, 3]) await network.orders[at]!.move(to, { recover: true });
   await until('the next epoch is open', () => [1, 2, 4].every((of) => network.ledgers[of]!.present().epoch === 1));
@@ -644,6 +657,48 @@ test('with the whole cluster of etcd gone a quorum goes on in the home of one of
   await network.agreed([0, 1, 2, 3]);
   assert.deepEqual([network.ledgers[2]!.engine().moves, network.ledgers[2]!.ownerOf('etcd-3')], [2, ada.keyId]);
   assert.equal((await network.orders[2]!.submit(network.claim(ada, 'all'))).outcome, null);
+});
+
+test('the home of the engine shows one validator another entry than two others, approves whatever confuses them, and is left by the three', async () => {
+  await using network = new Network();
+  network.patienceMs = 500;
+  for (const at of [0, 1, 2, 3]) network.open(at);
+  const [ada, bob] = accounts as [Signer, Signer];
+  await network.orders[0]!.submit(network.claim(ada, 'before'));
+  await network.agreed([0, 1, 2, 3]);
+  const [x, y] = [network.claim(ada, 'of-ada'), network.claim(bob, 'of-bob')];
+  network.heard = (from, method, _body, answer, by) =>
+    from === 0 && method === 'sequence/read' ? { entries: (by === 1 ? [x, y] : [y, x]).map(base64) } : answer;
+  // Who has the engine votes for nothing.
+  const { networkId, digest: committee } = { networkId: network.make.networkId, ...network.committee };
+  network.orders[0]!.answer = async (method, publisher, body, options) =>
+    method === 'order/votes'
+      ? { applied: 1, prepares: [], commits: [], recovery: null }
+      : Order.prototype.answer.call(network.orders[0]!, method, publisher, body, options);
+  const late = [network.orders[1]!.submit(x), network.orders[2]!.submit(y)];
+  await until('all prepared something', () => [1, 2, 3].every((of) => network.count(of, 'log_entries') === 3));
+  await network.close(0);
+  const to: SequencerPlace = { kind: 'embedded', validator: signers[2]!.keyId };
+  const [{ head } = { head: '' }] = [network.orders[1]!.status()];
+  for (const [at, view] of [1, 2, 3].map((of) => [of, 7 * of] as const)) {
+    const statement: SequencerStatement = { networkId, committee, moves: 0, to, after: { view, index: 1, head } };
+    const attestation = signers[0]!.attest(SEQUENCER_TYPE, statement);
+    await network.orders[at]!.answer('order/approve', accounts[0]!.keyId, { statement, attestation } as never);
+  }
+  const moves = [1, 2, 3].map((at) => network.orders[at]!.move(to, { recover: true }).catch(() => undefined));
+  // As homes do from time to time.
+  const timer = setInterval(() => {
+    for (const at of [1, 2, 3]) void network.orders[at]!.pursue().catch(() => undefined);
+  }, 1_000);
+  await moved(network, [1, 2, 3]);
+  await until('it is in the order', () => [1, 2, 3].every((of) => network.ledgers[of]!.engine().moves === 1));
+  clearInterval(timer);
+  await Promise.all(moves);
+  for (const { outcome } of await Promise.all(late)) assert.equal(outcome, null);
+  await network.agreed([1, 2, 3]);
+  assert.equal(network.ledgers[3]!.ownerOf('of-ada'), ada.keyId);
+  assert.equal(network.ledgers[3]!.ownerOf('of-bob'), bob.keyId);
+  assert.deepEqual(network.orders[3]!.status().split, []);
 });
 
 test('an engine that keeps back just the entry which moves away from it is left all the same', async () => {

@@ -10,6 +10,7 @@ import {
   decodeEntry,
   decodeInstruction,
   encodeEntry,
+  type RecoveryPlace,
   SEQUENCER_TYPE,
   type SequencerPlace,
   type SequencerStatement,
@@ -68,6 +69,8 @@ const OF_VALIDATOR = { entriesMax: 512, bytesMax: 8 * 2 ** 20, runningMax: 512, 
 const SUBMISSIONS_EACH_MAX = 8;
 const SUBMISSIONS_EACH_MINUTE = 60;
 const MEMBERS_MAX = 10_000;
+/** So many views ahead of its own this validator follows others at once: a liar does not use up all there are. */
+const VIEWS_MAX = 1_000_000;
 /** Entries that who has no seat may bring. */
 const OF_MEMBERS = ['instruction', 'evidence', 'certified'];
 
@@ -81,6 +84,8 @@ export class Order implements AsyncDisposable {
   /** Orders that are, or were, made in this home: by name. */
   readonly #own = new Map<string, EmbeddedSequencer>();
   readonly #approvals: MoveApprovals;
+  #rethinking: Promise<void> | undefined;
+  #isThinkingAgain = false;
   readonly #submitting = new Map<string, { running: number; minute: number; count: number }>();
   readonly #allowance = new Allowance(OF_VALIDATOR);
 
@@ -122,9 +127,14 @@ export class Order implements AsyncDisposable {
   status(): SequencerInfo {
     const { moves } = this.#log.engine();
     const needed = quorumOf(this.#state.committee().validators.length);
-    const approved = [...this.#approved().values()].map(({ statement, attestations }) => ({
-      ...{ to: statement.to, after: statement.after?.index ?? null, needed },
-      by: attestations.map(({ validator }) => validator),
+    const words = this.#pending().map(({ statement: { to, after }, attestation: { validator } }) => ({
+      validator,
+      about: { to, after: after?.index ?? null },
+    }));
+    // In which view is between the validators.
+    const approved = [...Map.groupBy(words, ({ about }) => canonicalJson(about)).values()].map((alike) => ({
+      ...{ ...alike[0]!.about, needed },
+      by: alike.map(({ validator }) => validator),
     }));
     return { ...this.#log.status(), networkId: this.#options.networkId, moves, approved };
   }
@@ -155,9 +165,8 @@ export class Order implements AsyncDisposable {
     // That this machine could use it: what nobody can reach is better not chosen.
     await using engine = this.#engine(to, `${networkId.slice(7)}-${moves + 1}`);
     if (to.kind === 'etcd') await engine.read(0, { signal: options.signal });
-    const after = recover ? { after: await this.#log.bind() } : {};
-    const statement: SequencerStatement = { networkId, committee: digest, moves, to, ...after };
-    await this.#approve(statement);
+    if (recover) await this.#approveRecovery(to);
+    else await this.#approve({ networkId, committee: digest, moves, to });
     await this.pursue(options);
     return this.status();
   }
@@ -167,29 +176,23 @@ export class Order implements AsyncDisposable {
    * brought into the order. Safe to repeat; with nothing approved it does nothing. Errors: those of {@link submit}.
    */
   async pursue(options: CallOptions = {}): Promise<void> {
-    await this.#tell(await this.#renewed(), options);
+    await this.#tell(await this.#renewed(true), options);
     await this.#moveIfApproved(options);
   }
 
   /**
-   * What this validator approved, as long as it can happen; after a loss anew where that is what its operator wanted: when another one that approved the same place is bound to a
-   * longer order, and this one can be; and when the next committee is in office, because the last entry that it is bound to opened its epoch.
+   * What this validator approved, as long as it can happen; after a loss anew where that is what its operator wanted: when the order has to go on from another place, or others approved
+   * another view; and when the next committee is in office, because the last entry before that place opened its epoch.
    */
-  async #renewed(): Promise<MoveApproval | undefined> {
-    const { self } = this.#options;
-    const pending = this.#pending();
-    const own = pending.find(({ attestation }) => attestation.validator === self);
+  async #renewed(isLate: boolean): Promise<MoveApproval | undefined> {
+    const own = this.#ownPending();
     if (own === undefined) return this.#renewedInOffice();
-    // Whoever knows of a quorum votes for its entry: who is part of it stays with it.
-    const alike = pending.filter(({ statement }) => canonicalJson(statement) === canonicalJson(own.statement));
-    const isEnough = alike.length >= quorumOf(this.#state.committee().validators.length);
-    if (isEnough || !pending.some((other) => isFurther(other, own))) return own;
-    return this.#approve({ ...own.statement, after: await this.#log.bind() });
+    return own.statement.after === undefined ? own : this.#approveRecovery(own.statement.to, isLate);
   }
 
   async #renewedInOffice(): Promise<MoveApproval | undefined> {
     const { self, networkId } = this.#options;
-    const { digest, validators } = this.#state.committee();
+    const { validators } = this.#state.committee();
     const { applied, head } = this.#log.status();
     const { statement } = this.#approvals.all().find(({ attestation }) => attestation.validator === self) ?? {};
     if (statement?.after?.index !== applied || statement.after.head !== head) return undefined;
@@ -197,14 +200,58 @@ export class Order implements AsyncDisposable {
     const { to, moves } = statement;
     const isGood = sit.has(self) && (to.kind !== 'embedded' || sit.has(to.validator));
     if (!isGood || statement.networkId !== networkId || moves !== this.#state.engine().moves) return undefined;
-    return this.#approve({ ...statement, committee: digest });
+    return this.#approveRecovery(to);
+  }
+
+  /**
+   * Approves that the order goes on there after a loss, in a view that others approved for the same place if there is one. Each view that this validator approves is higher than the ones
+   * before, and those that can hear each other end with one: places only get further; nobody goes up from a view alone that a quorum has not come up to; and who is in a quorum leaves it
+   * for a higher view only with others, or when it is late, because one that has gone higher cannot come back.
+   */
+  async #approveRecovery(to: SequencerPlace, isLate = false): Promise<MoveApproval | undefined> {
+    const { networkId } = this.#options;
+    const place = await this.#log.settle();
+    const { digest, validators } = this.#state.committee();
+    const { moves } = this.#state.engine();
+    const needed = quorumOf(validators.length);
+    const own = this.#ownPending();
+    const present = own?.statement.after;
+    const views = this.#pending()
+      .filter(({ statement }) => canonicalJson(statement.to) === canonicalJson(to))
+      .flatMap(({ statement: { after } }) => (after === undefined ? [] : [after]));
+    const isThere =
+      own !== undefined &&
+      present !== undefined &&
+      isSamePlace(present, place) &&
+      canonicalJson(own.statement.to) === canonicalJson(to);
+    if (isThere) {
+      const isEnough = views.filter((one) => canonicalJson(one) === canonicalJson(present)).length >= needed;
+      const isReached = views.filter(({ view }) => view >= present.view).length >= needed;
+      const isPassed = views.filter(({ view }) => view > present.view).length > validators.length - needed;
+      if (!isPassed && (isEnough ? !isLate : !isReached)) return own;
+    }
+    const least = Math.max(this.#log.nextView(place), (present?.view ?? 0) + 1);
+    const joined = views
+      .filter((one) => isSamePlace(one, place) && one.view >= least && one.view <= least + VIEWS_MAX)
+      .map(({ view }) => view);
+    const support = (view: number) => joined.filter((one) => one === view).length;
+    const [view] = joined.sort((a, b) => (isThere ? 0 : support(b) - support(a)) || a - b);
+    if (isThere && view === undefined) return own;
+    const after = { view: view ?? least, ...place };
+    // Somebody was quicker: this is looked at again.
+    if (!this.#log.bind(after)) return own;
+    return this.#approve({ networkId, committee: digest, moves, to, after });
+  }
+
+  #ownPending(): MoveApproval | undefined {
+    return this.#pending().find(({ attestation }) => attestation.validator === this.#options.self);
   }
 
   /** Whoever knows enough approvals brings them; the others find the move done. */
   async #heardOf(other: MoveApproval, isNews: boolean): Promise<void> {
-    const own = this.#pending().find(({ attestation }) => attestation.validator === this.#options.self);
-    // Only who is bound to a shorter order begins anew, and binds itself to a longer one: this comes to an end.
-    if (own !== undefined && isFurther(other, own)) return this.pursue();
+    const own = this.#ownPending();
+    const isRecovery = own?.statement.after !== undefined && other.statement.after !== undefined;
+    if (isNews && isRecovery && canonicalJson(own.statement) !== canonicalJson(other.statement)) await this.#rethink();
     // He may have been away, or behind, when he was told.
     if (own !== undefined && isNews) {
       const { validator } = other.attestation;
@@ -213,6 +260,23 @@ export class Order implements AsyncDisposable {
         .catch(() => undefined);
     }
     await this.#moveIfApproved({});
+  }
+
+  /** One at a time, however much is heard meanwhile. */
+  async #rethink(): Promise<void> {
+    if (this.#rethinking !== undefined) {
+      this.#isThinkingAgain = true;
+      return this.#rethinking;
+    }
+    this.#rethinking = (async () => {
+      do {
+        this.#isThinkingAgain = false;
+        await this.#tell(await this.#renewed(false), {});
+      } while (this.#isThinkingAgain);
+    })().finally(() => {
+      this.#rethinking = undefined;
+    });
+    return this.#rethinking;
   }
 
   async #approve(statement: SequencerStatement): Promise<MoveApproval> {
@@ -240,7 +304,7 @@ export class Order implements AsyncDisposable {
    */
   async #checkLost({ signal }: CallOptions): Promise<void> {
     const { trouble, split } = this.#log.status();
-    const isTried = this.#pending().some(({ attestation }) => attestation.validator === this.#options.self);
+    const isTried = this.#ownPending() !== undefined;
     if (trouble !== null || split.length > 0 || isTried) return;
     const { place, name } = this.#log.engine();
     // One that says nothing for so long may be taken for lost, if the operators of a quorum say so.
@@ -268,7 +332,7 @@ export class Order implements AsyncDisposable {
         return this.#log.part(decodeOrderRequest(method, body).after) as unknown as Json;
       case 'order/tail':
         this.#seatOf(publisher);
-        return { entries: this.#log.tail(decodeOrderRequest(method, body).after) as Json };
+        return this.#log.tail(decodeOrderRequest(method, body).after) as unknown as Json;
       case 'order/snapshot':
         return this.#log.snapshot(decodeOrderRequest(method, body).epoch) as unknown as Json;
       case 'order/facts': {
@@ -336,10 +400,12 @@ export class Order implements AsyncDisposable {
 
   async #moveIfApproved(options: CallOptions): Promise<void> {
     const needed = quorumOf(this.#state.committee().validators.length);
-    for (const { statement, attestations } of this.#approved().values()) {
-      if (attestations.length < needed) continue;
-      const { networkId } = this.#options;
-      this.#log.recover(statement);
+    const { networkId } = this.#options;
+    const approved = [...this.#approved().values()].filter(({ attestations }) => attestations.length >= needed);
+    for (const one of approved) this.#log.recover(one);
+    const moves = approved.filter(({ statement }) => statement.after === undefined);
+    // Of several recoveries the last one; also one that others told this home of.
+    for (const { statement, attestations } of [this.#log.recovery(), ...moves].filter((one) => one !== undefined)) {
       await this.#log.submit(
         encodeEntry({ formatVersion: 1, networkId, kind: 'sequencer', statement, attestations }),
         options,
@@ -433,12 +499,8 @@ export class Order implements AsyncDisposable {
   }
 }
 
-/** Whether the other one approved the same recovery, after a longer order. */
-function isFurther(other: MoveApproval, than: MoveApproval): boolean {
-  const [one, two] = [other.statement, than.statement];
-  if (one.after === undefined || two.after === undefined || one.after.index <= two.after.index) return false;
-  const { after: _after, ...rest } = one;
-  return canonicalJson({ ...rest, after: two.after }) === canonicalJson(two);
+function isSamePlace(one: Omit<RecoveryPlace, 'view'>, other: Omit<RecoveryPlace, 'view'>): boolean {
+  return one.index === other.index && one.head === other.head;
 }
 
 /** An engine that is opened when it is used first. What is wrong with how it is reached is said by `append` and `read`. */
