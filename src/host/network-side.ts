@@ -1,5 +1,9 @@
 import type { Digest } from '../base/digest.ts';
 import type { RequestOptions } from '../subsystems/stoq/index.ts';
+import { CERTIFICATION_LIMITS } from '../wire/certification.ts';
+
+/** Certifying takes a busy machine a moment. */
+export const CERTIFY_LIMITS = { replyBytesMax: CERTIFICATION_LIMITS.answerBytesMax, timeoutMs: 60_000 } as const;
 
 /** What growing a network needs of the network layer: STOQ is it, a test brings its own. */
 
