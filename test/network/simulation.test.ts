@@ -15,10 +15,10 @@ const networks: readonly (readonly [what: string, ...args: string[]])[] = [
 ];
 
 for (const [what, ...args] of networks) {
-  test(what, { timeout: 1_200_000 }, async (t) => {
+  test(what, { timeout: 1_200_000 + 3_000 * Number(args[0]) }, async (t) => {
     t.diagnostic(`seed ${seed}`);
     const child = new URL('./simulation-child.ts', import.meta.url).pathname;
-    const run = promisify(execFile)(process.execPath, [child, seed, ...args], { maxBuffer: 2 ** 20 });
+    const run = promisify(execFile)(process.execPath, [child, seed, ...args], { maxBuffer: 2 ** 20, signal: t.signal });
     const { stdout } = await run.catch((error: { stderr: string }) => assert.fail(`seed ${seed}: ${error.stderr}`));
     for (const line of stdout.trim().split('\n')) t.diagnostic(line);
   });
