@@ -100,6 +100,8 @@ const peers = z.strictObject({
       syncMs: paceMs.optional(),
       /** The places of all copies are computed anew. */
       replicationMs: paceMs.optional(),
+      /** A fragment of coded content may be missed for so long before it is made again. */
+      fragmentPatienceMs: paceMs.optional(),
     })
     .optional(),
 });
@@ -147,6 +149,7 @@ export interface PeersSetting {
     readonly patienceMs?: number;
     readonly syncMs?: number;
     readonly replicationMs?: number;
+    readonly fragmentPatienceMs?: number;
   };
 }
 

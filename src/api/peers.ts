@@ -1,5 +1,12 @@
 import { base64 } from '../base/bytes.ts';
-import { type BanWithEvidence, banPath, forgiveRequest, packagePath, rangeQuery, syncRequest } from '../wire/http.ts';
+import {
+  type BanWithEvidence,
+  banPath,
+  distributeRequest,
+  forgiveRequest,
+  packagePath,
+  syncRequest,
+} from '../wire/http.ts';
 import { type AnyRoute, refOf, route } from './route.ts';
 
 export const peerRoutes: readonly AnyRoute[] = [
@@ -60,11 +67,12 @@ export const peerRoutes: readonly AnyRoute[] = [
   route({
     method: 'POST',
     path: '/v1/packages/:scope/:name/distribute',
-    summary: 'Wait until as many nodes as the package asks for hold its content.',
+    summary: 'Wait until as many nodes as the package asks for hold its content, or fragments of it.',
     access: 'token',
     params: packagePath,
-    body: rangeQuery,
+    body: distributeRequest,
     long: true,
-    handle: ({ params, body }, { node, ...options }) => node.catalog.distribute(refOf(params, body.range), options),
+    handle: ({ params, body: { range, code } }, { node, ...options }) =>
+      node.catalog.distribute(refOf(params, range), { ...options, ...(code === undefined ? {} : { code }) }),
   }),
 ];

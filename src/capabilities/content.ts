@@ -33,6 +33,10 @@ export interface ContentExchange {
    * Returns whether they are gone. Errors: `storage-*`.
    */
   release(digests: readonly Digest[]): Promise<boolean>;
+  /** Keeps a blob that no record names until {@link drop}, also past a restart. Errors: `blob-not-found`, `storage-*`. */
+  keep(digest: Digest): Promise<void>;
+  /** Removes blobs that were kept or came a short while ago, but not what a record or an installation names. Errors: `storage-*`. */
+  drop(digests: readonly Digest[]): Promise<void>;
   /**
    * Begins or goes on with an arrival: what came before a crash is checked and counts. One at a time for each blob.
    * `list` must be the one of the blob's `shards.root`. Errors: `limit-exceeded`, `storage-*`, `cancelled`.

@@ -83,6 +83,10 @@ export interface TransportStatus {
   readonly peers: { readonly known: number; readonly alive: number };
   readonly transfers: readonly Transfer[];
   readonly resources: { readonly known: number; readonly held: number; readonly underReplicated: number };
+  /**
+   * Content that was coded: packages, fragments that are kept here, and fragments that nobody is known to hold, of what this node has a part of.
+   */
+  readonly coded: { readonly packages: number; readonly fragments: number; readonly missing: number };
   /** Records that wait to be judged. */
   readonly arrivals: number;
 }
@@ -111,8 +115,23 @@ export interface SyncSummary {
 export interface Distribution {
   readonly id: Digest;
   readonly wanted: number;
-  /** Nodes that say they hold all of it. */
+  /** Nodes that say they hold all of it; of what was coded, nodes that keep a fragment. */
   readonly holders: readonly string[];
+  /** Of what was coded. */
+  readonly fragments?: readonly CodedFragment[];
+}
+
+export interface CodedFragment {
+  readonly blob: Digest;
+  readonly index: number;
+  /** Who keeps it; null: nobody yet. */
+  readonly node: string | null;
+}
+
+/** Any `k` of `k + m` fragments restore the content. */
+export interface Code {
+  readonly k: number;
+  readonly m: number;
 }
 
 /** STOQ: other nodes of the network, the records that all of them share, and content that some of them hold. */
@@ -148,6 +167,9 @@ export interface Transport {
     blob: BlobDescription,
     options?: CallOptions & { readonly use?: ContentUse },
   ): Promise<BlobInfo>;
-  /** Sees to it that a resource has its copies, and tells where they are. Errors: `cancelled`. */
-  distribute(id: Digest, options?: CallOptions): Promise<Distribution>;
+  /**
+   * Sees to it that a resource has its copies, and tells where they are. With `code`, the content, which has to be here, is kept as fragments in their
+   * place. Errors: `cancelled`; with `code` also `usage`, `content-unavailable`, `network-unreachable`, `storage-*`.
+   */
+  distribute(id: Digest, options?: CallOptions & { readonly code?: Code }): Promise<Distribution>;
 }

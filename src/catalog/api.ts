@@ -11,7 +11,7 @@ import type {
   InstalledPackage,
 } from '../capabilities/assets.ts';
 import type { ProofVerdict } from '../capabilities/consensus.ts';
-import type { Distribution, SyncSummary } from '../capabilities/transport.ts';
+import type { Code, Distribution, SyncSummary } from '../capabilities/transport.ts';
 import type { RunResult, SandboxPolicy } from '../capabilities/vm.ts';
 import type { Bundle } from '../wire/bundle.ts';
 import type { Lock } from '../wire/lock.ts';
@@ -137,8 +137,11 @@ export interface Catalog {
 
   /** Compares records with the other nodes of the network now. Errors: `network-unreachable`, `cancelled`. */
   sync(options?: CallOptions): Promise<SyncSummary>;
-  /** Waits until as many nodes as the package asks for hold its content. Errors: `network-unreachable`, `asset-not-found`, `cancelled`. */
-  distribute(ref: string, options?: CallOptions): Promise<Distribution>;
+  /**
+   * Waits until as many nodes as the package asks for hold its content, or with `code` as many as there are fragments one of these.
+   * Errors: `network-unreachable`, `asset-not-found`, `cancelled`; with `code` also `usage`, `content-unavailable`, `storage-*`.
+   */
+  distribute(ref: string, options?: CallOptions & { readonly code?: Code }): Promise<Distribution>;
 
   setState(ref: string, state: AssetState, reason: string | null): Promise<AssetRecord>;
   delete(ref: string): Promise<AssetRecord>;

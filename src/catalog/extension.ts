@@ -27,7 +27,7 @@ import {
   type PackageSpec,
   type ValidationReport,
 } from '../capabilities/extension.ts';
-import type { Distribution, SyncSummary } from '../capabilities/transport.ts';
+import type { Code, Distribution, SyncSummary } from '../capabilities/transport.ts';
 import type { Bundle } from '../wire/bundle.ts';
 import type { Lock } from '../wire/lock.ts';
 import { type AssetId, type AssetType, type PackageName, packageType } from '../wire/names.ts';
@@ -259,12 +259,12 @@ export class CatalogExtension implements Catalog, AssetLibraryExtension {
     return summary;
   }
 
-  async distribute(ref: string, options: CallOptions = {}): Promise<Distribution> {
+  async distribute(ref: string, options: CallOptions & { readonly code?: Code } = {}): Promise<Distribution> {
     return this.#counted('distribute', async () => distribute(this.#ready, await this.resolve(ref), options));
   }
 
   /** The specification's name for {@link distribute}. */
-  distributePackage(ref: string, options: CallOptions = {}): Promise<Distribution> {
+  distributePackage(ref: string, options: CallOptions & { readonly code?: Code } = {}): Promise<Distribution> {
     return this.distribute(ref, options);
   }
 

@@ -6,7 +6,7 @@ import { collect } from '../base/streams.ts';
 import { laterTurn } from '../base/turn.ts';
 import type { AssetRecord } from '../capabilities/assets.ts';
 import type { BlobDescription } from '../capabilities/content.ts';
-import type { ContentUse, Distribution } from '../capabilities/transport.ts';
+import type { Code, ContentUse, Distribution } from '../capabilities/transport.ts';
 import { BUNDLE_BYTES_MAX, type Bundle, decodeBundle } from '../wire/bundle.ts';
 import { decodePackage } from '../wire/package.ts';
 import { readBundle } from './bundle.ts';
@@ -16,13 +16,13 @@ import type { CatalogContext } from './context.ts';
 const REPLICATION = 3;
 
 /** Tells the network of a package: its bundle becomes everybody's, its content that of some. Private ones stay here. Safe to repeat. */
-export async function share(context: CatalogContext, record: AssetRecord): Promise<void> {
+export async function share(context: CatalogContext, record: AssetRecord, pinned = true): Promise<void> {
   if (record.privacy === 'private') return;
   const { assets, transport } = context.lent;
   const bytes = await collect(assets.read(record.bundle), BUNDLE_BYTES_MAX);
   const blobs = layersIn(decodeBundle(bytes));
   await laterTurn();
-  await context.lent.transport.announce({ id: record.digest, blobs, replication: REPLICATION, pinned: true });
+  await context.lent.transport.announce({ id: record.digest, blobs, replication: REPLICATION, pinned });
   await transport.broadcast(bytes);
 }
 
@@ -56,13 +56,16 @@ export async function bringContent(
   }
 }
 
-/** The specification's distributePackage: waits until as many nodes as the package asks for hold it. */
+/**
+ * The specification's distributePackage: waits until as many nodes as the package asks for hold it. With `code`, fragments of it are placed, and this
+ * node keeps the whole for no other reason than it had before.
+ */
 export async function distribute(
   context: CatalogContext,
   record: AssetRecord,
-  options: CallOptions = {},
+  options: CallOptions & { readonly code?: Code } = {},
 ): Promise<Distribution> {
-  await share(context, record);
+  await share(context, record, options.code === undefined);
   return context.lent.transport.distribute(record.digest, options);
 }
 

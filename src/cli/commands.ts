@@ -493,8 +493,12 @@ export const COMMANDS: readonly CommandSpec[] = [
     name: 'distribute',
     summary: 'Wait until as many nodes as a package asks for hold its content.',
     args: '<ref>',
+    options: [
+      ['--code <k+m>', 'Place k+m fragments in the place of copies, any k of which restore it: 4+2, for example.'],
+    ],
     example: 'hypermesh distribute examples/greeter',
-    run: async (context, ref: string) => (await import('./commands/peers.ts')).distribute(context, ref),
+    run: async (context, ref: string, options: { code?: string }) =>
+      (await import('./commands/peers.ts')).distribute(context, ref, options),
   },
   {
     name: 'runtime list',

@@ -21,7 +21,7 @@ import type {
   SequencerInfo,
 } from '../capabilities/membership.ts';
 import type { Event, MetricSample } from '../capabilities/monitoring.ts';
-import type { Ban, Distribution, PeerInfo, SyncSummary } from '../capabilities/transport.ts';
+import type { Ban, Code, Distribution, PeerInfo, SyncSummary } from '../capabilities/transport.ts';
 import type { CertificateInfo } from '../capabilities/trust.ts';
 import type { RuntimeStatus } from '../capabilities/vm.ts';
 import type { Catalog, CatalogRun, InstallResult, PublishResult, VerifyResult } from '../catalog/api.ts';
@@ -296,10 +296,10 @@ export class Client {
     return this.#long('/v1/sync', {}, options);
   }
 
-  /** Progress step: `distribute`. */
-  distribute(ref: string, options?: CallOptions): Promise<Distribution> {
+  /** Progress steps: `distribute`, with `code` first `encode`. */
+  distribute(ref: string, { code, ...options }: CallOptions & { readonly code?: Code } = {}): Promise<Distribution> {
     const { name, range } = parseRef(ref);
-    return this.#long(`/v1/packages/${name}/distribute`, { range }, options);
+    return this.#long(`/v1/packages/${name}/distribute`, { range, code }, options);
   }
 
   makeProofs(request: ProofRequest, options?: CallOptions): Promise<ProofSet> {

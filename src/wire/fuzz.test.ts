@@ -16,6 +16,7 @@ import {
   encodeRangeRequest,
   FrameDecoder,
 } from './channel.ts';
+import { decodeSignedCoding, encodeCoding } from './coding.ts';
 import { COMMITTEE_REQUESTS, type CommitteeMethod, decodeBody, decodeRequest } from './committee.ts';
 import {
   decodeHaveAnswer,
@@ -173,6 +174,7 @@ decoder(
   documents('state-change', 'changes'),
   large,
 );
+decoder('a coding', 'record-invalid', [decodeSignedCoding, encodeSigned], documents('coding', 'codings'), large);
 decoder('a hello', 'peer-lied', [decodeHelloDocument, encodeHelloDocument], documents('hello', 'document'), large);
 /** What is no JSON is some other value. */
 function jsonOrText(bytes: Uint8Array): unknown {
@@ -189,10 +191,18 @@ const signedBy = (seed: Uint8Array) => {
   const carry = (payload: Uint8Array) => encodeSigned({ envelope: { ...envelope, payload: base64(payload) }, chain });
   return { payload: fromBase64(envelope.payload), carry };
 };
-const [nodeRecord, stateChange] = [
+const [nodeRecord, stateChange, coding] = [
   documents('node-record', 'records')[0]!,
   documents('state-change', 'changes')[0]!,
-].map(signedBy) as [ReturnType<typeof signedBy>, ReturnType<typeof signedBy>];
+  documents('coding', 'codings')[0]!,
+].map(signedBy) as [ReturnType<typeof signedBy>, ReturnType<typeof signedBy>, ReturnType<typeof signedBy>];
+decoder(
+  'what a coding says',
+  'record-invalid',
+  [(bytes) => decodeSignedCoding(coding.carry(bytes)).coding, encodeCoding],
+  [coding.payload],
+  large,
+);
 decoder(
   'what a node record says',
   'record-invalid',

@@ -179,6 +179,10 @@ export const removeMemberRequest = z.strictObject({
 });
 /** A body without members: the operation needs no more. */
 export const syncRequest = z.strictObject({});
+/** With `code`, any k of k + m fragments are to restore the content, in the place of copies. */
+export const distributeRequest = rangeQuery.extend({
+  code: z.strictObject({ k: z.int().positive(), m: z.int().positive() }).optional(),
+});
 export const forgiveRequest = z.strictObject({
   node: hex32,
 });
@@ -267,6 +271,7 @@ export interface NodeStatus {
       readonly peers: readonly { readonly node: string; readonly bytes: number; readonly bytesPerSecond: number }[];
     }[];
     readonly resources: { readonly known: number; readonly held: number; readonly underReplicated: number };
+    readonly coded: { readonly packages: number; readonly fragments: number; readonly missing: number };
     readonly arrivals: number;
   };
   readonly memory: { readonly residentBytes: number; readonly heapBytes: number };

@@ -1,4 +1,6 @@
 import { fromBase64, fromUtf8, hex } from '../../base/bytes.ts';
+import { HyperMeshError } from '../../base/errors.ts';
+import type { Code } from '../../capabilities/transport.ts';
 import type { Context, Outcome } from '../command.ts';
 import { bytes, count, date, fields, table } from '../terminal.ts';
 import { hexId } from './trust.ts';
@@ -79,11 +81,30 @@ export async function sync(context: Context): Promise<Outcome> {
   };
 }
 
-export async function distribute(context: Context, ref: string): Promise<Outcome> {
-  const result = await context.withNode((client) => client.distribute(ref, context));
-  const { holders, wanted } = result;
+export async function distribute(context: Context, ref: string, options: { readonly code?: string }): Promise<Outcome> {
+  const code = options.code === undefined ? {} : { code: parseCode(options.code) };
+  const result = await context.withNode((client) =>
+    client.distribute(ref, { signal: context.signal, onProgress: context.onProgress, ...code }),
+  );
+  const { holders, wanted, fragments } = result;
+  if (fragments !== undefined) {
+    const missing = fragments.filter(({ node }) => node === null).length;
+    const short = missing === 0 ? '' : `\n${count(missing, 'fragment')} that no node took will be placed later.`;
+    const list = fragments
+      .map(({ index, node }) => `  ${String(index).padStart(2)}  ${node ?? 'nobody yet'}`)
+      .join('\n');
+    return { data: result, text: `Any ${code.code?.k} of ${wanted} fragments restore ${ref}:\n${list}${short}` };
+  }
   const short = holders.length < wanted ? ` (${wanted} wanted; no more nodes that answer take it)` : '';
   const list = holders.map((node) => `\n  ${node}`).join('');
   const text = `${ref} is held by ${count(holders.length, 'node')}${short}${list === '' ? '.' : `:${list}`}`;
   return { data: result, text };
+}
+
+function parseCode(text: string): Code {
+  const [, k, m] = /^([1-9][0-9]?)\+([1-9][0-9]?)$/.exec(text) ?? [];
+  if (k !== undefined && m !== undefined) return { k: Number(k), m: Number(m) };
+  throw new HyperMeshError('usage', `Expected a code like 4+2, but got ${JSON.stringify(text.slice(0, 50))}.`, {
+    hint: 'Any 4 of 4+2 fragments restore the content.',
+  });
 }

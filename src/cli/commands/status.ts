@@ -42,7 +42,8 @@ export function spaceLine({ state, bytes: size, fraction, auditedAtMs }: NodeSta
 }
 
 /** Nothing for a home that is in a network of its own. */
-function networkFields({ state, addresses, problem, peers, transfers, resources, arrivals }: NodeStatus['transport']) {
+function networkFields(transport: NodeStatus['transport']) {
+  const { state, addresses, problem, peers, transfers, resources, coded, arrivals } = transport;
   if (state === 'alone') return {};
   const arriving = transfers.filter(({ direction }) => direction === 'in').length;
   const short = resources.underReplicated;
@@ -50,6 +51,11 @@ function networkFields({ state, addresses, problem, peers, transfers, resources,
     Listening: problem === null ? addresses.join(', ') || 'no' : `no: ${problem} It is tried again.`,
     Peers: `${state}: ${peers.alive} of ${count(peers.known, 'node')} answer${arrivals === 0 ? '' : `, ${count(arrivals, 'record')} to judge`}`,
     Copies: `content of ${resources.held} of ${count(resources.known, 'package')} here${short === 0 ? '' : `, ${short} on too few nodes`}`,
+    ...(coded.packages === 0
+      ? {}
+      : {
+          Coded: `${count(coded.packages, 'package')}, ${count(coded.fragments, 'fragment')} here, ${coded.missing === 0 ? 'none' : coded.missing} missing`,
+        }),
     Transfers: transfers.length === 0 ? 'none' : `${arriving} in, ${transfers.length - arriving} out`,
   };
 }

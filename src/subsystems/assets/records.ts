@@ -288,6 +288,11 @@ export class Records implements Disposable {
     );
   }
 
+  /** Whether a record or an installation names this blob. Looks through all records. */
+  isNamed(blob: Digest): boolean {
+    return this.#sql.naming.get(blob) !== undefined || this.areInstalled([blob]);
+  }
+
   /** Protects what `lock` refers to, before the first byte of that generation is written. */
   registerInstallation(root: string, generation: number, lock: Lock): void {
     this.#transact('registering an installation', () => {
@@ -530,6 +535,10 @@ function statements(raw: DatabaseSync) {
     register: change('INSERT OR REPLACE INTO installations (root, generation, lock) VALUES (?, ?, ?)'),
     forget: change('DELETE FROM installations WHERE root = ? AND generation = ?'),
     generations: raw.prepare('SELECT generation FROM installations WHERE root = ?'),
+    naming: raw.prepare(
+      `SELECT 1 FROM assets
+       WHERE digest = ?1 OR bundle = ?1 OR instr(layers, ?1) > 0 OR instr(blobs, ?1) > 0 LIMIT 1`,
+    ),
     roots: raw.prepare('SELECT DISTINCT root FROM installations ORDER BY root'),
     allInstallations: raw.prepare('SELECT * FROM installations'),
     rootsWith: raw.prepare(

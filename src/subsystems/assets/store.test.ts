@@ -169,6 +169,26 @@ test('collect() keeps every blob of a record', async (t) => {
   assert.equal((await store.collect()).blobsRemoved, 4);
 });
 
+test('the exchange keeps a blob past collections until it is dropped, and drops nothing that a record names', async (t) => {
+  const directory = await mkdtemp(join(tmpdir(), 'hm-assets-'));
+  t.after(() => rm(directory, { recursive: true, force: true }));
+  const clock = { ms: 0, nowMs: () => clock.ms };
+  await using store = await openAssets({ directory, clock });
+  const { exchange } = store;
+  const [mine, kept] = [await publish(store, 'ada/x@1.0.0'), await store.put(once('a part of something'))];
+  const nothing: Digest = `sha256:${'0'.repeat(64)}`;
+  await exchange.keep(kept.digest);
+  await assert.rejects(exchange.keep(nothing), (error) => isCoded(error, 'blob-not-found'));
+  clock.ms += 10 * 365 * 86_400_000;
+  assert.equal((await store.collect()).blobsRemoved, 0);
+  await exchange.keep(mine.layers[0]!);
+  await exchange.drop([kept.digest, mine.layers[0]!, nothing]);
+  assert.equal(await store.stat(kept.digest), null);
+  assert.notEqual(await store.stat(mine.layers[0]!), null);
+  await store.delete(mine.id);
+  assert.equal((await store.collect()).blobsRemoved, 4, 'what was dropped is kept by its record alone');
+});
+
 test('the exchange releases what is not leased and not installed, whatever records name it', async (t) => {
   const directory = await mkdtemp(join(tmpdir(), 'hm-assets-'));
   t.after(() => rm(directory, { recursive: true, force: true }));

@@ -82,6 +82,8 @@ export class AssetStore implements Assets, AsyncDisposable {
       shardList: (digest) => content.shardList(digest),
       readHeld: (digest, offset, into) => content.readHeld(digest, offset, into),
       release: (digests) => content.release(digests, () => this.#records.areInstalled(digests)),
+      keep: (digest) => content.keep(digest),
+      drop: (digests) => content.drop(digests, (digest) => this.#records.isNamed(digest)),
       receive: (blob, list, options) => content.receive(blob, list, options),
     };
     this.#clock = lent.clock;

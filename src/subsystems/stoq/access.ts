@@ -19,7 +19,8 @@ const TOGETHER_MAX = 1_000;
 export class Access {
   readonly #lent: ContentAccess;
   readonly #ask: Ask;
-  readonly #book: Pick<Book, 'resourcesWith'>;
+  readonly #book: Pick<Book, 'resourcesWith' | 'codedFrom'>;
+  readonly #wasEntrusted: (node: NodeId, blob: Digest) => boolean;
   readonly #replication: () => Pick<Replication, 'isPlace'>;
   /** Proofs that are under way. */
   readonly #gaining = new Map<string, Promise<void>>();
@@ -28,21 +29,27 @@ export class Access {
     lent: ContentAccess,
     around: {
       readonly ask: Ask;
-      readonly book: Pick<Book, 'resourcesWith'>;
+      readonly book: Pick<Book, 'resourcesWith' | 'codedFrom'>;
+      /** Whether this node asked that one to keep the blob, which is a fragment. */
+      readonly wasEntrusted: (node: NodeId, blob: Digest) => boolean;
       readonly replication: () => Pick<Replication, 'isPlace'>;
     },
   ) {
     this.#lent = lent;
     this.#ask = around.ask;
     this.#book = around.book;
+    this.#wasEntrusted = around.wasEntrusted;
     this.#replication = around.replication;
   }
 
   /** Who uses content has shown that it may; who is asked to keep a copy has to get it. Errors: `access-needed`. */
   admit(blob: Digest, { node, publisher }: RemoteNode): void {
     const resources = this.#book.resourcesWith(blob);
-    if (publisher !== null && resources.some((id) => this.#lent.has(publisher, id))) return;
+    // A fragment is given to whoever may use what it is a part of.
+    const used = [...resources, ...this.#book.codedFrom(blob)];
+    if (publisher !== null && used.some((id) => this.#lent.has(publisher, id))) return;
     if (node !== null && resources.some((id) => this.#replication().isPlace(node, id))) return;
+    if (node !== null && this.#wasEntrusted(node, blob)) return;
     throw new HyperMeshError('access-needed', 'This node gives content to whoever proves that it may use it.', {
       hint: 'HyperMesh does so by itself: try again.',
     });

@@ -19,6 +19,9 @@ const AUDIT_TIMEOUT_MS = 10_000;
 /** What reading says of content that is not here, or not whole. */
 const MISSED = ['blob-not-found', 'storage-failed'] as const;
 
+/** Fills `into` with bytes from `offset` on. */
+type ReadAt = (offset: number, into: Uint8Array) => Promise<void>;
+
 export interface AuditLent {
   readonly content: Pick<ContentExchange, 'readHeld'>;
   /** Whether the blob belongs to something that the network was told of. */
@@ -46,8 +49,8 @@ export class Audit {
     ]);
   }
 
-  /** Asks about one range, a blob being chosen by its size. False also when it does not answer, or refuses. Errors: those of reading what is held here. */
-  async holds(node: NodeId, { blobs }: Pick<Resource, 'blobs'>): Promise<boolean> {
+  /** Asks about one range, a blob being chosen by its size; what is to come of it is what `read` gives, the blob that is here when absent. False also when it does not answer, or refuses. Errors: those of reading what is held here. */
+  async holds(node: NodeId, { blobs }: Pick<Resource, 'blobs'>, read?: ReadAt): Promise<boolean> {
     const total = blobs.reduce((sum, { size }) => sum + size, 0);
     let at = Math.floor(this.#around.random() * total);
     const blob = blobs.find(({ size }) => {
@@ -70,7 +73,7 @@ export class Audit {
       if (!isCoded(error)) throw error;
       return false;
     }
-    return proof !== null && equal(fromHex(proof), await this.#proof(question));
+    return proof !== null && equal(fromHex(proof), await this.#proof(question, read));
   }
 
   async #show(question: AuditQuestion): Promise<Uint8Array> {
@@ -84,9 +87,13 @@ export class Audit {
     }
   }
 
-  async #proof({ blob, offset, length, nonce }: AuditQuestion): Promise<Uint8Array> {
+  async #proof({ blob, offset, length, nonce }: AuditQuestion, read?: ReadAt): Promise<Uint8Array> {
     const bytes = new Uint8Array(16 + length);
     bytes.set(fromHex(nonce));
+    if (read !== undefined) {
+      await read(offset, bytes.subarray(16));
+      return sha256(bytes);
+    }
     try {
       await this.#lent.content.readHeld(blob, offset, bytes.subarray(16));
     } catch (error) {

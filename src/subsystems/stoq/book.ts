@@ -5,6 +5,7 @@ import { type Digest, digestHex } from '../../base/digest.ts';
 import { canonicalJson } from '../../base/json.ts';
 import { openSqlite, type SqliteStore } from '../../base/sqlite.ts';
 import type { Ban, Resource } from '../../capabilities/transport.ts';
+import { type Coding, decodeSignedCoding, fragmentId, fragmentOf } from '../../wire/coding.ts';
 import { digest } from '../../wire/fields.ts';
 import type { NodeId } from './channel/index.ts';
 import type { KeptResource, ResourceBook, ResourceLine } from './replication.ts';
@@ -70,6 +71,29 @@ const MIGRATIONS = [
     // They are counted and gone through often, without their blobs.
     up: 'CREATE INDEX resources_lines ON resources (id, replication, held, pinned);',
   },
+  {
+    name: '006-codings',
+    up: `
+      CREATE TABLE codings (
+        id TEXT PRIMARY KEY,
+        resource TEXT NOT NULL,
+        blob TEXT NOT NULL,
+        coder TEXT NOT NULL,
+        bytes BLOB NOT NULL,
+        checked INTEGER NOT NULL
+      ) STRICT, WITHOUT ROWID;
+      CREATE INDEX codings_blob ON codings (blob);
+      CREATE INDEX codings_resource ON codings (resource);
+      CREATE INDEX codings_coder ON codings (coder);
+      CREATE TABLE fragments (
+        id TEXT NOT NULL,
+        blob TEXT NOT NULL,
+        coding TEXT NOT NULL REFERENCES codings ON DELETE CASCADE,
+        PRIMARY KEY (id, coding)
+      ) STRICT, WITHOUT ROWID;
+      CREATE INDEX fragments_coding ON fragments (coding);
+      CREATE INDEX fragments_blob ON fragments (blob);`,
+  },
 ];
 
 /** Of what was sent by somebody who is banned for it. */
@@ -114,7 +138,8 @@ export class Book implements ResourceBook, AsyncDisposable {
   clear(): void {
     this.#store.transact((raw) => {
       raw.exec(
-        'DELETE FROM settings; DELETE FROM nodes; DELETE FROM bans; DELETE FROM records; DELETE FROM resources;',
+        `DELETE FROM settings; DELETE FROM nodes; DELETE FROM bans; DELETE FROM records; DELETE FROM resources;
+         DELETE FROM codings;`,
       );
     });
   }
@@ -246,6 +271,90 @@ export class Book implements ResourceBook, AsyncDisposable {
     return (this.#sql.resourcesWith.all(blob) as { resource: Digest }[]).map(({ resource }) => resource);
   }
 
+  // Coded content
+
+  /** `null`: no such one. */
+  coding(id: Digest): KnownCoding | null {
+    const row = this.#sql.coding.get(id) as unknown as CodingRow | undefined;
+    return row === undefined ? null : knownCoding(row);
+  }
+
+  /** Of one blob; those come first that were found to be true here. */
+  codingsOf(blob: Digest): KnownCoding[] {
+    return (this.#sql.codingsOf.all(blob) as unknown as CodingRow[]).map(knownCoding);
+  }
+
+  codingIds(by: { readonly resource: Digest } | { readonly coder: NodeId } | 'all'): Digest[] {
+    const rows =
+      by === 'all'
+        ? this.#sql.codingIds.all()
+        : 'coder' in by
+          ? this.#sql.codingIdsBy.all(by.coder)
+          : this.#sql.codingIdsFor.all(by.resource);
+    return (rows as { id: Digest }[]).map(({ id }) => id);
+  }
+
+  /** Blobs of which a coding was found to be true here, with what they belong to. */
+  codedBlobs(): { readonly resource: Digest; readonly blob: Digest }[] {
+    return (this.#sql.codedBlobs.all() as { resource: Digest; blob: Digest }[]).map((row) => ({ ...row }));
+  }
+
+  codingTotals(): { readonly codings: number; readonly packages: number; readonly fragments: number } {
+    return { ...(this.#sql.codingTotals.get() as { codings: number; packages: number; fragments: number }) };
+  }
+
+  /** Whether one of these fragments belongs to other content. */
+  isFragmentOfAnother(fragments: readonly Digest[], blob: Digest): boolean {
+    return fragments.some((id) => this.#sql.fragmentOfAnother.get(id, blob) !== undefined);
+  }
+
+  keepCoding({ id, coding, coder, bytes }: Omit<KnownCoding, 'checked'>, checked: boolean): void {
+    const { resource, blob } = coding;
+    this.#store.transact(() => {
+      this.#sql.keepCoding.run(id, resource, blob.digest, coder, bytes, checked ? 1 : 0);
+      for (const index of coding.fragments.keys()) {
+        const fragment = fragmentOf(coding, index);
+        const named = fragmentId(fragment);
+        // Where it lies is decided by whoever places it, and whoever keeps it does so until it is told otherwise.
+        this.#sql.keepResource.run(named, canonicalJson([fragment]), 0, 0, 1);
+        this.#sql.keepFragment.run(named, fragment.digest, id);
+      }
+    });
+  }
+
+  /** Forgets a coding. Returns the blobs of its fragments that are kept here, and belong to no other one. */
+  dropCoding(id: Digest): Digest[] {
+    return this.#store.transact(() => {
+      const alone = this.#sql.fragmentsAlone.all(id) as { id: Digest; blob: Digest; held: number }[];
+      for (const fragment of alone) this.#sql.dropResource.run(fragment.id);
+      this.#sql.dropCoding.run(id);
+      return alone.filter(({ held }) => held === 1).map(({ blob }) => blob);
+    });
+  }
+
+  /** The fragment is kept here, for others too. */
+  holdFragment({ id, blobs: [blob] }: Pick<Resource, 'id' | 'blobs'>): void {
+    this.#store.transact(() => {
+      this.#sql.setHeld.run(1, id);
+      this.#sql.share.run(blob!.digest, id);
+    });
+  }
+
+  /** Blobs of all fragments that are kept here. */
+  fragmentsHeld(): Digest[] {
+    return (this.#sql.fragmentsHeld.all() as { blob: Digest }[]).map(({ blob }) => blob);
+  }
+
+  /** What a fragment is one of. */
+  codingsWith(fragment: Digest): KnownCoding[] {
+    return (this.#sql.codingsWith.all(fragment) as unknown as CodingRow[]).map(knownCoding);
+  }
+
+  /** What a blob is a fragment of. */
+  codedFrom(blob: Digest): Digest[] {
+    return (this.#sql.codedFrom.all(blob) as { resource: Digest }[]).map(({ resource }) => resource);
+  }
+
   resourceTotals(): { readonly known: number; readonly held: number } {
     return { ...(this.#sql.resourceTotals.get() as { known: number; held: number }) };
   }
@@ -253,6 +362,22 @@ export class Book implements ResourceBook, AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#store[Symbol.asyncDispose]();
   }
+}
+
+/** Who coded what, as this node was told. */
+export interface KnownCoding {
+  readonly id: Digest;
+  readonly coding: Coding;
+  readonly coder: NodeId;
+  readonly bytes: Uint8Array;
+  /** This node had the content and made the same fragments of it. */
+  readonly checked: boolean;
+}
+
+interface CodingRow {
+  readonly id: Digest;
+  readonly bytes: Uint8Array;
+  readonly checked: number;
 }
 
 interface RecordRow {
@@ -320,7 +445,43 @@ function statements(raw: SqliteStore['raw']) {
     share: raw.prepare('INSERT INTO shared (blob, resource) VALUES (?, ?) ON CONFLICT DO NOTHING'),
     resourcesWith: raw.prepare('SELECT resource FROM shared WHERE blob = ?'),
     sharing: raw.prepare('SELECT 1 FROM shared WHERE blob = ? LIMIT 1'),
-    resourceTotals: raw.prepare('SELECT count(*) AS known, coalesce(sum(held), 0) AS held FROM resources'),
+    // Fragments ask for no places of their own, and are counted apart.
+    resourceTotals: raw.prepare(
+      'SELECT count(*) AS known, coalesce(sum(held), 0) AS held FROM resources WHERE replication > 0',
+    ),
+    coding: raw.prepare('SELECT id, bytes, checked FROM codings WHERE id = ?'),
+    codingsOf: raw.prepare('SELECT id, bytes, checked FROM codings WHERE blob = ? ORDER BY checked DESC, id'),
+    codingIds: raw.prepare('SELECT id FROM codings ORDER BY id'),
+    codingIdsBy: raw.prepare('SELECT id FROM codings WHERE coder = ?'),
+    codingIdsFor: raw.prepare('SELECT id FROM codings WHERE resource = ?'),
+    codedBlobs: raw.prepare('SELECT DISTINCT resource, blob FROM codings WHERE checked = 1'),
+    codingTotals: raw.prepare(
+      `SELECT (SELECT count(*) FROM codings) AS codings, (SELECT count(DISTINCT resource) FROM codings) AS packages,
+         (SELECT count(*) FROM resources WHERE replication = 0 AND held = 1) AS fragments`,
+    ),
+    keepCoding: raw.prepare(
+      `INSERT INTO codings (id, resource, blob, coder, bytes, checked) VALUES (?, ?, ?, ?, ?, ?)
+       ON CONFLICT (id) DO UPDATE SET checked = max(checked, excluded.checked)`,
+    ),
+    dropCoding: raw.prepare('DELETE FROM codings WHERE id = ?'),
+    keepFragment: raw.prepare('INSERT INTO fragments (id, blob, coding) VALUES (?, ?, ?) ON CONFLICT DO NOTHING'),
+    fragmentsAlone: raw.prepare(
+      `SELECT fragments.id, fragments.blob, resources.held FROM fragments JOIN resources USING (id)
+       WHERE coding = ?1 AND NOT EXISTS (SELECT 1 FROM fragments AS f WHERE f.id = fragments.id AND f.coding <> ?1)`,
+    ),
+    fragmentOfAnother: raw.prepare(
+      'SELECT 1 FROM fragments JOIN codings ON codings.id = coding WHERE fragments.id = ? AND codings.blob <> ? LIMIT 1',
+    ),
+    fragmentsHeld: raw.prepare(
+      'SELECT DISTINCT blob FROM fragments JOIN resources USING (id) WHERE resources.held = 1',
+    ),
+    codingsWith: raw.prepare(
+      `SELECT codings.id, bytes, checked FROM codings JOIN fragments ON coding = codings.id WHERE fragments.id = ?
+       ORDER BY checked DESC, codings.id`,
+    ),
+    codedFrom: raw.prepare(
+      'SELECT DISTINCT resource FROM codings JOIN fragments ON coding = codings.id WHERE fragments.blob = ?',
+    ),
   };
 }
 
@@ -331,6 +492,11 @@ function storedRecord(row: RecordRow): StoredRecord {
     bytes: row.bytes,
     from: row.from_node,
   };
+}
+
+function knownCoding({ id, bytes, checked }: CodingRow): KnownCoding {
+  const { coding, coder } = decodeSignedCoding(bytes);
+  return { id, coding, coder, bytes, checked: checked === 1 };
 }
 
 function keptResource(row: ResourceRow): KeptResource {

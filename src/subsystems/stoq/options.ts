@@ -26,6 +26,8 @@ export interface Pace {
   readonly patienceMs: number;
   readonly syncMs: number;
   readonly replicationMs: number;
+  /** How long a fragment of coded content may be missed before it is made again. */
+  readonly fragmentPatienceMs: number;
 }
 
 export interface StoqOptions {
@@ -88,7 +90,13 @@ const LIMITS: StoqLimits = {
   bringingMax: 4,
 };
 
-const PACE: Pace = { probeMs: 2_000, patienceMs: 60_000, syncMs: 20_000, replicationMs: 300_000 };
+const PACE: Pace = {
+  probeMs: 2_000,
+  patienceMs: 60_000,
+  syncMs: 20_000,
+  replicationMs: 300_000,
+  fragmentPatienceMs: 4 * 3_600_000,
+};
 
 export function settingsOf(options: StoqOptions): Settings {
   return { ...options, limits: { ...LIMITS, ...options.limits }, pace: { ...PACE, ...options.pace } };

@@ -15,6 +15,7 @@ test('top() orders nodes as in the vectors', () => {
     const ranking = new Placement(nodes);
     assert.deepEqual(ranking.top(`sha256:${resource}`, nodes.length), top, why);
     assert.deepEqual(ranking.top(`sha256:${resource}`, 3), top.slice(0, 3), why);
+    assert.deepEqual(ranking.top(`sha256:${resource}`, 0), [], why);
   }
 });
 

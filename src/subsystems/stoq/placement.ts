@@ -30,6 +30,7 @@ export class Placement {
   top(resource: Digest, count: number): NodeId[] {
     const high = Number.parseInt(resource.slice(7, 15), 16);
     const low = Number.parseInt(resource.slice(15, 23), 16);
+    if (count === 0) return [];
     const best: { readonly node: NodeId; readonly weight: number }[] = [];
     for (let at = 0; at < this.#nodes.length; at++) {
       const first = mix(high ^ this.#high[at]!);

@@ -19,7 +19,8 @@ import { Audit } from './audit.ts';
 import type { Bans } from './bans.ts';
 import type { Book } from './book.ts';
 import type { Channel, ChannelOptions, Method, NodeId } from './channel/index.ts';
-import type { ContentServing, Downloader } from './content/index.ts';
+import type { Coded } from './coded/coded.ts';
+import type { Accusation, ContentServing, Downloader } from './content/index.ts';
 import type { Outgoing } from './content/outgoing.ts';
 import type { Settings, StoqLent } from './options.ts';
 import type { Directory } from './overlay/directory.ts';
@@ -94,6 +95,7 @@ export class Presence implements AsyncDisposable {
   readonly downloader: Downloader;
   readonly outgoing: Outgoing;
   readonly access: Access;
+  readonly coded: Coded;
   readonly #lent: PresenceLent;
   readonly #settings: Settings;
   readonly #around: Surroundings;
@@ -110,7 +112,8 @@ export class Presence implements AsyncDisposable {
   #problem: HyperMeshError | null = null;
 
   constructor(lent: PresenceLent, entry: Entry, settings: Settings, loaded: Parts) {
-    const { bulkSource, contentMethods, openChannel, Directory, Downloader, Liveness, Outgoing } = loaded;
+    const { bulkSource, contentMethods, openChannel, Coded, CodingCollection, Directory, Downloader } = loaded;
+    const { Liveness, Outgoing } = loaded;
     const { RecordExchange, Replication, Shaper, SyncRounds, sourceOf } = loaded;
     const { book, bans } = lent;
     const { clock, pace, limits } = settings;
@@ -122,7 +125,7 @@ export class Presence implements AsyncDisposable {
     this.outgoing = new Outgoing();
     const serving: ContentServing = {
       store: lent.content,
-      served: (blob) => book.isShared(blob),
+      served: (blob) => book.isShared(blob) || this.coded.offers(blob),
       admit: (blob, to) => this.access.admit(blob, to),
       uploads: new Shaper(limits.uploadBytesPerSecond),
       outgoing: this.outgoing,
@@ -166,9 +169,13 @@ export class Presence implements AsyncDisposable {
     );
     this.#epochs = new EpochCollection(lent.epochs);
     this.#terms = new TermsCollection(lent.terms);
+    const codings = new CodingCollection({
+      ...{ book, clock, networkId: entry.networkId, trust: lent.trust },
+      isBanned: (node) => bans.has(node),
+    });
     this.exchange = this.#stack.use(
       new RecordExchange(this.#around, {
-        collections: [this.directory, this.#epochs, lent.arrivals.collection(), this.#terms],
+        collections: [this.directory, this.#epochs, lent.arrivals.collection(), this.#terms, codings],
         reachable: () => this.#presumed(),
         accuse: lent.accuse,
         fanout: 4,
@@ -186,6 +193,11 @@ export class Presence implements AsyncDisposable {
         periodMs: pace.replicationMs,
         concurrency: limits.bringingMax,
         keeps: settings.stays,
+        coded: {
+          standIn: (id) => this.coded.standIn(id),
+          shown: (resource) => this.coded.shown(resource),
+          mayKeep: (fragment) => this.coded.mayKeep(fragment),
+        },
       }),
     );
     this.#audit = new Audit(this.#around, {
@@ -195,12 +207,31 @@ export class Presence implements AsyncDisposable {
         for (const id of book.resourcesWith(blob)) void this.replication.lost(id);
       },
     });
-    this.access = new Access(lent.access, { ask: this.reach.ask, book, replication: () => this.replication });
-    this.downloader = new Downloader({
-      ...{ store: lent.content, clock, random: Math.random, downloads: new Shaper(limits.downloadBytesPerSecond) },
-      accuse: ({ node, what, evidence }) =>
-        lent.accuse(node, `sent content that is not what was signed for (${what})`, evidence),
+    this.access = new Access(lent.access, {
+      ...{ ask: this.reach.ask, book, replication: () => this.replication },
+      wasEntrusted: (node, blob) => this.coded.wasEntrusted(node, blob),
     });
+    const downloads = new Shaper(limits.downloadBytesPerSecond);
+    const downloader = (accuse: (accusation: Accusation) => void) =>
+      new Downloader({ store: lent.content, clock, random: Math.random, downloads, accuse });
+    this.downloader = downloader(({ node, what, evidence }) =>
+      lent.accuse(node, `sent content that is not what was signed for (${what})`, evidence),
+    );
+    this.coded = this.#stack.use(
+      new Coded(this.#around, {
+        ...{ self: lent.node, networkId: entry.networkId, book, content: lent.content, trust: lent.trust },
+        ...{ audit: this.#audit, replication: this.replication, collection: codings, downloader },
+        accepted: (id) => this.exchange.accepted('codings', id),
+        inform: async (node, signal) => void (await this.exchange.sync(node, 'codings', signal)),
+        sources: async (nodes, resource, options) => {
+          const access = this.access.for(resource, options);
+          return (await this.#reachable(nodes, options.signal)).map(access.from);
+        },
+        accuse: lent.accuse,
+        warn: lent.warn,
+        patienceMs: pace.fragmentPatienceMs,
+      }),
+    );
     for (const part of [this.liveness, this.exchange, this.replication, this.#audit]) {
       for (const [name, answer] of part.answers()) {
         methods.set(
@@ -290,7 +321,10 @@ export class Presence implements AsyncDisposable {
 
   /** Nodes that may have a resource, connected. Whoever says that it holds it comes first; others are asked too, because that may be untrue, and may have been said to nobody. */
   async sources(resource: Digest, signal: AbortSignal) {
-    const found = await this.replication.find(resource);
+    return this.#reachable(await this.replication.find(resource), signal);
+  }
+
+  async #reachable(found: readonly NodeId[], signal: AbortSignal | undefined) {
     const others = sample(this.alive(), SOURCES_MAX, Math.random);
     const nodes = [...new Set([...found, ...others])].slice(0, SOURCES_MAX);
     const connecting = nodes.map((node) => this.reach.connected(node, { signal }));

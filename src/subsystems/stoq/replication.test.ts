@@ -3,7 +3,7 @@ import { suite, test } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import type { Digest } from '../../base/digest.ts';
 import { HyperMeshError } from '../../base/errors.ts';
-import { encodeMessage } from '../../wire/overlay.ts';
+import { decodeMessage, encodeMessage, keeping } from '../../wire/overlay.ts';
 import { Placement } from './placement.ts';
 import { Replication, type ResourceBook } from './replication.ts';
 
@@ -65,11 +65,11 @@ test('a closed Replication leaves the book alone, whatever was still under way',
 const PERIOD_MS = 1_000;
 
 /** One node among others, of which each says that it holds the resource; `honest` ones do. */
-function among(others: readonly string[], honest: (node: string) => boolean, pinned = false) {
+function among(others: readonly string[], honest: (node: string) => boolean, pinned = false, of = crowded) {
   let nowMs = 0;
   const timers: (() => void)[] = [];
-  const resource = { id: crowded, blobs: [], replication: 2, held: true, pinned };
-  const state = { resource, released: 0, audits: 0, releases: true };
+  const resource = { id: of, blobs: [], replication: 2, held: true, pinned };
+  const state = { resource, released: 0, audits: 0, releases: true, standIn: false, shown: true, mayKeep: false };
   const replication = new Replication(
     {
       ask: async (_node, method) => (method === 'resources/keep' ? encodeMessage({ state: 'held' }) : new Uint8Array()),
@@ -99,6 +99,11 @@ function among(others: readonly string[], honest: (node: string) => boolean, pin
       release: async () => {
         if (state.releases) state.released += 1;
         return state.releases;
+      },
+      coded: {
+        standIn: () => state.standIn,
+        shown: async () => state.shown,
+        mayKeep: () => state.mayKeep,
       },
     },
   );
@@ -136,6 +141,54 @@ suite('a copy that is too much', () => {
       assert.deepEqual([state.released, state.resource.held], [0, true]);
     }
     assert.equal(pinned.state.audits, 0);
+  });
+});
+
+suite('a copy in the place of which fragments stand', () => {
+  const own = others.map((node): Digest => `sha256:${node}`).find((resource) => placesOf(resource).includes(SELF))!;
+
+  test('is given up by a place of it when every fragment was shown, and is not missed', async () => {
+    const { state, period, replication } = among(others, () => true, false, own);
+    state.standIn = true;
+    assert.equal(await replication.underReplicated(), 0);
+    await period();
+    state.shown = false;
+    await period();
+    assert.deepEqual([state.released, state.resource.held], [0, true]);
+    state.shown = true;
+    await period();
+    assert.deepEqual([state.released, state.resource.held, state.audits], [1, false, 0]);
+    for (let i = 0; i < 3; i++) await period();
+    assert.equal(state.resource.held, false, 'nobody fetches it again');
+  });
+
+  test('stays where it is a copy like others, is pinned, or is needed', async () => {
+    const uncoded = among(others, () => true, false, own);
+    const pinned = among(others, () => true, true, own);
+    const needed = among(others, () => true, false, own);
+    pinned.state.standIn = true;
+    Object.assign(needed.state, { standIn: true, releases: false });
+    for (const { period, state } of [uncoded, pinned, needed]) {
+      for (let i = 0; i < 3; i++) await period();
+      assert.deepEqual([state.released, state.resource.held], [0, true]);
+    }
+    assert.equal(await uncoded.replication.underReplicated(), 1);
+  });
+
+  test('a fragment is kept by who is asked to and may, and by no place', async () => {
+    const { state, period, replication } = among(others, () => true, false, own);
+    state.resource = { ...state.resource, replication: 0, held: false };
+    for (let i = 0; i < 3; i++) await period();
+    assert.equal(state.resource.held, false);
+    const keep = async () => {
+      const body = await replication.answers().get('resources/keep')!(encodeMessage({ id: own }), others[0]!);
+      return decodeMessage(keeping, body).state;
+    };
+    assert.equal(await keep(), 'refused');
+    state.mayKeep = true;
+    assert.equal(await keep(), 'coming');
+    while (!state.resource.held) await setImmediate();
+    assert.equal(await keep(), 'held');
   });
 });
 

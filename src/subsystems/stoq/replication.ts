@@ -1,4 +1,5 @@
 import { setImmediate } from 'node:timers/promises';
+import { checkCancelled } from '../../base/call.ts';
 import type { Digest } from '../../base/digest.ts';
 import { isCoded } from '../../base/errors.ts';
 import type { Distribution, Resource } from '../../capabilities/transport.ts';
@@ -34,6 +35,16 @@ export interface ResourceBook {
   setHeld(id: Digest, held: boolean): void;
 }
 
+/** What is different for content that was coded (docs/protocol/coding.md). Fragments are resources that ask for no places. */
+export interface CodedRules {
+  /** Fragments stand in for the copies of this resource, as this node has seen for itself. */
+  standIn(id: Digest): boolean;
+  /** Whether every fragment of a resource that is held here is shown, each by another node. */
+  shown(resource: Resource): Promise<boolean>;
+  /** Whether a fragment may be kept here. */
+  mayKeep(fragment: Resource): boolean;
+}
+
 export interface ReplicationOptions {
   readonly self: NodeId;
   readonly book: ResourceBook;
@@ -52,6 +63,7 @@ export interface ReplicationOptions {
   readonly concurrency: number;
   /** Whether this node keeps copies for others at all. */
   readonly keeps: boolean;
+  readonly coded?: CodedRules;
 }
 
 /** Places beside those that are to hold a resource, who are told of it too: they take over when one of those goes. */
@@ -223,6 +235,37 @@ export class Replication implements Disposable {
     }
   }
 
+  /** All nodes that can be asked to hold something, this one perhaps among them, in the order of their places for that id. */
+  ranked(id: Digest): NodeId[] {
+    const ranking = this.#ranking();
+    return ranking.top(id, ranking.size);
+  }
+
+  /** Asks one node to hold a resource, and waits until it does or will not. Whether it says that it does. */
+  async entrust(node: NodeId, id: Digest, signal?: AbortSignal): Promise<boolean> {
+    for (let unknown = 0; unknown < UNKNOWN_MAX && !this.#isClosed; ) {
+      checkCancelled(signal);
+      const state = await this.#askToKeep(node, id);
+      if (state === 'held') return true;
+      if (state === 'refused') return false;
+      if (state === 'unknown') unknown += 1;
+      await this.#wait(250);
+    }
+    return false;
+  }
+
+  /** What a node said of a resource did not hold: it does not count for a while. */
+  doubt(node: NodeId, id: Digest): void {
+    const untilMs = this.#around.clock.nowMs() + PERIODS_DOUBTED * this.#options.periodMs;
+    this.#doubted.set(claimOf(node, id), untilMs);
+    this.#holders.get(id)?.delete(node);
+  }
+
+  /** Tells one node that this one holds a resource. */
+  async tell(node: NodeId, id: Digest): Promise<void> {
+    await this.#tell(node, [id]);
+  }
+
   /** Resources that are held here and are known to lie on fewer nodes than they should and could. */
   async underReplicated(): Promise<number> {
     const possible = this.#options.alive().length + 1;
@@ -231,7 +274,7 @@ export class Replication implements Disposable {
     let count = 0;
     for await (const page of this.#pages()) {
       for (const resource of page) {
-        if (!resource.held) continue;
+        if (!resource.held || this.#options.coded?.standIn(resource.id) === true) continue;
         const copies = 1 + this.#known(resource.id).filter((node) => node !== this.#options.self).length;
         if (copies < Math.min(resource.replication, possible)) count += 1;
       }
@@ -269,7 +312,8 @@ export class Replication implements Disposable {
           this.#consider(resource);
           continue;
         }
-        if (this.places(resource).includes(this.#options.self)) own.push(resource.id);
+        const standIn = this.#options.coded?.standIn(resource.id) === true;
+        if (!standIn && this.places(resource).includes(this.#options.self)) own.push(resource.id);
         else if (!resource.pinned) surplus.add(resource.id);
         if (held.push(resource) >= PAGE) {
           await this.#announce(held);
@@ -305,24 +349,27 @@ export class Replication implements Disposable {
     // Only who has the bytes can tell.
     if (node === this.#options.self || !resource.held) return true;
     if (await this.#options.audit(node, resource)) return true;
-    const untilMs = this.#around.clock.nowMs() + PERIODS_DOUBTED * this.#options.periodMs;
-    this.#doubted.set(claimOf(node, resource.id), untilMs);
-    this.#holders.get(resource.id)?.delete(node);
+    this.doubt(node, resource.id);
     return false;
   }
 
-  /** Gives up a copy that nobody asked this node for, once every node that was asked has shown that it holds its own. */
+  /** Gives up a copy that nobody asked this node for, once every node that was asked, or each of enough fragments, has shown that it holds its own. */
   async #release(id: Digest): Promise<void> {
-    const { book, isAway, self, release } = this.#options;
+    const { book, release } = this.#options;
     const resource = this.#isClosed ? null : book.get(id);
-    if (resource === null || !resource.held || resource.pinned) return;
-    const places = this.places(resource);
-    if (places.length < resource.replication || places.includes(self) || places.some(isAway)) return;
-    for (const node of places) if (!(await this.#isTrue(node, resource))) return;
-    if (this.#isClosed || this.places(resource).join() !== places.join()) return;
+    if (resource === null || !resource.held || resource.pinned || !(await this.#isElsewhere(resource))) return;
     // Whoever asks for it from here on is sent to the others; a crash before the bytes are gone leaves them for the next collection.
     book.setHeld(id, false);
     if (!(await release(resource)) && !this.#isClosed) book.setHeld(id, true);
+  }
+
+  async #isElsewhere(resource: KeptResource): Promise<boolean> {
+    const { isAway, self, coded } = this.#options;
+    if (coded?.standIn(resource.id) === true) return (await coded.shown(resource)) && !this.#isClosed;
+    const places = this.places(resource);
+    if (places.length < resource.replication || places.includes(self) || places.some(isAway)) return false;
+    for (const node of places) if (!(await this.#isTrue(node, resource))) return false;
+    return !this.#isClosed && this.places(resource).join() === places.join();
   }
 
   /** All resources, and a turn for everybody else after each page. */
@@ -351,7 +398,8 @@ export class Replication implements Disposable {
 
   #consider(resource: Pick<Resource, 'id' | 'replication'>): void {
     if (this.#closing.signal.aborted || this.#retryAtMs.has(resource.id) || this.#bringing.has(resource.id)) return;
-    if (!this.places(resource).includes(this.#options.self)) return;
+    if (!this.places(resource).includes(this.#options.self) || this.#options.coded?.standIn(resource.id) === true)
+      return;
     this.#queue.add(resource.id);
     this.#work();
   }
@@ -412,13 +460,16 @@ export class Replication implements Disposable {
     }
     const told = [...byNode].map(async ([node, ids]) => {
       for (let rest = ids; rest.length > 0; rest = rest.slice(RESOURCE_IDS_MAX)) {
-        const body = encodeMessage({ ids: rest.slice(0, RESOURCE_IDS_MAX) });
-        const options = { replyBytesMax: 0, timeoutMs: ANNOUNCE_TIMEOUT_MS };
-        // Who misses it hears it again in the next period.
-        await this.#around.ask(node, 'resources/announce', body, options).catch(() => undefined);
+        await this.#tell(node, rest.slice(0, RESOURCE_IDS_MAX));
       }
     });
     await Promise.all(told);
+  }
+
+  async #tell(node: NodeId, ids: readonly Digest[]): Promise<void> {
+    const options = { replyBytesMax: 0, timeoutMs: ANNOUNCE_TIMEOUT_MS };
+    // Who misses it hears it again in the next period.
+    await this.#around.ask(node, 'resources/announce', encodeMessage({ ids }), options).catch(() => undefined);
   }
 
   #announced(ids: readonly Digest[], from: NodeId): Uint8Array {
@@ -451,7 +502,8 @@ export class Replication implements Disposable {
     if (resource === null) return encodeMessage({ state: 'unknown' });
     if (resource.held) return encodeMessage({ state: 'held' });
     // Also for a while after it could not be brought: whoever asks turns to another node meanwhile.
-    if (!this.#options.keeps || this.#retryAtMs.has(id)) return encodeMessage({ state: 'refused' });
+    const may = resource.replication > 0 || this.#options.coded?.mayKeep(resource) === true;
+    if (!this.#options.keeps || this.#retryAtMs.has(id) || !may) return encodeMessage({ state: 'refused' });
     this.#queue.add(id);
     this.#work();
     return encodeMessage({ state: 'coming' });

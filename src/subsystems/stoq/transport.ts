@@ -7,6 +7,7 @@ import type { BlobDescription } from '../../capabilities/content.ts';
 import type {
   Arrival,
   Ban,
+  Code,
   ContentUse,
   Distribution,
   PeerInfo,
@@ -23,6 +24,7 @@ import { type Ask, sample } from './ask.ts';
 import { Bans } from './bans.ts';
 import { Book } from './book.ts';
 import type { Connection, NodeId } from './channel/index.ts';
+import { forgetCodings } from './coded/forget.ts';
 import { type Fetching, movingNow } from './moving.ts';
 import { type Settings, type StoqLent, type StoqOptions, settingsOf } from './options.ts';
 import { type Entry, openGuestChannel, type Presence, type PresenceLent, preparePresence } from './presence.ts';
@@ -110,8 +112,7 @@ export class Stoq implements Transport, AsyncDisposable {
   async closeNetwork(): Promise<void> {
     await this.#exclusive(async () => {
       await this.#leave();
-      this.#book.clear();
-      this.#bans.reload();
+      this.#clear();
     });
   }
 
@@ -221,6 +222,7 @@ export class Stoq implements Transport, AsyncDisposable {
         ...this.#book.resourceTotals(),
         underReplicated: (await presence?.replication.underReplicated()) ?? 0,
       },
+      coded: presence?.coded.figures() ?? { packages: 0, fragments: 0, missing: 0 },
       arrivals: this.#book.arrivals(),
     };
   }
@@ -290,6 +292,10 @@ export class Stoq implements Transport, AsyncDisposable {
 
   async withdraw(id: Digest): Promise<void> {
     this.#book.dropResource(id);
+    const codings = this.#book.codingIds({ resource: id });
+    if (codings.length === 0) return;
+    const { content } = this.#lent;
+    await (this.#presence?.coded.forget(codings) ?? forgetCodings({ book: this.#book, content }, codings));
   }
 
   async fetch(
@@ -305,28 +311,14 @@ export class Stoq implements Transport, AsyncDisposable {
         hint: 'Publish the package here, or join the network that has it: hypermesh network join INVITE',
       });
     }
-    const fetching = { resource, blob: blob.digest, done: 0, total: blob.size };
-    const access = presence.access.for(resource, options);
-    const sources = async (_blob: Digest, { signal }: { readonly signal: AbortSignal }) => {
-      return (await presence.sources(resource, signal)).map(access.from);
-    };
-    this.#fetching.add(fetching);
-    try {
-      await presence.downloader.fetch(
-        blob,
-        { sources },
-        {
-          signal: options.signal,
-          onProgress: (progress) => {
-            fetching.done = progress.done ?? fetching.done;
-            options.onProgress?.({ ...progress, step: 'fetch' });
-          },
-        },
-      );
-    } catch (error) {
-      throw access.told(error);
-    } finally {
-      this.#fetching.delete(fetching);
+    const { coded } = presence;
+    const isRestored = (await coded.isAlone(resource, blob, options)) && (await coded.restore(blob, options));
+    if (!isRestored) {
+      try {
+        await this.#download(presence, resource, blob, options);
+      } catch (error) {
+        if (!isCoded(error, 'content-unavailable') || !(await coded.restore(blob, options))) throw error;
+      }
     }
     const known = this.#book.get(resource);
     if (known !== null && !known.held && (await this.#isHere(known))) {
@@ -336,8 +328,8 @@ export class Stoq implements Transport, AsyncDisposable {
     return (await this.#lent.content.stat(blob.digest))!;
   }
 
-  async distribute(id: Digest, options: CallOptions = {}): Promise<Distribution> {
-    const { exchange, replication } = this.#present();
+  async distribute(id: Digest, options: CallOptions & { readonly code?: Code } = {}): Promise<Distribution> {
+    const { coded, exchange, replication } = this.#present();
     const resource = this.#book.get(id);
     if (resource === null) {
       throw new HyperMeshError('asset-not-found', `The network was not told of ${id}.`, {
@@ -345,8 +337,11 @@ export class Stoq implements Transport, AsyncDisposable {
       });
     }
     // Whoever has not heard of it yet learns of it first.
-    const places = replication.places(resource).filter((node) => node !== this.node);
-    await Promise.allSettled(places.map((node) => exchange.sync(node, 'records', options.signal)));
+    const { code } = options;
+    const asked = code === undefined ? replication.places(resource) : replication.ranked(id).slice(0, code.k + code.m);
+    const others = asked.filter((node) => node !== this.node);
+    await Promise.allSettled(others.map((node) => exchange.sync(node, 'records', options.signal)));
+    if (code !== undefined) return coded.code(resource, code, options);
     return replication.distribute(id, {
       signal: options.signal,
       report: (done, total) => {
@@ -379,12 +374,44 @@ export class Stoq implements Transport, AsyncDisposable {
     await presence?.[Symbol.asyncDispose]();
   }
 
+  async #download(
+    presence: Presence,
+    resource: Digest,
+    blob: BlobDescription,
+    options: CallOptions & { readonly use?: ContentUse },
+  ): Promise<void> {
+    const fetching = { resource, blob: blob.digest, done: 0, total: blob.size };
+    const access = presence.access.for(resource, options);
+    const sources = async (_blob: Digest, { signal }: { readonly signal: AbortSignal }) => {
+      return (await presence.sources(resource, signal)).map(access.from);
+    };
+    this.#fetching.add(fetching);
+    try {
+      await presence.downloader.fetch(
+        blob,
+        { sources },
+        {
+          signal: options.signal,
+          onProgress: (progress) => {
+            fetching.done = progress.done ?? fetching.done;
+            options.onProgress?.({ ...progress, step: 'fetch' });
+          },
+        },
+      );
+    } catch (error) {
+      throw access.told(error);
+    } finally {
+      this.#fetching.delete(fetching);
+    }
+  }
+
   #presenceLent(): PresenceLent {
     return {
       ...{ ...this.#lent, node: this.#node, book: this.#book, bans: this.#bans, arrivals: this.#arrivals },
       accuse: (node, why, evidence) => this.#accuse(node, why, evidence),
-      bring: async ({ id, blobs }, signal) => {
-        for (const blob of blobs) await this.fetch(id, blob, { signal });
+      bring: async (resource, signal) => {
+        if (resource.replication === 0) await this.#present().coded.keep(resource, signal);
+        else for (const blob of resource.blobs) await this.fetch(resource.id, blob, { signal });
       },
       release: (resource) => this.#release(resource),
       warn: (message, error) => {
@@ -396,9 +423,18 @@ export class Stoq implements Transport, AsyncDisposable {
   /** What is remembered of another network is forgotten; what this home said in its own before it was opened to others is told to them. */
   #keepOnly(networkId: Digest): void {
     if (this.#book.setting('network') === networkId) return;
+    this.#clear();
+    this.#book.set('network', networkId);
+  }
+
+  #clear(): void {
+    const fragments = this.#book.fragmentsHeld();
     this.#book.clear();
     this.#bans.reload();
-    this.#book.set('network', networkId);
+    // What is left of them is only space that is taken.
+    this.#lent.content.drop(fragments).catch((error: unknown) => {
+      this.#settings.log?.('warn', 'cannot remove fragments of another network', { error: String(error) });
+    });
   }
 
   #accuse(node: NodeId, why: string, evidence: Uint8Array | string): void {

@@ -62,6 +62,8 @@ export interface ScrubReport {
 }
 
 const PIECE = 2 ** 20;
+/** When the lease of a blob ends that is kept until somebody says otherwise. */
+const FOR_EVER_MS = Number.MAX_SAFE_INTEGER;
 /** Blobs that others are given parts of. */
 const OPEN_FILES_MAX = 32;
 /** Bytes that are checked, hashed and cut in one go: many small files make that slow. */
@@ -102,7 +104,7 @@ export async function openContentStore(options: {
  * next open removes; a crash between it and the database row leaves a file without a row, which the first use of that digest checks and adopts
  * (and a collection removes when nothing refers to it). A removal deletes the row first: a crash after that again leaves a file without a row.
  */
-export class ContentStore implements Omit<ContentExchange, 'release'>, AsyncDisposable {
+export class ContentStore implements Omit<ContentExchange, 'release' | 'drop'>, AsyncDisposable {
   readonly #directory: string;
   readonly #clock: Clock;
   readonly #database: SqliteStore;
@@ -421,6 +423,21 @@ export class ContentStore implements Omit<ContentExchange, 'release'>, AsyncDisp
       if (!(await this.#inTurn(digest, remove))) return false;
     }
     return true;
+  }
+
+  async keep(digest: Digest): Promise<void> {
+    await this.#require(digest);
+    this.#transact('keeping a blob', () => this.#sql.lease.run(digest, FOR_EVER_MS));
+  }
+
+  /** Removes blobs, leased or not, but those that `isNamed`, looked at again right before each goes; they lose their lease alone. Errors: `storage-*`. */
+  async drop(digests: readonly Digest[], isNamed: (digest: Digest) => boolean): Promise<void> {
+    for (const digest of digests) {
+      await this.#inTurn(digest, async () => {
+        if (isNamed(digest)) this.#transact('ending a lease', () => this.#sql.endLease.run(digest));
+        else await this.#remove(digest);
+      });
+    }
   }
 
   /**

@@ -29,6 +29,8 @@ export type Reception = 'accepted' | 'aside' | 'refused';
 /** Records of one kind, which every node of the network is to hold. */
 export interface Collection {
   readonly name: string;
+  /** Whoever has none learns of them from others alone: they tell it, and compare with it. */
+  readonly isRare?: boolean;
   /** Those that were accepted: what this node vouches for and hands on. */
   readonly ids: IdSet;
   /** Whether there is nothing to gain from fetching it: accepted, waiting to be judged, or refused before. */
@@ -85,8 +87,10 @@ export class RecordExchange implements AsyncDisposable {
     this.#collections = new Map(options.collections.map((collection) => [collection.name, collection]));
   }
 
-  get names(): Iterable<string> {
-    return this.#collections.keys();
+  /** Those that can be compared; what hardly any network has is not asked for by a node that has none. */
+  get names(): string[] {
+    const some = [...this.#collections.values()].filter(({ isRare, ids }) => isRare !== true || ids.size > 0);
+    return some.map(({ name }) => name);
   }
 
   /** The methods that other nodes call. */
