@@ -69,7 +69,12 @@ class SmallDisk implements AsyncDisposable {
     await using file = await open(join(this.outside, 'filler'), 'w');
     const { bavail, bsize } = await statfs(this.outside);
     const zeros = Buffer.alloc(bsize);
-    for (let left = bavail * bsize - leave; left > 0; left -= bsize) await file.write(zeros);
+    try {
+      for (let left = bavail * bsize - leave; left > 0; left -= bsize) await file.write(zeros);
+    } catch (error) {
+      // The node wrote something meanwhile: as full as it gets.
+      if ((error as NodeJS.ErrnoException).code !== 'ENOSPC' || leave > 0) throw error;
+    }
   }
 
   free(): Promise<void> {
