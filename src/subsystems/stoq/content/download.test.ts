@@ -327,6 +327,13 @@ test('with nobody who has it, or only some of it, the download fails, says so an
   await check(three);
 });
 
+test('a node that was asked what it has is waited for, however short the patience', async (t) => {
+  const { fetch, check } = await home(t, { patienceMs: 1 });
+  const few = cut(noise(300_000, 'few'));
+  await fetch(few, [new Node('slow', few, { rttMs: 600 })]);
+  await check(few);
+});
+
 test('a source that fails now and then is asked again', async (t) => {
   const { fetch, check, accusations } = await home(t);
   let failures = 0;

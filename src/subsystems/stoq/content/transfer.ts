@@ -108,6 +108,8 @@ export class Transfer {
   readonly #peers = new Map<NodeId, Peer>();
   /** Asked what they have, no answer yet. */
   readonly #asking = new Set<Source>();
+  /** Were asked and did not say: waited for no second time. */
+  readonly #mute = new Set<NodeId>();
   readonly #from = new Map<NodeId, number>();
   readonly #over = new AbortController();
   readonly #done = Promise.withResolvers<void>();
@@ -216,6 +218,7 @@ export class Transfer {
       const [holding] = await source.have([this.#blob], { signal });
       this.#learn(source, holding!);
     } catch (error) {
+      this.#mute.add(source.node);
       this.#lent.judge(error, source.node);
       const peer = this.#peers.get(source.node);
       if (peer?.source === source) this.#fail(peer, error);
@@ -474,6 +477,7 @@ export class Transfer {
     for (const peer of working) this.#watch(peer, working, now);
     if (
       !this.#peers.values().some((peer) => this.#isUseful(peer)) &&
+      !this.#asking.values().some(({ node }) => !this.#peers.has(node) && !this.#mute.has(node)) &&
       !this.#looking &&
       now - this.#movedAtMs > this.#limits.patienceMs
     ) {
