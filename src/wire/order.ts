@@ -190,7 +190,6 @@ const ORDER_REQUESTS = {
   /** Entries that the validator prepared, certified or not. */
   'order/tail': z.strictObject({ after: position }),
   'order/facts': z.strictObject({ base: position, after: z.string().max(1_024) }),
-  'order/submit': z.strictObject({ entry: entryText }),
   'order/approve': z.strictObject({ statement: sequencerStatement, attestation }),
   'sequence/append': z.strictObject({ log: logName, entry: entryText }),
   'sequence/read': z.strictObject({ log: logName, after: position }),
@@ -208,7 +207,6 @@ export const ORDER_BYTES_MAX: Readonly<Record<OrderMethod, number>> = {
   'order/snapshot': 64 * 2 ** 10,
   'order/facts': 64 * 2 ** 10,
   'order/tail': 64 * 2 ** 10,
-  'order/submit': 2 * ENTRY_LIMITS.bytesMax,
   'order/approve': 64 * 2 ** 10,
   'sequence/append': 2 * ENTRY_LIMITS.bytesMax,
   'sequence/read': 64 * 2 ** 10,
@@ -228,7 +226,6 @@ const answers = {
     prepared: preparedHead.nullable(),
     entries: z.array(entryText).max(ORDER_LIMITS.windowEntriesMax),
   }),
-  submit: z.strictObject({ index: z.int().positive(), outcome: z.json() }),
 } as const;
 
 /** What the engine in another home, or another validator, says. Errors: `order-invalid`. */

@@ -38,7 +38,9 @@ export type Behaviour =
   | 'votes for everything'
   | 'replays'
   | 'lies about time'
-  | 'lies about the order';
+  | 'lies about the order'
+  /** Of the engine in its home: one order for the first who asks, and another one for everybody else. */
+  | 'shows different entries';
 
 export interface Submission {
   readonly proofs: ProofSet;
@@ -67,6 +69,8 @@ export class Liar {
   readonly clock = { nowMs: () => Date.now() + (this.behaviour === 'lies about time' ? HOUR_MS : 0) };
   /** Answers that it gave, by method, for replaying. */
   readonly #given = new Map<string, Json>();
+  /** Who asked its engine first. */
+  #first: string | undefined;
   /** Seeds of shares that it made up. */
   readonly #seeds = new Map<string, string>();
   #lent: LiarLent | undefined;
@@ -76,7 +80,8 @@ export class Liar {
     this.#lent = lent;
   }
 
-  async answer(method: string, body: Json, honestly: () => Promise<Json>): Promise<Json> {
+  /** `from`: who asks. */
+  async answer(method: string, body: Json, from: string, honestly: () => Promise<Json>): Promise<Json> {
     switch (this.behaviour) {
       case 'silent':
         return new Promise(() => undefined);
@@ -90,6 +95,14 @@ export class Liar {
       }
       case 'lies about the order':
         return method === 'order/votes' ? this.#heads((await honestly()) as unknown as VoteExchange) : honestly();
+      case 'shows different entries': {
+        if (method !== 'sequence/read') return honestly();
+        const { entries } = (await honestly()) as { readonly entries: readonly string[] };
+        // With a single one there is nothing to show differently.
+        if (entries.length < 2) return { entries: [] };
+        this.#first ??= from;
+        return { entries: from === this.#first ? [...entries] : entries.toReversed() };
+      }
       case 'honest':
       case 'lies about time':
         return honestly();

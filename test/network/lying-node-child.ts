@@ -45,7 +45,7 @@ const hypermesh = await HyperMesh.create({
       if (!name.startsWith('committee/') && !(ORDER_METHODS as readonly string[]).includes(name)) continue;
       const handle: Method['handle'] = async (body, from, options) => {
         const honestly = async () => decodeBody((await method.handle(body, from, options)) as Uint8Array) as Json;
-        return encodeBody(await liar.answer(name, decodeBody(body) as Json, honestly));
+        return encodeBody(await liar.answer(name, decodeBody(body) as Json, `${from.node}`, honestly));
       };
       methods.set(name, { ...method, handle });
     }

@@ -1,6 +1,4 @@
 import assert from 'node:assert/strict';
-import { type ChildProcess, fork } from 'node:child_process';
-import { once } from 'node:events';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { utf8 } from '../../src/base/bytes.ts';
@@ -8,54 +6,12 @@ import { digestOf } from '../../src/base/digest.ts';
 import { admittedAtMs } from '../../src/wire/proof.ts';
 import { writePackage } from '../system/support.ts';
 import type { Behaviour, Submission } from './lies.ts';
-import type { Flood, LiarOrder } from './lying-node-child.ts';
+import type { Flood } from './lying-node-child.ts';
 import { type MeshNode, mesh, until } from './mesh.ts';
 import { auditHomes } from './signed.ts';
+import { TakenOver } from './taken-over.ts';
 
 const LIES: readonly Behaviour[] = ['votes for everything', 'replays', 'lies about time', 'silent'];
-
-/** The taken over node. */
-class TakenOver {
-  readonly #child: ChildProcess;
-  #ids = 0;
-
-  static async up(home: string): Promise<TakenOver> {
-    const child = fork(new URL('./lying-node-child.ts', import.meta.url), [home]);
-    await Promise.race([
-      once(child, 'message'),
-      once(child, 'exit').then(() => assert.fail('the dishonest node ended at its start')),
-    ]);
-    return new TakenOver(child);
-  }
-
-  private constructor(child: ChildProcess) {
-    this.#child = child;
-  }
-
-  async obey<T>(order: LiarOrder): Promise<T> {
-    const id = ++this.#ids;
-    const { promise, resolve, reject } = Promise.withResolvers<T>();
-    const hear = (answer: {
-      readonly id: number;
-      readonly value: T;
-      readonly problem?: { readonly message: string };
-    }) => {
-      if (answer.id !== id) return;
-      this.#child.off('message', hear);
-      if (answer.problem === undefined) resolve(answer.value);
-      else reject(new Error(answer.problem.message));
-    };
-    this.#child.on('message', hear);
-    this.#child.send({ id, order });
-    return promise;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#child.exitCode !== null) return;
-    this.#child.kill('SIGKILL');
-    await once(this.#child, 'exit');
-  }
-}
 
 test('one of four validators that got their seats by command lies over the real channel in every way: nothing that conflicts is certified, the others go on, and take its seat', async (t) => {
   await using stack = new AsyncDisposableStack();

@@ -130,7 +130,7 @@ async function desk(method: string, identity: string, body: Json): Promise<Json>
     isAboutOrder
       ? consensus.order(method as OrderMethod, identity, body)
       : consensus.desk(method as DeskMethod, identity, body);
-  return liar.answer(method, body, honestly);
+  return liar.answer(method, body, identity, honestly);
 }
 
 // --- what its parent makes it do

@@ -24,6 +24,8 @@ export interface VotesLent {
   /** Votes up to there are of no more use. */
   applied(): number;
   attested(word: Attestation, payloadType: string, statement: unknown, keys: Seat): Promise<boolean>;
+  /** Whether that head is the one that this validator was shown. */
+  agrees(head: Pick<PrepareStatement, 'index' | 'head'>): boolean;
   /** Called when a validator voted for two heads of one index in one view, with what proves it. */
   caught: Caught;
 }
@@ -147,10 +149,9 @@ export class HeadVotes {
       const isOther = known !== undefined && contradict(known.statement, statement);
       if (known !== undefined && !isOther && !isNewer(statement, known.statement)) continue;
       if (!(await this.#lent.attested(attestation, type, statement, seat))) continue;
-      if (isOther) {
-        this.#lent.caught(type, known, vote);
-        continue;
-      }
+      if (isOther) this.#lent.caught(type, known, vote);
+      // Of two that contradict each other the one that leads on counts: a quorum with it has as many honest ones.
+      if (isOther && !this.#lent.agrees(statement)) continue;
       if (votes.get(seat.key) !== known || !this.#use()(statement)) continue;
       votes.set(seat.key, vote);
       isNews = true;

@@ -273,6 +273,7 @@ export class OrderedLog implements AsyncDisposable {
       committee: () => lent.state.committee(),
       applied: () => this.#marks.applied,
       attested: (...args) => lent.trust.attested(...args),
+      agrees: (head) => this.#agrees(head),
     });
     this.#lock = this.#store.lock();
     this.#approved = this.#store.approved();
@@ -632,13 +633,14 @@ export class OrderedLog implements AsyncDisposable {
     const { index } = recovery.after;
     while (this.#tip() === index && engine.passed < engine.length) {
       if (!this.#has(recovery.after)) return;
-      const [entry] = await this.#read(engine, engine.passed);
-      if (entry === undefined || this.#tip() !== index) return;
-      if (this.#lent.state.recovers(entry, recovery.statement)) {
-        this.#propose([entry]);
+      const entries = await this.#read(engine, engine.passed);
+      if (entries.length === 0 || this.#tip() !== index) return;
+      const at = entries.findIndex((entry) => this.#lent.state.recovers(entry, recovery.statement));
+      if (at !== -1) {
+        this.#propose([entries[at]!]);
         return;
       }
-      engine.passed += 1;
+      engine.passed += entries.length;
     }
   }
 

@@ -207,14 +207,6 @@ test('who may ask for what', async () => {
     ['sequence/append', stranger, { log, entry: own }, 'not-permitted'],
     ['sequence/read', accounts[1]!.keyId, { log: `${'0'.repeat(64)}-0`, after: 0 }, 'sequencer-unreachable'],
     ['sequence/read', accounts[1]!.keyId, { log: '../etc', after: 0 }, 'order-invalid'],
-    ['order/submit', stranger, { entry: own }, 'not-permitted'],
-    [
-      'order/submit',
-      stranger,
-      { entry: base64(network.move({ kind: 'etcd', endpoints: ['http://a:1'] }, 0)) },
-      'not-permitted',
-    ],
-    ['order/submit', accounts[4]!.keyId, { entry: base64(utf8('{}')) }, 'entry-invalid'],
   ] as [OrderMethod, string, Json, ErrorCode][]) {
     await assert.rejects(order.answer(method, publisher, body), (error) => isCoded(error, code), method);
   }

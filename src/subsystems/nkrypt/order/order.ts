@@ -1,4 +1,3 @@
-import { fromBase64 } from '../../../base/bytes.ts';
 import type { CallOptions } from '../../../base/call.ts';
 import type { Digest } from '../../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../../base/errors.ts';
@@ -7,8 +6,6 @@ import type { SqliteStore } from '../../../base/sqlite.ts';
 import type { SequencerInfo } from '../../../capabilities/membership.ts';
 import type { Attestation } from '../../../wire/attestation.ts';
 import {
-  decodeEntry,
-  decodeInstruction,
   encodeEntry,
   type RecoveryPlace,
   SEQUENCER_TYPE,
@@ -65,14 +62,8 @@ const ASK_MS = 15_000;
  * parts of a handover one after the other, and what members ask of it, waits only when it has a hundred certificates a second.
  */
 const OF_VALIDATOR = { entriesMax: 512, bytesMax: 8 * 2 ** 20, runningMax: 512, heldMs: 10_000 };
-/** Submissions at once, and in a minute, of one member: each stays in the order for a while. */
-const SUBMISSIONS_EACH_MAX = 8;
-const SUBMISSIONS_EACH_MINUTE = 60;
-const MEMBERS_MAX = 10_000;
 /** So many views ahead of its own this validator follows others at once: a liar does not use up all there are. */
 const VIEWS_MAX = 1_000_000;
-/** Entries that who has no seat may bring. */
-const OF_MEMBERS = ['instruction', 'evidence', 'certified'];
 
 /** The order of this home's network and the state that follows from it: the log, its engine, and what others ask about both. */
 export class Order implements AsyncDisposable {
@@ -86,7 +77,6 @@ export class Order implements AsyncDisposable {
   readonly #approvals: MoveApprovals;
   #rethinking: Promise<void> | undefined;
   #isThinkingAgain = false;
-  readonly #submitting = new Map<string, { running: number; minute: number; count: number }>();
   readonly #allowance = new Allowance(OF_VALIDATOR);
 
   constructor(lent: OrderLent, options: OrderOptions) {
@@ -339,11 +329,6 @@ export class Order implements AsyncDisposable {
         const { base, after }: OrderRequest<typeof method> = decodeOrderRequest(method, body);
         return this.#log.facts(base, after) as unknown as Json;
       }
-      case 'order/submit': {
-        const entry = fromBase64(decodeOrderRequest(method, body).entry);
-        this.#checkSubmission(publisher, entry);
-        return this.#oneOfFew(publisher, () => this.#log.submit(entry, { signal })) as unknown as Promise<Json>;
-      }
       case 'order/approve': {
         const key = this.#seatOf(publisher);
         const { statement, attestation } = decodeOrderRequest(method, body);
@@ -465,37 +450,6 @@ export class Order implements AsyncDisposable {
     const seat = this.#state.committee().validators.find(({ account }) => account === publisher);
     if (seat !== undefined) return seat.key;
     throw seatless();
-  }
-
-  /** Errors: `not-permitted`, `entry-invalid`. */
-  #checkSubmission(publisher: string, bytes: Uint8Array): void {
-    const entry = decodeEntry(bytes);
-    if (this.#state.committee().validators.some(({ account }) => account === publisher)) return;
-    const isOwn = entry.kind !== 'instruction' || decodeInstruction(entry.signed).account === publisher;
-    if (isOwn && OF_MEMBERS.includes(entry.kind)) return;
-    throw new HyperMeshError('not-permitted', `A member without a seat does not bring this entry (${entry.kind}).`);
-  }
-
-  async #oneOfFew<T>(publisher: string, work: () => Promise<T>): Promise<T> {
-    const minute = Math.floor(performance.now() / 60_000);
-    const found = this.#submitting.get(publisher) ?? { running: 0, minute, count: 0 };
-    if (found.minute !== minute) Object.assign(found, { minute, count: 0 });
-    if (found.running >= SUBMISSIONS_EACH_MAX || found.count >= SUBMISSIONS_EACH_MINUTE) {
-      throw new HyperMeshError('quota-exceeded', 'This member brings too many entries at once.', {
-        hint: 'Try again in a minute.',
-      });
-    }
-    found.running += 1;
-    found.count += 1;
-    this.#submitting.delete(publisher);
-    this.#submitting.set(publisher, found);
-    const [oldest] = this.#submitting.keys();
-    if (this.#submitting.size > MEMBERS_MAX && oldest !== undefined) this.#submitting.delete(oldest);
-    try {
-      return await work();
-    } finally {
-      found.running -= 1;
-    }
   }
 }
 
