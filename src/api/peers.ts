@@ -37,7 +37,7 @@ export const peerRoutes: readonly AnyRoute[] = [
     method: 'GET',
     path: '/v1/peers/bans/:node',
     summary: 'One ban with its evidence in base64, at most 64 KiB of it.',
-    access: 'read',
+    access: 'token',
     params: banPath,
     async handle({ params }, { node }): Promise<BanWithEvidence> {
       const { evidence, ...ban } = await node.transport.ban(params.node);

@@ -132,6 +132,7 @@ describe('another program of this machine', () => {
     'GET /v1/network/proposals',
     'GET /v1/network/sequencer',
     'GET /v1/peers',
+    'GET /v1/peers/bans',
     'GET /v1/stake',
     'GET /v1/space',
     'GET /v1/health',
