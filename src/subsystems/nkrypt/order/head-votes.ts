@@ -147,11 +147,13 @@ export class HeadVotes {
       if (seat === undefined || seat.key === this.#lent.self || !this.#use()(statement)) continue;
       const known = votes.get(seat.key);
       const isOther = known !== undefined && contradict(known.statement, statement);
-      if (known !== undefined && !isOther && !isNewer(statement, known.statement)) continue;
+      // Of two votes the one that this validator agrees with: who said something else before, or of a place further on that nobody was shown, is heard again.
+      const isBetter =
+        known?.statement.view === statement.view && this.#lent.agrees(statement) && !this.#lent.agrees(known.statement);
+      if (known !== undefined && !isOther && !isBetter && !isNewer(statement, known.statement)) continue;
       if (!(await this.#lent.attested(attestation, type, statement, seat))) continue;
       if (isOther) this.#lent.caught(type, known, vote);
-      // Of two that contradict each other the one that leads on counts: a quorum with it has as many honest ones.
-      if (isOther && !this.#lent.agrees(statement)) continue;
+      if (isOther && !isBetter) continue;
       if (votes.get(seat.key) !== known || !this.#use()(statement)) continue;
       votes.set(seat.key, vote);
       isNews = true;
