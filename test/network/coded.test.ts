@@ -101,6 +101,11 @@ describe('coded content', () => {
     assert.ok(whole.length <= 4, `${whole.length} nodes have all of it`);
     const rest = nodes.filter((node) => !whole.includes(node));
     const [user] = rest as [MeshNode];
+    // One of them came back a moment ago.
+    await until('those that stay know of everybody', async () => {
+      const all = await Promise.all(rest.map(({ client }) => client.status()));
+      return all.every(({ transport: { peers, coded: of } }) => peers.alive === nodes.length - 1 && of.packages === 1);
+    });
     for (const node of whole) await node.end('SIGKILL');
     const root = join(user.folder, 'restored');
     const { installed } = await user.client.install({ refs: ['mesh/archive'], root });
