@@ -294,6 +294,11 @@ export class Book implements ResourceBook, AsyncDisposable {
     return (rows as { id: Digest }[]).map(({ id }) => id);
   }
 
+  codingCount(by: { readonly coder: NodeId } | { readonly blob: Digest }): number {
+    const row = 'coder' in by ? this.#sql.codingCountBy.get(by.coder) : this.#sql.codingCountOf.get(by.blob);
+    return (row as { codings: number }).codings;
+  }
+
   /** Blobs of which a coding was found to be true here, with what they belong to. */
   codedBlobs(): { readonly resource: Digest; readonly blob: Digest }[] {
     return (this.#sql.codedBlobs.all() as { resource: Digest; blob: Digest }[]).map((row) => ({ ...row }));
@@ -454,6 +459,8 @@ function statements(raw: SqliteStore['raw']) {
     codingIds: raw.prepare('SELECT id FROM codings ORDER BY id'),
     codingIdsBy: raw.prepare('SELECT id FROM codings WHERE coder = ?'),
     codingIdsFor: raw.prepare('SELECT id FROM codings WHERE resource = ?'),
+    codingCountBy: raw.prepare('SELECT count(*) AS codings FROM codings WHERE coder = ?'),
+    codingCountOf: raw.prepare('SELECT count(*) AS codings FROM codings WHERE blob = ?'),
     codedBlobs: raw.prepare('SELECT DISTINCT resource, blob FROM codings WHERE checked = 1'),
     codingTotals: raw.prepare(
       `SELECT (SELECT count(*) FROM codings) AS codings, (SELECT count(DISTINCT resource) FROM codings) AS packages,

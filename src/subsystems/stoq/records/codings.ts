@@ -94,8 +94,8 @@ export class CodingCollection implements Collection {
     const counts =
       blob.size === coding.blob.size &&
       !isBanned(coder) &&
-      book.codingIds({ coder }).length < BY_ONE_MAX &&
-      book.codingsOf(blob.digest).length < OF_ONE_MAX &&
+      book.codingCount({ coder }) < BY_ONE_MAX &&
+      book.codingCount({ blob: blob.digest }) < OF_ONE_MAX &&
       !book.isFragmentOfAnother(fragments, blob.digest);
     if (!counts) return 'aside';
     book.keepCoding({ id, coding, coder, bytes }, false);
