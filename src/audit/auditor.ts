@@ -12,6 +12,7 @@ import { keyBytes, type SelfSigned } from '../wire/entry.ts';
 import { EPOCH_TYPE, epochDigest, proposalOf } from '../wire/epoch.ts';
 import { GENESIS_TYPE } from '../wire/genesis.ts';
 import {
+  type ByQuorum,
   firstHead,
   HEAD_TYPE,
   type HeadStatement,
@@ -263,7 +264,7 @@ export class Auditor {
     networkId: Digest,
     committees: readonly Committee[],
     type: string,
-    all: readonly { readonly statement: S; readonly attestations: readonly Attestation[] }[],
+    all: readonly ByQuorum<S>[],
   ): readonly Said<S>[] {
     const statements = new Map<string, { readonly statement: S; readonly by: Map<string, Attestation> }>();
     for (const { statement, attestations } of all) {

@@ -60,26 +60,19 @@ export interface Voted<S> {
 export type PrepareVote = Voted<PrepareStatement>;
 export type HeadVote = Voted<HeadStatement>;
 
-/** A quorum of the committee prepared one head in one view: no other one of that index can be certified in the view. */
-export interface PreparedHead {
-  readonly statement: PrepareStatement;
+/** One statement that a quorum of the committee signed. */
+export interface ByQuorum<S> {
+  readonly statement: S;
   /** By ascending key id. */
   readonly attestations: readonly Attestation[];
 }
 
-/** What a quorum approved after an engine was lost. */
-export interface ApprovedRecovery {
-  readonly statement: SequencerStatement;
-  /** By ascending key id. */
-  readonly attestations: readonly Attestation[];
-}
-
-/** A quorum of the committee of that epoch signed one statement: the order up to `index` never changes any more. */
-export interface HeadCertificate {
-  readonly statement: HeadStatement;
-  /** By ascending key id. */
-  readonly attestations: readonly Attestation[];
-}
+/** No other head of that index can be certified in the view. */
+export type PreparedHead = ByQuorum<PrepareStatement>;
+/** What was approved after an engine was lost. */
+export type ApprovedRecovery = ByQuorum<SequencerStatement>;
+/** The order up to `index` never changes any more. */
+export type HeadCertificate = ByQuorum<HeadStatement>;
 
 const position = z.int().nonnegative();
 
@@ -101,8 +94,11 @@ const attestations = z
     'expected distinct validators by ascending key id',
   );
 
-export const headCertificate: z.ZodType<HeadCertificate> = z.strictObject({ statement: headStatement, attestations });
-export const preparedHead: z.ZodType<PreparedHead> = z.strictObject({ statement: prepareStatement, attestations });
+const byQuorum = <S>(statement: z.ZodType<S>): z.ZodType<ByQuorum<S>> => z.strictObject({ statement, attestations });
+
+export const headCertificate = byQuorum(headStatement);
+export const preparedHead = byQuorum(prepareStatement);
+const approvedRecovery = byQuorum(sequencerStatement);
 
 /** Checks the form; says nothing about signatures. Errors: `order-invalid`. */
 export function decodeHeadCertificate(value: unknown): HeadCertificate {
@@ -120,7 +116,6 @@ export interface VoteExchange {
   readonly recovery: ApprovedRecovery | null;
 }
 
-const approvedRecovery: z.ZodType<ApprovedRecovery> = z.strictObject({ statement: sequencerStatement, attestations });
 const voteExchange: z.ZodType<VoteExchange> = z.strictObject({
   applied: position,
   prepares: z.array(prepareVote).max(PROOF_LIMITS.committeeMax),

@@ -4,6 +4,7 @@ import type { Attestation } from '../../../wire/attestation.ts';
 import type { Committee, Seat } from '../../../wire/epoch.ts';
 import { quorumOf } from '../../../wire/genesis.ts';
 import {
+  type ByQuorum,
   HEAD_TYPE,
   type HeadCertificate,
   type HeadStatement,
@@ -116,9 +117,7 @@ export class HeadVotes {
     return [...votes.values()].filter(({ statement }) => isOfUse(statement));
   }
 
-  #byQuorum<S extends PrepareStatement | HeadStatement>(
-    votes: ReadonlyMap<string, Voted<S>>,
-  ): readonly { readonly statement: S; readonly attestations: readonly Attestation[] }[] {
+  #byQuorum<S extends PrepareStatement | HeadStatement>(votes: ReadonlyMap<string, Voted<S>>): readonly ByQuorum<S>[] {
     const { validators } = this.#lent.committee();
     const needed = quorumOf(validators.length);
     return Map.groupBy(this.#present(votes), ({ statement }) => canonicalJson(statement))

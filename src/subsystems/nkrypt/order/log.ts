@@ -15,6 +15,7 @@ import type { Committee, Seat } from '../../../wire/epoch.ts';
 import { quorumOf } from '../../../wire/genesis.ts';
 import {
   type ApprovedRecovery,
+  type ByQuorum,
   type CertifiedPart,
   decodeCertifiedPart,
   decodeFacts,
@@ -391,8 +392,7 @@ export class OrderedLog implements AsyncDisposable {
 
   /** The recovery that this node knows to be approved by a quorum, while its entry can still come in its place. */
   recovery(): ApprovedRecovery | undefined {
-    const recovery = this.#pending();
-    return recovery === undefined ? undefined : { statement: recovery.statement, attestations: recovery.attestations };
+    return this.#pending() === undefined ? undefined : this.#recovery;
   }
 
   #pending(): Recovery | undefined {
@@ -426,8 +426,7 @@ export class OrderedLog implements AsyncDisposable {
       await this.#takeTail(seat);
     });
     await heard(asked, { enough: quorumOf(validators.length) - 1, patienceMs: this.#patienceMs });
-    const { index, head } = this.#locked() ?? { index: this.#marks.applied, head: this.#head };
-    return { index, head };
+    return this.#place();
   }
 
   /**
@@ -435,7 +434,7 @@ export class OrderedLog implements AsyncDisposable {
    * it said otherwise of this view or a later one, or knows by now of another place.
    */
   bind({ view, index, head }: RecoveryPlace): boolean {
-    const place = this.#locked() ?? { index: this.#marks.applied, head: this.#head };
+    const place = this.#place();
     const known = this.#approved;
     const isSame = known?.view === view && known.index === index && known.head === head;
     if (place.index !== index || place.head !== head || view <= this.#marks.view) return false;
@@ -453,6 +452,12 @@ export class OrderedLog implements AsyncDisposable {
     const known = this.#approved;
     const isSame = known?.index === index && known.head === head && known.view > this.#marks.view;
     return isSame ? known.view : Math.max(this.#marks.view, known?.view ?? 0) + 1;
+  }
+
+  /** After which the next view begins, as far as this validator has a say. */
+  #place(): Pick<RecoveryPlace, 'index' | 'head'> {
+    const { index, head } = this.#locked() ?? { index: this.#marks.applied, head: this.#head };
+    return { index, head };
   }
 
   /** The lock, as long as it is beyond what is certified. */
@@ -476,7 +481,8 @@ export class OrderedLog implements AsyncDisposable {
       'tail',
       await this.#lent.ask(seat, 'order/tail', { after: applied }),
     );
-    const isGenuine = prepared !== null && (await this.#isPrepared(prepared, this.#lent.state.committee()));
+    const isGenuine =
+      prepared !== null && (await this.#isByQuorum(PREPARE_TYPE, prepared, this.#lent.state.committee()));
     if (this.#marks.applied !== applied || this.#marks.view !== view || this.#closing.signal.aborted) return;
     const rows = this.#rowsAfter(first, entries.map(fromBase64));
     const leads = ({ index, head }: { readonly index: number; readonly head: string }) =>
@@ -915,13 +921,12 @@ export class OrderedLog implements AsyncDisposable {
   }
 
   /** Whether a quorum of the present committee signed it. What is known already is not looked at again. */
-  async #isApproved({ statement, attestations }: ApprovedRecovery): Promise<boolean> {
-    const { networkId, committee, moves, after } = statement;
-    const present = this.#lent.state.committee();
-    const isOther = networkId !== this.#networkId || committee !== present.digest;
-    if (isOther || moves !== this.#lent.state.engine().moves || after === undefined) return false;
+  async #isApproved(recovery: ApprovedRecovery): Promise<boolean> {
+    const { moves, after } = recovery.statement;
+    const { state } = this.#lent;
+    if (moves !== state.engine().moves || after === undefined) return false;
     const isKnown = after.view < this.#marks.view || after.view <= (this.#pending()?.after.view ?? 0);
-    return !isKnown && this.#isByQuorum(SEQUENCER_TYPE, statement, attestations, present);
+    return !isKnown && this.#isByQuorum(SEQUENCER_TYPE, recovery, state.committee());
   }
 
   /** The validators that were shown other entries than this one. */
@@ -957,7 +962,7 @@ export class OrderedLog implements AsyncDisposable {
           if (part.floor <= after || !this.#isNext(seat) || !(await this.#loadFrom(seat))) return;
           continue;
         }
-        if (!(await this.#holds(certificate, this.#lent.state.committee()))) throw lied(seat);
+        if (!(await this.#isByQuorum(HEAD_TYPE, certificate, this.#lent.state.committee()))) throw lied(seat);
         // Votes may have brought this node further meanwhile.
         if (this.#marks.applied !== after) continue;
         this.#apply(certificate, this.#chained(seat, part, { index: after, head: first }));
@@ -1069,7 +1074,7 @@ export class OrderedLog implements AsyncDisposable {
     if (snapshot === null) return false;
     const { base, head, certificate } = snapshot;
     const committee = state.committeeOf(certificate.statement.committee);
-    if (committee === undefined || !(await this.#holds(certificate, committee))) throw lied(seat);
+    if (committee === undefined || !(await this.#isByQuorum(HEAD_TYPE, certificate, committee))) throw lied(seat);
     if (ends.aborted) return false;
     this.#lent.store.transact(() => state.receive(null));
     let bytes = 0;
@@ -1090,7 +1095,8 @@ export class OrderedLog implements AsyncDisposable {
     if (state.receivedRoot() !== certificate.statement.stateRoot) throw lied(seat);
     // That the entries before it lead to that head follows from where it leads to.
     const part = decodeCertifiedPart(await ask('order/part', { after: base }));
-    if (part.certificate === null || !(await this.#holds(part.certificate, committee))) throw lied(seat);
+    if (part.certificate === null || !(await this.#isByQuorum(HEAD_TYPE, part.certificate, committee)))
+      throw lied(seat);
     this.#chained(seat, part, { index: base, head });
     const { applied } = this.#marks;
     if (ends.aborted || applied >= base) return false;
@@ -1117,22 +1123,13 @@ export class OrderedLog implements AsyncDisposable {
     return true;
   }
 
-  async #holds({ statement, attestations }: HeadCertificate, committee: Committee): Promise<boolean> {
-    if (statement.networkId !== this.#networkId || statement.committee !== committee.digest) return false;
-    return this.#isByQuorum(HEAD_TYPE, statement, attestations, committee);
-  }
-
-  async #isPrepared({ statement, attestations }: PreparedHead, committee: Committee): Promise<boolean> {
-    if (statement.networkId !== this.#networkId || statement.committee !== committee.digest) return false;
-    return this.#isByQuorum(PREPARE_TYPE, statement, attestations, committee);
-  }
-
-  async #isByQuorum(
+  /** Whether it is the word of that committee, about this network. */
+  async #isByQuorum<S extends { readonly networkId: Digest; readonly committee: Digest }>(
     type: string,
-    statement: unknown,
-    attestations: readonly Attestation[],
-    { validators }: Committee,
+    { statement, attestations }: ByQuorum<S>,
+    { digest, validators }: Committee,
   ): Promise<boolean> {
+    if (statement.networkId !== this.#networkId || statement.committee !== digest) return false;
     if (attestations.length < quorumOf(validators.length)) return false;
     const seats = new Map(validators.map((seat) => [seat.key, seat]));
     for (const attestation of attestations) {

@@ -4,7 +4,6 @@ import { HyperMeshError, isCoded } from '../../../base/errors.ts';
 import { canonicalJson, type Json } from '../../../base/json.ts';
 import type { SqliteStore } from '../../../base/sqlite.ts';
 import type { SequencerInfo } from '../../../capabilities/membership.ts';
-import type { Attestation } from '../../../wire/attestation.ts';
 import {
   encodeEntry,
   type RecoveryPlace,
@@ -13,7 +12,7 @@ import {
   type SequencerStatement,
 } from '../../../wire/entry.ts';
 import { quorumOf } from '../../../wire/genesis.ts';
-import { decodeOrderRequest, type OrderMethod, type OrderRequest } from '../../../wire/order.ts';
+import { type ByQuorum, decodeOrderRequest, type OrderMethod, type OrderRequest } from '../../../wire/order.ts';
 import { Allowance } from './allowance.ts';
 import { type MoveApproval, MoveApprovals } from './approvals.ts';
 import { EmbeddedSequencer } from './embedded.ts';
@@ -368,25 +367,22 @@ export class Order implements AsyncDisposable {
     });
   }
 
-  /** The same by what they approve. */
-  #approved(): ReadonlyMap<
-    string,
-    { readonly statement: SequencerStatement; readonly attestations: readonly Attestation[] }
-  > {
-    const groups = new Map<string, { statement: SequencerStatement; attestations: Attestation[] }>();
-    for (const { statement, attestation } of this.#pending()) {
-      const text = canonicalJson(statement);
-      const group = groups.get(text) ?? { statement, attestations: [] };
-      group.attestations.push(attestation);
-      groups.set(text, group);
-    }
-    return groups;
+  /** What a quorum of them approved. */
+  #approved(): readonly ByQuorum<SequencerStatement>[] {
+    const { validators } = this.#state.committee();
+    return Map.groupBy(this.#pending(), ({ statement }) => canonicalJson(statement))
+      .values()
+      .filter((alike) => alike.length >= quorumOf(validators.length))
+      .map((alike) => ({
+        statement: alike[0]!.statement,
+        attestations: alike.map(({ attestation }) => attestation),
+      }))
+      .toArray();
   }
 
   async #moveIfApproved(options: CallOptions): Promise<void> {
-    const needed = quorumOf(this.#state.committee().validators.length);
     const { networkId } = this.#options;
-    const approved = [...this.#approved().values()].filter(({ attestations }) => attestations.length >= needed);
+    const approved = this.#approved();
     for (const one of approved) this.#log.recover(one);
     const moves = approved.filter(({ statement }) => statement.after === undefined);
     // Of several recoveries the last one; also one that others told this home of.
