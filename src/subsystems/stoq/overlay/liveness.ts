@@ -25,7 +25,7 @@ interface Vital {
 }
 
 const PING_TIMEOUT_MS = 3_000;
-/** Others that are asked whether they reach a node, and that are told of the doubt. */
+/** Others that are asked whether they reach a node, and the fewest that are told of a doubt. */
 const WITNESSES = 3;
 /** A doubt about one node is looked into once in this time. */
 const DOUBT_MS = 10_000;
@@ -82,14 +82,17 @@ export class Liveness implements Disposable {
     this.#become(node, vital, 'alive');
   }
 
-  /** A reason to look whether a node is still there. */
+  /** A reason to look whether a node is still there, or there again. */
   doubt(node: NodeId): void {
     if (!this.#isKnown(node)) return;
     const vital = this.#vital(node);
     const nowMs = this.#around.clock.nowMs();
-    if (vital.state === 'away' || nowMs - vital.doubtedAtMs < DOUBT_MS) return;
+    if (nowMs - vital.doubtedAtMs < DOUBT_MS) return;
     vital.doubtedAtMs = nowMs;
-    void this.#look(node);
+    if (vital.state !== 'away') return void this.#look(node);
+    // One that comes back is not met by everybody at once.
+    const delayMs = this.#around.random() * (this.#options.patienceMs / 2);
+    this.#around.timers.after(delayMs, () => void this.#look(node));
   }
 
   /** Whether the node answers now. */
@@ -127,7 +130,7 @@ export class Liveness implements Disposable {
     if (vital.state !== 'suspect') {
       vital.suspectedAtMs = nowMs;
       this.#become(node, vital, 'suspect');
-      for (const other of this.#witnesses(node)) this.#spreadDoubt(other, node);
+      this.#spreadDoubt(node);
     }
     const { patienceMs } = this.#options;
     if (nowMs - vital.suspectedAtMs < patienceMs) {
@@ -152,13 +155,17 @@ export class Liveness implements Disposable {
     return true;
   }
 
-  #spreadDoubt(other: NodeId, node: NodeId): void {
+  /** Each who looks tells some: with the logarithm of all nodes, few of them are never told (Demers et al. 1987); those find out in their rounds. */
+  #spreadDoubt(node: NodeId): void {
+    const count = Math.max(WITNESSES, Math.ceil(Math.log(this.#options.nodes().length)));
     const options = { replyBytesMax: 0, timeoutMs: PING_TIMEOUT_MS };
-    this.#around.ask(other, 'overlay/doubt', encodeMessage({ node }), options).catch(() => undefined);
+    for (const other of this.#witnesses(node, count)) {
+      this.#around.ask(other, 'overlay/doubt', encodeMessage({ node }), options).catch(() => undefined);
+    }
   }
 
   async #reachedByOthers(node: NodeId): Promise<boolean> {
-    const answers = this.#witnesses(node).map(async (other) => {
+    const answers = this.#witnesses(node, WITNESSES).map(async (other) => {
       const options = { replyBytesMax: 64, timeoutMs: 2 * PING_TIMEOUT_MS };
       try {
         const answer = await this.#around.ask(other, 'overlay/reach', encodeMessage({ node }), options);
@@ -175,10 +182,10 @@ export class Liveness implements Disposable {
    * Some others that are not known to be gone, found by chance: looking at all of a large network for each doubt would be too much. In one most
    * nodes were never spoken to; a doubt that passed them by would die out.
    */
-  #witnesses(node: NodeId): NodeId[] {
+  #witnesses(node: NodeId, count: number): NodeId[] {
     const nodes = this.#options.nodes();
     const found = new Set<NodeId>();
-    for (let tries = 0; tries < 8 * WITNESSES && found.size < WITNESSES && nodes.length > 0; tries++) {
+    for (let tries = 0; tries < 8 * count && found.size < count && nodes.length > 0; tries++) {
       const other = nodes[Math.floor(this.#around.random() * nodes.length)]!;
       const vitality = this.vitality(other);
       if (other !== node && (vitality === 'alive' || vitality === 'unknown')) found.add(other);
@@ -191,6 +198,8 @@ export class Liveness implements Disposable {
     const before = vital.state;
     vital.state = state;
     this.#options.changed(node, state, before);
+    // Others would find out in their rounds, each of which takes as many periods as there are nodes.
+    if (before === 'away') this.#spreadDoubt(node);
   }
 
   #isKnown(node: NodeId): boolean {
