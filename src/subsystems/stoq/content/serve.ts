@@ -94,37 +94,53 @@ async function shards(serving: ContentServing, body: Uint8Array, from: RemoteNod
   return encodeShardList(list);
 }
 
-/** The ranges one after the other, small ones gathered. The channel may keep a piece for as long as its window is closed, so each is a buffer of its own. */
+/** The ranges one after the other, small ones gathered. A piece is done with when the next one is asked for: all are made in one buffer. */
 async function* read(
   { store, uploads, outgoing }: ContentServing,
   ranges: readonly BlobRange[],
   from: RemoteNode,
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array> {
-  let left = ranges.reduce((sum, { length }) => sum + length, 0);
-  const fresh = () => new Uint8Array(Math.min(left, GATHER_BYTES, uploads.pieceBytes));
-  let piece = fresh();
-  let filled = 0;
+  const blobs = new Set(ranges.map(({ blob }) => blob));
+  const giving = new Map([...blobs].map((blob) => [blob, outgoing.begin(blob, from)]));
+  const pieceBytes = Math.min(GATHER_BYTES, uploads.pieceBytes);
+  const total = ranges.reduce((sum, { length }) => sum + length, 0);
+  const buffer = new Uint8Array(Math.min(pieceBytes, total));
+  try {
+    for (const parts of gathered(ranges, pieceBytes)) {
+      let filled = 0;
+      const reads = parts.map(({ blob, offset, length }) => {
+        filled += length;
+        return store.readHeld(blob, offset, buffer.subarray(filled - length, filled));
+      });
+      // Together: to wait for each by itself takes longer than to read it.
+      await Promise.all(reads);
+      for (const { blob, length } of parts) giving.get(blob)!.gave(length);
+      await uploads.pass(from.node ?? from.address, filled, signal);
+      yield buffer.subarray(0, filled);
+    }
+  } finally {
+    for (const each of giving.values()) each.end();
+  }
+}
+
+/** Cuts and gathers ranges into pieces of so many bytes, the last one of what is left. */
+function* gathered(ranges: readonly BlobRange[], bytes: number): Generator<readonly BlobRange[]> {
+  let parts: BlobRange[] = [];
+  let room = bytes;
   for (const { blob, offset, length } of ranges) {
-    const giving = outgoing.begin(blob, from);
-    try {
-      for (let at = 0; at < length; ) {
-        const part = piece.subarray(filled, filled + length - at);
-        await store.readHeld(blob, offset + at, part);
-        at += part.length;
-        filled += part.length;
-        giving.gave(part.length);
-        if (filled < piece.length) continue;
-        await uploads.pass(from.node ?? from.address, filled, signal);
-        yield piece;
-        left -= filled;
-        piece = fresh();
-        filled = 0;
-      }
-    } finally {
-      giving.end();
+    for (let at = 0; at < length; ) {
+      const part = Math.min(room, length - at);
+      parts.push({ blob, offset: offset + at, length: part });
+      at += part;
+      room -= part;
+      if (room > 0) continue;
+      yield parts;
+      parts = [];
+      room = bytes;
     }
   }
+  if (parts.length > 0) yield parts;
 }
 
 async function mayHave(serving: ContentServing, blob: Digest, from: RemoteNode): Promise<void> {
