@@ -41,7 +41,7 @@ async function five(nodes: Nodes): Promise<Comparison> {
   const one = await alone.fetch(blob, [seed]);
   await alone.kill();
   const receivers = await Promise.all(
-    Array.from({ length: RECEIVERS }, () => nodes.start({ uploadBytesPerSecond: LIMIT, limits: { refreshMs: 500 } })),
+    Array.from({ length: RECEIVERS }, () => nodes.start({ uploadBytesPerSecond: LIMIT })),
   );
   const others = (receiver: ContentProcess) => [seed, ...receivers.filter((other) => other !== receiver)];
   // Who they are is proved before the clock starts.

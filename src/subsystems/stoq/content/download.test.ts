@@ -165,6 +165,15 @@ test('a blob comes from one source in order, or from many at once, and is asked 
   assert.deepEqual(accusations, []);
 });
 
+test('who fetches the same is asked again and again what it has got meanwhile', async (t) => {
+  const { fetch, check } = await home(t, { refreshMs: 3_600_000 });
+  let got = 0;
+  const timer = setInterval(() => (got += 1), 20);
+  t.after(() => clearInterval(timer));
+  await fetch(three, [new Node('growing', three, { shards: (index) => index < got })]);
+  await check(three);
+});
+
 test('an empty blob needs nobody; one of one shard is asked for whole', async (t) => {
   const { fetch, check, accusations } = await home(t);
   const empty = cut(new Uint8Array());

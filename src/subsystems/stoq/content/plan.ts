@@ -42,6 +42,14 @@ export class Plan {
     return this.#openBytes;
   }
 
+  /** Of those, bytes that only sources with everything have. */
+  get rareBytes(): number {
+    let bytes = 0;
+    for (const [index, { length }] of this.#list.shards.entries())
+      if (this.#open[index] === 1 && this.#holders[index] === 0) bytes += length;
+    return bytes;
+  }
+
   reopen(index: number): void {
     if (this.#open[index] === 1) return;
     this.#open[index] = 1;

@@ -1,3 +1,4 @@
+import { equal } from '../../../base/bytes.ts';
 import { type CallOptions, checkCancelled } from '../../../base/call.ts';
 import type { Digest } from '../../../base/digest.ts';
 import { HyperMeshError, isCoded } from '../../../base/errors.ts';
@@ -63,6 +64,8 @@ const SLOW_MS = 5_000;
 /** Failures in a row after which a source is not asked again, and the wait after the first; it doubles. */
 const FAILURES_MAX = 4;
 const BACKOFF_MS = 500;
+/** A source that has nothing more for this transfer probably fetches the same: it is asked again after so long, doubling while it has nothing new. */
+const DRY_MS = 200;
 /** Fetched a second time from another source at once, near the end. */
 const RESCUE_BYTES = 2 ** 20;
 
@@ -86,6 +89,9 @@ interface Peer {
   /** Null: everything. */
   bits: Uint8Array | null;
   readonly tasks: Set<Task>;
+  /** When it said last what it has, and how long after that it may be asked again. */
+  saidAtMs: number;
+  dryMs: number;
   /** Bytes per millisecond, null as long as nothing came. */
   speed: number | null;
   /** Since the last tick. */
@@ -236,18 +242,22 @@ export class Transfer {
     let peer = this.#peers.get(source.node);
     if (peer === undefined) {
       peer = {
-        ...{ source, bits: null, tasks: new Set<Task>(), speed: null, tickBytes: 0, failures: 0 },
-        ...{ restUntilMs: 0, slowSinceMs: null, isReserve: false, isGone: false },
+        ...{ source, bits: null, tasks: new Set<Task>(), saidAtMs: 0, dryMs: DRY_MS, speed: null, tickBytes: 0 },
+        ...{ failures: 0, restUntilMs: 0, slowSinceMs: null, isReserve: false, isGone: false },
       };
       this.#peers.set(source.node, peer);
     }
-    if (peer.bits !== null) this.#plan.count(peer.bits, -1);
-    peer.bits =
+    const bits =
       holding.kind === 'complete'
         ? null
         : holding.kind === 'partial'
           ? holding.shards
           : new Uint8Array(bitBytes(shards.length));
+    const isSame = bits !== null && peer.bits !== null && equal(bits, peer.bits);
+    peer.dryMs = isSame ? Math.min(2 * peer.dryMs, this.#limits.refreshMs) : DRY_MS;
+    peer.saidAtMs = performance.now();
+    if (peer.bits !== null) this.#plan.count(peer.bits, -1);
+    peer.bits = bits;
     if (peer.bits !== null) this.#plan.count(peer.bits, 1);
   }
 
@@ -276,14 +286,22 @@ export class Transfer {
       if (isFull || peer.tasks.size - runs.length >= (rttMs > FAR_MS ? 4 : 2)) return;
       const job = this.#plan.take(peer.bits, this.#share(peer, sources));
       if (job !== null) this.#start(peer, job, false);
-      else if (peer.tasks.size > 0 || !this.#rescue(peer)) return;
+      else if (peer.tasks.size > 0 || !this.#rescue(peer)) break;
     }
+    if (peer.tasks.size === 0 && peer.bits !== null && performance.now() - peer.saidAtMs > peer.dryMs)
+      this.#askAgain(peer);
+  }
+
+  #askAgain({ source }: Peer): void {
+    if (this.#asking.has(source)) return;
+    this.#track(this.#ask(source, AbortSignal.any([this.#over.signal, AbortSignal.timeout(this.#limits.silentMs)])));
   }
 
   /** How much to ask of a source at once: what it sends in a while, and not what others would rather do. */
   #share(peer: Peer, sources: number): number {
     const most = peer.speed === null ? RUN_BYTES_FIRST : peer.speed * RUN_MS;
-    const fair = sources > 1 ? this.#plan.openBytes / (2 * sources) : RUN_BYTES_MAX;
+    const open = peer.bits === null ? this.#plan.rareBytes : this.#plan.openBytes;
+    const fair = sources > 1 ? open / (2 * sources) : RUN_BYTES_MAX;
     return Math.max(RUN_BYTES_MIN, Math.min(most, fair, RUN_BYTES_MAX));
   }
 
