@@ -174,6 +174,20 @@ test('who fetches the same is asked again and again what it has got meanwhile', 
   await check(three);
 });
 
+test('whoever does not know yet how a blob is cut is asked again', async (t) => {
+  const { fetch, check } = await home(t);
+  const late = new Node('late', three);
+  let asked = 0;
+  t.mock.method(late, 'shardList', async () => {
+    asked += 1;
+    if (asked < 3) throw new HyperMeshError('blob-not-found', 'This node does not give it.');
+    return three.list;
+  });
+  await fetch(three, [late]);
+  await check(three);
+  assert.equal(asked, 3);
+});
+
 test('an empty blob needs nobody; one of one shard is asked for whole', async (t) => {
   const { fetch, check, accusations } = await home(t);
   const empty = cut(new Uint8Array());

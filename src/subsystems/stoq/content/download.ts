@@ -218,7 +218,8 @@ export class Downloader {
     const over = new AbortController();
     const signal = options.signal === undefined ? over.signal : AbortSignal.any([over.signal, options.signal]);
     const honest = this.#honest(pool);
-    const asked = new Set<Source>();
+    /** When it may be asked again. */
+    const asked = new Map<Source, number>();
     const came: { readonly source: Source; readonly answer?: Answer; readonly error?: unknown }[] = [];
     let under = 0;
     let wake = Promise.withResolvers<void>();
@@ -247,14 +248,17 @@ export class Downloader {
           } catch (failure) {
             if (answer !== undefined && !(failure instanceof Lie)) throw failure;
             this.#judge(failure, source.node, blob.digest);
+            // It may only not have it yet.
+            asked.set(source, performance.now() + this.#limits.refreshMs);
           }
         }
         const sources = await honest.sources(blob.digest, { signal });
-        const next = sources.find((source) => !asked.has(source));
+        const nowMs = performance.now();
+        const next = sources.find((source) => (asked.get(source) ?? 0) <= nowMs);
         if (next !== undefined) {
-          asked.add(next);
+          asked.set(next, Number.POSITIVE_INFINITY);
           send(next);
-        } else if (under === 0 && performance.now() > giveUpAtMs) throw unavailable(blob.digest, asked.size);
+        } else if (under === 0 && nowMs > giveUpAtMs) throw unavailable(blob.digest, asked.size);
         const waitMs = next === undefined ? this.#limits.refreshMs : this.#limits.hedgeMs;
         // An abort is noticed at the top.
         await Promise.race([wake.promise, sleep(waitMs, undefined, { signal }).catch(() => {})]);
