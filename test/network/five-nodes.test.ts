@@ -99,10 +99,14 @@ describe('five nodes', () => {
     const ran = await second.json<Distribution>(['distribute', 'mesh/first']);
     assert.equal(ran.wanted, 3);
     assert.equal(new Set(ran.holders).size, 3);
-    const { stdout } = await third.run('status');
-    assert.match(stdout, /Peers +online: 4 of 4 nodes answer/);
-    assert.match(stdout, /Copies +content of [01] of 1 package here\n/);
-    assert.match(stdout, /Transfers +none/);
+    // What was given a moment ago is shown for two seconds more.
+    let status = '';
+    await until('nothing moves any more', async () => {
+      status = (await third.run('status')).stdout;
+      return /Transfers +none/.test(status);
+    });
+    assert.match(status, /Peers +online: 4 of 4 nodes answer/);
+    assert.match(status, /Copies +content of [01] of 1 package here\n/);
     const { peers } = await third.json<{ peers: PeerInfo[] }>(['peers']);
     assert.deepEqual(peers.map(({ node }) => node).sort(), nodes.map(({ id }) => id).sort());
     assert.deepEqual(peers.map(({ state }) => state).sort(), ['alive', 'alive', 'alive', 'alive', 'self']);
