@@ -1,5 +1,6 @@
 import type { Digest } from '../../../base/digest.ts';
 import { HyperMeshError } from '../../../base/errors.ts';
+import { mapBounded } from '../../../base/streams.ts';
 import type { ContentExchange } from '../../../capabilities/content.ts';
 import {
   type BlobRange,
@@ -29,6 +30,8 @@ export interface ContentServing {
 
 /** Of a piece: a small range is sent together with its neighbours. */
 const GATHER_BYTES = 64 * 2 ** 10;
+/** Of one answer at a time: to wait for each by itself takes longer than to read it, but each may be of another file, which is open meanwhile. */
+const READS_MAX = 4;
 
 /** `content/have`, `content/shards`, `content/read` (docs/protocol/content.md). */
 export function contentMethods(serving: ContentServing): Map<string, Method> {
@@ -111,10 +114,9 @@ async function* read(
       let filled = 0;
       const reads = parts.map(({ blob, offset, length }) => {
         filled += length;
-        return store.readHeld(blob, offset, buffer.subarray(filled - length, filled));
+        return { blob, offset, into: buffer.subarray(filled - length, filled) };
       });
-      // Together: to wait for each by itself takes longer than to read it.
-      await Promise.all(reads);
+      await mapBounded(reads, READS_MAX, ({ blob, offset, into }) => store.readHeld(blob, offset, into));
       for (const { blob, length } of parts) giving.get(blob)!.gave(length);
       await uploads.pass(from.node ?? from.address, filled, signal);
       yield buffer.subarray(0, filled);
