@@ -4,22 +4,18 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { packFolder } from '../../src/client/folder.ts';
 import { until } from '../../src/testing/until.ts';
-import { SMALL_NETWORK, writePackage } from '../system/support.ts';
+import { PROOFLESS_NETWORK, writePackage } from '../system/support.ts';
 import { type MeshNode, mesh, QUICK_PACE } from './mesh.ts';
 
 // One publish takes about 75 ms of processor time even without proofs (signatures, votes, a log that is synced to the disk), so that a thousand are for
 // whoever has the minutes: HYPERMESH_PUBLISHES=1000 node --test test/network/catch-up.test.ts
 const publishes = Number(process.env['HYPERMESH_PUBLISHES'] ?? 25);
 
-/** Proofs are not what is looked at here. */
-const publish = { space: null, stake: null, work: null, time: null };
-const network = { space: SMALL_NETWORK.space, requirements: { publish, install: publish, execute: publish } };
-
 test(`a node that was away for ${publishes} publishes has them all soon after it is back`, {
   timeout: 900_000 + 2_000 * publishes,
 }, async (t) => {
   await using stack = new AsyncDisposableStack();
-  const settings = () => ({ network, peers: { pace: QUICK_PACE } });
+  const settings = () => ({ network: PROOFLESS_NETWORK, peers: { pace: QUICK_PACE } });
   const [publisher, other, away] = (await mesh(stack, 3, settings)) as [MeshNode, MeshNode, MeshNode];
   await away.end('SIGTERM');
 

@@ -5,13 +5,10 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type { Distribution } from '../../src/capabilities/transport.ts';
 import { until } from '../../src/testing/until.ts';
-import { SMALL_NETWORK, writePackage } from '../system/support.ts';
+import { PROOFLESS_NETWORK, writePackage } from '../system/support.ts';
 import { type MeshNode, mesh, QUICK_PACE } from './mesh.ts';
 
 const SIZE = 4 * 2 ** 20;
-/** Proofs are not what is looked at here, and the only validator may be among those that are lost. */
-const nothing = { space: null, stake: null, work: null, time: null };
-const network = { space: SMALL_NETWORK.space, requirements: { publish: nothing, install: nothing, execute: nothing } };
 /** A busy machine lets nodes suspect each other, and then more than three take a copy: they wait longer for each other than elsewhere. */
 const PACE = { ...QUICK_PACE, patienceMs: 10_000, fragmentPatienceMs: 3_000 };
 
@@ -22,7 +19,8 @@ let coded: Distribution;
 
 before(async () => {
   stack = new AsyncDisposableStack();
-  nodes = await mesh(stack, 6, () => ({ network, peers: { pace: PACE } }));
+  // The only validator may be among those that are lost.
+  nodes = await mesh(stack, 6, () => ({ network: PROOFLESS_NETWORK, peers: { pace: PACE } }));
 });
 
 after(async () => {

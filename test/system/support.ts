@@ -37,6 +37,13 @@ export const SMALL_NETWORK = {
   space: { bytes: 2 ** 20, iterations: 2 },
 } as const satisfies NonNullable<NodeConfig['network']>;
 
+const nothing = { space: null, stake: null, work: null, time: null };
+/** For tests in which proofs are not what is looked at, or that nobody is there to check. */
+export const PROOFLESS_NETWORK = {
+  space: SMALL_NETWORK.space,
+  requirements: { publish: nothing, install: nothing, execute: nothing },
+};
+
 export interface Folder extends AsyncDisposable {
   readonly path: string;
 }

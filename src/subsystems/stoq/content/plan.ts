@@ -44,6 +44,7 @@ export class Plan {
 
   /** Of those, bytes that only sources with everything have. */
   get rareBytes(): number {
+    if (this.#partial === 0) return this.#openBytes;
     let bytes = 0;
     for (const [index, { length }] of this.#list.shards.entries())
       if (this.#open[index] === 1 && this.#holders[index] === 0) bytes += length;

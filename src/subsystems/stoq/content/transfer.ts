@@ -187,7 +187,7 @@ export class Transfer {
     if (this.#looking) return;
     this.#looking = true;
     const work = async () => {
-      const signal = AbortSignal.any([this.#over.signal, AbortSignal.timeout(this.#limits.silentMs)]);
+      const signal = this.#promptly();
       const found = await this.#lent.pool.sources(this.#blob, { signal });
       for (const [node, peer] of this.#peers) {
         const source = found.find((each) => each.node === node);
@@ -216,6 +216,11 @@ export class Transfer {
           this.#pump();
         }),
     );
+  }
+
+  /** For a question that is answered soon, or not at all. */
+  #promptly(): AbortSignal {
+    return AbortSignal.any([this.#over.signal, AbortSignal.timeout(this.#limits.silentMs)]);
   }
 
   async #ask(source: Source, signal: AbortSignal): Promise<void> {
@@ -288,13 +293,8 @@ export class Transfer {
       if (job !== null) this.#start(peer, job, false);
       else if (peer.tasks.size > 0 || !this.#rescue(peer)) break;
     }
-    if (peer.tasks.size === 0 && peer.bits !== null && performance.now() - peer.saidAtMs > peer.dryMs)
-      this.#askAgain(peer);
-  }
-
-  #askAgain({ source }: Peer): void {
-    if (this.#asking.has(source)) return;
-    this.#track(this.#ask(source, AbortSignal.any([this.#over.signal, AbortSignal.timeout(this.#limits.silentMs)])));
+    const isDry = peer.tasks.size === 0 && peer.bits !== null && performance.now() - peer.saidAtMs > peer.dryMs;
+    if (isDry && !this.#asking.has(peer.source)) this.#track(this.#ask(peer.source, this.#promptly()));
   }
 
   /** How much to ask of a source at once: what it sends in a while, and not what others would rather do. */
